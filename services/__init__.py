@@ -1,0 +1,1 @@
+"""The processes of MediChat: each imports `shared` and itself, never another service."""

@@ -1,0 +1,47 @@
+"""What every request handler may need, made once per process. It handles no request."""
+
+from dataclasses import dataclass
+
+from shared.clock import Clock, DatabaseClock
+from shared.conversations import Conversations
+from shared.db import Database, open_database
+from shared.guard import Guard, load_guard
+from shared.jobs.store import JobRules, JobStore
+from shared.privacy.envelope import Envelope
+from shared.queue import Bell
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """The gateway's tools; each is safe to share between threads."""
+
+    settings: Settings
+    database: Database
+    clock: Clock
+    envelope: Envelope
+    jobs: JobStore
+    conversations: Conversations
+    guard: Guard
+    bell: Bell
+
+    def close(self) -> None:
+        """Give back connections and stop the bell's thread."""
+        self.bell.close()
+        self.database.close()
+
+
+def open_gateway(settings: Settings) -> Gateway:
+    """Open the database, the bell and the guard. Raises ValueError for a missing or bad secret."""
+    clock = DatabaseClock()
+    envelope = Envelope.from_base64(settings.secret("master_key"))
+    return Gateway(
+        settings=settings,
+        database=open_database(settings),
+        clock=clock,
+        envelope=envelope,
+        jobs=JobStore(clock, JobRules.from_settings(settings)),
+        conversations=Conversations(envelope),
+        guard=load_guard(locale=settings.locale),
+        bell=Bell(settings),
+    )

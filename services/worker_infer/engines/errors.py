@@ -1,0 +1,34 @@
+"""What can go wrong in an engine, as types; knows nothing of how a job or an HTTP answer shows it.
+
+EngineError
+├── RequestTooLong   the request can never fit: a permanent error of the request
+├── EngineUnavailable  the engine takes no requests: it is draining, closed or not started
+└── EngineCrashed    the engine failed while it held the request: worth another attempt
+"""
+
+
+class EngineError(Exception):
+    """An engine could not carry out a request."""
+
+
+class RequestTooLong(EngineError):
+    """The prompt and the answer asked for are longer than the model or its cache can hold."""
+
+    def __init__(self, *, prompt_tokens: int, max_new_tokens: int, limit_tokens: int, limited_by: str) -> None:
+        """`limited_by` names what sets `limit_tokens`: the model's context or the whole KV cache."""
+        self.prompt_tokens = prompt_tokens
+        self.max_new_tokens = max_new_tokens
+        self.limit_tokens = limit_tokens
+        super().__init__(
+            f"{prompt_tokens} prompt tokens and up to {max_new_tokens} new tokens make "
+            f"{prompt_tokens + max_new_tokens}; {limited_by} holds {limit_tokens}. "
+            "Shorten the prompt or ask for fewer new tokens."
+        )
+
+
+class EngineUnavailable(EngineError):
+    """The engine takes no requests: it is draining, closed or not started. Give the job to another worker."""
+
+
+class EngineCrashed(EngineError):
+    """The engine failed while it held the request and starts again by itself. Try the request again."""

@@ -1,0 +1,1 @@
+"""What several services use; it knows no service."""

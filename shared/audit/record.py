@@ -1,0 +1,93 @@
+"""Writes audit events in the transaction of the act they record. It holds no text that a person wrote.
+
+An act and its event are committed together or not at all: no event, no act.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from shared.db.tables import audit_events
+from shared.ids import new_id
+
+SCHEMA_VERSION = 1
+SYSTEM = "system"
+
+
+class Outcome(StrEnum):
+    """How an act ended."""
+
+    DONE = "done"
+    DENIED = "denied"  #: the person was not allowed to
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: a user's id (or `system`), and the session or API key they act through."""
+
+    id: str
+    session_id: str | None = None
+
+
+SYSTEM_ACTOR = Actor(SYSTEM)
+
+
+def append(
+    connection: Connection,
+    *,
+    now: datetime,
+    actor: Actor,
+    action: str,
+    object: str | None = None,
+    outcome: Outcome = Outcome.DONE,
+    reason: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> str:
+    """Insert one event and return its id.
+
+    Args:
+        now: the moment of the act, in UTC.
+        action: a dotted name, e.g. `conversation.read`.
+        object: `<kind>:<id>` of what was acted on.
+        reason: a code or a sentence of our own, at most 255 characters; never a person's words.
+        details: JSON-serialisable facts (ids, numbers, HMACs); never a person's words.
+    """
+    event_id = new_id()
+    record = {
+        "id": event_id,
+        "occurred_at": now.astimezone(UTC).isoformat(timespec="microseconds"),
+        "actor": actor.id,
+        "session_id": actor.session_id,
+        "action": action,
+        "object": object,
+        "outcome": outcome.value,
+        "reason": reason,
+        "details": details or {},
+        "schema_version": SCHEMA_VERSION,
+    }
+    connection.execute(
+        insert(audit_events).values(
+            id=event_id,
+            occurred_at=now,
+            actor=actor.id,
+            session_id=actor.session_id,
+            action=action,
+            object=object,
+            outcome=outcome.value,
+            reason=reason,
+            canonical_bytes=canonical_json(record),
+            schema_version=SCHEMA_VERSION,
+        )
+    )
+    return event_id
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one way to write this value: keys sorted, no blanks, UTF-8, no NaN (after RFC 8785)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()

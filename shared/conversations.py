@@ -1,0 +1,277 @@
+"""Stores conversations: their messages and what was released of an answer. It does not know who may read them.
+
+Every text goes through the envelope here, so no caller ever handles a ciphertext.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from shared.db.tables import conversations, messages, released_sentences, verdicts
+from shared.errors import NotFound
+from shared.guard.verdict import Action, Verdict
+from shared.ids import new_id
+from shared.jobs.records import Job
+from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.keys import create_data_key, load_data_key
+
+MessageRole = Literal["user", "assistant"]
+TITLE_CHARS = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One message in the clear."""
+
+    id: str
+    seq: int
+    parent_id: str | None
+    role: MessageRole
+    text: str
+    job_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """One released sentence in the clear."""
+
+    seq: int
+    text: str
+    action: Action
+    #: The guard's category, when it stepped in.
+    category: str | None
+    #: What the guard replaced; for reviewers only, and never shown to the person who asked.
+    suppressed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVerdict:
+    """What a verdict needs beside itself to be stored."""
+
+    verdict: Verdict
+    policy_version: str
+    #: The judged text; stored as a keyed hash of the span only.
+    text: str
+
+
+class Conversations:
+    """The conversations in the database; safe to share between threads."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+
+    def create(self, connection: Connection, *, user_id: str, title: str, now: datetime) -> str:
+        """Start an empty conversation with a data key of its own; returns its id."""
+        conversation_id = new_id()
+        key = create_data_key(
+            connection, self._envelope, scope="conversation", owner_id=conversation_id, now=now
+        )
+        connection.execute(
+            insert(conversations).values(
+                id=conversation_id,
+                user_id=user_id,
+                key_id=key.key_id,
+                title_ciphertext=key.encrypt(shorten(title), place=f"title:{conversation_id}"),
+                created_at=now,
+                updated_at=now,
+            )
+        )
+        return conversation_id
+
+    def key(self, connection: Connection, conversation_id: str) -> DataKey:
+        """The conversation's data key. Raises NotFound or KeyDestroyed."""
+        key_id = connection.execute(
+            select(conversations.c.key_id).where(conversations.c.id == conversation_id)
+        ).scalar_one_or_none()
+        if key_id is None:
+            raise NotFound
+        return load_data_key(connection, self._envelope, key_id)
+
+    def rename(self, connection: Connection, conversation_id: str, title: str, now: datetime) -> None:
+        """Give the conversation another title."""
+        key = self.key(connection, conversation_id)
+        sealed = key.encrypt(shorten(title), place=f"title:{conversation_id}")
+        connection.execute(
+            update(conversations)
+            .where(conversations.c.id == conversation_id)
+            .values(title_ciphertext=sealed, updated_at=now)
+        )
+
+    def add_message(
+        self,
+        connection: Connection,
+        key: DataKey,
+        *,
+        conversation_id: str,
+        role: MessageRole,
+        text: str,
+        now: datetime,
+        parent_id: str | None = None,
+        job_id: str | None = None,
+    ) -> str:
+        """Append a message; returns its id. Numbers are gapless: the conversation's row is locked."""
+        seq = connection.execute(
+            update(conversations)
+            .where(conversations.c.id == conversation_id)
+            .values(message_count=conversations.c.message_count + 1, updated_at=now)
+            .returning(conversations.c.message_count)
+        ).scalar_one()
+        message_id = new_id()
+        connection.execute(
+            insert(messages).values(
+                id=message_id,
+                conversation_id=conversation_id,
+                seq=seq,
+                parent_id=parent_id,
+                role=role,
+                parts=[{"type": "text"}],
+                ciphertext=key.encrypt(text, place=f"message:{message_id}"),
+                key_id=key.key_id,
+                job_id=job_id,
+                created_at=now,
+            )
+        )
+        return message_id
+
+    def read_messages(self, connection: Connection, conversation_id: str) -> list[Message]:
+        """The messages that are not hidden, oldest first."""
+        key = self.key(connection, conversation_id)
+        rows = connection.execute(
+            select(messages)
+            .where(messages.c.conversation_id == conversation_id, messages.c.hidden_at.is_(None))
+            .order_by(messages.c.seq)
+        )
+        return [
+            Message(
+                id=row.id,
+                seq=row.seq,
+                parent_id=row.parent_id,
+                role=row.role,
+                text=key.decrypt(row.ciphertext, place=f"message:{row.id}"),
+                job_id=row.job_id,
+                created_at=row.created_at,
+            )
+            for row in rows
+        ]
+
+    def hide_answers(self, connection: Connection, question_id: str, now: datetime) -> None:
+        """Hide the answers given so far to a question, because another one will be written."""
+        connection.execute(
+            update(messages)
+            .where(messages.c.parent_id == question_id, messages.c.hidden_at.is_(None))
+            .values(hidden_at=now)
+        )
+
+    # -- released sentences
+
+    def release(
+        self,
+        connection: Connection,
+        key: DataKey,
+        *,
+        job_id: str,
+        seq: int,
+        epoch: int,
+        text: str,
+        suppressed: str | None,
+        verdict_id: str | None,
+        action: Action,
+        now: datetime,
+    ) -> None:
+        """Store one released sentence; the caller has fenced the transaction (`JobStore.hold`)."""
+        place = f"{job_id}:{seq}"
+        connection.execute(
+            insert(released_sentences).values(
+                job_id=job_id,
+                seq=seq,
+                epoch=epoch,
+                action=action,
+                ciphertext=key.encrypt(text, place=f"sentence:{place}"),
+                suppressed_ciphertext=(
+                    None if suppressed is None else key.encrypt(suppressed, place=f"suppressed:{place}")
+                ),
+                key_id=key.key_id,
+                verdict_id=verdict_id,
+                created_at=now,
+            )
+        )
+
+    def read_sentences(
+        self, connection: Connection, conversation_id: str, job_id: str, *, after: int = 0
+    ) -> list[Sentence]:
+        """The sentences released after number `after`, in order, without what they replaced."""
+        rows = connection.execute(
+            select(released_sentences, verdicts.c.category)
+            .outerjoin(verdicts, verdicts.c.id == released_sentences.c.verdict_id)
+            .where(released_sentences.c.job_id == job_id, released_sentences.c.seq > after)
+            .order_by(released_sentences.c.seq)
+        ).all()
+        if not rows:
+            return []
+        key = self.key(connection, conversation_id)
+        return [
+            Sentence(
+                seq=row.seq,
+                text=key.decrypt(row.ciphertext, place=f"sentence:{job_id}:{row.seq}"),
+                action=Action(row.action),
+                category=row.category,
+            )
+            for row in rows
+        ]
+
+    def store_verdict(
+        self, connection: Connection, *, job_id: str, stored: StoredVerdict, now: datetime
+    ) -> str:
+        """Store a verdict; of the judged text only a keyed hash of the span is kept. Returns its id."""
+        verdict, verdict_id = stored.verdict, new_id()
+        start, end = verdict.span or (0, len(stored.text))
+        connection.execute(
+            insert(verdicts).values(
+                id=verdict_id,
+                job_id=job_id,
+                side=verdict.side,
+                action=verdict.action,
+                severity=verdict.severity,
+                category=verdict.category,
+                layer=verdict.layer,
+                source=verdict.source,
+                score=verdict.score,
+                policy_version=stored.policy_version,
+                span_hmac=self._envelope.fingerprint(stored.text[start:end]),
+                created_at=now,
+            )
+        )
+        return verdict_id
+
+    def keep_answer(self, connection: Connection, job: Job, now: datetime) -> str | None:
+        """Make what was released for an ended job a message; None when nothing was released."""
+        if job.conversation_id is None:
+            return None
+        sentences = self.read_sentences(connection, job.conversation_id, job.id)
+        if not sentences:
+            return None
+        return self.add_message(
+            connection,
+            self.key(connection, job.conversation_id),
+            conversation_id=job.conversation_id,
+            role="assistant",
+            text=join(sentences),
+            now=now,
+            parent_id=job.question_id,
+            job_id=job.id,
+        )
+
+
+def join(sentences: Sequence[Sentence]) -> str:
+    """The answer's text: sentences carry their own white space."""
+    return "".join(sentence.text for sentence in sentences).strip()
+
+
+def shorten(title: str) -> str:
+    """One line of at most TITLE_CHARS characters."""
+    line = " ".join(title.split())
+    return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"

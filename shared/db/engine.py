@@ -1,0 +1,102 @@
+"""Opens the database for reading and for writing. It knows no table.
+
+On SQLite every write transaction begins with `BEGIN IMMEDIATE` (a deferred one that reads first
+fails with "busy" under load) and waits its turn on a lock of this process, so that threads queue
+fairly instead of polling the file.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+
+from shared.settings import Settings
+
+_SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA busy_timeout=5000",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA synchronous=FULL",
+)
+
+
+class Database:
+    """The one door to the database: `with db.write() as connection` is one transaction."""
+
+    def __init__(self, writer: Engine, reader: Engine) -> None:
+        self.writer = writer
+        self.reader = reader
+        self._turn = threading.Lock() if writer.dialect.name == "sqlite" else None
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self.writer.dialect.name
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction: committed at the end, rolled back when the block raises."""
+        if self._turn is None:
+            with self.writer.begin() as connection:
+                yield connection
+            return
+        with self._turn, self.writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One read transaction; nothing written in it is kept."""
+        with self.reader.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.writer.dispose()
+        self.reader.dispose()
+
+
+def open_database(settings: Settings, *, owner: bool = False, pool_size: int = 20) -> Database:
+    """Open the database that the settings name, as the application role or as the owner."""
+    url = make_url(settings.database_owner_url if owner else settings.database_url)
+    password = settings.database_owner_password if owner else settings.database_password
+    if password is not None and password.get_secret_value():
+        url = url.set(password=password.get_secret_value())
+    return connect(url, pool_size=pool_size)
+
+
+def connect(url: URL | str, *, pool_size: int = 20) -> Database:
+    """Open a database by its SQLAlchemy URL; nothing is created."""
+    url = make_url(url)
+    if url.get_backend_name() == "sqlite":
+        writer = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
+        reader = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
+        _configure_sqlite(writer, "BEGIN IMMEDIATE")
+        _configure_sqlite(reader, "BEGIN")
+        return Database(writer, reader)
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 5},
+    )
+    return Database(engine, engine)
+
+
+def _configure_sqlite(engine: Engine, begin: str) -> None:
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        raw: sqlite3.Connection = connection
+        raw.isolation_level = None  # SQLAlchemy says BEGIN itself, below
+        cursor = raw.cursor()
+        for pragma in _SQLITE_PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)

@@ -1,0 +1,16 @@
+"""Runs one chain of migrations on SQLite and PostgreSQL, on the connection handed in by shared/db/migrate.py."""
+
+from alembic import context
+
+from shared.db.tables import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    render_as_batch=True,
+    compare_type=True,
+    user_module_prefix="",
+)
+with context.begin_transaction():
+    context.run_migrations()

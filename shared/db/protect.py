@@ -1,0 +1,66 @@
+"""Takes UPDATE and DELETE on insert-only tables away from the application. It creates no table.
+
+SQLite has no roles, so triggers refuse. On PostgreSQL the tables belong to the owner, and the
+application's role `medichat_app` (of which the application's login is a member) is granted only
+what it needs; triggers refuse the owner as well, so that only who may drop a trigger can edit.
+"""
+
+from sqlalchemy import Connection, inspect, text
+
+from shared.db.tables import INSERT_ONLY, metadata
+
+APPLICATION_ROLE = "medichat_app"
+
+
+def protect_insert_only(connection: Connection) -> None:
+    """Lay the triggers that refuse UPDATE and DELETE; safe to repeat."""
+    present = set(inspect(connection).get_table_names())
+    lay = _protect_sqlite if connection.dialect.name == "sqlite" else _protect_postgresql
+    for table in INSERT_ONLY:
+        if table in present:
+            lay(connection, table)
+
+
+def grant_to_application(connection: Connection) -> None:
+    """Grant the application's role what it needs on every table; nothing to do on SQLite.
+
+    Raises sqlalchemy's ProgrammingError when the role is missing and the owner may not create it.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    if not connection.execute(
+        text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": APPLICATION_ROLE}
+    ).scalar():
+        connection.execute(text(f"CREATE ROLE {APPLICATION_ROLE} NOLOGIN"))
+    connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {APPLICATION_ROLE}"))
+    present = set(inspect(connection).get_table_names())
+    for table in metadata.sorted_tables:
+        if table.name in present:
+            rights = "SELECT, INSERT" if table.name in INSERT_ONLY else "SELECT, INSERT, UPDATE, DELETE"
+            connection.execute(text(f"REVOKE ALL ON {table.name} FROM {APPLICATION_ROLE}"))
+            connection.execute(text(f"GRANT {rights} ON {table.name} TO {APPLICATION_ROLE}"))
+
+
+def _protect_sqlite(connection: Connection, table: str) -> None:
+    for verb in ("UPDATE", "DELETE"):
+        connection.execute(
+            text(
+                f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END"
+            )
+        )
+
+
+def _protect_postgresql(connection: Connection, table: str) -> None:
+    connection.execute(
+        text(
+            "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION '% is insert-only', TG_TABLE_NAME; END $$"
+        )
+    )
+    connection.execute(
+        text(
+            f"CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )
+    )

@@ -1,0 +1,109 @@
+"""The error tree. It knows what went wrong and what to do next; it does not know HTTP.
+
+MediChatError
+├── InvalidInput
+│   ├── PromptTooLong
+│   └── IdempotencyMismatch
+├── NotAuthenticated
+│   └── AccountLocked
+├── NotAllowed
+│   └── ConsentRequired
+├── NotFound
+├── Conflict
+│   └── ConversationBusy
+├── LimitReached
+├── Unavailable
+└── LeaseLost
+
+Each message is shown to people: it never holds a word that somebody wrote.
+"""
+
+
+class MediChatError(Exception):
+    """Something went wrong in MediChat; see the log of the service for the reason."""
+
+    #: A stable, machine-readable name; part of the problem's `type` over HTTP.
+    code = "internal"
+
+    def __init__(self, detail: str | None = None, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail or self.__doc__)
+        self.detail = detail or self.__doc__ or ""
+        self.retry_after_s = retry_after_s
+
+
+class InvalidInput(MediChatError):
+    """The request cannot be used as it is; change it as described."""
+
+    code = "invalid-input"
+
+
+class PromptTooLong(InvalidInput):
+    """The question is longer than the model can read; shorten it and ask again."""
+
+    code = "prompt-too-long"
+
+
+class IdempotencyMismatch(InvalidInput):
+    """This Idempotency-Key was used for another request; use a new key for a new request."""
+
+    code = "idempotency-mismatch"
+
+
+class NotAuthenticated(MediChatError):
+    """No valid credentials were sent; log in again."""
+
+    code = "not-authenticated"
+
+
+class AccountLocked(NotAuthenticated):
+    """Too many failed log-ins for this account; wait and try again."""
+
+    code = "account-locked"
+
+
+class NotAllowed(MediChatError):
+    """Your role does not allow this; ask an admin if you need it."""
+
+    code = "not-allowed"
+
+
+class ConsentRequired(NotAllowed):
+    """Read and accept the disclaimer first: POST /v1/me/consent."""
+
+    code = "consent-required"
+
+
+class NotFound(MediChatError):
+    """There is nothing of yours under this id; check the id."""
+
+    code = "not-found"
+
+
+class Conflict(MediChatError):
+    """The object is not in a state that allows this; reload it and try again."""
+
+    code = "conflict"
+
+
+class ConversationBusy(Conflict):
+    """An answer is still being written in this conversation; wait for it or cancel it."""
+
+    code = "conversation-busy"
+
+
+class LimitReached(MediChatError):
+    """Too many requests; wait and try again."""
+
+    code = "limit-reached"
+
+
+class Unavailable(MediChatError):
+    """A part of MediChat is not reachable; try again in a moment."""
+
+    code = "unavailable"
+
+
+class LeaseLost(MediChatError):
+    """Another worker owns this job now, or the lease ran out; write nothing and stop."""
+
+    code = "lease-lost"

@@ -1,0 +1,134 @@
+"""Lets an answer out sentence by sentence, each after its verdict. It does not know what is dangerous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.guard.responses import Responses
+from shared.guard.sentences import SentenceSplitter
+from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
+
+#: How much of the answer before a sentence its judge is shown, in characters.
+CONTEXT_CHARS = 800
+#: How long the verdict on one sentence may take, in seconds.
+TIME_BUDGET_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One sentence that may be shown."""
+
+    #: What is shown.
+    text: str
+    #: Why.
+    verdict: Verdict
+    #: What the guard replaced by `text`; None when nothing was replaced.
+    suppressed: str | None = None
+
+
+class Gate:
+    """The gate of one answer.
+
+    No character of a sentence is released before its verdict, and the releases are the same for every way
+    of cutting the answer into chunks. The first sentence that may not be shown is replaced by a safe one
+    and stops the gate. A judge that raises or takes too long counts as such a sentence.
+
+    Args:
+        judge: the rail that decides.
+        audience: who reads the answer.
+        responses: the safe sentences.
+        refers: tells whether a text sends its reader to a clinician.
+        clock: seconds from any fixed point, never going back.
+        released_so_far: what an earlier gate already released of this answer.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        audience: Audience,
+        *,
+        responses: Responses,
+        refers: Callable[[str], bool],
+        clock: Callable[[], float],
+        released_so_far: str = "",
+        time_budget_s: float = TIME_BUDGET_S,
+    ) -> None:
+        self._judge = judge
+        self._audience = audience
+        self._responses = responses
+        self._refers = refers
+        self._clock = clock
+        self._time_budget_s = time_budget_s
+        self._splitter = SentenceSplitter()
+        self._context = released_so_far[-CONTEXT_CHARS:]
+        self._referred = refers(released_so_far)
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer is over: nothing more will be released."""
+        return self._stopped
+
+    def feed(self, chunk: str) -> list[Release]:
+        """Add what the model wrote next and return what may be shown now."""
+        return [] if self._stopped else self._release(self._splitter.feed(chunk))
+
+    def close(self) -> list[Release]:
+        """Say that the model is done and return what is left, with a referral when the answer has none."""
+        if self._stopped:
+            return []
+        releases = self._release(self._splitter.close())
+        if not self._stopped and self._needs_referral():
+            releases.append(self._referral())
+        self._stopped = True
+        return releases
+
+    def _release(self, sentences: list[str]) -> list[Release]:
+        releases: list[Release] = []
+        for sentence in sentences:
+            verdict = self._checked(sentence)
+            if not verdict.allowed:
+                self._stopped = True
+                releases.append(self._replaced(sentence, verdict))
+                break
+            releases.append(Release(sentence, verdict))
+            self._referred = self._referred or self._refers(sentence)
+            self._context = (self._context + sentence)[-CONTEXT_CHARS:]
+        return releases
+
+    def _checked(self, sentence: str) -> Verdict:
+        """The judge's verdict, or the guard's own failure."""
+        started = self._clock()
+        try:
+            verdict = self._judge(sentence, self._context, self._audience)
+        except Exception:  # whatever a judge may raise, the sentence has not been checked
+            return GUARD_FAILURE
+        return GUARD_FAILURE if self._clock() - started > self._time_budget_s else verdict
+
+    def _replaced(self, sentence: str, verdict: Verdict) -> Release:
+        blanks = sentence[: len(sentence) - len(sentence.lstrip())]
+        return Release(blanks + self._responses.replacement(verdict.category), verdict, suppressed=sentence)
+
+    def _needs_referral(self) -> bool:
+        return self._audience is Audience.PATIENT and bool(self._context.strip()) and not self._referred
+
+    def _referral(self) -> Release:
+        ended = self._context.rstrip().endswith((".", "!", "?")) and "\n" not in self._context
+        return Release((" " if ended else "\n\n") + self._responses.referral, REFERRAL_ADDED)
+
+
+#: The verdict on a sentence whose check failed or took too long.
+GUARD_FAILURE = Verdict(
+    side=Side.ANSWER, action=Action.REPLACE, severity=Severity.HIGH, layer="gate", source="guard_failure", score=1.0
+)
+#: The verdict on the referral that the gate adds to an answer without one.
+REFERRAL_ADDED = Verdict(
+    side=Side.ANSWER,
+    action=Action.APPEND,
+    category=Category.OMISSION,
+    severity=Severity.LOW,
+    layer="gate",
+    source="referral_added",
+    score=1.0,
+)

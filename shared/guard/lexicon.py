@@ -1,0 +1,170 @@
+"""Reads a text as tagged words ("halve" is a change, "warfarin" a drug). It does not know what is dangerous."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+#: Longer words carry no tag and are cut to this length.
+MAX_WORD_CHARS = 40
+
+_HIDDEN = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+_WORD = re.compile(
+    rf"\d+(?:[.,]\d+)*|(?:[^\W\d_]|[{_HIDDEN}])+(?:['’&](?:[^\W\d_]|[{_HIDDEN}])+)*|[^\w\s]", re.UNICODE
+)
+_STRIP_HIDDEN = {ord(character): None for character in _HIDDEN}
+_STRONG = ";:.!?()"
+_CLAUSE = ","
+_QUOTES = "\"“”„«»"
+_DASHES = "–—"
+_NUMBER_UNIT = re.compile(r"\d")
+_ENDINGS = (("n't", "not"), ("'re", "are"), ("'ve", "have"), ("'ll", "will"), ("'m", "am"), ("'d", "would"))
+_IRREGULAR = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
+_IS_AFTER = frozenset("it that he she there what who here where how".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A text as one line of tagged words, each `word/tag/tag/ `, with its place in the original text.
+
+    `line[offsets[i]:]` begins with word i, which stands at `spans[i]` of the original text.
+    """
+
+    line: str
+    offsets: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    keys: frozenset[str]
+
+    def original_span(self, start: int, end: int) -> tuple[int, int]:
+        """The characters of the original text that `line[start:end]` was made from."""
+        hit = [span for offset, span in zip(self.offsets, self.spans, strict=True) if start <= offset < end]
+        return (hit[0][0], hit[-1][1]) if hit else (0, 0)
+
+
+class Lexicon:
+    """Word and phrase classes, compiled once.
+
+    Args:
+        tags: for every tag its entries: words, phrases of words parted by blanks, `stem*` and `*ending`.
+        replacements: words and phrases that are read as other words ("u" as "you").
+    """
+
+    def __init__(self, tags: Mapping[str, Iterable[str]], replacements: Mapping[str, str]) -> None:
+        self._words: dict[str, set[str]] = {}
+        self._phrases: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        self._affixes: list[tuple[str, str, str]] = []
+        self._replacements = {key: value.split() for key, value in replacements.items()}
+        for tag, entries in tags.items():
+            for entry in entries:
+                self._add(tag, entry)
+        for phrases in self._phrases.values():
+            phrases.sort(key=lambda phrase: -len(phrase[0]))
+        self.tags_of = lru_cache(maxsize=8192)(self._tags_of)
+
+    def _add(self, tag: str, entry: str) -> None:
+        words = tuple(entry.split())
+        if len(words) > 1:
+            self._phrases.setdefault(words[0], []).append((words, tag))
+        elif entry.endswith("*"):
+            self._affixes.append((entry[:-1], "", tag))
+        elif entry.startswith("*"):
+            self._affixes.append(("", entry[1:], tag))
+        else:
+            self._words.setdefault(entry, set()).add(tag)
+
+    def _tags_of(self, word: str) -> tuple[str, ...]:
+        tags = set(self._words.get(word, ()))
+        exempt = "plain" in tags
+        for start, ending, tag in self._affixes:
+            if not exempt and len(word) > len(start) + len(ending) + (1 if ending else -1):
+                if word.startswith(start) and word.endswith(ending):
+                    tags.add(tag)
+        if word[0].isdigit():
+            tags.add("num")
+        return tuple(sorted(tags))
+
+    def read(self, text: str) -> Tagged:
+        """Tag `text`. Linear in its length."""
+        words, spans = self._split(text)
+        line: list[str] = []
+        offsets: list[int] = []
+        places: list[tuple[int, int]] = []
+        keys: set[str] = set()
+        length = index = 0
+        while index < len(words):
+            taken, extra = self._phrase_at(words, index)
+            word = "_".join(words[index : index + taken])
+            tags = sorted({*extra, *(self.tags_of(words[index]) if taken == 1 else ())})
+            item = "/".join((word, *tags)) + "/ "
+            keys.add(word)
+            keys.update(f"/{tag}" for tag in tags)
+            line.append(item)
+            offsets.append(length)
+            places.append((spans[index][0], spans[index + taken - 1][1]))
+            length += len(item)
+            index += taken
+        return Tagged("".join(line), tuple(offsets), tuple(places), frozenset(keys))
+
+    def _phrase_at(self, words: list[str], index: int) -> tuple[int, list[str]]:
+        """How many words the longest phrase at `index` takes (1 when none does), and its tags."""
+        taken, tags = 1, list[str]()
+        for phrase, tag in self._phrases.get(words[index], ()):
+            if len(phrase) < taken:
+                break
+            if tuple(words[index : index + len(phrase)]) == phrase:
+                taken = len(phrase)
+                tags.append(tag)
+        return taken, tags
+
+    def _split(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
+        words: list[str] = []
+        spans: list[tuple[int, int]] = []
+        for match in _WORD.finditer(text):
+            for word in self._plain(match.group(), text, match):
+                words.append(word)
+                spans.append(match.span())
+        return words, spans
+
+    def _plain(self, raw: str, text: str, match: re.Match[str]) -> list[str]:
+        """The words that one piece of text stands for: none for Markdown, several for a contraction."""
+        if len(raw) == 1 and not raw.isalnum():
+            return _mark(raw, text, match)
+        word = unicodedata.normalize("NFKC", raw).translate(_STRIP_HIDDEN).replace("’", "'").lower()
+        word = word[:MAX_WORD_CHARS]
+        if not word:
+            return []
+        if word in self._replacements:
+            return self._replacements[word]
+        return _expand(word)
+
+
+def _mark(raw: str, text: str, match: re.Match[str]) -> list[str]:
+    if raw in _STRONG or raw in "%°+=$£€":
+        return [raw]
+    if raw in _CLAUSE or raw == "/" or raw in _DASHES:
+        return [","]
+    if raw in _QUOTES:
+        return ['"']
+    if raw in "'‘’":
+        return ['"']
+    between_blanks = text[match.start() - 1 : match.start()] == " " and text[match.end() : match.end() + 1] == " "
+    if raw == "-" and between_blanks and text[: match.start()].strip():
+        return [","]
+    return []
+
+
+def _expand(word: str) -> list[str]:
+    """"don't" → do not; "it's" → it is; "doctor's" → doctor 's."""
+    if "'" not in word:
+        return [word]
+    for ending, meaning in _ENDINGS:
+        if word.endswith(ending) and len(word) > len(ending):
+            stem = word[: -len(ending)]
+            return [_IRREGULAR.get(stem, stem) if ending == "n't" else stem, meaning]
+    stem, _, ending = word.rpartition("'")
+    if ending == "s" and stem:
+        return [stem, "is"] if stem in _IS_AFTER else [stem, "'s"]
+    return [word]

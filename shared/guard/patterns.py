@@ -1,0 +1,85 @@
+"""Turns a short pattern over tagged words into a linear regular expression. It knows no rule.
+
+A pattern is a line of elements parted by blanks:
+
+- `stop|halt`: one of these words; `{drug}` or `{drug|remedy}`: one word or phrase of these classes;
+- `your?`, `{drug}?`: the same, or nothing;
+- `..`: up to three words of the same clause; `...`: up to eight words, commas among them;
+- `^`: the start of the text, `$`: its end, but for punctuation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shared.guard.lexicon import Tagged
+
+_SHORT_GAP = r'(?:[^\s/,;:.!?()"]+/\S* ){0,3}?'
+_LONG_GAP = r'(?:[^\s/;:.!?()"]+/\S* ){0,8}?'
+_END = r'(?:[.,;:!?()"]/\S* )*\Z'
+_COMMON = frozenset("a an the you your i is are be it not no to of for and or in on with that this".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A compiled pattern.
+
+    Attributes:
+        keys: words (or "/tag") of which at least one must occur for the pattern to match.
+    """
+
+    regex: re.Pattern[str]
+    keys: frozenset[str]
+
+    def matches(self, tagged: Tagged) -> Iterator[re.Match[str]]:
+        """Every place of the tagged text that the pattern fits."""
+        if self.keys.isdisjoint(tagged.keys):
+            return iter(())
+        return self.regex.finditer(tagged.line)
+
+    def found_between(self, tagged: Tagged, start: int, end: int) -> bool:
+        """Whether the pattern fits within `tagged.line[start:end]`."""
+        return not self.keys.isdisjoint(tagged.keys) and bool(self.regex.search(tagged.line, start, end))
+
+    def found(self, tagged: Tagged) -> bool:
+        """Whether the pattern fits anywhere."""
+        return next(self.matches(tagged), None) is not None
+
+
+def compile_pattern(source: str) -> Pattern:
+    """Compile one pattern.
+
+    Raises:
+        ValueError: the pattern has no element that must occur.
+    """
+    parts: list[str] = []
+    keys: list[frozenset[str]] = []
+    for element in source.split():
+        part, needed = _element(element)
+        parts.append(part)
+        if needed:
+            keys.append(needed)
+    if not keys:
+        raise ValueError(f"the pattern {source!r} has no element that must occur")
+    best = min(keys, key=lambda options: (bool(options & _COMMON), sum(1 for key in options if key[0] == "/")))
+    return Pattern(re.compile(r"(?<!\S)" + "".join(parts)), best)
+
+
+def _element(element: str) -> tuple[str, frozenset[str]]:
+    """The expression of one element, and the keys of which it needs one (none when it is optional)."""
+    fixed = {"..": _SHORT_GAP, "...": _LONG_GAP, "^": r"\A", "$": _END}
+    if element in fixed:
+        return fixed[element], frozenset()
+    optional = len(element) > 1 and element.endswith("?")
+    body = element[:-1] if optional else element
+    if body.startswith("{") and body.endswith("}"):
+        tags = body[1:-1].split("|")
+        part = rf"[^\s/]+/(?:[^\s/]+/)*?(?:{'|'.join(map(re.escape, tags))})/\S* "
+        needed = frozenset(f"/{tag}" for tag in tags)
+    else:
+        words = body.split("|")
+        part = rf"(?:{'|'.join(map(re.escape, words))})/\S* "
+        needed = frozenset(words)
+    return (f"(?:{part})?", frozenset()) if optional else (part, needed)

@@ -1,0 +1,47 @@
+"""The safe words: replacements, the crisis and emergency texts, the disclaimer. It does not know when to say them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.guard.verdict import Category
+
+
+class Responses:
+    """The safe texts of one locale.
+
+    Args:
+        texts: the parsed `responses.yaml`.
+        resources: the parsed `resources.yaml`.
+        locale: "intl", "us", "gb", or a language tag such as "en-GB"; an unknown one counts as the default.
+    """
+
+    def __init__(self, texts: Mapping[str, Any], resources: Mapping[str, Any], locale: str) -> None:
+        known: Mapping[str, Mapping[str, str]] = resources["locales"]
+        region = locale.lower().replace("_", "-").rpartition("-")[2]
+        self.locale = region if region in known else str(resources["default"])
+        self.resources = known[self.locale]
+        self.disclaimer = self._filled(texts["disclaimer"])
+        self.referral = self._filled(texts["referral"])
+        self.crisis = self._filled(texts["crisis"])
+        self.emergency = self._filled(texts["emergency"])
+        self._not_checked = self._filled(texts["not_checked"])
+        self._replacements = {
+            Category(name): self._filled(text) for name, text in texts["replacements"].items()
+        }
+
+    def _filled(self, text: str) -> str:
+        return text.format_map(self.resources)
+
+    def replacement(self, category: Category | None) -> str:
+        """What is said in place of a sentence of this category; of None: a sentence that was not checked."""
+        return self._not_checked if category is None else self._replacements.get(category, self._not_checked)
+
+    def for_question(self, category: Category | None) -> str:
+        """What is said to a question that was found to be a crisis or an emergency.
+
+        Raises:
+            KeyError: the category is neither.
+        """
+        return {Category.CRISIS: self.crisis, Category.EMERGENCY: self.emergency}[category]  # type: ignore[index]

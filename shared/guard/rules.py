@@ -1,0 +1,204 @@
+"""Judges a text by declarative rules, compiled once. It does not know what is done with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from shared.guard.lexicon import Lexicon, Tagged
+from shared.guard.patterns import Pattern, compile_pattern
+from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
+
+#: How much of the text before a sentence a rule may look at, in characters.
+CONTEXT_CHARS = 320
+#: How many words before a match a scope such as a negation reaches over.
+REACH_WORDS = 7
+
+
+class Where(StrEnum):
+    """Where a scope looks for what lifts a rule."""
+
+    BEFORE = "before"  # in the same clause, at most REACH_WORDS before the match
+    SENTENCE = "sentence"  # anywhere in the judged text
+    CONTEXT = "context"  # in the text before it
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Something that makes a dangerous wording harmless, such as a negation or a rebutted myth."""
+
+    where: Where
+    patterns: tuple[Pattern, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One dangerous wording: it applies when all its parts hold and no scope lifts it."""
+
+    #: Unique, "category.what_it_finds".
+    id: str
+    category: Category
+    action: Action
+    severity: Severity
+    score: float
+    audiences: frozenset[Audience]
+    #: The wording itself, one of these.
+    triggers: tuple[Pattern, ...]
+    #: For every group one pattern must be found in the judged text.
+    also: tuple[tuple[Pattern, ...], ...]
+    #: For every group one pattern must be found in the judged text or in the text before it.
+    nearby: tuple[tuple[Pattern, ...], ...]
+    #: What lifts the rule.
+    unless: tuple[Scope, ...]
+
+
+class RuleSet:
+    """The rules of one side of the conversation, as a rail: `judge(text, context, audience)`."""
+
+    def __init__(self, side: Side, lexicon: Lexicon, rules: Iterable[Rule]) -> None:
+        self._side = side
+        self._lexicon = lexicon
+        self._rules = tuple(rules)
+        self._allowed = Verdict.ALLOWED if side is Side.ANSWER else Verdict.ALLOWED_QUESTION
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The compiled rules, in the order of their file."""
+        return self._rules
+
+    def judge(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The gravest verdict of all rules on `text`, which follows `context`. Linear in their lengths."""
+        reading = _Reading(self._lexicon, text, context)
+        worst = self._allowed
+        for rule in self._rules:
+            if audience in rule.audiences and (span := reading.find(rule)) is not None:
+                verdict = self._verdict(rule, reading.text.original_span(*span))
+                if (verdict.severity.rank, verdict.score) > (worst.severity.rank, worst.score):
+                    worst = verdict
+        return worst
+
+    def _verdict(self, rule: Rule, span: tuple[int, int]) -> Verdict:
+        return Verdict(
+            side=self._side,
+            action=rule.action,
+            category=rule.category,
+            severity=rule.severity,
+            source=rule.id,
+            score=rule.score,
+            span=span,
+        )
+
+
+class _Reading:
+    """One text and the text before it, tagged when first needed."""
+
+    def __init__(self, lexicon: Lexicon, text: str, context: str) -> None:
+        self.text = lexicon.read(text)
+        self._lexicon = lexicon
+        self._context_text = context[-CONTEXT_CHARS:]
+        self._context: Tagged | None = None
+        self._lifted: dict[int, bool] = {}
+
+    @property
+    def context(self) -> Tagged:
+        if self._context is None:
+            self._context = self._lexicon.read(self._context_text)
+        return self._context
+
+    def find(self, rule: Rule) -> tuple[int, int] | None:
+        """Where in the tagged line the rule applies; None where it does not."""
+        for match in self._matches(rule):
+            if not any(self._lifts(scope, match.start()) for scope in rule.unless):
+                return match.span() if self._surroundings_hold(rule) else None
+        return None
+
+    def _matches(self, rule: Rule) -> Iterator[Any]:
+        for trigger in rule.triggers:
+            yield from trigger.matches(self.text)
+
+    def _surroundings_hold(self, rule: Rule) -> bool:
+        return all(any(p.found(self.text) for p in group) for group in rule.also) and all(
+            any(p.found(self.text) or p.found(self.context) for p in group) for group in rule.nearby
+        )
+
+    def _lifts(self, scope: Scope, start: int) -> bool:
+        if scope.where is Where.BEFORE:
+            opening = self._clause_start(start)
+            return any(p.found_between(self.text, opening, start) for p in scope.patterns)
+        if id(scope) not in self._lifted:
+            tagged = self.text if scope.where is Where.SENTENCE else self.context
+            self._lifted[id(scope)] = any(p.found(tagged) for p in scope.patterns)
+        return self._lifted[id(scope)]
+
+    def _clause_start(self, start: int) -> int:
+        """Where the words begin that a scope may look at before `start`."""
+        opening = start
+        for _ in range(REACH_WORDS):
+            previous = self.text.line.rfind(" ", 0, max(opening - 1, 0)) + 1
+            word = self.text.line[previous:opening].split("/", 1)[0]
+            if opening == 0 or word in _CLAUSE_ENDS:
+                break
+            opening = previous
+        return opening
+
+
+_CLAUSE_ENDS = frozenset((";", ":", ".", "!", "?", "but", "however", "instead", "although", "though"))
+
+
+def build_rules(document: Mapping[str, Any]) -> list[Rule]:
+    """Compile the rules of one policy file.
+
+    Args:
+        document: `scopes` (name → where, any), `rules` (a list) and `defaults` (the fields a rule may omit).
+
+    Raises:
+        ValueError: a rule is malformed, twice there, or names a scope that does not exist.
+    """
+    compiled: dict[str, Pattern] = {}
+    scopes = {
+        name: Scope(Where(scope["where"]), _compile(scope["any"], compiled))
+        for name, scope in document["scopes"].items()
+    }
+    rules: list[Rule] = []
+    for row in document["rules"]:
+        fields = {**document["defaults"], **row}
+        try:
+            rules.append(_build_rule(fields, scopes, compiled))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"rule {fields.get('id')!r}: {error}") from error
+    if len({rule.id for rule in rules}) < len(rules):
+        raise ValueError("two rules have the same id")
+    return rules
+
+
+def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiled: dict[str, Pattern]) -> Rule:
+    return Rule(
+        id=fields["id"],
+        category=Category(fields["id"].split(".")[0]),
+        action=Action(fields["action"]),
+        severity=Severity(fields["severity"]),
+        score=float(fields["score"]),
+        audiences=frozenset(Audience(name) for name in fields["audiences"]),
+        triggers=_compile(fields["any"], compiled),
+        also=tuple(_compile(group, compiled) for group in fields["also"]),
+        nearby=tuple(_compile(group, compiled) for group in fields["nearby"]),
+        unless=tuple(scopes[name] for name in _flat(fields["unless"])),
+    )
+
+
+def _compile(sources: Any, compiled: dict[str, Pattern]) -> tuple[Pattern, ...]:
+    """Compile a list of patterns, in which lists may stand for shared groups."""
+    for source in (flat := list(_flat(sources))):
+        if source not in compiled:
+            compiled[source] = compile_pattern(source)
+    return tuple(compiled[source] for source in flat)
+
+
+def _flat(items: Any) -> Iterator[str]:
+    for item in items:
+        if isinstance(item, str):
+            yield item
+        else:
+            yield from _flat(item)

@@ -1,0 +1,152 @@
+"""Cuts a growing text into sentences. It knows punctuation; it does not know what the words mean."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+
+#: A sentence ends here at the latest, in characters.
+MAX_SENTENCE_CHARS = 400
+
+_STOPS = ".!?…"
+_WIDE_STOPS = "。！？｡"
+_CLOSERS = "\"'”’»)]}*_`"
+_EMOJI_JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
+#: How many characters after the limit can decide about a stop before it.
+_LOOK_AHEAD = 4
+
+#: Never the end of a sentence.
+_ABBREVIATIONS = frozenset(
+    "dr mr mrs ms prof st vs e.g i.e cf approx fig eq ca al esp incl resp dept ext viz rev gen mt ft".split()
+)
+#: Not the end of a sentence when a number follows ("No. 3", "vol. 2").
+_BEFORE_NUMBER = frozenset("no nos vol p pp ch sec art min max ed".split())
+#: The end of a sentence only when a capital letter follows ("at 5 p.m. She left").
+_BEFORE_CAPITAL = frozenset("etc a.m p.m u.s u.k u.s.a e.u inc ltd jr sr m.d ph.d r.n tbsp tsp hr hrs".split())
+#: Words after which a single letter is a name of a kind, not an initial ("vitamin C.").
+_BEFORE_LETTER = frozenset("vitamin vitamins hepatitis type group plan grade stage factor part option step i".split())
+
+
+class SentenceSplitter:
+    """Takes a text in any chunks and gives its sentences as soon as each is known to have ended.
+
+    All outputs joined are the input, character for character, and they are the same for every way of
+    cutting the input. White space belongs to the sentence that it stands before.
+    """
+
+    def __init__(self, limit: int = MAX_SENTENCE_CHARS) -> None:
+        self._limit = limit
+        self._buffer = ""
+        self._scanned = 0
+
+    def feed(self, chunk: str) -> list[str]:
+        """Add `chunk` and return the sentences that are now complete."""
+        self._buffer += chunk
+        return self._drain(closed=False)
+
+    def close(self) -> list[str]:
+        """Say that the text is over and return what was left, in sentences."""
+        sentences = self._drain(closed=True)
+        if self._buffer:
+            sentences.append(self._buffer)
+        self._buffer, self._scanned = "", 0
+        return sentences
+
+    def _drain(self, *, closed: bool) -> list[str]:
+        sentences: list[str] = []
+        start = 0
+        window = self._buffer[: self._limit + _LOOK_AHEAD]
+        while (end := self._next_end(window, closed=closed)) is not None:
+            sentences.append(window[:end])
+            start, self._scanned = start + end, 0
+            window = self._buffer[start : start + self._limit + _LOOK_AHEAD]
+        self._buffer = self._buffer[start:]
+        return sentences
+
+    def _next_end(self, text: str, *, closed: bool) -> int | None:
+        """The index at which the first sentence of `text` ends, or None while that is not known."""
+        position = self._scanned
+        while position < min(len(text), self._limit):
+            if text[position] in _STOPS or text[position] in _WIDE_STOPS or text[position] == "\n":
+                end = self._end_at(text, position, closed=closed)
+                if end is None:
+                    break
+                if 0 < end <= self._limit:
+                    return end
+            position += 1
+        self._scanned = position
+        return self._cut(text) if len(text) > self._limit and position >= self._limit else None
+
+    def _end_at(self, text: str, position: int, *, closed: bool) -> int | None:
+        """The end of the sentence whose last stop may stand at `position`; 0: no end; None: more is needed."""
+        if text[position] == "\n":
+            return _end_at_newline(text, position, closed=closed)
+        end = position + 1
+        while end < len(text) and end <= self._limit and (text[end] in _CLOSERS or _is_emoji(text[end])):
+            end += 1
+        if end > self._limit:
+            return 0
+        if end == len(text):
+            return end if closed else None
+        if text[position] in _WIDE_STOPS:
+            return end if text[end] not in _WIDE_STOPS else 0
+        if not text[end].isspace():
+            return 0
+        return _end_after_stop(text, position, end, closed=closed)
+
+    def _cut(self, text: str) -> int:
+        """Where to cut a sentence that is too long: before its last blank, else at the limit."""
+        head = text[: self._limit + 1]
+        start = len(head) - len(head.lstrip())
+        for index in range(len(head) - 1, start, -1):
+            if head[index].isspace():
+                return index
+        return self._limit
+
+
+def _end_at_newline(text: str, position: int, *, closed: bool) -> int | None:
+    """A line ends a sentence, unless the next one goes on in lower case or nothing stands before it."""
+    if not text[:position].strip():
+        return 0
+    if position + 1 == len(text):
+        return position if closed else None
+    return 0 if text[position + 1].islower() else position
+
+
+def _end_after_stop(text: str, position: int, end: int, *, closed: bool) -> int | None:
+    """`end` when the stop at `position`, followed by a blank at `end`, ends the sentence; else 0; None: wait."""
+    trails_off = text[position] == "…" or text[max(position - 1, 0) : position + 1] == ".."
+    if trails_off or end > position + 1:
+        return _unless(text, end, str.islower, closed=closed)
+    if text[position] != ".":
+        return end
+    words = text[:position].split()
+    word = words[-1].lstrip("([{\"'“‘*_") if words and not text[position - 1].isspace() else ""
+    lowered = word.lower()
+    if lowered in _ABBREVIATIONS:
+        return 0
+    if word.isdigit() and _opens_a_line(words[:-1]):
+        return 0
+    if len(word) == 1 and word.isupper() and len(words) > 1 and words[-2].lower() not in _BEFORE_LETTER:
+        return 0 if words[-2][0].isupper() else end
+    if lowered in _BEFORE_NUMBER:
+        return _unless(text, end, str.isdigit, closed=closed)
+    if lowered in _BEFORE_CAPITAL:
+        return _unless(text, end, str.islower, closed=closed)
+    return end
+
+
+def _unless(text: str, end: int, goes_on: Callable[[str], bool], *, closed: bool) -> int | None:
+    """`end`, unless the character after the blank shows that the sentence goes on; None: wait for it."""
+    if end + 1 >= len(text):
+        return end if closed else None
+    return 0 if goes_on(text[end + 1]) else end
+
+
+def _opens_a_line(words: list[str]) -> bool:
+    """Whether nothing but list and heading marks stands before."""
+    return all(not any(character.isalnum() for character in word) for word in words)
+
+
+def _is_emoji(character: str) -> bool:
+    return character in _EMOJI_JOINERS or unicodedata.category(character) in ("So", "Sk")

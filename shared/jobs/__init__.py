@@ -1,0 +1,1 @@
+"""Jobs: work that must reach exactly one end, whatever dies on the way."""

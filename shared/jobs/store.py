@@ -1,0 +1,397 @@
+"""Moves jobs through their life in the database. It does not know what the work is, nor Redis.
+
+Every method runs in the caller's transaction, so that a transition, its event and whatever belongs
+to it (messages, audit events) are committed together or not at all.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
+from sqlalchemy.engine import CursorResult
+
+from shared.clock import Clock
+from shared.db.tables import job_events, jobs
+from shared.errors import IdempotencyMismatch, LeaseLost
+from shared.jobs.lifecycle import ACTIVE, Event, EventKind, Kind, Lane, Snapshot, State, backoff
+from shared.jobs.records import JOB_FIELDS, Claim, Job, NewJob
+from shared.settings import Settings
+
+
+class Renewal(StrEnum):
+    """What a worker learns from its heartbeat."""
+
+    KEPT = "kept"
+    CANCEL = "cancel"  #: somebody wants the job stopped
+    LOST = "lost"  #: the job belongs to somebody else now
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRules:
+    """Times and limits of a job's life, in seconds."""
+
+    lease_s: float = 60.0
+    retry_base_s: float = 2.0
+    #: A queued job that nobody took for this long is announced again.
+    redispatch_s: float = 5.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "JobRules":
+        """The rules that an operator set."""
+        return cls(
+            lease_s=settings.lease_s, retry_base_s=settings.retry_base_s, redispatch_s=settings.reconcile_s
+        )
+
+
+class JobStore:
+    """The jobs in the database; safe to share between threads."""
+
+    def __init__(
+        self, clock: Clock, rules: JobRules, *, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self.clock = clock
+        self.rules = rules
+        self._jitter = jitter
+
+    # -- submitting and reading
+
+    def find_repeat(self, connection: Connection, user_id: str, key: str, request_hmac: str) -> Job | None:
+        """The job already submitted under this Idempotency-Key, if any.
+
+        Raises IdempotencyMismatch when the key named another request.
+        """
+        row = connection.execute(
+            _select_jobs().where(jobs.c.user_id == user_id, jobs.c.idempotency_key == key)
+        ).one_or_none()
+        if row is None:
+            return None
+        job = Job.from_row(row)
+        if job.request_hmac != request_hmac:
+            raise IdempotencyMismatch
+        return job
+
+    def submit(self, connection: Connection, new: NewJob) -> Job:
+        """Insert a queued job and its first event.
+
+        Raises sqlalchemy's IntegrityError when the Idempotency-Key is taken or the conversation
+        already has an active job: roll back and look again.
+        """
+        now = self.clock.now(connection)
+        values = {**new.__dict__, "state": State.QUEUED, "available_at": now, "created_at": now}
+        connection.execute(insert(jobs).values(values))
+        connection.execute(
+            insert(job_events).values(
+                job_id=new.id, seq=1, at=now, kind=EventKind.SUBMITTED, epoch=0, attempt=0
+            )
+        )
+        return self.get(connection, new.id)
+
+    def get(self, connection: Connection, job_id: str) -> Job:
+        """One job. Raises sqlalchemy's NoResultFound."""
+        return Job.from_row(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
+
+    def events(self, connection: Connection, job_id: str) -> list[Event]:
+        """A job's events, oldest first."""
+        rows = connection.execute(
+            select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.seq)
+        )
+        return [
+            Event(
+                seq=row.seq,
+                kind=EventKind(row.kind),
+                epoch=row.epoch,
+                attempt=row.attempt,
+                worker_id=row.worker_id,
+            )
+            for row in rows
+        ]
+
+    def count_queued(self, connection: Connection, user_id: str) -> int:
+        """How many jobs of this person wait for a worker."""
+        return connection.execute(
+            select(func.count()).where(jobs.c.user_id == user_id, jobs.c.state == State.QUEUED)
+        ).scalar_one()
+
+    # -- what a worker does
+
+    def claim(self, connection: Connection, kind: Kind, worker_id: str) -> Job | None:
+        """Take the best queued job: lane first, then the person with the fewest running, then age."""
+        now = self.clock.now(connection)
+        best = _best_queued(kind, now)
+        while (job_id := connection.execute(best).scalar_one_or_none()) is not None:
+            taken = connection.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state == State.QUEUED)
+                .values(
+                    state=State.RUNNING,
+                    epoch=jobs.c.epoch + 1,
+                    attempt=jobs.c.attempt + 1,
+                    event_seq=jobs.c.event_seq + 1,
+                    worker_id=worker_id,
+                    lease_expires_at=now + timedelta(seconds=self.rules.lease_s),
+                    started_at=func.coalesce(jobs.c.started_at, now),
+                )
+            )
+            if taken.rowcount == 1:
+                job = self.get(connection, job_id)
+                self._record(connection, job, EventKind.CLAIMED, now)
+                return job
+        return None
+
+    def renew(self, connection: Connection, claim: Claim) -> Renewal:
+        """Heartbeat: own the job for another lease, and learn whether it should stop."""
+        now = self.clock.now(connection)
+        row = connection.execute(
+            update(jobs)
+            .where(_owned(claim, now))
+            .values(lease_expires_at=now + timedelta(seconds=self.rules.lease_s))
+            .returning(jobs.c.cancel_requested_at)
+        ).one_or_none()
+        if row is None:
+            return Renewal.LOST
+        return Renewal.KEPT if row.cancel_requested_at is None else Renewal.CANCEL
+
+    def hold(self, connection: Connection, claim: Claim, **values: Any) -> datetime:
+        """Lock the job's row for this transaction, set columns, and return the moment.
+
+        Whatever else the transaction writes is thereby fenced. Raises LeaseLost.
+        """
+        now = self.clock.now(connection)
+        held = connection.execute(
+            update(jobs).where(_owned(claim, now)).values(epoch=jobs.c.epoch, **values)
+        )
+        if held.rowcount != 1:
+            raise LeaseLost
+        return now
+
+    def finish(
+        self,
+        connection: Connection,
+        claim: Claim,
+        kind: EventKind,
+        *,
+        error: str | None = None,
+        error_detail: str | None = None,
+        **values: Any,
+    ) -> Job:
+        """End the job as `succeeded`, `failed` or `cancelled`. Raises LeaseLost."""
+        now = self.clock.now(connection)
+        ended = connection.execute(
+            update(jobs)
+            .where(_owned(claim, now))
+            .values(
+                **_end(kind, now),
+                event_seq=jobs.c.event_seq + 1,
+                error=error,
+                error_detail=error_detail,
+                **values,
+            )
+        )
+        return self._after(connection, ended, claim, kind, now, reason=error)
+
+    def retry(self, connection: Connection, claim: Claim, *, error: str, error_detail: str) -> Job:
+        """Give the attempt up: queued again after a back-off, or ended if it was the last.
+
+        Raises LeaseLost.
+        """
+        now = self.hold(connection, claim)
+        job = self.get(connection, claim.job_id)
+        return self._give_up_attempt(connection, job, EventKind.RETRIED, now, error, error_detail)
+
+    def drain(self, connection: Connection, claim: Claim) -> Job:
+        """Hand the job back unfinished, because the worker is shutting down. Raises LeaseLost."""
+        now = self.hold(connection, claim)
+        job = self.get(connection, claim.job_id)
+        if job.cancel_requested_at is not None:
+            return self._move(connection, job, EventKind.CANCELLED, now, _end(EventKind.CANCELLED, now))
+        values = {**_queued(now), "attempt": job.attempt - 1}
+        return self._move(connection, job, EventKind.DRAINED, now, values)
+
+    # -- what others do
+
+    def cancel(self, connection: Connection, job_id: str) -> Job:
+        """Stop a job: a queued one ends at once, a running one is asked to, an ended one stays."""
+        now = self.clock.now(connection)
+        while True:
+            job = self.get(connection, job_id)
+            if job.state is State.QUEUED:
+                values, kind = _end(EventKind.CANCELLED, now), EventKind.CANCELLED
+            elif job.state is State.RUNNING and job.cancel_requested_at is None:
+                values, kind = {"cancel_requested_at": now}, EventKind.CANCEL_REQUESTED
+            else:
+                return job
+            moved = connection.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.event_seq == job.event_seq)
+                .values(**values, event_seq=jobs.c.event_seq + 1)
+            )
+            if moved.rowcount == 1:
+                job = self.get(connection, job_id)
+                self._record(connection, job, kind, now)
+                return job
+
+    def expire(self, connection: Connection) -> list[Job]:
+        """Take back jobs whose lease ran out, and fail jobs past their deadline; returns those moved."""
+        now = self.clock.now(connection)
+        overdue = and_(jobs.c.state == State.QUEUED, jobs.c.deadline_at <= now)
+        abandoned = and_(jobs.c.state == State.RUNNING, jobs.c.lease_expires_at <= now)
+        rows = connection.execute(
+            _select_jobs().where(or_(overdue, abandoned)).with_for_update(skip_locked=True)
+        ).all()
+        return [self._expire_one(connection, Job.from_row(row), now) for row in rows]
+
+    def take_stale(self, connection: Connection) -> list[Job]:
+        """Queued jobs that were announced too long ago, marked as announced now."""
+        now = self.clock.now(connection)
+        before = now - timedelta(seconds=self.rules.redispatch_s)
+        stale = and_(
+            jobs.c.state == State.QUEUED,
+            jobs.c.available_at <= now,
+            func.coalesce(jobs.c.dispatched_at, jobs.c.created_at) <= before,
+        )
+        ids = connection.execute(update(jobs).where(stale).values(dispatched_at=now).returning(jobs.c.id))
+        found = [row.id for row in ids]
+        return [Job.from_row(row) for row in connection.execute(_select_jobs().where(jobs.c.id.in_(found)))]
+
+    # -- inside
+
+    def _expire_one(self, connection: Connection, job: Job, now: datetime) -> Job:
+        if job.deadline_at is not None and job.deadline_at <= now:
+            values = _end(EventKind.FAILED, now) | {
+                "error": "deadline",
+                "error_detail": "No answer was ready in time; ask again when the system is less busy.",
+            }
+            return self._move(connection, job, EventKind.FAILED, now, values)
+        detail = "The worker was lost several times while it worked on this; tell your admin the job's id."
+        return self._give_up_attempt(connection, job, EventKind.LEASE_EXPIRED, now, "worker-lost", detail)
+
+    def _give_up_attempt(
+        self, connection: Connection, job: Job, kind: EventKind, now: datetime, error: str, detail: str
+    ) -> Job:
+        if job.cancel_requested_at is not None:
+            return self._move(connection, job, EventKind.CANCELLED, now, _end(EventKind.CANCELLED, now))
+        if job.attempt >= job.max_attempts:
+            values = _end(EventKind.FAILED, now) | {"error": error, "error_detail": detail}
+            return self._move(connection, job, EventKind.FAILED, now, values)
+        wait = backoff(job.attempt, base_s=self.rules.retry_base_s, jitter=self._jitter())
+        return self._move(connection, job, kind, now, _queued(now + wait))
+
+    def _move(
+        self, connection: Connection, job: Job, kind: EventKind, now: datetime, values: dict[str, Any]
+    ) -> Job:
+        """Apply a transition to a row that this transaction holds."""
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job.id, jobs.c.event_seq == job.event_seq)
+            .values(**values, event_seq=jobs.c.event_seq + 1)
+        )
+        moved = self.get(connection, job.id)
+        self._record(connection, moved, kind, now, reason=values.get("error"))
+        return moved
+
+    def _after(
+        self,
+        connection: Connection,
+        result: CursorResult[Any],
+        claim: Claim,
+        kind: EventKind,
+        now: datetime,
+        reason: str | None,
+    ) -> Job:
+        if result.rowcount != 1:
+            raise LeaseLost
+        job = self.get(connection, claim.job_id)
+        self._record(connection, job, kind, now, reason=reason)
+        return job
+
+    def _record(
+        self, connection: Connection, job: Job, kind: EventKind, now: datetime, reason: str | None = None
+    ) -> None:
+        connection.execute(
+            insert(job_events).values(
+                job_id=job.id,
+                seq=job.event_seq,
+                at=now,
+                kind=kind,
+                epoch=job.epoch,
+                attempt=job.attempt,
+                worker_id=job.worker_id,
+                reason=reason,
+            )
+        )
+
+
+def snapshot(job: Job) -> Snapshot:
+    """The part of the row that the job's events determine: `lifecycle.fold` must yield the same."""
+    return Snapshot(
+        state=job.state,
+        epoch=job.epoch,
+        attempt=job.attempt,
+        worker_id=job.worker_id,
+        cancel_requested=job.cancel_requested_at is not None,
+        event_seq=job.event_seq,
+    )
+
+
+def active() -> ColumnElement[bool]:
+    """Rows that have not ended."""
+    return jobs.c.state.in_([state.value for state in ACTIVE])
+
+
+def _select_jobs() -> Select[Any]:
+    return select(*(jobs.c[name] for name in JOB_FIELDS))
+
+
+def _owned(claim: Claim, now: datetime) -> ColumnElement[bool]:
+    return and_(
+        jobs.c.id == claim.job_id,
+        jobs.c.state == State.RUNNING,
+        jobs.c.epoch == claim.epoch,
+        jobs.c.worker_id == claim.worker_id,
+        jobs.c.lease_expires_at > now,
+    )
+
+
+def _best_queued(kind: Kind, now: datetime) -> Select[Any]:
+    running = (
+        select(jobs.c.user_id, func.count().label("running"))
+        .where(jobs.c.kind == kind, jobs.c.state == State.RUNNING)
+        .group_by(jobs.c.user_id)
+        .subquery()
+    )
+    return (
+        select(jobs.c.id)
+        .outerjoin(running, running.c.user_id == jobs.c.user_id)
+        .where(
+            jobs.c.kind == kind,
+            jobs.c.state == State.QUEUED,
+            jobs.c.available_at <= now,
+            or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > now),
+        )
+        .order_by(
+            (jobs.c.lane != Lane.INTERACTIVE),
+            func.coalesce(running.c.running, 0),
+            jobs.c.created_at,
+            jobs.c.id,
+        )
+        .limit(1)
+        .with_for_update(of=jobs, skip_locked=True)
+    )
+
+
+def _end(kind: EventKind, now: datetime) -> dict[str, Any]:
+    return {"state": kind.value, "finished_at": now, "worker_id": None, "lease_expires_at": None}
+
+
+def _queued(available_at: datetime) -> dict[str, Any]:
+    return {
+        "state": State.QUEUED,
+        "available_at": available_at,
+        "dispatched_at": None,
+        "worker_id": None,
+        "lease_expires_at": None,
+    }

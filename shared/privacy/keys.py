@@ -1,0 +1,50 @@
+"""Keeps wrapped data keys in the database. It does not know what they encrypt."""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, insert, select
+
+from shared.db.tables import data_keys
+from shared.errors import NotFound
+from shared.ids import new_id
+from shared.privacy.envelope import DataKey, Envelope
+
+KeyScope = Literal["conversation", "dataset", "image"]
+
+
+def create_data_key(
+    connection: Connection, envelope: Envelope, *, scope: KeyScope, owner_id: str, now: datetime
+) -> DataKey:
+    """Make a data key for one owner and store it wrapped."""
+    key, wrapped = envelope.new_data_key(new_id())
+    connection.execute(
+        insert(data_keys).values(
+            key_id=key.key_id,
+            scope=scope,
+            owner_id=owner_id,
+            wrapped_key=wrapped,
+            master_key_version=envelope.version,
+            created_at=now,
+        )
+    )
+    return key
+
+
+def load_data_key(connection: Connection, envelope: Envelope, key_id: str) -> DataKey:
+    """One data key. Raises NotFound, KeyDestroyed or CannotDecrypt."""
+    keys = load_data_keys(connection, envelope, [key_id])
+    if key_id not in keys:
+        raise NotFound("The encryption key of this text is missing from the database.")
+    return keys[key_id]
+
+
+def load_data_keys(connection: Connection, envelope: Envelope, key_ids: Collection[str]) -> dict[str, DataKey]:
+    """Several data keys by id. Raises KeyDestroyed or CannotDecrypt for the first that cannot be used."""
+    rows = connection.execute(
+        select(data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version).where(
+            data_keys.c.key_id.in_(set(key_ids))
+        )
+    )
+    return {row.key_id: envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version) for row in rows}

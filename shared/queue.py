@@ -1,0 +1,153 @@
+"""The bell: tells processes that there is something to read in the database. It carries ids, never words.
+
+Losing, repeating or forging a ring is harmless. Ringing never blocks the caller and never fails:
+it is done by one thread, which gives up quickly and rests while Redis is away.
+"""
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import redis
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from shared.jobs.lifecycle import Kind
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Pub/sub channels. A message is a JSON object with `job` and, for news, `seq` (see `Ring`).
+NEWS_CHANNEL = "medichat:news"
+CANCEL_CHANNEL = "medichat:cancel"
+
+_REST_S = 2.0
+
+
+def task_name(kind: Kind) -> str:
+    """The Celery task that works on jobs of this kind."""
+    return f"medichat.{kind.value}"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery application whose messages are hints; see the measured reasons for each option.
+
+    Prefetch is off because a killed worker strands what it prefetched; acknowledgement is early
+    and there is no result backend because the database, not the queue, says what became of a job.
+    Publishing to a dead Redis fails in 0.1 s, to a frozen one in `socket_timeout`.
+    """
+    app = Celery("medichat", broker=redis_url(settings), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        broker_connection_max_retries=None,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0,
+            "interval_max": 0,
+            "socket_timeout": 2,
+            "socket_connect_timeout": 1,
+            "health_check_interval": 10,
+        },
+        task_routes={task_name(kind): {"queue": kind.value} for kind in Kind},
+        task_default_queue=Kind.INFER.value,
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+def redis_url(settings: Settings) -> str:
+    """The Redis URL with the password from its secret, if there is one."""
+    password = settings.redis_password
+    if password is None or not password.get_secret_value():
+        return settings.redis_url
+    scheme, rest = settings.redis_url.split("://", 1)
+    return f"{scheme}://:{quote(password.get_secret_value(), safe='')}@{rest.rsplit('@', 1)[-1]}"
+
+
+def open_redis(settings: Settings) -> "redis.Redis":
+    """A client that gives up quickly."""
+    return redis.Redis.from_url(
+        redis_url(settings), socket_timeout=2, socket_connect_timeout=1, health_check_interval=10
+    )
+
+
+@dataclass(frozen=True)
+class Ring:
+    """News of a job: its newest sentence has number `seq` (0: its state changed)."""
+
+    job_id: str
+    seq: int = 0
+
+    def to_json(self) -> str:
+        """The message on the channel."""
+        return json.dumps({"job": self.job_id, "seq": self.seq})
+
+    @classmethod
+    def from_json(cls, message: str | bytes) -> "Ring | None":
+        """Parse a message; None when it is not one of ours."""
+        try:
+            data = json.loads(message)
+            return cls(str(data["job"]), int(data.get("seq", 0)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+class Bell:
+    """Rings without making the caller wait; `close()` rings what is pending and stops."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._celery = make_celery(settings)
+        self._redis = open_redis(settings)
+        self._pending: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._resting_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+        self._thread.start()
+
+    def work(self, kind: Kind, job_id: str) -> None:
+        """There is work of this kind."""
+        self._pending.put(lambda: self._send_task(kind, job_id))
+
+    def news(self, job_id: str, seq: int = 0) -> None:
+        """A job has a new sentence or another state."""
+        self._pending.put(lambda: self._redis.publish(NEWS_CHANNEL, Ring(job_id, seq).to_json()))
+
+    def cancel(self, job_id: str) -> None:
+        """A job's worker should stop now."""
+        self._pending.put(lambda: self._redis.publish(CANCEL_CHANNEL, Ring(job_id).to_json()))
+
+    def close(self) -> None:
+        """Ring what is pending, then stop; waits a few seconds at most."""
+        self._pending.put(None)
+        self._thread.join(timeout=5)
+        self._redis.close()
+        self._celery.close()
+
+    def _send_task(self, kind: Kind, job_id: str) -> None:
+        self._celery.send_task(
+            task_name(kind), kwargs={"job_id": job_id}, queue=kind.value, retry=False, ignore_result=True
+        )
+
+    def _run(self) -> None:
+        while (ring := self._pending.get()) is not None:
+            if time.monotonic() < self._resting_until:
+                continue  # Redis is away: the reconciler and polling readers will find the rows
+            try:
+                ring()
+            except (redis.RedisError, KombuError, OSError) as error:
+                log.warning("Redis is not reachable (%s); resting for %.0f s", type(error).__name__, _REST_S)
+                self._resting_until = time.monotonic() + _REST_S

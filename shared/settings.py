@@ -1,0 +1,118 @@
+"""Reads the configuration from the environment and from secret files. It starts nothing.
+
+Every setting is an environment variable `MEDICHAT_<NAME>`; every secret may instead be a file
+`medichat_<name>` in `MEDICHAT_SECRETS_DIR` (the shape that Docker and Kubernetes mount).
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SYSTEM_PROMPT = (
+    "You are a helpful medical assistant. You provide information, not diagnosis. "
+    "Always advise consulting a doctor."
+)
+
+
+class Settings(BaseSettings):
+    """The configuration of every process; see the README's table for what an operator usually sets."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDICHAT_", extra="ignore")
+
+    #: Folder that holds everything a local installation keeps.
+    state_dir: Path = Path(".medichat")
+    #: SQLAlchemy URL of the application role; SQLite in `state_dir` when unset.
+    database_url: str = ""
+    #: URL of the role that owns the tables, used by migrations only; `database_url` when unset.
+    database_owner_url: str = ""
+    #: Password put into `database_url` (a secret file keeps it out of the environment).
+    database_password: SecretStr | None = None
+    database_owner_password: SecretStr | None = None
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_password: SecretStr | None = None
+    #: 32 random bytes, base64: wraps every data key. Losing it loses every conversation.
+    master_key: SecretStr | None = None
+    #: Signs access tokens.
+    token_key: SecretStr | None = None
+
+    #: Address that the gateway listens on.
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=1, le=65535)
+    #: Where the dashboard reaches the gateway.
+    api_url: str = "http://127.0.0.1:8000"
+    #: Where a browser reaches the gateway (its log-in page) and the dashboard.
+    public_api_url: str = "http://127.0.0.1:8000"
+    public_ui_url: str = "http://127.0.0.1:8501"
+    #: Mark the log-in cookie `Secure`; switch on behind TLS.
+    secure_cookies: bool = False
+
+    #: Catalogue name (see shared/catalogue.py).
+    model: str = "demo"
+    #: Read the model's weights from this folder instead of the hub.
+    model_path: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantise: Literal["none", "nf4"] = "none"
+    system_prompt: str = SYSTEM_PROMPT
+    #: Resources named in a crisis: intl, us, uk, eu.
+    locale: str = "intl"
+    #: Longest answer in tokens that a request may ask for, and the length when it asks for none.
+    max_new_tokens: int = Field(512, ge=1)
+    #: Requests that one worker generates at the same time.
+    worker_concurrency: int = Field(32, ge=1)
+
+    #: Longest wait of `POST /predict` before it answers 202, in seconds.
+    wait_limit_s: float = Field(120, ge=0)
+    #: A job not finished this many seconds after it was submitted fails.
+    job_deadline_s: float = Field(600, gt=0)
+    max_queued_jobs_per_user: int = Field(20, ge=1)
+    max_body_bytes: int = Field(262_144, ge=1024)
+    max_query_chars: int = Field(20_000, ge=1)
+    requests_per_minute: int = Field(120, ge=1)
+    logins_per_minute: int = Field(20, ge=1)
+    session_idle_minutes: float = Field(60, gt=0)
+    session_max_hours: float = Field(12, gt=0)
+
+    #: A running job belongs to its worker for this long after each heartbeat, in seconds.
+    lease_s: float = Field(60, gt=0)
+    heartbeat_s: float = Field(10, gt=0)
+    reconcile_s: float = Field(5, gt=0)
+    #: Base of the exponential back-off between attempts, in seconds.
+    retry_base_s: float = Field(2, ge=0)
+    max_attempts: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _fill_defaults(self) -> "Settings":
+        if not self.database_url:
+            self.database_url = f"sqlite:///{(self.state_dir / 'medichat.db').absolute()}"
+        self.database_owner_url = self.database_owner_url or self.database_url
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError("MEDICHAT_LEASE_S must be at least twice MEDICHAT_HEARTBEAT_S")
+        return self
+
+    def secret(self, name: Literal["master_key", "token_key"]) -> str:
+        """The secret's value. Raises ValueError, naming the way out, when it was never made."""
+        value: SecretStr | None = getattr(self, name)
+        if value is None or not value.get_secret_value():
+            raise ValueError(
+                f"no {name}: run `medichat init`, or set MEDICHAT_{name.upper()}, or mount the file "
+                f"medichat_{name} in MEDICHAT_SECRETS_DIR"
+            )
+        return value.get_secret_value()
+
+
+def load_settings() -> Settings:
+    """Read the environment and the secret files now (no caching)."""
+    state_dir = Path(os.environ.get("MEDICHAT_STATE_DIR", ".medichat"))
+    secrets_dir = Path(os.environ.get("MEDICHAT_SECRETS_DIR", state_dir / "secrets"))
+    return Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None)  # type: ignore[call-arg]
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process, read once at first use."""
+    return load_settings()
