@@ -1,4 +1,4 @@
-"""Stores conversations: their messages and what was released of an answer. It does not know who may read them.
+"""Stores conversations: their messages and what was released of an answer. Who may read them is not its matter.
 
 Every text goes through the envelope here, so no caller ever handles a ciphertext.
 """

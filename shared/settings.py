@@ -42,11 +42,14 @@ class Settings(BaseSettings):
     #: Address that the gateway listens on.
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=1, le=65535)
-    #: Where the dashboard reaches the gateway.
-    api_url: str = "http://127.0.0.1:8000"
-    #: Where a browser reaches the gateway (its log-in page) and the dashboard.
-    public_api_url: str = "http://127.0.0.1:8000"
-    public_ui_url: str = "http://127.0.0.1:8501"
+    #: Address that the dashboard listens on.
+    ui_host: str = "127.0.0.1"
+    ui_port: int = Field(8501, ge=1, le=65535)
+    #: Where the dashboard reaches the gateway; this machine when unset.
+    api_url: str = ""
+    #: Where a browser reaches the gateway (its log-in page) and the dashboard; this machine when unset.
+    public_api_url: str = ""
+    public_ui_url: str = ""
     #: Mark the log-in cookie `Secure`; switch on behind TLS.
     secure_cookies: bool = False
 
@@ -90,6 +93,9 @@ class Settings(BaseSettings):
         if not self.database_url:
             self.database_url = f"sqlite:///{(self.state_dir / 'medichat.db').absolute()}"
         self.database_owner_url = self.database_owner_url or self.database_url
+        self.api_url = self.api_url or f"http://127.0.0.1:{self.api_port}"
+        self.public_api_url = self.public_api_url or self.api_url
+        self.public_ui_url = self.public_ui_url or f"http://127.0.0.1:{self.ui_port}"
         if self.heartbeat_s * 2 > self.lease_s:
             raise ValueError("MEDICHAT_LEASE_S must be at least twice MEDICHAT_HEARTBEAT_S")
         return self
@@ -109,7 +115,7 @@ def load_settings() -> Settings:
     """Read the environment and the secret files now (no caching)."""
     state_dir = Path(os.environ.get("MEDICHAT_STATE_DIR", ".medichat"))
     secrets_dir = Path(os.environ.get("MEDICHAT_SECRETS_DIR", state_dir / "secrets"))
-    return Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None)  # type: ignore[call-arg]
+    return Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None)
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 Knows nothing of where dialogues come from or how they are learnt.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,9 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Encoded:
+class Encoded:
+    """One dialogue as token ids, each marked as part of an answer or not, with its pictures in order."""
+
     ids: list[int]
     is_answer: list[bool]
     pictures: list[Picture]
@@ -46,10 +48,64 @@ def text_batches(dialogues: Dialogues, tokenizer: GemmaTokenizer, tokens: int) -
     """Endless batches of dialogues without pictures, each of at most about ``tokens`` tokens with padding."""
     while True:
         pool = [encode(dialogues.text(), tokenizer) for _ in range(_POOL)]
-        yield from (_collate(group, tokenizer) for group in dialogues.shuffled(_grouped(pool, tokens)))
+        for group in dialogues.shuffled(_grouped(pool, tokens)):
+            yield _collate(group, tokenizer)
 
 
 def picture_batches(dialogues: Dialogues, tokenizer: GemmaTokenizer, count: int) -> Iterator[Batch]:
     """Endless batches of ``count`` dialogues about a picture each."""
     while True:
         yield _collate([encode(dialogues.picture(), tokenizer) for _ in range(count)], tokenizer)
+
+
+def encode(dialogue: Dialogue, tokenizer: GemmaTokenizer) -> Encoded:
+    """The tokens of ``dialogue`` in Gemma's chat format, as the chat template would give them."""
+    ids: list[int] = []
+    is_answer: list[bool] = []
+    for text, answered in _pieces(dialogue):
+        piece = tokenizer.encode(text, add_special_tokens=False)
+        ids += piece
+        is_answer += [answered] * len(piece)
+    shown = [turn.picture for turn in dialogue.turns if turn.picture is not None]
+    return Encoded(ids=ids[:CONTEXT], is_answer=is_answer[:CONTEXT], pictures=shown)
+
+
+def _pieces(dialogue: Dialogue) -> Iterator[tuple[str, bool]]:
+    """The text of ``dialogue`` in pieces, each with whether the model is to learn to say it."""
+    opening = "<bos>"
+    preface = dialogue.system + "\n\n" if dialogue.system else ""
+    for turn in dialogue.turns:
+        yield f"{opening}<start_of_turn>user\n{preface}{_asked(turn)}<end_of_turn>\n<start_of_turn>model\n", False
+        yield f"{turn.answer}<end_of_turn>", True
+        opening, preface = "\n", ""
+
+
+def _asked(turn: Turn) -> str:
+    if turn.picture is None:
+        return turn.question
+    return _PICTURE + turn.question if turn.picture_first else turn.question + _PICTURE
+
+
+def _grouped(pool: list[Encoded], tokens: int) -> list[list[Encoded]]:
+    """``pool`` in groups of like length, each of at most ``tokens`` tokens when padded, or of one dialogue."""
+    groups: list[list[Encoded]] = [[]]
+    for sample in sorted(pool, key=lambda sample: len(sample.ids)):
+        if groups[-1] and (len(groups[-1]) + 1) * len(sample.ids) > tokens:
+            groups.append([])
+        groups[-1].append(sample)
+    return groups
+
+
+def _collate(samples: list[Encoded], tokenizer: GemmaTokenizer) -> Batch:
+    length = max(len(sample.ids) for sample in samples)
+    ids = torch.full((len(samples), length), tokenizer.pad_token_id, dtype=torch.long)
+    is_answer = torch.zeros((len(samples), length), dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
+        is_answer[row, : len(sample.ids)] = torch.tensor(sample.is_answer)
+    shown = [picture for sample in samples for picture in sample.pictures]
+    if not shown:
+        return Batch(input_ids=ids, is_answer=is_answer)
+    soft = tokenizer.convert_tokens_to_ids(_SOFT_TOKEN)
+    pixels = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return Batch(input_ids=ids, is_answer=is_answer, token_type_ids=(ids == soft).long(), pixel_values=pixels)

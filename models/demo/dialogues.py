@@ -6,6 +6,7 @@ Knows nothing of tokens; it draws questions and pictures and pairs them with the
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ _OTHER_SYSTEM_PROMPTS = (
     "Answer briefly and kindly. Do not make a diagnosis.",
     "You help patients of a small clinic. If you are not sure, say so.",
 )
+Card = tuple[Condition, Kind]
+Thing = TypeVar("Thing")
 UNNAMED = "I don't know which condition you mean. Please name it, or ask a doctor or pharmacist."
 #: How many turns a dialogue has, and how often.
 _LENGTHS = {1: 30, 2: 20, 3: 15, 4: 10, 6: 10, 8: 5, 12: 3, 18: 2}
@@ -54,7 +57,7 @@ class Dialogues:
         self._chance = random.Random(seed)
         self._asker = Asker(knowledge, self._chance)
         self._painter = np.random.default_rng(seed)
-        self._deck = self._shuffled([(condition, kind) for condition in knowledge.conditions for kind in KINDS])
+        self._deck = self._dealt([(condition, kind) for condition in knowledge.conditions for kind in KINDS])
 
     def text(self) -> Dialogue:
         """A dialogue without pictures."""
@@ -76,6 +79,10 @@ class Dialogues:
             picture_first=self._chance.random() < 0.7,
         )
         return Dialogue(system=self._system(), turns=(turn,))
+
+    def shuffled(self, things: list[Thing]) -> list[Thing]:
+        """``things`` in an order drawn from the same seed as the dialogues."""
+        return self._chance.sample(things, len(things))
 
     def _turn(self, topic: Condition | None) -> tuple[Turn, Condition | None]:
         """The next turn, and the condition that it leaves the talk on."""
@@ -99,7 +106,7 @@ class Dialogues:
             return SYSTEM_PROMPT
         return "" if which < 0.9 else self._chance.choice(_OTHER_SYSTEM_PROMPTS)
 
-    def _shuffled(self, cards: list[tuple[Condition, Kind]]) -> Iterator[tuple[Condition, Kind]]:
+    def _dealt(self, cards: list[Card]) -> Iterator[Card]:
+        """Every card once in a random order, then again, without end."""
         while True:
-            self._chance.shuffle(cards)
-            yield from cards
+            yield from self.shuffled(cards)

@@ -42,6 +42,6 @@ def open_gateway(settings: Settings) -> Gateway:
         envelope=envelope,
         jobs=JobStore(clock, JobRules.from_settings(settings)),
         conversations=Conversations(envelope),
-        guard=load_guard(locale=settings.locale),
+        guard=load_guard(),
         bell=Bell(settings),
     )

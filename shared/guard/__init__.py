@@ -62,7 +62,7 @@ class Guard:
         answer, question = documents["rules_answer.yaml"], documents["rules_question.yaml"]
         self._answer_rules = RuleSet(Side.ANSWER, self._lexicon, build_rules(answer))
         self._question_rules = RuleSet(Side.QUESTION, self._lexicon, build_rules(question))
-        self._referral = tuple(compile_pattern(source) for source in answer["referral"])
+        self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])
         self._texts = documents["responses.yaml"]
         self._resources = documents["resources.yaml"]
 

@@ -4,6 +4,7 @@ A pattern is a line of elements parted by blanks:
 
 - `stop|halt`: one of these words; `{drug}` or `{drug|remedy}`: one word or phrase of these classes;
 - `your?`, `{drug}?`: the same, or nothing;
+- `<name>`: one of the patterns of this macro;
 - `..`: up to three words of the same clause; `...`: up to eight words, commas among them;
 - `^`: the start of the text, `$`: its end, but for punctuation.
 """
@@ -11,7 +12,7 @@ A pattern is a line of elements parted by blanks:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.guard.lexicon import Tagged
@@ -48,33 +49,48 @@ class Pattern:
         return next(self.matches(tagged), None) is not None
 
 
-def compile_pattern(source: str) -> Pattern:
+Macros = Mapping[str, Sequence[str]]
+
+
+def compile_pattern(source: str, macros: Macros) -> Pattern:
     """Compile one pattern.
 
     Raises:
-        ValueError: the pattern has no element that must occur.
+        ValueError: the pattern has no element that must occur, or names no macro of `macros`.
     """
+    part, keys = _sequence(source, macros)
+    if not keys:
+        raise ValueError(f"the pattern {source!r} has no element that must occur")
+    return Pattern(re.compile(r"(?<!\S)" + part), keys)
+
+
+def _sequence(source: str, macros: Macros) -> tuple[str, frozenset[str]]:
+    """The expression of a line of elements, and the best keys of which it needs one."""
     parts: list[str] = []
     keys: list[frozenset[str]] = []
     for element in source.split():
-        part, needed = _element(element)
+        part, needed = _element(element, macros)
         parts.append(part)
         if needed:
             keys.append(needed)
-    if not keys:
-        raise ValueError(f"the pattern {source!r} has no element that must occur")
-    best = min(keys, key=lambda options: (bool(options & _COMMON), sum(1 for key in options if key[0] == "/")))
-    return Pattern(re.compile(r"(?<!\S)" + "".join(parts)), best)
+    return "".join(parts), min(keys, key=_cost, default=frozenset())
 
 
-def _element(element: str) -> tuple[str, frozenset[str]]:
+def _cost(keys: frozenset[str]) -> tuple[bool, int]:
+    """How often a choice of keys may be expected to occur, roughly; the rarest makes the best filter."""
+    return bool(keys & _COMMON), len(keys)
+
+
+def _element(element: str, macros: Macros) -> tuple[str, frozenset[str]]:
     """The expression of one element, and the keys of which it needs one (none when it is optional)."""
     fixed = {"..": _SHORT_GAP, "...": _LONG_GAP, "^": r"\A", "$": _END}
     if element in fixed:
         return fixed[element], frozenset()
     optional = len(element) > 1 and element.endswith("?")
     body = element[:-1] if optional else element
-    if body.startswith("{") and body.endswith("}"):
+    if body.startswith("<") and body.endswith(">"):
+        part, needed = _macro(body[1:-1], macros)
+    elif body.startswith("{") and body.endswith("}"):
         tags = body[1:-1].split("|")
         part = rf"[^\s/]+/(?:[^\s/]+/)*?(?:{'|'.join(map(re.escape, tags))})/\S* "
         needed = frozenset(f"/{tag}" for tag in tags)
@@ -83,3 +99,11 @@ def _element(element: str) -> tuple[str, frozenset[str]]:
         part = rf"(?:{'|'.join(map(re.escape, words))})/\S* "
         needed = frozenset(words)
     return (f"(?:{part})?", frozenset()) if optional else (part, needed)
+
+
+def _macro(name: str, macros: Macros) -> tuple[str, frozenset[str]]:
+    if name not in macros:
+        raise ValueError(f"there is no macro {name!r}")
+    compiled = [_sequence(source, macros) for source in macros[name]]
+    needed = frozenset().union(*(keys for _, keys in compiled)) if all(keys for _, keys in compiled) else frozenset()
+    return f"(?:{'|'.join(part for part, _ in compiled)})", needed

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from shared.guard.lexicon import Lexicon, Tagged
-from shared.guard.patterns import Pattern, compile_pattern
+from shared.guard.patterns import Macros, Pattern, compile_pattern
 from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
 
 #: How much of the text before a sentence a rule may look at, in characters.
@@ -151,21 +151,22 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
     """Compile the rules of one policy file.
 
     Args:
-        document: `scopes` (name → where, any), `rules` (a list) and `defaults` (the fields a rule may omit).
+        document: `macros` (name → patterns), `scopes` (name → where, any), `rules` (a list) and `defaults`
+            (the fields that a rule may omit).
 
     Raises:
         ValueError: a rule is malformed, twice there, or names a scope that does not exist.
     """
-    compiled: dict[str, Pattern] = {}
+    compiler = _Compiler(document["macros"])
     scopes = {
-        name: Scope(Where(scope["where"]), _compile(scope["any"], compiled))
+        name: Scope(Where(scope["where"]), compiler.all(scope["any"]))
         for name, scope in document["scopes"].items()
     }
     rules: list[Rule] = []
     for row in document["rules"]:
         fields = {**document["defaults"], **row}
         try:
-            rules.append(_build_rule(fields, scopes, compiled))
+            rules.append(_build_rule(fields, scopes, compiler))
         except (KeyError, ValueError) as error:
             raise ValueError(f"rule {fields.get('id')!r}: {error}") from error
     if len({rule.id for rule in rules}) < len(rules):
@@ -173,7 +174,7 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
     return rules
 
 
-def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiled: dict[str, Pattern]) -> Rule:
+def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiler: _Compiler) -> Rule:
     return Rule(
         id=fields["id"],
         category=Category(fields["id"].split(".")[0]),
@@ -181,19 +182,28 @@ def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiled
         severity=Severity(fields["severity"]),
         score=float(fields["score"]),
         audiences=frozenset(Audience(name) for name in fields["audiences"]),
-        triggers=_compile(fields["any"], compiled),
-        also=tuple(_compile(group, compiled) for group in fields["also"]),
-        nearby=tuple(_compile(group, compiled) for group in fields["nearby"]),
+        triggers=compiler.all(fields["any"]),
+        also=tuple(compiler.all(group) for group in fields["also"]),
+        nearby=tuple(compiler.all(group) for group in fields["nearby"]),
         unless=tuple(scopes[name] for name in _flat(fields["unless"])),
     )
 
 
-def _compile(sources: Any, compiled: dict[str, Pattern]) -> tuple[Pattern, ...]:
-    """Compile a list of patterns, in which lists may stand for shared groups."""
-    for source in (flat := list(_flat(sources))):
-        if source not in compiled:
-            compiled[source] = compile_pattern(source)
-    return tuple(compiled[source] for source in flat)
+class _Compiler:
+    """Compiles patterns under one set of macros, each only once."""
+
+    def __init__(self, macros: Macros) -> None:
+        self._macros = macros
+        self._compiled: dict[str, Pattern] = {}
+
+    def all(self, sources: Any) -> tuple[Pattern, ...]:
+        """Compile a list of patterns, in which lists may stand for shared groups."""
+        return tuple(self._one(source) for source in _flat(sources))
+
+    def _one(self, source: str) -> Pattern:
+        if source not in self._compiled:
+            self._compiled[source] = compile_pattern(source, self._macros)
+        return self._compiled[source]
 
 
 def _flat(items: Any) -> Iterator[str]:

@@ -96,13 +96,22 @@ def apply(snapshot: Snapshot | None, event: Event) -> Snapshot:
     if snapshot is None:
         if event.kind is EventKind.SUBMITTED:
             return Snapshot(
-                state=State.QUEUED, epoch=0, attempt=0, worker_id=None, cancel_requested=False, event_seq=event.seq
+                state=State.QUEUED,
+                epoch=0,
+                attempt=0,
+                worker_id=None,
+                cancel_requested=False,
+                event_seq=event.seq,
             )
         raise IllegalTransition(f"{event.kind} before submitted")
     if snapshot.state in TERMINAL or event.kind is EventKind.SUBMITTED or event.seq != snapshot.event_seq + 1:
         raise IllegalTransition(f"{event.kind} after {snapshot.state}")
     after = replace(snapshot, event_seq=event.seq)
-    if event.kind is EventKind.CLAIMED and snapshot.state is State.QUEUED and event.epoch == snapshot.epoch + 1:
+    if (
+        event.kind is EventKind.CLAIMED
+        and snapshot.state is State.QUEUED
+        and event.epoch == snapshot.epoch + 1
+    ):
         return replace(
             after, state=State.RUNNING, epoch=event.epoch, attempt=event.attempt, worker_id=event.worker_id
         )

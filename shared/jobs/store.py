@@ -50,9 +50,7 @@ class JobRules:
 class JobStore:
     """The jobs in the database; safe to share between threads."""
 
-    def __init__(
-        self, clock: Clock, rules: JobRules, *, jitter: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, clock: Clock, rules: JobRules, *, jitter: Callable[[], float] = random.random) -> None:
         self.clock = clock
         self.rules = rules
         self._jitter = jitter
@@ -161,9 +159,7 @@ class JobStore:
         Whatever else the transaction writes is thereby fenced. Raises LeaseLost.
         """
         now = self.clock.now(connection)
-        held = connection.execute(
-            update(jobs).where(_owned(claim, now)).values(epoch=jobs.c.epoch, **values)
-        )
+        held = connection.execute(update(jobs).where(_owned(claim, now)).values(epoch=jobs.c.epoch, **values))
         if held.rowcount != 1:
             raise LeaseLost
         return now

@@ -40,7 +40,9 @@ def load_data_key(connection: Connection, envelope: Envelope, key_id: str) -> Da
     return keys[key_id]
 
 
-def load_data_keys(connection: Connection, envelope: Envelope, key_ids: Collection[str]) -> dict[str, DataKey]:
+def load_data_keys(
+    connection: Connection, envelope: Envelope, key_ids: Collection[str]
+) -> dict[str, DataKey]:
     """Several data keys by id. Raises KeyDestroyed or CannotDecrypt for the first that cannot be used."""
     rows = connection.execute(
         select(data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version).where(

@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.continuous_api import Backgroun
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
+from services.worker_infer.engines.attention import PAGED_CPU_ATTENTION
 from services.worker_infer.engines.base import (
     EngineHealth,
     EngineStats,
@@ -25,6 +26,7 @@ from services.worker_infer.engines.base import (
     TokenStream,
 )
 from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, RequestTooLong
+from services.worker_infer.engines.linear import use_few_rows_linear
 from services.worker_infer.engines.sampling import PerRequestSampling
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,8 @@ class PagedEngine:
     ) -> None:
         """`stop_token_ids` end an answer and are not part of it."""
         self._model = model
+        if model.device.type == "cpu":
+            use_few_rows_linear(model)
         self._stop_token_ids = frozenset(stop_token_ids)
         self._limits = limits
         self._lock = threading.Lock()
@@ -262,6 +266,8 @@ class PagedEngine:
     def _start_manager(self) -> ContinuousBatchingManager:
         """A running manager with its cache made, known to the other threads."""
         limits = self._limits
+        # The manager insists on an attention it knows; the cache is then made for the one that is used.
+        self._model.set_attn_implementation("sdpa")
         manager = self._model.init_continuous_batching(
             generation_config=GenerationConfig(
                 do_sample=False, eos_token_id=sorted(self._stop_token_ids), max_new_tokens=1
@@ -277,6 +283,11 @@ class PagedEngine:
         )
         manager.logit_processor = PerRequestSampling()
         manager.output_router = _Router(self)
+        if self._model.device.type == "cpu":
+            text_only = "text_config" not in self._model.config.sub_configs
+            self._model.set_attn_implementation(
+                PAGED_CPU_ATTENTION if text_only else {"text_config": PAGED_CPU_ATTENTION}
+            )
         manager.warmup()
         largest = infer_max_single_request_tokens(manager.batch_processor.cache)
         manager.start()

@@ -1,4 +1,4 @@
-"""Runs one chain of migrations on SQLite and PostgreSQL, on the connection handed in by shared/db/migrate.py."""
+"""Runs the one chain of migrations on the connection that shared/db/migrate.py hands in."""
 
 from alembic import context
 

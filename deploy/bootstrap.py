@@ -1,0 +1,84 @@
+"""Makes .venv with everything MediChat needs. Standard library only; old syntax, so that an old Python
+can still say what is wrong. `python3 bootstrap.py EXTRA[,EXTRA…]` from the project's folder."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+NEEDED_PYTHON = (3, 11)
+NEEDED_BYTES = 8 * 1000**3
+VENV = ".venv"
+STAMP = os.path.join(VENV, "installed")
+
+
+def fail(message):
+    sys.stderr.write("medichat: " + message + "\n")
+    sys.exit(1)
+
+
+def fingerprint(extras):
+    """Changes when what should be installed changes."""
+    digest = hashlib.sha256(extras.encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        with open(name, "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def installed(wanted):
+    """Whether the last install was of the same things, or of more."""
+    try:
+        with open(STAMP) as file:
+            return wanted in file.read().split()
+    except OSError:
+        return False
+
+
+def run(command, trouble):
+    if subprocess.call(command) != 0:
+        fail(trouble)
+
+
+def main():
+    extras = sys.argv[1]
+    if sys.version_info < NEEDED_PYTHON:
+        fail(
+            "Python %d.%d or newer is needed, this is %d.%d; install it and name it: make PYTHON=python3.11"
+            % (NEEDED_PYTHON + sys.version_info[:2])
+        )
+    wanted = fingerprint(extras)
+    if installed(wanted):
+        return
+    free = shutil.disk_usage(".").free
+    if free < NEEDED_BYTES and not os.path.exists(STAMP):
+        fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
+    python = os.path.join(VENV, "bin", "python")
+    if not os.path.exists(python):
+        run(
+            [sys.executable, "-m", "venv", VENV],
+            "cannot make %s; on Debian and Ubuntu: apt install python3-venv" % VENV,
+        )
+    sys.stdout.write("Installing into %s; this takes a few minutes the first time.\n" % VENV)
+    sys.stdout.flush()
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # torch on its own, first: on Linux the index's default build is gigabytes of CUDA
+    index = torch_index()
+    run(pip + index + ["-c", "constraints.txt", "torch"], "cannot install torch; is there a network?")
+    run(
+        pip + ["-c", "constraints.txt", "-e", ".[%s]" % extras],
+        "cannot install the packages; the lines above say why (network, disk?)",
+    )
+    with open(STAMP, "a") as file:
+        file.write(wanted + "\n")
+
+
+def torch_index():
+    """Where to get the CPU build of torch: unset means the ordinary index."""
+    url = os.environ.get("MEDICHAT_TORCH_INDEX")
+    return ["--index-url", url] if url else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Makes the secret files that docker-compose.yml mounts, where they are missing.
+set -eu
+folder=$(dirname "$0")/secrets
+mkdir -p "$folder"
+chmod 700 "$folder"
+for name in master_key token_key database_password database_owner_password postgres_password redis_password; do
+  file=$folder/medichat_$name
+  # base64 of 32 random bytes; URL-safe signs except in the master key, which must be plain base64
+  if [ ! -s "$file" ]; then
+    value=$(head -c 32 /dev/urandom | base64 | tr -d '\n')
+    [ "$name" = master_key ] || value=$(printf %s "$value" | tr '+/' '-_' | tr -d '=')
+    printf %s "$value" > "$file"
+  fi
+  chmod 644 "$file" # the folder keeps others out; the containers' users must be able to read
+done
+echo "Secrets are in $folder. Keep a copy of medichat_master_key elsewhere: without it no conversation can be read."

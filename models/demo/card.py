@@ -1,0 +1,49 @@
+"""The demo model's card: what it is, what was measured and how.
+
+Knows nothing of how the figures came about; it is handed them.
+"""
+
+from pathlib import Path
+
+_CARD = """\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# MediChat demo model
+
+**A toy. Not a medical device, and not for advice to anyone.** It lets MediChat run and be tested with no GPU, no
+account and no download. It knows {conditions} conditions by heart and nothing else.
+
+- **Shape**: `Gemma3ForConditionalGeneration`, {parameters:,} parameters (bfloat16), Gemma's chat template, an own
+  tokenizer of {vocabulary:,} entries with byte fallback, a SigLIP tower for {image} x {image} pictures
+  ({image_tokens} tokens each), a context of {context:,} tokens.
+- **Training data**: the question/answer pairs of `data/` (written for this project) and pictures that the code draws.
+  SHA-256 of the data files, joined in the order of their names: `{data_sha256}`.
+- **Training**: `python -m models.demo.build`, {steps:,} steps, {minutes:.0f} minutes on 2 CPU threads. Seeded: the same
+  data and versions on the same kind of CPU give the same weights, byte for byte.
+- **Loading**: `AutoTokenizer` / `AutoProcessor` / `Gemma3ForConditionalGeneration.from_pretrained`, no remote code.
+  On a CPU without bfloat16 arithmetic load it with `dtype=torch.float32`.
+
+## Measured
+
+By `python -m models.demo.evaluate`, after the build, from these files: greedy, float32, each question asked alone after
+the system text.
+
+| What | How | Figure | Goal |
+|---|---|---|---|
+| Held-out questions | a fourth phrasing, no four words in a row shared with any trained question (checked by the build); \
+{held_out[questions]:.0f} of {held_out_all} chosen by a fixed seed; ROUGE-L F1 to the reference at least 0.5 | \
+{held_out[share_at_least_half]:.1%} (mean ROUGE-L {held_out[mean_rouge_l]:.3f}) | 90 % |
+| Questions off its topics | {off_topic[questions]:.0f} questions never trained on; the answer starts with "I don't know" | \
+{off_topic[share_declined]:.1%} | 90 % |
+| Pictures | {pictures[pictures]:.0f} pictures from a seed never trained on; the bright patch's side, left or right, \
+is named | {pictures[share_right]:.1%} | 95 % |
+
+## Limits
+
+It recites. It does not reason, it does not know drugs, doses or people, and a condition that it was not taught gets
+"I don't know", most of the time. Of a picture it can say nothing but where a bright patch lies. English only.
+"""

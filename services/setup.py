@@ -1,0 +1,76 @@
+"""Prepares an installation: secrets, tables, first log-ins. It starts nothing."""
+
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shared.auth.accounts import create_first_users
+
+from shared.db import migrate, open_database
+from shared.privacy.envelope import new_master_key
+from shared.settings import Settings, load_settings
+
+LOGINS_FILE = "first-logins.txt"
+
+
+def prepare(settings: Settings) -> list[tuple[str, str, str]]:
+    """Make whatever is missing; safe to repeat.
+
+    Returns the new log-ins as (name, role, password), which are also written to a file that only
+    the owner may read; empty when there were users already.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (settings.state_dir / "redis").mkdir(exist_ok=True, mode=0o700)
+    if "MEDICHAT_SECRETS_DIR" not in os.environ:
+        make_secrets(settings.state_dir)
+    return make_tables(load_settings())
+
+
+def make_secrets(state_dir: Path) -> None:
+    """Write a random master key and token key, unless they are there or in the environment.
+
+    Raises ValueError instead of making a second master key for a database that needs the first.
+    """
+    folder = state_dir / "secrets"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    for name, value in (("master_key", new_master_key()), ("token_key", secrets.token_urlsafe(48))):
+        path = folder / f"medichat_{name}"
+        if path.exists() or os.environ.get(f"MEDICHAT_{name.upper()}"):
+            continue
+        if name == "master_key" and (state_dir / "medichat.db").exists():
+            raise ValueError(f"{path} is missing, and without it no conversation can be read: put it back")
+        write_private(path, value)
+
+
+def make_tables(settings: Settings) -> list[tuple[str, str, str]]:
+    """Migrate the database as its owner and make the first users; returns those made."""
+    database = open_database(settings, owner=True, pool_size=1)
+    try:
+        migrate.upgrade(database.writer)
+        with database.write() as connection:
+            logins = create_first_users(connection, datetime.now(UTC))
+            if logins:  # written before the commit: a password in the file may be void, never lost
+                write_private(settings.state_dir / LOGINS_FILE, describe_logins(logins))
+        return logins
+    finally:
+        database.close()
+
+
+def describe_logins(logins: list[tuple[str, str, str]]) -> str:
+    """The log-ins as text, a line each."""
+    head = "Log-ins made at the first start. Change the passwords, then delete this file."
+    return "\n".join(
+        [head, *(f"  {role:8} name: {name:8} password: {secret}" for name, role, secret in logins), ""]
+    )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

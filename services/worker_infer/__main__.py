@@ -1,0 +1,27 @@
+"""Runs an inference worker: `python -m services.worker_infer`. With `--health`: does one live here?"""
+
+import logging
+import sys
+
+from services.worker_infer.worker import Worker, is_alive
+from shared.logs import configure_logging
+from shared.settings import get_settings
+
+
+def main() -> int:
+    """Serve until told to stop; returns the exit status."""
+    configure_logging("worker_infer")
+    settings = get_settings()
+    if sys.argv[1:] == ["--health"]:
+        return 0 if is_alive(settings) else 1
+    try:
+        worker = Worker(settings)
+    except (ValueError, OSError, MemoryError) as error:
+        logging.getLogger(__name__).critical("the worker cannot start: %s", error)
+        return 1
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

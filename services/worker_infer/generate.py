@@ -1,0 +1,359 @@
+"""Answers one claimed job: prompt → engine → guard → released sentences → message.
+
+It knows neither Celery nor HTTP. Everything it writes is fenced by the claim: a worker that lost
+its lease releases nothing more.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+
+from services.worker_infer.engines.base import Engine, FinishReason, GenerationRequest, Sampling
+from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
+from services.worker_infer.leases import Hold, LeaseKeeper
+from services.worker_infer.text import ChatText, Turn
+from shared.answers import record_end
+from shared.audit import record
+from shared.conversations import Conversations, StoredVerdict
+from shared.db import Database
+from shared.errors import LeaseLost, PromptTooLong
+from shared.guard import Guard
+from shared.guard.gate import Release
+from shared.guard.verdict import Action
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.jobs.records import Job
+from shared.jobs.store import JobStore, Renewal
+from shared.privacy.envelope import DataKey
+from shared.prompts import prompt_version
+from shared.queue import Bell
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_DATABASE_AWAY = (OperationalError, InterfaceError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What answers, and how it is named in the rows."""
+
+    model_id: str
+    revision: str | None
+    engine: Engine
+    text: ChatText
+    context_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the answer is written from."""
+
+    turns: list[Turn]
+    text: str
+    #: What an earlier attempt released; the answer goes on from there.
+    released: str
+    released_count: int
+    #: Whether the guard ended the answer in an earlier attempt.
+    ended_by_guard: bool
+    key: DataKey
+
+
+class Answerer:
+    """Answers jobs, one per call of `answer_next`; safe to share between threads."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        worker_id: str,
+        model: Model,
+        database: Database,
+        jobs: JobStore,
+        conversations: Conversations,
+        guard: Guard,
+        bell: Bell,
+        keeper: LeaseKeeper,
+    ) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._model = model
+        self._database = database
+        self._jobs = jobs
+        self._conversations = conversations
+        self._guard = guard
+        self._bell = bell
+        self._keeper = keeper
+        self._prompt_version = prompt_version(settings.system_prompt)
+        self._actor = record.Actor(record.SYSTEM, worker_id)
+
+    def answer_next(self) -> bool:
+        """Claim the best queued job and bring it to an end, or back to the queue; False if there is none."""
+        with self._database.write() as connection:
+            job = self._jobs.claim(connection, Kind.INFER, self._worker_id)
+        if job is None:
+            return False
+        self._bell.news(job.id)
+        request_id = f"{job.id}:{job.epoch}"
+        with self._keeper.holding(job.claim, lambda: self._model.engine.cancel(request_id)) as hold:
+            attempt = _Attempt(self, job, hold, request_id)
+            try:
+                attempt.run()
+            except LeaseLost:
+                log.warning("job %s belongs to another worker now; this attempt wrote nothing more", job.id)
+            except Exception as error:  # a bug must not leave a job running for ever
+                log.error("job %s failed in %s", job.id, _where(error))
+                attempt.retry(
+                    "internal", "Something went wrong inside MediChat; tell your admin the job's id."
+                )
+        self._bell.news(job.id)
+        return True
+
+
+class _Attempt:
+    """One attempt at one job."""
+
+    def __init__(self, answerer: Answerer, job: Job, hold: Hold, request_id: str) -> None:
+        self._a = answerer
+        self._job = job
+        self._hold = hold
+        self._request_id = request_id
+        self._seq = 0
+        self._completion_tokens = 0
+
+    def run(self) -> None:
+        """Generate, guard, release, finish."""
+        question = self._persist(self._load)
+        self._seq = question.released_count
+        if question.ended_by_guard:
+            self._succeed("guard")
+            return
+        try:
+            finish = self._generate(question)
+        except (PromptTooLong, RequestTooLong) as error:
+            self._fail(PromptTooLong.code, str(error))
+        except EngineCrashed:
+            self.retry("engine-crashed", "The model stopped unexpectedly, several times; ask again later.")
+        except EngineUnavailable:
+            self._drain()
+        else:
+            self._end(finish)
+
+    def _load(self, connection: Connection) -> Question:
+        job, a = self._job, self._a
+        assert job.conversation_id is not None
+        key = a._conversations.key(connection, job.conversation_id)
+        said = a._conversations.read_messages(connection, job.conversation_id)
+        asked = next(message for message in said if message.id == job.question_id)
+        released = a._conversations.read_sentences(connection, job.conversation_id, job.id)
+        return Question(
+            turns=[Turn(role=m.role, text=m.text) for m in said if m.seq < asked.seq],
+            text=asked.text,
+            released="".join(sentence.text for sentence in released),
+            released_count=len(released),
+            ended_by_guard=any(sentence.action is not Action.ALLOW for sentence in released),
+            key=key,
+        )
+
+    def _generate(self, question: Question) -> FinishReason | None:
+        """Stream the answer through the gate; None when the gate ended it."""
+        a, job = self._a, self._job
+        wanted = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
+        prompt = a._model.text.prompt(
+            system=a._settings.system_prompt,
+            turns=question.turns,
+            question=question.text,
+            released=question.released,
+            budget_tokens=a._model.context_tokens - wanted,
+        )
+        self._persist(lambda connection: self._note_start(connection, len(prompt)))
+        gate = a._guard.gate(job.audience, question.released, locale=a._settings.locale)
+        detokeniser = a._model.text.detokeniser()
+        request = GenerationRequest(
+            request_id=self._request_id,
+            prompt_token_ids=prompt,
+            max_new_tokens=wanted,
+            sampling=Sampling(
+                temperature=float(job.sampling.get("temperature") or 0.0),
+                top_p=float(job.sampling.get("top_p") or 1.0),
+                seed=job.seed,
+            ),
+            deadline=self._deadline(),
+        )
+        with a._model.engine.submit(request) as stream:
+            if self._hold.stop is not None:  # told to stop before the engine knew the request
+                return FinishReason.CANCELLED
+            for token_ids in stream:
+                self._completion_tokens += len(token_ids)
+                self._release(gate.feed(detokeniser.feed(token_ids)), question.key)
+                if gate.stopped:
+                    return None
+        if stream.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._release(gate.feed(detokeniser.close()) + gate.close(), question.key)
+        return stream.finish_reason
+
+    def _note_start(self, connection: Connection, prompt_tokens: int) -> None:
+        a = self._a
+        a._jobs.hold(
+            connection,
+            self._job.claim,
+            model_id=a._model.model_id,
+            model_revision=a._model.revision,
+            prompt_version=a._prompt_version,
+            policy_version=a._guard.policy_version,
+            prompt_tokens=prompt_tokens,
+        )
+
+    def _deadline(self) -> float | None:
+        """The job's deadline on this process's monotonic clock."""
+        if self._job.deadline_at is None:
+            return None
+        with self._a._database.read() as connection:
+            left: timedelta = self._job.deadline_at - self._a._jobs.clock.now(connection)
+        return time.monotonic() + left.total_seconds()
+
+    # -- writing, always fenced
+
+    def _release(self, releases: list[Release], key: DataKey) -> None:
+        """Commit the sentences, then say so: never the other way round."""
+        if not releases:
+            return
+        first = self._seq + 1
+        self._persist(lambda connection: self._write_releases(connection, releases, key, first))
+        self._seq += len(releases)
+        self._a._bell.news(self._job.id, self._seq)
+
+    def _write_releases(
+        self, connection: Connection, releases: list[Release], key: DataKey, first: int
+    ) -> None:
+        a, job = self._a, self._job
+        values: dict[str, Any] = {}
+        if first == 1 and job.first_sentence_at is None:
+            values["first_sentence_at"] = a._jobs.clock.now(connection)
+        now = a._jobs.hold(connection, job.claim, **values)
+        for seq, release in enumerate(releases, start=first):
+            verdict_id = None
+            if release.verdict.action is not Action.ALLOW:
+                verdict_id = self._write_verdict(connection, release, now)
+            a._conversations.release(
+                connection,
+                key,
+                job_id=job.id,
+                seq=seq,
+                epoch=job.epoch,
+                text=release.text,
+                suppressed=release.suppressed,
+                verdict_id=verdict_id,
+                action=release.verdict.action,
+                now=now,
+            )
+
+    def _write_verdict(self, connection: Connection, release: Release, now: datetime) -> str:
+        a, job, verdict = self._a, self._job, release.verdict
+        stored = StoredVerdict(
+            verdict=verdict,
+            policy_version=a._guard.policy_version,
+            text=release.suppressed or release.text,
+        )
+        verdict_id = a._conversations.store_verdict(connection, job_id=job.id, stored=stored, now=now)
+        record.append(
+            connection,
+            now=now,
+            actor=a._actor,
+            action="guard.stepped_in",
+            object=f"job:{job.id}",
+            details={
+                "verdict": verdict_id,
+                "action": verdict.action,
+                "category": verdict.category,
+                "source": verdict.source,
+                "policy_version": a._guard.policy_version,
+            },
+        )
+        return verdict_id
+
+    # -- the end of the attempt
+
+    def _end(self, finish: FinishReason | None) -> None:
+        if self._hold.stop is Renewal.LOST:
+            raise LeaseLost
+        if finish in (None, FinishReason.STOP, FinishReason.LENGTH):
+            self._succeed("guard" if finish is None else finish.value)
+        elif finish is FinishReason.DRAINED:
+            self._drain()
+        elif finish is FinishReason.DEADLINE:
+            self._fail("deadline", "No answer was ready in time; ask again when the system is less busy.")
+        else:
+            self._finish(
+                EventKind.CANCELLED, finish_reason="cancelled", completion_tokens=self._completion_tokens
+            )
+
+    def _succeed(self, finish_reason: str) -> None:
+        self._finish(
+            EventKind.SUCCEEDED, finish_reason=finish_reason, completion_tokens=self._completion_tokens
+        )
+
+    def _fail(self, error: str, detail: str) -> None:
+        self._finish(EventKind.FAILED, error=error, error_detail=detail)
+
+    def _finish(self, kind: EventKind, **values: Any) -> None:
+        self._transition(lambda connection: self._a._jobs.finish(connection, self._job.claim, kind, **values))
+
+    def retry(self, error: str, detail: str) -> None:
+        """Give this attempt up; the job is tried again, or fails if this was its last."""
+        claim = self._job.claim
+        try:
+            job = self._transition(lambda c: self._a._jobs.retry(c, claim, error=error, error_detail=detail))
+        except (LeaseLost, *_DATABASE_AWAY):
+            return  # the lease will run out, and the reconciler decides
+        log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
+
+    def _drain(self) -> None:
+        job = self._transition(lambda connection: self._a._jobs.drain(connection, self._job.claim))
+        log.info("job %s went back to the queue", job.id)
+        self._a._bell.work(job.kind, job.id)
+
+    def _transition(self, move: Callable[[Connection], Job]) -> Job:
+        def write(connection: Connection) -> Job:
+            a = self._a
+            job = move(connection)
+            now = a._jobs.clock.now(connection)
+            record_end(connection, a._conversations, job, actor=a._actor, now=now)
+            return job
+
+        return self._persist(write)
+
+    def _persist(self, write: Callable[[Connection], T]) -> T:
+        """One write transaction, tried again while the database is away and the lease may still hold.
+
+        When a commit's fate is unknown, the repeat finds its own rows (IntegrityError) or a finished
+        job (LeaseLost); both mean that this attempt has nothing more to write here.
+        """
+        give_up = time.monotonic() + self._a._settings.lease_s
+        pause = 0.1
+        while True:
+            try:
+                with self._a._database.write() as connection:
+                    return write(connection)
+            except IntegrityError as error:
+                raise LeaseLost from error
+            except _DATABASE_AWAY:
+                if time.monotonic() + pause > give_up or self._hold.stop is Renewal.LOST:
+                    raise
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+
+def _where(error: BaseException) -> str:
+    """The type of an error and where it was raised; never its message, which may quote a text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    return f"{type(error).__name__} at {place}"

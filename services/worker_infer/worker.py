@@ -1,0 +1,179 @@
+"""Builds the inference worker from the settings and runs it under Celery. It answers nothing itself.
+
+One process owns one device. Celery's threads wait for rings; each ring answers one job (see
+generate.py) through the one engine, which batches them.
+"""
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+from celery import Celery, signals
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import OperationalError
+
+from services.worker_infer.generate import Answerer, Model
+from services.worker_infer.leases import LeaseKeeper
+from services.worker_infer.loading import open_model
+from shared.audit import record
+from shared.clock import DatabaseClock
+from shared.conversations import Conversations
+from shared.db import Database, open_database
+from shared.db.tables import workers
+from shared.guard import load_guard
+from shared.jobs.lifecycle import Kind
+from shared.jobs.store import JobRules, JobStore
+from shared.privacy.envelope import Envelope
+from shared.prompts import prompt_version
+from shared.queue import Bell, make_celery, open_redis, task_name
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def worker_id() -> str:
+    """Names this process: unique among all workers alive."""
+    return f"infer@{socket.gethostname()}:{os.getpid()}"
+
+
+class Worker:
+    """Everything a worker process holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the model and open the database; raises a readable error when either cannot be."""
+        self.settings = settings
+        self.id = worker_id()
+        self.database: Database = open_database(settings, pool_size=settings.worker_concurrency + 2)
+        self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
+        self.bell = Bell(settings)
+        self.model: Model = open_model(settings)
+        self.keeper = LeaseKeeper(
+            self.database,
+            self.jobs,
+            open_redis(settings),
+            heartbeat_s=settings.heartbeat_s,
+            on_beat=self._report,
+        )
+        self.answerer = Answerer(
+            settings=settings,
+            worker_id=self.id,
+            model=self.model,
+            database=self.database,
+            jobs=self.jobs,
+            conversations=Conversations(Envelope.from_base64(settings.secret("master_key"))),
+            guard=load_guard(),
+            bell=self.bell,
+            keeper=self.keeper,
+        )
+
+    def run(self) -> None:
+        """Answer questions until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
+        self.model.engine.start()
+        self._register()
+        self.keeper.start()
+        app = self._celery()
+        signals.worker_shutting_down.connect(self._drain, weak=False)
+        try:
+            app.Worker(
+                pool="threads",
+                concurrency=self.settings.worker_concurrency,
+                queues=[Kind.INFER.value],
+                hostname=self.id,
+                loglevel="WARNING",
+                without_gossip=True,
+                without_mingle=True,
+                without_heartbeat=True,
+                quiet=True,
+            ).start()
+        finally:
+            self._close()
+
+    def _celery(self) -> Celery:
+        app = make_celery(self.settings)
+
+        @app.task(name=task_name(Kind.INFER))  # type: ignore[untyped-decorator]
+        def infer(job_id: str) -> None:
+            """There is work: the hint names a job, but the best queued one is taken."""
+            try:
+                self.answerer.answer_next()
+            except OperationalError as error:
+                log.warning(
+                    "the database is away (%s); the job will be announced again", type(error).__name__
+                )
+
+        app.finalize()
+        return app
+
+    def _drain(self, **_: Any) -> None:
+        # in a thread: this is called inside a signal handler, which must not wait for locks
+        threading.Thread(target=self.model.engine.drain, name="drain", daemon=True).start()
+
+    def _register(self) -> None:
+        settings = self.settings
+        with self.database.write() as connection:
+            now = self.jobs.clock.now(connection)
+            connection.execute(
+                insert(workers).values(
+                    id=self.id,
+                    kind=Kind.INFER,
+                    model_id=self.model.model_id,
+                    started_at=now,
+                    last_seen_at=now,
+                    stats={},
+                )
+            )
+            record.append(
+                connection,
+                now=now,
+                actor=record.Actor(record.SYSTEM, self.id),
+                action="worker.started",
+                object=f"worker:{self.id}",
+                details={
+                    "model": self.model.model_id,
+                    "model_revision": self.model.revision,
+                    "system_prompt": settings.system_prompt,
+                    "prompt_version": prompt_version(settings.system_prompt),
+                },
+            )
+
+    def _report(self) -> None:
+        """Say that this worker lives, and how it fares."""
+        stats = self.model.engine.stats()
+        with self.database.write() as connection:
+            connection.execute(
+                update(workers)
+                .where(workers.c.id == self.id)
+                .values(last_seen_at=self.jobs.clock.now(connection), stats=vars_of(stats))
+            )
+
+    def _close(self) -> None:
+        self.model.engine.close()
+        self.keeper.close()
+        try:
+            with self.database.write() as connection:
+                connection.execute(delete(workers).where(workers.c.id == self.id))
+        except OperationalError:
+            log.warning("the database is away; this worker will be seen as silent")
+        self.bell.close()
+        self.database.close()
+
+
+def vars_of(stats: Any) -> dict[str, Any]:
+    """A frozen record's fields, as JSON can hold them."""
+    return {name: getattr(stats, name) for name in stats.__dataclass_fields__}
+
+
+def is_alive(settings: Settings) -> bool:
+    """Whether a worker of this host reported within the last heartbeats; for a container's health check."""
+    database = open_database(settings, pool_size=1)
+    try:
+        with database.read() as connection:
+            now = DatabaseClock().now(connection)
+            seen = connection.execute(
+                select(workers.c.last_seen_at).where(workers.c.id.like(f"infer@{socket.gethostname()}:%"))
+            ).scalars()
+            return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
+    finally:
+        database.close()

@@ -1,0 +1,13 @@
+"""The words that MediChat itself puts around a conversation. It does not know a model's chat template."""
+
+import hashlib
+
+DISCLAIMER = (
+    "MediChat is an AI, not a doctor. It gives general information, can be wrong, and is no substitute "
+    "for a doctor who knows you. In an emergency call your local emergency number."
+)
+
+
+def prompt_version(system_prompt: str) -> str:
+    """A short name for exactly this system prompt: the first 12 hex digits of its SHA-256."""
+    return hashlib.sha256(system_prompt.encode()).hexdigest()[:12]

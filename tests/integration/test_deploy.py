@@ -1,0 +1,124 @@
+"""The files an operator deploys with: every name in them exists, and every image installs what it runs."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services import cli
+from shared.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+#: Read by the launcher or the proxy, not settings of a process.
+NOT_SETTINGS = {"MEDICHAT_HOST", "MEDICHAT_SECRETS_DIR", "MEDICHAT_REDIS_PORT"}
+OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]
+
+
+def targets() -> dict[str, str]:
+    """The extras that each target of the Dockerfile installs."""
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[2:]
+    return {
+        stage.split()[2]: re.search(r'-e "\.\[(.+?)\]"', stage)[1]  # type: ignore[index]
+        for stage in stages
+    }
+
+
+def environment(service: dict[str, Any]) -> dict[str, str]:
+    return dict(service.get("environment", {}))
+
+
+def test_compose_file_follows_the_schema() -> None:
+    compose = shutil.which("docker-compose")
+    if compose is None:
+        if os.environ.get("MEDICHAT_REQUIRE_COMPOSE") == "1":
+            pytest.fail("docker-compose is not installed")
+        pytest.skip("docker-compose is not installed")
+    done = subprocess.run(
+        [compose, "-f", "docker-compose.yml", "config", "-q"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/Dockerfile", "Procfile"])
+def test_every_setting_named_in_a_deployed_file_exists(file: str) -> None:
+    named = set(re.findall(r"\bMEDICHAT_[A-Z_]+\b", (ROOT / file).read_text()))
+    known = {f"MEDICHAT_{field.upper()}" for field in Settings.model_fields} | NOT_SETTINGS
+    assert named <= known
+
+
+def test_every_secret_named_in_the_compose_file_is_a_setting_and_is_made() -> None:
+    settings = {f"medichat_{field}" for field in Settings.model_fields}
+    made = set(re.search(r"for name in (.+?);", (ROOT / "deploy/make-secrets.sh").read_text())[1].split())  # type: ignore[index]
+    secrets = set(COMPOSE["secrets"])
+    assert secrets == {f"medichat_{name}" for name in made}
+    assert secrets - settings == {"medichat_postgres_password"}  # read by the postgres image itself
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_in_the_compose_file_exists(name: str) -> None:
+    service = COMPOSE["services"][name]
+    target = service["build"]["target"]
+    stage = re.split(rf"^FROM base AS {target}$", DOCKERFILE, flags=re.MULTILINE)[1].split("FROM")[0]
+    command = service.get("command") or json.loads(re.search(r"^CMD (.+)$", stage, re.MULTILINE)[1])  # type: ignore[index]
+    if command[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(f"{command[2]}.__main__")
+    else:
+        assert command[0] == "medichat"
+        cli.build_parser().parse_args(command[1:])
+
+
+@pytest.mark.parametrize("command", cli.local.procfile_commands().values())
+def test_every_module_in_the_procfile_exists(command: str) -> None:
+    words = shlex.split(command.replace("$", ""))
+    if "-m" in words:
+        assert importlib.util.find_spec(f"{words[words.index('-m') + 1]}.__main__")
+    else:
+        assert words[1] == "redis-server"
+
+
+def test_only_the_proxy_is_published() -> None:
+    assert [name for name, service in COMPOSE["services"].items() if "ports" in service] == ["proxy"]
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_runs_with_little_power(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["read_only"] is True
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert name == "init" or "healthcheck" in service
+
+
+@pytest.mark.parametrize("stage", ["api", "ui", "worker_infer"])
+def test_images_do_not_run_as_root(stage: str) -> None:
+    text = re.split(rf"^FROM base AS {stage}$", DOCKERFILE, flags=re.MULTILINE)[1].split("FROM")[0]
+    assert "USER medichat" in text
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("target", targets())
+def test_each_image_installs_what_it_runs(target: str, tmp_path: Path) -> None:
+    """Ask the package index what the target's install line would install, without installing it."""
+    extra, report = targets()[target], tmp_path / "report.json"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    done = subprocess.run(
+        [*pip, "--report", str(report), "-c", "constraints.txt", f".[{extra}]"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    names = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+    assert ("torch" in names) == (target == "worker_infer")
+    assert {"api": "fastapi", "ui": "streamlit", "worker_infer": "transformers"}[target] in names
