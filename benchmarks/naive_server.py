@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from services.worker_infer.loading import load_model_and_tokenizer
+from shared.settings import SYSTEM_PROMPT
 
 
 class Ask(BaseModel):
@@ -30,7 +31,7 @@ def make_app(folder: Path, dtype: str, threads: int) -> FastAPI:
     @app.post("/predict")
     def predict(ask: Ask) -> dict[str, object]:
         prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": ask.query}],
+            [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{ask.query}"}],
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,

@@ -1,0 +1,354 @@
+"""Tokens a second of three systems with the same weights, prompts and lengths, in one run.
+
+(a) naive: one FastAPI process that calls `model.generate` per request; (b) engine: our engine, called in
+process; (c) stack: every real process, over HTTP, with guard, database and audit log.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks import models, report
+
+#: Plain questions of the length that people type; each request gets its own wording.
+QUESTIONS = (
+    "What are the symptoms of asthma?",
+    "How is high blood pressure usually treated?",
+    "When should I see a doctor about a migraine?",
+    "What can I do at home for lower back pain?",
+)
+THREADS = 2
+
+
+@dataclass
+class Answer:
+    """One answer's figures, in seconds since the request was made."""
+
+    tokens: int
+    first_sentence_s: float
+    total_s: float
+
+
+@dataclass
+class Run:
+    """One system under one number of concurrent requests."""
+
+    system: str
+    concurrency: int
+    answers: list[Answer] = field(default_factory=list)
+    wall_s: float = 0.0
+    peak_mb: float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        first = [answer.first_sentence_s * 1000 for answer in self.answers]
+        return {
+            "system": self.system,
+            "concurrency": self.concurrency,
+            "adapters": 0,
+            "tokens_per_s": round(sum(answer.tokens for answer in self.answers) / self.wall_s, 1),
+            "first_sentence_ms_p50": round(report.percentile(first, 0.5), 1),
+            "first_sentence_ms_p95": round(report.percentile(first, 0.95), 1),
+            "peak_mb": round(self.peak_mb),
+        }
+
+
+def drive(system: str, ask: Callable[[str], Answer], concurrency: int, requests: int) -> Run:
+    """Send `requests` questions, `concurrency` at a time."""
+    run = Run(system, concurrency)
+    questions = [f"{QUESTIONS[i % len(QUESTIONS)]} ({i})" for i in range(requests)]
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(concurrency) as pool:
+        run.answers = list(pool.map(ask, questions))
+    run.wall_s = time.perf_counter() - begun
+    return run
+
+
+def peak_mb_of(pid: int) -> float:
+    """The most memory that a process and its children held, in MB (VmHWM of Linux)."""
+    total = 0.0
+    for each in [pid, *_children(pid)]:
+        status = Path(f"/proc/{each}/status").read_text()
+        total += float(status.split("VmHWM:")[1].split()[0]) / 1000
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children] + [g for child in children for g in _children(int(child))]
+
+
+class Naive:
+    """System (a) in a process of its own."""
+
+    def __init__(self, folder: Path, dtype: str, new_tokens: int) -> None:
+        from services.local import free_ports
+
+        self._new_tokens = new_tokens
+        (port,) = free_ports(1)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.naive_server", str(folder), dtype, str(THREADS), str(port)]
+        )
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                self._client.get("/healthz")
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+
+    def ask(self, question: str) -> Answer:
+        begun = time.perf_counter()
+        body = {"query": question, "max_new_tokens": self._new_tokens}
+        answer = self._client.post("/predict", json=body).raise_for_status().json()
+        total = time.perf_counter() - begun
+        return Answer(answer["completion_tokens"], total, total)
+
+    def peak_mb(self) -> float:
+        return peak_mb_of(self._process.pid)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+class EngineInProcess:
+    """System (b): the engine, its prompt building and detokenising, in this process."""
+
+    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
+        import torch
+
+        from services.worker_infer.loading import open_model
+        from shared.guard.sentences import SentenceSplitter
+        from shared.settings import Settings
+
+        torch.set_num_threads(THREADS)
+        self._splitter = SentenceSplitter
+        self._settings = Settings(model=model_name, model_path=folder, dtype=dtype, device="cpu")
+        self._model = open_model(self._settings)
+        self._model.engine.start()
+        self._new_tokens = new_tokens
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def ask(self, question: str) -> Answer:
+        from services.worker_infer.engines.base import GenerationRequest
+
+        begun = time.perf_counter()
+        with self._lock:
+            self._count += 1
+            request_id = str(self._count)
+        prompt = self._model.text.prompt(
+            system=self._settings.system_prompt,
+            turns=[],
+            question=question,
+            released="",
+            budget_tokens=self._model.context_tokens - self._new_tokens,
+        )
+        request = GenerationRequest(
+            request_id=request_id, prompt_token_ids=prompt, max_new_tokens=self._new_tokens
+        )
+        detokeniser, splitter = self._model.text.detokeniser(), self._splitter()
+        tokens, first = 0, None
+        for token_ids in self._model.engine.submit(request):
+            tokens += len(token_ids)
+            if splitter.feed(detokeniser.feed(token_ids)) and first is None:
+                first = time.perf_counter() - begun
+        total = time.perf_counter() - begun
+        return Answer(tokens, first or total, total)
+
+    def peak_mb(self) -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+    def close(self) -> None:
+        self._model.engine.close()
+
+
+class WholeStack:
+    """System (c): Redis, gateway, worker, database, guard and log."""
+
+    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int, state: Path) -> None:
+        from services.local import Stack
+        from services.smoke import log_in
+
+        self._new_tokens = new_tokens
+        self._stack = Stack(
+            state,
+            without=["ui"],
+            environment={
+                "MEDICHAT_MODEL": model_name,
+                "MEDICHAT_MODEL_PATH": str(folder),
+                "MEDICHAT_DTYPE": dtype,
+                "MEDICHAT_DEVICE": "cpu",
+                "MEDICHAT_REQUESTS_PER_MINUTE": "100000",
+                "MEDICHAT_MAX_QUEUED_JOBS_PER_USER": "1000",
+                "OMP_NUM_THREADS": str(THREADS),
+            },
+        ).start()
+        self._client = log_in(self._stack, "user")
+
+    def ask(self, question: str) -> Answer:
+        from services.smoke import follow
+
+        begun = time.perf_counter()
+        body = {"query": question, "max_new_tokens": self._new_tokens}
+        accepted = self._client.post("/predict", json=body, headers={"Prefer": "respond-async"})
+        job_id = accepted.raise_for_status().json()["id"]
+        first, job = None, {}
+        for event, data in follow(self._client, job_id):
+            if event == "sentence" and first is None:
+                first = time.perf_counter() - begun
+            job = data
+        total = time.perf_counter() - begun
+        if job.get("state") != "succeeded":
+            raise RuntimeError(f"a job ended as {job.get('state')}")
+        return Answer(job["completion_tokens"], first or total, total)
+
+    def peak_mb(self) -> float:
+        return sum(peak_mb_of(process.pid) for process in self._stack.processes.values())
+
+    def close(self) -> None:
+        self._client.close()
+        self._stack.stop()
+
+
+def bare_generate(folder: Path, dtype: str, new_tokens: int, requests: int) -> float:
+    """Tokens a second of `model.generate` called directly, one request after another."""
+    code = (
+        "import sys,time,torch;from pathlib import Path;from shared.settings import SYSTEM_PROMPT as s;"
+        "from services.worker_infer.loading import load_model_and_tokenizer as load;"
+        f"torch.set_num_threads({THREADS});m,t=load(Path(sys.argv[1]),dtype=sys.argv[2]);"
+        "n=int(sys.argv[3]);r=int(sys.argv[4]);q=sys.argv[5:];"
+        "ps=[t.apply_chat_template([{'role':'user','content':s+'\\n\\n'+f'{q[i%len(q)]} ({i})'}],"
+        "add_generation_prompt=True,return_tensors='pt',return_dict=True) for i in range(r+1)];\n"
+        "with torch.inference_mode():\n"
+        " m.generate(**ps[-1],max_new_tokens=n,do_sample=False);b=time.perf_counter()\n"
+        " k=sum(m.generate(**p,max_new_tokens=n,do_sample=False).shape[1]-p['input_ids'].shape[1] for p in ps[:r])\n"
+        " print(k/(time.perf_counter()-b))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), dtype, str(new_tokens), str(requests), *QUESTIONS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    return float(done.stdout.split()[-1])
+
+
+def measure(folder: Path, model_name: str, *, dtype: str, new_tokens: int, levels: list[int], rounds: int) -> dict[str, Any]:
+    """Rows of all systems at each number of concurrent requests, one system running at a time."""
+    rows = []
+    with tempfile.TemporaryDirectory() as state:
+        makers: list[tuple[str, Callable[[], Any]]] = [
+            ("naive", lambda: Naive(folder, dtype, new_tokens)),
+            ("engine", lambda: EngineInProcess(folder, model_name, dtype, new_tokens)),
+            ("stack", lambda: WholeStack(folder, model_name, dtype, new_tokens, Path(state))),
+        ]
+        for name, make in makers:
+            system = make()
+            try:
+                drive(name, system.ask, 1, 1)  # warm up
+                for level in levels:
+                    run = drive(name, system.ask, level, max(level * rounds, 2))
+                    run.peak_mb = system.peak_mb()
+                    rows.append(run.row())
+                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            finally:
+                system.close()
+    bare = bare_generate(folder, dtype, new_tokens, 2 * rounds)
+    return {"rows": rows, "bare_generate_tokens_per_s": round(bare, 1)}
+
+
+def measure_overhead(requests: int) -> dict[str, float]:
+    """What the whole path adds to one short answer of the demo model, in milliseconds.
+
+    Each question is asked of the engine and of the stack in turn, in the same run, one at a time.
+    """
+    with tempfile.TemporaryDirectory() as state:
+        stack = WholeStack(models.DEMO, "demo", "float32", 24, Path(state))
+        engine = EngineInProcess(models.DEMO, "demo", "float32", 24)
+        try:
+            questions = [f"{QUESTIONS[i % len(QUESTIONS)]}" for i in range(requests)]
+            for question in questions[:4]:
+                stack.ask(question), engine.ask(question)
+            added = [1000 * (stack.ask(q).total_s - engine.ask(q).total_s) for q in questions]
+        finally:
+            engine.close()
+            stack.close()
+    return {"p50": round(statistics.median(added), 1), "p95": round(report.percentile(added, 0.95), 1)}
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The comparisons that matter, from the rows."""
+    speed = {(row["system"], row["concurrency"]): row["tokens_per_s"] for row in rows}
+    found = {}
+    for level in sorted({level for _, level in speed}):
+        found[f"stack_to_engine_at_{level}"] = round(speed["stack", level] / speed["engine", level], 3)
+        found[f"stack_to_naive_at_{level}"] = round(speed["stack", level] / speed["naive", level], 2)
+    return found
+
+
+def draw(result: dict[str, Any]) -> None:
+    """A plot of tokens a second against concurrent requests."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for system in ("naive", "engine", "stack"):
+        rows = [row for row in result["rows"] if row["system"] == system]
+        axes.plot([r["concurrency"] for r in rows], [r["tokens_per_s"] for r in rows], marker="o", label=system)
+    axes.set(xlabel="concurrent requests", ylabel="tokens/s", title="Layers of gemma-3-270m on this CPU")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "serving.png", dpi=110)
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    flags = report.options(__doc__ or "").parse_args()
+    levels = [1, 16] if flags.quick else [1, 4, 16, 32]
+    with tempfile.TemporaryDirectory() as folder:
+        big = models.layers_of_gemma_270m(Path(folder), models.DEMO)
+        large = measure(
+            big,
+            "random",
+            dtype="float32",
+            new_tokens=16 if flags.quick else 64,
+            levels=levels,
+            rounds=1 if flags.quick else 2,
+        )
+    result: dict[str, Any] = {
+        **report.machine(),
+        "model": "18 layers x 640, random weights, float32",
+        **large,
+        "ratios": ratios(large["rows"]),
+        "overhead_ms": measure_overhead(12 if flags.quick else 60),
+    }
+    if not flags.quick:
+        demo = measure(models.DEMO, "demo", dtype="float32", new_tokens=64, levels=levels, rounds=3)
+        result["demo"] = {**demo, "ratios": ratios(demo["rows"])}
+    report.save("serving", result, quick=flags.quick)
+    if not flags.quick:
+        draw(result)
+    print(json.dumps(result) if flags.json else json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
