@@ -1,4 +1,4 @@
-"""Sends questions to a gateway from several connections for some seconds and prints those accepted a second."""
+"""Sends questions to a gateway for some seconds; prints how many were accepted a second."""
 
 import asyncio
 import json

@@ -44,7 +44,9 @@ def layers_of_gemma_270m(folder: Path, tokenizer_folder: Path) -> Path:
         for token in (tokenizer.eos_token_id, end_of_turn):
             model.get_input_embeddings().weight[token].zero_()
     model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=[tokenizer.eos_token_id, end_of_turn], pad_token_id=tokenizer.pad_token_id
+        do_sample=False,
+        eos_token_id=[tokenizer.eos_token_id, end_of_turn],
+        pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
     for file in tokenizer_folder.glob("*token*"):

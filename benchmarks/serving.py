@@ -249,7 +249,9 @@ def bare_generate(folder: Path, dtype: str, new_tokens: int, requests: int) -> f
     return float(done.stdout.split()[-1])
 
 
-def measure(folder: Path, model_name: str, *, dtype: str, new_tokens: int, levels: list[int], rounds: int) -> dict[str, Any]:
+def measure(
+    folder: Path, model_name: str, *, dtype: str, new_tokens: int, levels: list[int], rounds: int
+) -> dict[str, Any]:
     """Rows of all systems at each number of concurrent requests, one system running at a time."""
     rows = []
     with tempfile.TemporaryDirectory() as state:
@@ -312,7 +314,9 @@ def draw(result: dict[str, Any]) -> None:
     figure, axes = plt.subplots(figsize=(6, 4))
     for system in ("naive", "engine", "stack"):
         rows = [row for row in result["rows"] if row["system"] == system]
-        axes.plot([r["concurrency"] for r in rows], [r["tokens_per_s"] for r in rows], marker="o", label=system)
+        axes.plot(
+            [r["concurrency"] for r in rows], [r["tokens_per_s"] for r in rows], marker="o", label=system
+        )
     axes.set(xlabel="concurrent requests", ylabel="tokens/s", title="Layers of gemma-3-270m on this CPU")
     axes.set_ylim(bottom=0)
     axes.legend()

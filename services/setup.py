@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shared.auth.accounts import create_first_users
-
 from shared.db import migrate, open_database
 from shared.privacy.envelope import new_master_key
 from shared.settings import Settings, load_settings

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.api.limiter import Limiter
 from shared.clock import Clock, DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
@@ -24,10 +25,12 @@ class Gateway:
     conversations: Conversations
     guard: Guard
     bell: Bell
+    limiter: Limiter
 
     def close(self) -> None:
         """Give back connections and stop the bell's thread."""
         self.bell.close()
+        self.limiter.close()
         self.database.close()
 
 
@@ -44,4 +47,5 @@ def open_gateway(settings: Settings) -> Gateway:
         conversations=Conversations(envelope),
         guard=load_guard(),
         bell=Bell(settings),
+        limiter=Limiter(settings),
     )

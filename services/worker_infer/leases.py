@@ -126,7 +126,9 @@ class LeaseKeeper:
                 self._closing.wait(self._heartbeat_s)
 
     def _listen_until_lost(self) -> None:
-        with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        with self._redis.pubsub(  # type: ignore[no-untyped-call]
+            ignore_subscribe_messages=True
+        ) as pubsub:
             pubsub.subscribe(CANCEL_CHANNEL)
             heard_at = time.monotonic()
             while not self._closing.is_set():

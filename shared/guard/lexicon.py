@@ -20,7 +20,6 @@ _STRONG = ";:.!?()"
 _CLAUSE = ","
 _QUOTES = "\"“”„«»"
 _DASHES = "–—"
-_NUMBER_UNIT = re.compile(r"\d")
 _ENDINGS = (("n't", "not"), ("'re", "are"), ("'ve", "have"), ("'ll", "will"), ("'m", "am"), ("'d", "would"))
 _IRREGULAR = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _IS_AFTER = frozenset("it that he she there what who here where how".split())
@@ -54,20 +53,21 @@ class Lexicon:
 
     def __init__(self, tags: Mapping[str, Iterable[str]], replacements: Mapping[str, str]) -> None:
         self._words: dict[str, set[str]] = {}
-        self._phrases: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        self._phrases: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
         self._affixes: list[tuple[str, str, str]] = []
         self._replacements = {key: value.split() for key, value in replacements.items()}
+        phrases: dict[tuple[str, ...], list[str]] = {}
         for tag, entries in tags.items():
             for entry in entries:
-                self._add(tag, entry)
-        for phrases in self._phrases.values():
-            phrases.sort(key=lambda phrase: -len(phrase[0]))
+                self._add(tag, entry, phrases)
+        for phrase in sorted(phrases, key=len, reverse=True):
+            self._phrases.setdefault(phrase[0], []).append((phrase, tuple(sorted(phrases[phrase]))))
         self.tags_of = lru_cache(maxsize=8192)(self._tags_of)
 
-    def _add(self, tag: str, entry: str) -> None:
+    def _add(self, tag: str, entry: str, phrases: dict[tuple[str, ...], list[str]]) -> None:
         words = tuple(entry.split())
         if len(words) > 1:
-            self._phrases.setdefault(words[0], []).append((words, tag))
+            phrases.setdefault(words, []).append(tag)
         elif entry.endswith("*"):
             self._affixes.append((entry[:-1], "", tag))
         elif entry.startswith("*"):
@@ -95,9 +95,10 @@ class Lexicon:
         keys: set[str] = set()
         length = index = 0
         while index < len(words):
-            taken, extra = self._phrase_at(words, index)
-            word = "_".join(words[index : index + taken])
-            tags = sorted({*extra, *(self.tags_of(words[index]) if taken == 1 else ())})
+            word, taken, tags = words[index], 1, self.tags_of(words[index])
+            if word in self._phrases and (phrase := self._phrase_at(words, index)):
+                taken, tags = phrase
+                word = "_".join(words[index : index + taken])
             item = "/".join((word, *tags)) + "/ "
             keys.add(word)
             keys.update(f"/{tag}" for tag in tags)
@@ -108,16 +109,12 @@ class Lexicon:
             index += taken
         return Tagged("".join(line), tuple(offsets), tuple(places), frozenset(keys))
 
-    def _phrase_at(self, words: list[str], index: int) -> tuple[int, list[str]]:
-        """How many words the longest phrase at `index` takes (1 when none does), and its tags."""
-        taken, tags = 1, list[str]()
-        for phrase, tag in self._phrases.get(words[index], ()):
-            if len(phrase) < taken:
-                break
+    def _phrase_at(self, words: list[str], index: int) -> tuple[int, tuple[str, ...]] | None:
+        """How many words the longest phrase at `index` takes, and its tags; None when there is none."""
+        for phrase, tags in self._phrases[words[index]]:
             if tuple(words[index : index + len(phrase)]) == phrase:
-                taken = len(phrase)
-                tags.append(tag)
-        return taken, tags
+                return len(phrase), tags
+        return None
 
     def _split(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
         words: list[str] = []
@@ -132,7 +129,9 @@ class Lexicon:
         """The words that one piece of text stands for: none for Markdown, several for a contraction."""
         if len(raw) == 1 and not raw.isalnum():
             return _mark(raw, text, match)
-        word = unicodedata.normalize("NFKC", raw).translate(_STRIP_HIDDEN).replace("’", "'").lower()
+        word = raw.lower()
+        if not raw.isascii():
+            word = unicodedata.normalize("NFKC", word).translate(_STRIP_HIDDEN).replace("’", "'")
         word = word[:MAX_WORD_CHARS]
         if not word:
             return []

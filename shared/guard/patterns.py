@@ -5,7 +5,7 @@ A pattern is a line of elements parted by blanks:
 - `stop|halt`: one of these words; `{drug}` or `{drug|remedy}`: one word or phrase of these classes;
 - `your?`, `{drug}?`: the same, or nothing;
 - `<name>`: one of the patterns of this macro;
-- `..`: up to three words of the same clause; `...`: up to eight words, commas among them;
+- `..`: up to four words of the same clause, none of them a negation; `...`: up to eight words, commas among them;
 - `^`: the start of the text, `$`: its end, but for punctuation.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from shared.guard.lexicon import Tagged
 
-_SHORT_GAP = r'(?:[^\s/,;:.!?()"]+/\S* ){0,3}?'
+_SHORT_GAP = r'(?:(?!not/|never/)[^\s/,;:.!?()"]+/\S* ){0,4}?'
 _LONG_GAP = r'(?:[^\s/;:.!?()"]+/\S* ){0,8}?'
 _END = r'(?:[.,;:!?()"]/\S* )*\Z'
 _COMMON = frozenset("a an the you your i is are be it not no to of for and or in on with that this".split())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from shared.guard.lexicon import Lexicon, Tagged
+from shared.guard.lexicon import MAX_WORD_CHARS, Lexicon, Tagged
 from shared.guard.patterns import Macros, Pattern, compile_pattern
 from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
 
@@ -20,7 +20,9 @@ REACH_WORDS = 7
 class Where(StrEnum):
     """Where a scope looks for what lifts a rule."""
 
-    BEFORE = "before"  # in the same clause, at most REACH_WORDS before the match
+    BEFORE = "before"  # at most REACH_WORDS before the match, back to the last comma
+    EARLIER = "earlier"  # the same, but across commas ("never halve, skip or double")
+    AFTER = "after"  # at most REACH_WORDS after the match
     SENTENCE = "sentence"  # anywhere in the judged text
     CONTEXT = "context"  # in the text before it
 
@@ -31,6 +33,8 @@ class Scope:
 
     where: Where
     patterns: tuple[Pattern, ...]
+    #: A pattern found right before, such as "no need to", takes the effect away.
+    not_after: tuple[Pattern, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,8 @@ class Rule:
     nearby: tuple[tuple[Pattern, ...], ...]
     #: What lifts the rule.
     unless: tuple[Scope, ...]
+    #: Of every set the text must hold one key, else nothing of the rule can be found in it.
+    keys: tuple[frozenset[str], ...]
 
 
 class RuleSet:
@@ -61,6 +67,10 @@ class RuleSet:
         self._side = side
         self._lexicon = lexicon
         self._rules = tuple(rules)
+        self._by_key: dict[str, list[int]] = {}
+        for number, rule in enumerate(self._rules):
+            for key in min(rule.keys, key=len):
+                self._by_key.setdefault(key, []).append(number)
         self._allowed = Verdict.ALLOWED if side is Side.ANSWER else Verdict.ALLOWED_QUESTION
 
     @property
@@ -72,12 +82,18 @@ class RuleSet:
         """The gravest verdict of all rules on `text`, which follows `context`. Linear in their lengths."""
         reading = _Reading(self._lexicon, text, context)
         worst = self._allowed
-        for rule in self._rules:
+        for rule in self._candidates(reading.text):
             if audience in rule.audiences and (span := reading.find(rule)) is not None:
                 verdict = self._verdict(rule, reading.text.original_span(*span))
                 if (verdict.severity.rank, verdict.score) > (worst.severity.rank, worst.score):
                     worst = verdict
         return worst
+
+    def _candidates(self, text: Tagged) -> list[Rule]:
+        """The rules of which the text holds all keys, in the order of their file."""
+        numbers = {number for key in text.keys for number in self._by_key.get(key, ())}
+        rules = [self._rules[number] for number in sorted(numbers)]
+        return [rule for rule in rules if not any(map(text.keys.isdisjoint, rule.keys))]
 
     def _verdict(self, rule: Rule, span: tuple[int, int]) -> Verdict:
         return Verdict(
@@ -110,38 +126,63 @@ class _Reading:
     def find(self, rule: Rule) -> tuple[int, int] | None:
         """Where in the tagged line the rule applies; None where it does not."""
         for match in self._matches(rule):
-            if not any(self._lifts(scope, match.start()) for scope in rule.unless):
+            if not any(self._lifts(scope, *match.span()) for scope in rule.unless):
                 return match.span() if self._surroundings_hold(rule) else None
         return None
 
     def _matches(self, rule: Rule) -> Iterator[Any]:
         for trigger in rule.triggers:
-            yield from trigger.matches(self.text)
+            if not trigger.keys.isdisjoint(self.text.keys):
+                yield from trigger.regex.finditer(self.text.line)
 
     def _surroundings_hold(self, rule: Rule) -> bool:
         return all(any(p.found(self.text) for p in group) for group in rule.also) and all(
             any(p.found(self.text) or p.found(self.context) for p in group) for group in rule.nearby
         )
 
-    def _lifts(self, scope: Scope, start: int) -> bool:
-        if scope.where is Where.BEFORE:
-            opening = self._clause_start(start)
+    def _lifts(self, scope: Scope, start: int, end: int) -> bool:
+        if scope.where in (Where.BEFORE, Where.EARLIER):
+            opening = _clause_start(self.text, start, commas=scope.where is Where.BEFORE)
             return any(p.found_between(self.text, opening, start) for p in scope.patterns)
+        if scope.where is Where.AFTER:
+            return any(p.found_between(self.text, end, _clause_end(self.text, end)) for p in scope.patterns)
         if id(scope) not in self._lifted:
             tagged = self.text if scope.where is Where.SENTENCE else self.context
-            self._lifted[id(scope)] = any(p.found(tagged) for p in scope.patterns)
+            self._lifted[id(scope)] = _holds(scope, tagged)
         return self._lifted[id(scope)]
 
-    def _clause_start(self, start: int) -> int:
-        """Where the words begin that a scope may look at before `start`."""
-        opening = start
-        for _ in range(REACH_WORDS):
-            previous = self.text.line.rfind(" ", 0, max(opening - 1, 0)) + 1
-            word = self.text.line[previous:opening].split("/", 1)[0]
-            if opening == 0 or word in _CLAUSE_ENDS:
-                break
-            opening = previous
-        return opening
+
+def _holds(scope: Scope, tagged: Tagged) -> bool:
+    """Whether a pattern of the scope is found anywhere without something before it that takes its effect."""
+    for pattern in scope.patterns:
+        for match in pattern.matches(tagged):
+            opening = _clause_start(tagged, match.start(), commas=True)
+            if not any(p.found_between(tagged, opening, match.start()) for p in scope.not_after):
+                return True
+    return False
+
+
+def _clause_start(tagged: Tagged, start: int, *, commas: bool) -> int:
+    """Where the words begin that a scope may look at before `start`; `commas`: a comma ends a clause."""
+    opening = start
+    for _ in range(REACH_WORDS):
+        previous = tagged.line.rfind(" ", 0, max(opening - 1, 0)) + 1
+        word = tagged.line[previous:opening].split("/", 1)[0]
+        if opening == 0 or word in _CLAUSE_ENDS or (commas and word == ","):
+            break
+        opening = previous
+    return opening
+
+
+def _clause_end(tagged: Tagged, end: int) -> int:
+    """Where the words end that a scope may look at after `end`."""
+    closing = end
+    for _ in range(REACH_WORDS):
+        word = tagged.line[closing : closing + MAX_WORD_CHARS].split("/", 1)[0]
+        if not word or word in _CLAUSE_ENDS:
+            break
+        closing = tagged.line.find(" ", closing) + 1 or len(tagged.line)
+    return closing
 
 
 _CLAUSE_ENDS = frozenset((";", ":", ".", "!", "?", "but", "however", "instead", "although", "though"))
@@ -159,7 +200,7 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
     """
     compiler = _Compiler(document["macros"])
     scopes = {
-        name: Scope(Where(scope["where"]), compiler.all(scope["any"]))
+        name: Scope(Where(scope["where"]), compiler.all(scope["any"]), compiler.all(scope.get("not_after", [])))
         for name, scope in document["scopes"].items()
     }
     rules: list[Rule] = []
@@ -175,6 +216,8 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
 
 
 def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiler: _Compiler) -> Rule:
+    triggers = compiler.all(fields["any"])
+    also = tuple(compiler.all(group) for group in fields["also"])
     return Rule(
         id=fields["id"],
         category=Category(fields["id"].split(".")[0]),
@@ -182,10 +225,11 @@ def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiler
         severity=Severity(fields["severity"]),
         score=float(fields["score"]),
         audiences=frozenset(Audience(name) for name in fields["audiences"]),
-        triggers=compiler.all(fields["any"]),
-        also=tuple(compiler.all(group) for group in fields["also"]),
+        triggers=triggers,
+        also=also,
         nearby=tuple(compiler.all(group) for group in fields["nearby"]),
         unless=tuple(scopes[name] for name in _flat(fields["unless"])),
+        keys=tuple(frozenset().union(*(p.keys for p in group)) for group in (triggers, *also)),
     )
 
 

@@ -2,14 +2,14 @@
 
 Knows one layer's queries, keys and values and where the cache keeps them; nothing of requests or weights.
 
-The library's sdpa attention packs a batch into one sequence under a block-diagonal mask, so the work grows with
-the square of the requests: at 16 requests of 150 tokens (4 heads of 256, 2 cores, fp32) 13.8 ms per layer, and
-29 ms at 300 tokens. Gathering each request's keys into a padded batch takes 0.6 ms and 1.1 ms, needs no mask of
-batch tokens x cache tokens, and shares key heads between query heads without a copy.
+The library's sdpa attention packs a batch into one sequence under a block-diagonal mask, so its work grows
+with the square of the requests: at 16 requests of 150 tokens (4 heads of 256, 2 cores, fp32) 13.8 ms per
+layer, at 300 tokens 29 ms. Gathering each request's keys into a padded batch takes 0.6 ms and 1.1 ms, needs
+no mask of batch tokens x cache tokens, and shares key heads between query heads without a copy.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -64,7 +64,7 @@ def paged_cpu_attention(
     scaling: float,
     **step: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Write the step's keys and values to the cache and attend, as transformers' attention interface wants it.
+    """Write the step's keys and values to the cache and attend, as transformers calls an attention.
 
     Args:
         query: [1, heads, tokens, head size], the tokens of all requests of the step one after the other.
@@ -74,11 +74,12 @@ def paged_cpu_attention(
     Returns:
         [1, tokens, heads, head size].
     """
-    allocator = cache.layer_to_allocator[module.layer_idx]
-    if module.layer_idx == allocator.layer_indices[0]:
+    layer = cast(int, module.layer_idx)
+    allocator = cast(FullAttentionCacheAllocator, cache.layer_to_allocator[layer])
+    if layer == allocator.layer_indices[0]:
         _STEPS[allocator] = _plan(allocator, step, query.dtype)
     plan = _STEPS[allocator]
-    key_cache, value_cache = allocator._kv_token_views[module.layer_idx]
+    key_cache, value_cache = allocator._kv_token_views[layer]
     query, key, value = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
 
     # A sliding layer's new tokens overwrite old ones, so a prefill reads its past before anything is written.
@@ -137,7 +138,7 @@ def _attend_prefill(
 def _attend_decodes(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """Requests of one token; query [requests, heads, size], key and value [requests x keys, key heads, size]."""
+    """One token each; query [requests, heads, size], key and value [requests x keys, key heads, size]."""
     requests, heads, size = query.shape
     key_heads = key.shape[1]
     padded = (requests, mask.shape[-1], key_heads, size)
@@ -181,7 +182,7 @@ def _plan(allocator: FullAttentionCacheAllocator, step: dict[str, Any], dtype: t
 
 
 def _prefill_mask(new: int, total: int, window: int | None) -> torch.Tensor | None:
-    """Which of `total` keys, in order, the last `new` tokens see: none after themselves, none out of the window."""
+    """Which of `total` keys, in order, the last `new` tokens see: none later, none out of the window."""
     if total == new and (window is None or new <= window):
         return None
     distance = torch.arange(total - new, total).unsqueeze(1) - torch.arange(total).unsqueeze(0)

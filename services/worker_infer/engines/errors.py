@@ -14,7 +14,9 @@ class EngineError(Exception):
 class RequestTooLong(EngineError):
     """The prompt and the answer asked for are longer than the model or its cache can hold."""
 
-    def __init__(self, *, prompt_tokens: int, max_new_tokens: int, limit_tokens: int, limited_by: str) -> None:
+    def __init__(
+        self, *, prompt_tokens: int, max_new_tokens: int, limit_tokens: int, limited_by: str
+    ) -> None:
         """`limited_by` names what sets `limit_tokens`: the model's context or the whole KV cache."""
         self.prompt_tokens = prompt_tokens
         self.max_new_tokens = max_new_tokens

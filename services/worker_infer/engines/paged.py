@@ -9,15 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import GenerationConfig, PreTrainedModel
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers import PreTrainedModel
 from transformers.generation.continuous_batching import ContinuousBatchingManager
-from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus, OutputRouter
-from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
+from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
-from services.worker_infer.engines.attention import PAGED_CPU_ATTENTION
 from services.worker_infer.engines.base import (
     EngineHealth,
     EngineStats,
@@ -27,30 +25,18 @@ from services.worker_infer.engines.base import (
 )
 from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, RequestTooLong
 from services.worker_infer.engines.linear import use_few_rows_linear
-from services.worker_infer.engines.sampling import PerRequestSampling
+from services.worker_infer.engines.manager import PagedLimits, make_manager
 
 logger = logging.getLogger(__name__)
-# The library logs the first and last token ids of a prompt that it drops: those are a person's words.
-logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+
+_NOT_STARTED = "not started"
+_RUNNING = "running"
+_RESTARTING = "restarting after a crash"
+_DRAINING = "draining"
+_CLOSED = "closed"
 
 _MAX_RESTART_DELAY_S = 30.0
 _CRASHED = "The engine failed while it held this request. Try it again."
-
-
-@dataclass(frozen=True, kw_only=True)
-class PagedLimits:
-    """How much one engine may hold."""
-
-    #: Longest prompt plus answer, in tokens.
-    context_tokens: int
-    #: Tokens in the KV cache over all requests; the library's own default would take most of the memory.
-    cache_tokens: int
-    #: Requests decoded at a time; more wait in the engine.
-    max_running: int = 32
-    #: Tokens per page of the cache.
-    page_tokens: int = 32
-    #: Most tokens in one forward pass: longer prompts are prefilled in several.
-    batch_tokens: int = 256
 
 
 @dataclass(eq=False)
@@ -64,21 +50,6 @@ class _Held:
     sent: int = 0
 
 
-class _Router(OutputRouter):
-    """Hands each output to the engine on the manager's thread, with no event loop between."""
-
-    def __init__(self, engine: "PagedEngine") -> None:
-        super().__init__()
-        self._engine = engine
-
-    def deliver(self, output: GenerationOutput) -> None:
-        self._engine._receive(output)
-
-    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
-        for output in outputs:
-            self._engine._receive(output)
-
-
 class PagedEngine:
     """An `Engine` on a transformers model; see `Engine` for what each method promises.
 
@@ -86,9 +57,7 @@ class PagedEngine:
     with EngineCrashed, the waiting ones stay, and a new manager is made.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, *, stop_token_ids: Iterable[int], limits: PagedLimits
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, *, stop_token_ids: Iterable[int], limits: PagedLimits) -> None:
         """`stop_token_ids` end an answer and are not part of it."""
         self._model = model
         if model.device.type == "cpu":
@@ -102,8 +71,7 @@ class PagedEngine:
         self._manager: ContinuousBatchingManager | None = None
         self._supervisor: threading.Thread | None = None
         self._closing = threading.Event()
-        self._accepting = False
-        self._problem = "not started"
+        self._state = _NOT_STARTED
         self._largest_request = 0
         self._submitted = 0
         self._generated_tokens = 0
@@ -120,16 +88,14 @@ class PagedEngine:
         self._supervisor = threading.Thread(
             target=self._supervise, args=(manager,), name="engine-supervisor", daemon=True
         )
-        with self._lock:
-            self._accepting = True
         self._supervisor.start()
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """See `Engine.submit`."""
         self._check_length(request)
         with self._lock:
-            if not self._accepting:
-                raise EngineUnavailable(f"The engine takes no requests: {self._problem}.")
+            if self._state not in (_RUNNING, _RESTARTING):
+                raise EngineUnavailable(f"The engine takes no requests: it is {self._state}.")
             if request.request_id in self._by_request_id:
                 raise ValueError(f"request {request.request_id} is in the engine already")
             self._submitted += 1
@@ -166,14 +132,13 @@ class PagedEngine:
     def health(self) -> EngineHealth:
         """See `Engine.health`."""
         with self._lock:
-            return EngineHealth(ok=self._accepting and not self._problem, detail=self._problem or "running")
+            return EngineHealth(ok=self._state == _RUNNING, detail=self._state)
 
     def drain(self) -> None:
         """See `Engine.drain`."""
         with self._lock:
-            self._accepting = False
-            self._problem = "draining"
-            for held in list(self._by_request_id.values()):
+            self._state = _DRAINING
+            for held in [*self._waiting, *self._running.values()]:
                 self._end(held, FinishReason.DRAINED)
 
     def close(self) -> None:
@@ -181,7 +146,7 @@ class PagedEngine:
         self.drain()
         self._closing.set()
         with self._lock:
-            self._problem = "closed"
+            self._state = _CLOSED
             self._abandon_manager()
         if self._supervisor is not None:
             self._supervisor.join()
@@ -208,13 +173,17 @@ class PagedEngine:
             held = self._waiting.popleft()
             self._running[held.key] = held
             wanted = held.request.sampling
-            sampling = {"temperature": wanted.temperature, "top_p": wanted.top_p, "seed": wanted.seed}
+            sampling: dict[str, Any] = (
+                {"temperature": wanted.temperature, "top_p": wanted.top_p, "seed": wanted.seed}
+                if wanted.temperature
+                else {}
+            )
             self._manager.add_request(
                 held.request.prompt_token_ids,
                 request_id=held.key,
                 max_new_tokens=held.request.max_new_tokens,
                 streaming=True,
-                **(sampling if wanted.temperature else {}),
+                **sampling,
             )
 
     def _receive(self, output: GenerationOutput) -> None:
@@ -260,41 +229,22 @@ class PagedEngine:
     def _abandon_manager(self) -> None:
         """Give the manager no more requests and let its loop end; the lock is held."""
         if self._manager is not None:
-            self._manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, global_rank=0)
+            self._manager.background_thread_status.request_stop(
+                BackgroundThreadStatus.HARD_STOP, global_rank=0
+            )
             self._manager = None
 
     def _start_manager(self) -> ContinuousBatchingManager:
         """A running manager with its cache made, known to the other threads."""
-        limits = self._limits
-        # The manager insists on an attention it knows; the cache is then made for the one that is used.
-        self._model.set_attn_implementation("sdpa")
-        manager = self._model.init_continuous_batching(
-            generation_config=GenerationConfig(
-                do_sample=False, eos_token_id=sorted(self._stop_token_ids), max_new_tokens=1
-            ),
-            continuous_batching_config=ContinuousBatchingConfig(
-                page_size=limits.page_tokens,
-                num_blocks=-(-limits.cache_tokens // limits.page_tokens),
-                max_batch_tokens=limits.batch_tokens,
-                max_requests_per_batch=limits.max_running,
-                allow_block_sharing=False,
-                auto_switch_to_flash=False,
-            ),
-        )
-        manager.logit_processor = PerRequestSampling()
-        manager.output_router = _Router(self)
-        if self._model.device.type == "cpu":
-            text_only = "text_config" not in self._model.config.sub_configs
-            self._model.set_attn_implementation(
-                PAGED_CPU_ATTENTION if text_only else {"text_config": PAGED_CPU_ATTENTION}
-            )
-        manager.warmup()
-        largest = infer_max_single_request_tokens(manager.batch_processor.cache)
+        manager, largest = make_manager(self._model, self._stop_token_ids, self._limits, self._receive)
         manager.start()
         with self._lock:
             self._manager = manager
             self._largest_request = largest
-            self._problem = ""
+            if self._closing.is_set():
+                self._abandon_manager()
+            elif self._state in (_NOT_STARTED, _RESTARTING):
+                self._state = _RUNNING
             self._fill_slots()
         return manager
 
@@ -307,7 +257,7 @@ class PagedEngine:
             self._bury(manager)
             manager = None
             while manager is None:
-                # A crash under load is worth a start at once; one that comes before any token will come again.
+                # A crash under load is worth a start at once; one before any token will come again.
                 fruitless = 0 if self._generated_tokens > tokens_before else fruitless + 1
                 tokens_before = self._generated_tokens
                 delay = min(2.0**fruitless - 1.0, _MAX_RESTART_DELAY_S)
@@ -324,7 +274,7 @@ class PagedEngine:
             self._manager = None
             if not self._closing.is_set():
                 self._restarts += 1
-                self._problem = "restarting after a crash"
+                self._state = _RESTARTING if self._state == _RUNNING else self._state
                 logger.error("The engine's loop died and is started again")
             for held in list(self._running.values()):
                 self._end(held, EngineCrashed(_CRASHED))

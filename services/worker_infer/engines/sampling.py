@@ -2,11 +2,11 @@
 
 Knows only logits and the numbers that came with a request, nothing of the cache or the engine's loop.
 
-The library's own per-request processors sample from one generator that the whole batch shares, so a seed would
-give another text with every other neighbour in the batch. Here each row gets Gumbel noise from a counter-based
-hash of (seed, position, token id), and the engine takes the largest: `argmax(logits / T + Gumbel)` is a
-sample of `softmax(logits / T)` (Maddison, Tarlow and Minka, "A* Sampling", 2014, section 2). Greedy rows are left
-as they are.
+The library samples from one generator that the whole batch shares, so a seed would give another text with
+every other neighbour in the batch. Here each row gets Gumbel noise from a counter-based hash of (seed,
+position, token id), and the engine takes the largest: `argmax(logits / T + Gumbel)` is a sample of
+`softmax(logits / T)` (Maddison, Tarlow and Minka, "A* Sampling", 2014, section 2). Greedy rows stay as they
+are.
 """
 
 import torch
@@ -21,7 +21,7 @@ _MASK64 = 0xFFFFFFFFFFFFFFFF
 
 
 def position_key(seed: int, position: int) -> tuple[int, int]:
-    """Two independent-looking 32-bit words for a token position of a request (SplitMix64, Steele et al. 2014)."""
+    """Two 32-bit words for a token position of a request (mixed as in SplitMix64, Steele et al. 2014)."""
     state = (seed * 0x9E3779B97F4A7C15 + position * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & _MASK64
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
@@ -30,7 +30,7 @@ def position_key(seed: int, position: int) -> tuple[int, int]:
 
 
 def gumbel_noise(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """Standard Gumbel noise of shape [rows, vocab_size], float32, from `keys` [rows, 2], int64 below 2**32."""
+    """Standard Gumbel noise [rows, vocab_size], float32, from `keys` [rows, 2], int64 below 2**32."""
     tokens = torch.arange(vocab_size, device=keys.device, dtype=torch.int64).unsqueeze(0)
     bits = _mix32((tokens * 0x9E3779B1 + keys[:, :1]) & _MASK32)
     bits = _mix32(bits ^ keys[:, 1:])
@@ -46,7 +46,7 @@ def _mix32(bits: torch.Tensor) -> torch.Tensor:
 
 
 def keep_top_p(scores: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Set all but the likeliest tokens of total probability `top_p` [rows] to -inf in `scores` [rows, vocabulary]."""
+    """`scores` [rows, vocabulary], -inf but for the likeliest tokens of total probability `top_p` [rows]."""
     ordered, order = scores.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities

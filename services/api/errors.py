@@ -1,0 +1,170 @@
+"""Turns every error into a problem of RFC 9457. It is the one place that maps errors to HTTP.
+
+A problem never repeats what was sent: a validation error names the field and the rule only.
+"""
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from starlette.exceptions import HTTPException
+
+from shared import errors
+
+log = logging.getLogger(__name__)
+
+#: The first class in an error's ancestry that stands here gives the status.
+STATUS: dict[type[errors.MediChatError], int] = {
+    errors.InvalidInput: 422,
+    errors.AccountLocked: 429,
+    errors.NotAuthenticated: 401,
+    errors.NotAllowed: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.LimitReached: 429,
+    errors.Unavailable: 503,
+    errors.MediChatError: 500,
+}
+TITLES = {
+    400: "The request cannot be read",
+    401: "Not logged in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "This method is not offered here",
+    409: "Not possible at this moment",
+    413: "The request is too large",
+    415: "The content type is not understood",
+    422: "The request cannot be used",
+    429: "Too much at once",
+    500: "Something went wrong inside MediChat",
+    503: "A part of MediChat is not reachable",
+    504: "No answer in time",
+}
+
+
+class FieldProblem(BaseModel):
+    """One field that cannot be used."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An error, as `application/problem+json` (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] | None = None
+
+
+class ProblemResponse(JSONResponse):
+    """A problem on the wire."""
+
+    media_type = "application/problem+json"
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    fields: list[FieldProblem] | None = None,
+    headers: dict[str, str] | None = None,
+) -> ProblemResponse:
+    """Build the response for one problem."""
+    body = Problem(
+        type=f"urn:medichat:problem:{code}",
+        title=TITLES.get(status, "Error"),
+        status=status,
+        detail=detail,
+        errors=fields,
+    )
+    return ProblemResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
+
+
+def status_of(error: errors.MediChatError) -> int:
+    """The HTTP status of one of our errors."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route that may answer with these problems."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": TITLES[status], "model": Problem, "content": content} for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer with problems."""
+    app.add_exception_handler(errors.MediChatError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    for kind in (OperationalError, InterfaceError, TimeoutError):
+        app.add_exception_handler(kind, _database_away)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.MediChatError)
+    status, headers = status_of(error), {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return problem(status, error.code, error.detail, headers=headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    fields = [
+        FieldProblem(field=".".join(str(part) for part in item["loc"]), message=_rule(item))
+        for item in error.errors()
+    ]
+    return problem(422, "invalid-input", "Some fields cannot be used; see `errors`.", fields=fields)
+
+
+def _rule(item: dict[str, Any]) -> str:
+    """What the field must be. Pydantic's own words for JSON errors quote the input, so they are left out."""
+    if item["type"] == "json_invalid":
+        return "is not valid JSON"
+    return str(item["msg"])
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not-found", 405: "method-not-allowed", 400: "unreadable"}.get(error.status_code, "http")
+    detail = {404: "There is nothing at this address.", 405: "This method is not offered at this address."}
+    return problem(
+        error.status_code,
+        code,
+        detail.get(error.status_code, "The request cannot be read."),
+        headers=dict(error.headers or {}),
+    )
+
+
+async def _database_away(_request: Request, error: Exception) -> Response:
+    log.error("the database is not reachable: %s", type(error).__name__)
+    detail = "The database is not reachable; nothing was stored. Try again in a moment."
+    return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+
+
+async def _unexpected(_request: Request, error: Exception) -> Response:
+    log.error("unexpected %s", where(error))
+    return problem(500, "internal", "Something went wrong inside MediChat; tell your admin the time.")
+
+
+def where(error: BaseException) -> str:
+    """The type of an error and the line that raised it; never its message, which may quote a text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    return f"{type(error).__name__} at {place}"

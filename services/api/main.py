@@ -1,0 +1,62 @@
+"""Puts the gateway together: routes, errors, middleware, and what lives as long as the process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.api import errors
+from services.api.maintenance import Maintenance
+from services.api.middleware import Around
+from services.api.routers import (
+    api_keys,
+    audit,
+    auth,
+    conversations,
+    health,
+    jobs,
+    login,
+    me,
+    messages,
+    predict,
+    system,
+    users,
+)
+from services.api.state import open_gateway
+from services.api.streaming import News
+from shared.settings import Settings, get_settings
+
+ROUTERS = (predict, jobs, conversations, messages, auth, login, me, users, api_keys, audit, system, health)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; it opens the database and Redis when it starts and closes them when it ends."""
+    settings = settings or get_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        gateway = open_gateway(settings)
+        news = News(settings)
+        maintenance = Maintenance(gateway)
+        app.state.gateway, app.state.news = gateway, news
+        news.start()
+        maintenance.start()
+        try:
+            yield
+        finally:
+            maintenance.close()
+            await news.close()
+            gateway.close()
+
+    app = FastAPI(
+        title="MediChat",
+        description="Guarded answers from a medical model. Not a doctor, not a medical device.",
+        version="0.1.0",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    errors.install(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes)
+    return app

@@ -1,0 +1,97 @@
+"""Takes back lost jobs and announces forgotten ones, in one gateway at a time. It answers no request.
+
+Any number of gateways may run: a row in `leases` elects the one that works.
+"""
+
+import logging
+import threading
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, or_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.api.errors import where
+from services.api.state import Gateway
+from shared.answers import record_end
+from shared.audit import record
+from shared.db.tables import leases
+from shared.ids import new_id
+from shared.jobs.lifecycle import TERMINAL
+from shared.jobs.records import Job
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = "maintenance"
+
+
+class Maintenance:
+    """The loop; `start` and `close` belong to the gateway's life."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._holder = new_id()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first round comes at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the round under way, and let another gateway take over at once."""
+        self._closing.set()
+        self._thread.join(timeout=10)
+        try:
+            with self._gateway.database.write() as connection:
+                connection.execute(leases.delete().where(leases.c.holder == self._holder))
+        except SQLAlchemyError:
+            return  # the lease runs out by itself
+
+    def round(self) -> None:
+        """One round, if this gateway holds the lease: expire, then announce."""
+        gateway = self._gateway
+        with gateway.database.write() as connection:
+            now = gateway.clock.now(connection)
+            if not self._elected(connection, now):
+                return
+            moved = gateway.jobs.expire(connection)
+            for job in moved:
+                record_end(connection, gateway.conversations, job, actor=record.SYSTEM_ACTOR, now=now)
+            stale = gateway.jobs.take_stale(connection)
+        for job in moved:
+            log.warning("job %s was taken back: attempt %d, now %s", job.id, job.attempt, job.state)
+            self._announce(job)
+        for job in stale:
+            gateway.bell.work(job.kind, job.id)
+
+    def _announce(self, job: Job) -> None:
+        if job.state not in TERMINAL:
+            self._gateway.bell.work(job.kind, job.id)
+        self._gateway.bell.news(job.id)
+
+    def _elected(self, connection: Connection, now: datetime) -> bool:
+        """Take or renew the lease; false while another gateway's is good."""
+        life = timedelta(seconds=max(3 * self._gateway.settings.reconcile_s, 5))
+        make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        wish = make(leases).values(name=LEASE_NAME, holder=self._holder, expires_at=now + life)
+        taken = connection.execute(
+            wish.on_conflict_do_update(
+                index_elements=[leases.c.name],
+                set_={"holder": self._holder, "expires_at": now + life},
+                where=or_(leases.c.holder == self._holder, leases.c.expires_at <= now),
+            )
+        )
+        return bool(taken.rowcount)
+
+    def _run(self) -> None:
+        pause = self._gateway.settings.reconcile_s
+        while True:
+            try:
+                self.round()
+            except SQLAlchemyError as error:
+                log.warning("maintenance could not reach the database: %s", type(error).__name__)
+            except Exception as error:  # the loop must outlive a bug in one round
+                log.error("maintenance failed: %s", where(error))
+            if self._closing.wait(pause):
+                return

@@ -1,0 +1,29 @@
+"""The gateway's Prometheus metrics: numbers about requests and jobs, nothing about persons."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from sqlalchemy import Connection, func, select
+
+from shared.db.tables import jobs
+from shared.jobs.lifecycle import State
+
+REGISTRY = CollectorRegistry()
+REQUESTS = Counter(
+    "medichat_http_requests", "Requests answered", ["method", "route", "status"], registry=REGISTRY
+)
+SECONDS = Histogram("medichat_http_seconds", "Seconds until a request ended", ["route"], registry=REGISTRY)
+JOBS = Gauge("medichat_jobs", "Jobs by state", ["state"], registry=REGISTRY)
+REDIS_UP = Gauge("medichat_redis_up", "Whether Redis answers this gateway", registry=REGISTRY)
+GUARDED = Counter(
+    "medichat_guarded_questions", "Questions answered by the guard at once", ["category"], registry=REGISTRY
+)
+
+
+def render(connection: Connection, *, redis_up: bool) -> bytes:
+    """All metrics in Prometheus' text format, jobs counted at this moment."""
+    counts: dict[str, int] = dict(
+        connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).tuples().all()
+    )
+    for state in State:
+        JOBS.labels(state.value).set(counts.get(state.value, 0))
+    REDIS_UP.set(redis_up)
+    return generate_latest(REGISTRY)

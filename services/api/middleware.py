@@ -1,0 +1,70 @@
+"""What happens around every request: a body limit, safe headers, metrics. It knows no route."""
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.api.errors import problem
+from services.api.metrics import REQUESTS, SECONDS
+
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+
+
+class BodyTooLarge(Exception):
+    """The body is larger than allowed; the rest of it was not read."""
+
+
+class Around:
+    """ASGI middleware: refuses large bodies before they are read, adds headers, measures."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status, read = time.perf_counter(), 500, 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_body_bytes:
+                raise BodyTooLarge
+            return message
+
+        async def decorated(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                present = {name.lower() for name, _ in message["headers"]}
+                message["headers"] += [pair for pair in _HEADERS if pair[0] not in present]
+            await send(message)
+
+        try:
+            if self._announces_too_much(scope):
+                raise BodyTooLarge
+            await self._app(scope, limited, decorated)
+        except BodyTooLarge:
+            await self._refuse(scope, receive, decorated)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            REQUESTS.labels(scope["method"], route, status).inc()
+            SECONDS.labels(route).observe(time.perf_counter() - begun)
+
+    def _announces_too_much(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return value.isdigit() and int(value) > self._max_body_bytes
+        return False
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"The body may have at most {self._max_body_bytes} bytes; send less."
+        await problem(413, "body-too-large", detail, headers={"Connection": "close"})(scope, receive, send)

@@ -1,0 +1,28 @@
+"""Opaque cursors for lists ordered by time, newest first. It knows no table."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_
+
+from shared.errors import InvalidInput
+
+
+def encode_cursor(moment: datetime, row_id: str) -> str:
+    """A cursor that stands for everything older than this row."""
+    return base64.urlsafe_b64encode(f"{moment.isoformat()}|{row_id}".encode()).decode()
+
+
+def older_than(moment_column: Any, id_column: Any, cursor: str) -> ColumnElement[bool]:
+    """The rows after a cursor. Raises InvalidInput for one that we did not make."""
+    try:
+        text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+        moment_text, row_id = text.split("|", 1)
+        moment = datetime.fromisoformat(moment_text)
+    except (ValueError, binascii.Error) as error:
+        raise InvalidInput("The cursor is not one that this list gave out; leave it out to start.") from error
+    if moment.tzinfo is None or "\x00" in row_id:
+        raise InvalidInput("The cursor is not one that this list gave out; leave it out to start.")
+    return or_(moment_column < moment, and_(moment_column == moment, id_column < row_id))

@@ -1,0 +1,114 @@
+"""Log-in for programs: OAuth2 password form, refresh, logout."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.security import OAuth2PasswordRequestForm
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection
+
+from services.api.deps import AnyUser, GatewayDep, Public
+from services.api.errors import document
+from services.api.schemas import Body
+from services.api.state import Gateway
+from shared.auth import accounts, sessions
+from shared.auth.accounts import Account
+from shared.auth.sessions import TokenPair
+from shared.errors import LimitReached, MediChatError, NotAllowed, NotAuthenticated
+
+router = APIRouter(prefix="/v1/auth", tags=["log-in"])
+
+
+class Tokens(BaseModel):
+    """What to send as `Authorization: Bearer …`, and what to renew it with."""
+
+    access_token: str
+    refresh_token: str
+    token_type: str = "bearer"  # noqa: S105 - the name of the scheme
+    expires_in: int
+
+
+class RefreshBody(Body):
+    """The newest refresh token of a log-in."""
+
+    refresh_token: str = Field(max_length=200)
+
+
+def check_credentials(gateway: Gateway, address: str, name: str, password: str) -> Account:
+    """The account; failures are counted and logged whatever becomes of the request.
+
+    Raises NotAuthenticated, AccountLocked, LimitReached, or Unavailable without Redis.
+    """
+    wait_s = gateway.limiter.require(f"login:{address}", gateway.settings.logins_per_minute)
+    if wait_s is not None:
+        raise LimitReached("Too many log-ins from this address; wait and try again.", retry_after_s=wait_s)
+
+    def attempt(connection: Connection) -> Account | MediChatError:
+        try:
+            return accounts.check_login(connection, name, password, gateway.clock.now(connection))
+        except NotAuthenticated as error:
+            return error  # returned, not raised: the failure's rows must be committed
+
+    with gateway.database.write() as connection:
+        outcome = attempt(connection)
+    if isinstance(outcome, MediChatError):
+        raise outcome
+    return outcome
+
+
+def address_of(request: Request) -> str:
+    """The client's address, as uvicorn knows it."""
+    return request.client.host if request.client else "unknown"
+
+
+@router.post("/token", dependencies=[Public], responses=document(401, 413, 422, 429, 503))
+def log_in(
+    form: Annotated[OAuth2PasswordRequestForm, Depends()], request: Request, gateway: GatewayDep
+) -> Tokens:
+    """Log in with name and password (OAuth2 password form)."""
+    account = check_credentials(gateway, address_of(request), form.username, form.password)
+    with gateway.database.write() as connection:
+        pair = sessions.start_token_session(
+            connection,
+            account,
+            key=gateway.settings.secret("token_key"),
+            now=gateway.clock.now(connection),
+        )
+    return _tokens(pair)
+
+
+@router.post("/refresh", dependencies=[Public], responses=document(401, 413, 422))
+def refresh(body: RefreshBody, gateway: GatewayDep) -> Tokens:
+    """Trade a refresh token for new tokens. Using one twice ends the log-in: somebody has a copy."""
+    with gateway.database.write() as connection:
+        pair = sessions.refresh(
+            connection,
+            body.refresh_token,
+            key=gateway.settings.secret("token_key"),
+            now=gateway.clock.now(connection),
+        )
+    if pair is None:
+        raise NotAuthenticated("This refresh token was used before, so the log-in was ended; log in again.")
+    return _tokens(pair)
+
+
+@router.post("/logout", status_code=204, responses=document(401, 403))
+def log_out(caller: AnyUser, gateway: GatewayDep) -> Response:
+    """End this log-in at once, with all its tokens."""
+    if caller.kind == "key":
+        raise NotAllowed("An API key is not a log-in; revoke it with DELETE /v1/api-keys/{id}.")
+    with gateway.database.write() as connection:
+        sessions.end(
+            connection,
+            caller.session_id,
+            actor=caller.actor,
+            now=gateway.clock.now(connection),
+            reason="logout",
+        )
+    return Response(status_code=204)
+
+
+def _tokens(pair: TokenPair) -> Tokens:
+    return Tokens(
+        access_token=pair.access_token, refresh_token=pair.refresh_token, expires_in=pair.expires_in
+    )

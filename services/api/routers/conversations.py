@@ -1,0 +1,163 @@
+"""A person's conversations: list, read, rename, hide, go on asking."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy import select, update
+from starlette.concurrency import run_in_threadpool
+
+from services.api.ask import ask, load_owned, regenerate
+from services.api.deps import Asker, GatewayDep
+from services.api.errors import document
+from services.api.paging import encode_cursor, older_than
+from services.api.routers.predict import ANSWERS, IdempotencyKey, NewsDep, PreferredWait, question_of, respond
+from services.api.schemas import (
+    AnswerView,
+    AskBody,
+    ConversationItem,
+    ConversationView,
+    JobView,
+    Page,
+    TitleBody,
+)
+from services.api.views import conversation_view, job_view
+from shared.audit import record
+from shared.db.tables import conversations, jobs
+from shared.jobs.store import active
+from shared.privacy.keys import load_data_keys
+
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+
+#: A search looks through this many of the newest conversations: their texts are encrypted, so each is opened.
+SEARCHED = 300
+
+
+def owned_conversation(conversation_id: str, caller: Asker, gateway: GatewayDep) -> str:
+    """The id of a conversation of the caller's. Raises NotFound, also for somebody else's."""
+    with gateway.database.read() as connection:
+        load_owned(connection, conversation_id, caller.user_id)
+    return conversation_id
+
+
+Owned = Annotated[str, Depends(owned_conversation)]
+
+
+@router.get("", responses=document(401, 403, 422, 429))
+def list_conversations(
+    caller: Asker,
+    gateway: GatewayDep,
+    search: Annotated[
+        str | None, Query(max_length=200, description="Words in the title or a message.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> Page[ConversationItem]:
+    """One's own conversations, the newest first."""
+    needle = search.casefold().strip() if search else ""
+    active_job = (
+        select(jobs.c.id)
+        .where(jobs.c.conversation_id == conversations.c.id, active())
+        .limit(1)
+        .scalar_subquery()
+    )
+    wanted = select(conversations, active_job.label("active_job_id")).where(
+        conversations.c.user_id == caller.user_id, conversations.c.hidden_at.is_(None)
+    )
+    if cursor is not None:
+        wanted = wanted.where(older_than(conversations.c.updated_at, conversations.c.id, cursor))
+    wanted = wanted.order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
+    with gateway.database.read() as connection:
+        rows = connection.execute(wanted.limit(SEARCHED if needle else limit + 1)).all()
+        keys = load_data_keys(connection, gateway.envelope, [row.key_id for row in rows])
+        found = []
+        for row in rows:
+            title = keys[row.key_id].decrypt(row.title_ciphertext, place=f"title:{row.id}")
+            if needle and needle not in title.casefold():
+                said = gateway.conversations.read_messages(connection, row.id)
+                if not any(needle in message.text.casefold() for message in said):
+                    continue
+            found.append((row, title))
+            if len(found) > limit:
+                break
+    items = [
+        ConversationItem(
+            id=row.id,
+            title=title,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            message_count=row.message_count,
+            active_job_id=row.active_job_id,
+        )
+        for row, title in found[:limit]
+    ]
+    more = encode_cursor(items[-1].updated_at, items[-1].id) if len(found) > limit else None
+    return Page[ConversationItem](items=items, next_cursor=more)
+
+
+@router.get("/{conversation_id}", responses=document(401, 403, 404, 429))
+def read_conversation(conversation: Owned, caller: Asker, gateway: GatewayDep) -> ConversationView:
+    """A conversation, with what is released so far of an answer under way."""
+    with gateway.database.read() as connection:
+        return conversation_view(connection, gateway, conversation, caller.user_id)
+
+
+@router.patch("/{conversation_id}", responses=document(401, 403, 404, 413, 422, 429))
+def rename_conversation(
+    conversation: Owned, body: TitleBody, caller: Asker, gateway: GatewayDep
+) -> ConversationView:
+    """Give a conversation another title."""
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        gateway.conversations.rename(connection, conversation, body.title, now)
+        record.append(
+            connection,
+            now=now,
+            actor=caller.actor,
+            action="conversation.renamed",
+            object=f"conversation:{conversation}",
+        )
+        return conversation_view(connection, gateway, conversation, caller.user_id)
+
+
+@router.delete("/{conversation_id}", status_code=204, responses=document(401, 403, 404, 429))
+def hide_conversation(conversation: Owned, caller: Asker, gateway: GatewayDep) -> Response:
+    """Take a conversation out of one's history. Auditors still find it: this erases nothing."""
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        connection.execute(
+            update(conversations).where(conversations.c.id == conversation).values(hidden_at=now)
+        )
+        record.append(
+            connection,
+            now=now,
+            actor=caller.actor,
+            action="conversation.hidden",
+            object=f"conversation:{conversation}",
+        )
+    return Response(status_code=204)
+
+
+@router.post("/{conversation_id}/messages", response_model=AnswerView, responses=ANSWERS)
+async def ask_in_conversation(
+    conversation: Owned,
+    body: AskBody,
+    caller: Asker,
+    gateway: GatewayDep,
+    news: NewsDep,
+    wait_s: PreferredWait,
+    idempotency_key: IdempotencyKey = None,
+) -> Response | AnswerView:
+    """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
+    question = question_of(body, conversation)
+    job = await run_in_threadpool(ask, gateway, caller, question, idempotency_key=idempotency_key)
+    return await respond(gateway, news, job, wait_s or 0.0)
+
+
+@router.post(
+    "/{conversation_id}/regenerate", status_code=202, responses=document(401, 403, 404, 409, 429, 503)
+)
+def regenerate_answer(conversation: Owned, caller: Asker, gateway: GatewayDep) -> JobView:
+    """Answer the last question again; the former answer leaves the conversation."""
+    job = regenerate(gateway, caller, conversation)
+    with gateway.database.read() as connection:
+        return job_view(connection, job)

@@ -1,0 +1,52 @@
+"""Whether this process lives and whether it can serve. No person's data."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from services.api import metrics
+from services.api.deps import GatewayDep, Public
+from services.api.errors import document
+from services.api.routers.predict import NewsDep
+from services.api.routers.system import workers_alive
+
+router = APIRouter(tags=["operation"], dependencies=[Public])
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """What this gateway can reach; without Redis it serves on, more slowly."""
+
+    database: Literal["up"] = "up"
+    redis: Literal["up", "down"]
+    workers: int
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """Answers while the process lives."""
+    return Health()
+
+
+@router.get("/readyz", responses=document(503))
+def readyz(gateway: GatewayDep, news: NewsDep) -> Readiness:
+    """Answers 200 while the database does; says whether Redis and workers are there."""
+    with gateway.database.read() as connection:
+        connection.execute(text("SELECT 1"))
+        alive = sum(worker.alive for worker in workers_alive(connection, gateway))
+    return Readiness(redis="up" if news.healthy else "down", workers=alive)
+
+
+@router.get("/metrics", response_class=Response)
+def prometheus(gateway: GatewayDep, news: NewsDep) -> Response:
+    """Metrics in Prometheus' text format; the reverse proxy does not publish them."""
+    with gateway.database.read() as connection:
+        body = metrics.render(connection, redis_up=news.healthy)
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,121 @@
+"""The page on which a browser logs in and out. It sets the cookie that the dashboard reads and sends on."""
+
+from datetime import timedelta
+from html import escape
+from importlib.resources import files
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Cookie, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from services.api.deps import GatewayDep, Public
+from services.api.routers.auth import address_of, check_credentials
+from services.api.state import Gateway
+from shared.audit import record
+from shared.auth import sessions
+from shared.errors import LimitReached, NotAuthenticated, Unavailable
+from shared.prompts import DISCLAIMER
+
+router = APIRouter(dependencies=[Public], include_in_schema=False)
+
+COOKIE = "medichat_session"
+_STYLE = (files("services.api") / "login.css").read_text(encoding="utf-8")
+_SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+}
+
+
+@router.get("/login")
+def login_page() -> HTMLResponse:
+    """The form."""
+    return _form()
+
+
+@router.post("/login")
+def log_in(
+    request: Request,
+    gateway: GatewayDep,
+    username: Annotated[str, Form(max_length=100)] = "",
+    password: Annotated[str, Form(max_length=500)] = "",
+) -> Response:
+    """Check name and password, set the cookie and go to the dashboard; or the form again, with the reason."""
+    if not _same_origin(request, gateway):
+        return _form("This form was sent from another site. Please log in here.", username, status=403)
+    try:
+        account = check_credentials(gateway, address_of(request), username, password)
+    except (NotAuthenticated, LimitReached, Unavailable) as error:
+        wait = f" Wait {error.retry_after_s:.0f} seconds." if error.retry_after_s else ""
+        return _form(error.detail + wait, username, status=503 if isinstance(error, Unavailable) else 401)
+    life = timedelta(hours=gateway.settings.session_max_hours)
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        token = sessions.start_browser_session(connection, account, life=life, now=now)
+    response = RedirectResponse(gateway.settings.public_ui_url, status_code=303, headers=_SECURITY)
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(life.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=gateway.settings.secure_cookies,
+    )
+    return response
+
+
+@router.get("/logout")
+def logout_page() -> HTMLResponse:
+    """Asks before it ends the log-in: a link alone must not."""
+    return _page(
+        "Log out",
+        '<form method="post" action="/logout"><button autofocus>Log out</button></form>',
+        "MediChat",
+    )
+
+
+@router.post("/logout")
+def log_out(
+    request: Request, gateway: GatewayDep, medichat_session: Annotated[str | None, Cookie()] = None
+) -> Response:
+    """End the log-in that the cookie names, and take the cookie back."""
+    if medichat_session and _same_origin(request, gateway):
+        with gateway.database.write() as connection:
+            found = sessions.find_browser_session(connection, medichat_session)
+            if found is not None:
+                sid, user_id = found
+                actor, now = record.Actor(user_id, sid), gateway.clock.now(connection)
+                sessions.end(connection, sid, actor=actor, now=now, reason="logout")
+    response = _page("Logged out", '<a class="button" href="/login">Log in again</a>', "You are logged out.")
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+def _same_origin(request: Request, gateway: Gateway) -> bool:
+    """Whether the form comes from our own page: else another site could log a browser in as somebody."""
+    origin = request.headers.get("origin")
+    if origin is None or origin == "null":
+        return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    ours = {urlsplit(gateway.settings.public_api_url).netloc, request.headers.get("host", "")}
+    return urlsplit(origin).netloc in ours
+
+
+def _form(error: str = "", username: str = "", status: int = 200) -> HTMLResponse:
+    notice = f'<div class="error" role="alert">{escape(error)}</div>' if error else ""
+    first, second = ("", "autofocus") if username else ("autofocus", "")
+    fields = f"""{notice}<form method="post" action="/login">
+<label for="username">Name</label>
+<input id="username" name="username" autocomplete="username" required value="{escape(username)}" {first}>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required {second}>
+<button>Log in</button></form>"""
+    return _page("Log in to MediChat", fields, DISCLAIMER, status)
+
+
+def _page(title: str, body: str, text: str, status: int = 200) -> HTMLResponse:
+    html = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<style>{_STYLE}</style></head><body><main><h1>{title}</h1><p>{escape(text)}</p>{body}</main></body></html>"""
+    return HTMLResponse(html, status_code=status, headers=_SECURITY)

@@ -1,0 +1,99 @@
+"""What a person may know and change of their own account."""
+
+from datetime import datetime
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+
+from services.api.deps import AnyUser, GatewayDep
+from services.api.errors import document
+from services.api.schemas import Body
+from shared.auth import accounts
+from shared.auth.consent import CONSENT_TEXT, CONSENT_VERSION
+from shared.auth.passwords import check_password
+from shared.db.tables import users
+from shared.errors import InvalidInput, NotAllowed
+
+router = APIRouter(prefix="/v1/me", tags=["account"])
+
+
+class ConsentView(BaseModel):
+    """What is to be accepted before the first question."""
+
+    version: str
+    text: str
+
+
+class SessionView(BaseModel):
+    """How the caller is logged in."""
+
+    kind: str
+    expires_at: datetime | None
+
+
+class MeView(BaseModel):
+    """The caller."""
+
+    id: str
+    name: str
+    role: str
+    audience: str
+    consented: bool
+    consent: ConsentView
+    session: SessionView
+
+
+class ConsentBody(Body):
+    """The version of the text that was shown."""
+
+    version: str = Field(max_length=32, examples=[CONSENT_VERSION])
+
+
+class PasswordBody(Body):
+    """The password now, and the one from now on."""
+
+    current: str = Field(max_length=500)
+    new: str = Field(max_length=500)
+
+
+@router.get("", responses=document(401, 429))
+def me(caller: AnyUser) -> MeView:
+    """Who is calling."""
+    return MeView(
+        id=caller.user_id,
+        name=caller.name,
+        role=caller.role,
+        audience=caller.audience,
+        consented=caller.consented,
+        consent=ConsentView(version=CONSENT_VERSION, text=CONSENT_TEXT),
+        session=SessionView(kind=caller.kind, expires_at=caller.expires_at),
+    )
+
+
+@router.post("/consent", responses=document(401, 413, 422, 429))
+def consent(body: ConsentBody, caller: AnyUser, gateway: GatewayDep) -> ConsentView:
+    """Accept the disclaimer; recorded once."""
+    if body.version != CONSENT_VERSION:
+        raise InvalidInput("This is not the current version of the text; read GET /v1/me again.")
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        accounts.record_consent(connection, caller.user_id, actor=caller.actor, now=now)
+    return ConsentView(version=CONSENT_VERSION, text=CONSENT_TEXT)
+
+
+@router.post("/password", status_code=204, responses=document(401, 403, 413, 422, 429))
+def change_password(body: PasswordBody, caller: AnyUser, gateway: GatewayDep) -> Response:
+    """Change one's own password; every log-in of the account ends."""
+    if caller.kind == "key":
+        raise NotAllowed("A password can be changed by a person who is logged in, not by an API key.")
+    with gateway.database.read() as connection:
+        stored = connection.execute(
+            select(users.c.password_hash).where(users.c.id == caller.user_id)
+        ).scalar_one()
+    if not check_password(body.current, stored):
+        raise InvalidInput("The current password is wrong.")
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        accounts.set_password(connection, caller.user_id, body.new, actor=caller.actor, now=now)
+    return Response(status_code=204)

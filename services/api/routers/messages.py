@@ -1,0 +1,66 @@
+"""What a person thinks of an answer."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy import Connection, delete, insert
+
+from services.api.ask import owned_message
+from services.api.deps import Asker, GatewayDep
+from services.api.errors import document
+from services.api.schemas import FeedbackBody
+from shared.audit import record
+from shared.db.tables import feedback
+
+router = APIRouter(prefix="/v1/messages", tags=["conversations"])
+
+
+@router.put("/{message_id}/feedback", status_code=204, responses=document(401, 403, 404, 413, 422, 429))
+def rate(message_id: str, body: FeedbackBody, caller: Asker, gateway: GatewayDep) -> Response:
+    """Rate an answer up or down, with a comment if one likes; a second rating replaces the first."""
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        conversation = owned_message(connection, message_id, caller.user_id)
+        key = gateway.conversations.key(connection, conversation)
+        place = f"feedback:{message_id}:{caller.user_id}"
+        _remove(connection, message_id, caller.user_id)
+        connection.execute(
+            insert(feedback).values(
+                message_id=message_id,
+                user_id=caller.user_id,
+                rating=body.rating,
+                comment_ciphertext=key.encrypt(body.comment, place=place) if body.comment else None,
+                key_id=key.key_id,
+                updated_at=now,
+            )
+        )
+        record.append(
+            connection,
+            now=now,
+            actor=caller.actor,
+            action="feedback.given",
+            object=f"message:{message_id}",
+            details={"rating": body.rating, "comment": body.comment is not None},
+        )
+    return Response(status_code=204)
+
+
+@router.delete("/{message_id}/feedback", status_code=204, responses=document(401, 403, 404, 429))
+def take_back(message_id: str, caller: Asker, gateway: GatewayDep) -> Response:
+    """Take one's rating back."""
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        owned_message(connection, message_id, caller.user_id)
+        _remove(connection, message_id, caller.user_id)
+        record.append(
+            connection,
+            now=now,
+            actor=caller.actor,
+            action="feedback.taken_back",
+            object=f"message:{message_id}",
+        )
+    return Response(status_code=204)
+
+
+def _remove(connection: Connection, message_id: str, user_id: str) -> None:
+    connection.execute(
+        delete(feedback).where(feedback.c.message_id == message_id, feedback.c.user_id == user_id)
+    )

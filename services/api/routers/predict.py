@@ -1,0 +1,115 @@
+"""`POST /predict`: a question in, a guarded answer out."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from services.api.ask import Question, ask
+from services.api.deps import Asker, GatewayDep
+from services.api.errors import document, problem
+from services.api.schemas import AnswerView, AskBody, JobView, PredictBody
+from services.api.state import Gateway
+from services.api.streaming import News, wait_for_end
+from services.api.views import answer_view, job_view
+from shared.jobs.lifecycle import State
+from shared.jobs.records import Job
+
+router = APIRouter(tags=["ask"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="Sent again with the same question: the same job."),
+]
+_WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?")
+#: The HTTP status for a failed job, by its error code; 500 for any other.
+_FAILED = {"prompt-too-long": 422, "deadline": 504, "worker-lost": 503, "engine-crashed": 503}
+
+
+def preferred_wait_s(
+    request: Request, gateway: GatewayDep, prefer: Annotated[str | None, Header()] = None
+) -> float | None:
+    """Seconds to wait for the answer, by the Prefer header (RFC 7240); None when it names neither."""
+    if prefer is None:
+        return None
+    if "respond-async" in prefer.lower():
+        return 0.0
+    asked = _WAIT.search(prefer.lower())
+    return min(float(asked[1]), gateway.settings.wait_limit_s) if asked else None
+
+
+PreferredWait = Annotated[float | None, Depends(preferred_wait_s)]
+
+
+def get_news(request: Request) -> News:
+    """The listener that this application started."""
+    news: News = request.app.state.news
+    return news
+
+
+NewsDep = Annotated[News, Depends(get_news)]
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"description": "Accepted; the answer is being written", "model": JobView},
+    **document(401, 403, 404, 409, 413, 422, 429, 500, 503, 504),
+}
+
+
+@router.post("/predict", response_model=AnswerView, responses=ANSWERS)
+async def predict(
+    body: PredictBody,
+    caller: Asker,
+    gateway: GatewayDep,
+    news: NewsDep,
+    wait_s: PreferredWait,
+    idempotency_key: IdempotencyKey = None,
+) -> Response | AnswerView:
+    """Ask a question. Waits for the answer unless `Prefer: respond-async` is sent.
+
+    When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
+    """
+    question = question_of(body, body.conversation_id)
+    job = await run_in_threadpool(ask, gateway, caller, question, idempotency_key=idempotency_key)
+    limit = gateway.settings.wait_limit_s
+    return await respond(gateway, news, job, limit if wait_s is None else wait_s)
+
+
+def question_of(body: AskBody, conversation_id: str | None) -> Question:
+    """The question in a request's body."""
+    return Question(
+        query=body.query,
+        conversation_id=conversation_id,
+        max_new_tokens=body.max_new_tokens,
+        temperature=body.temperature,
+    )
+
+
+async def respond(gateway: Gateway, news: News, job: Job, wait_s: float) -> Response | AnswerView:
+    """The answer if it is there within `wait_s` seconds, else 202 with the job."""
+    if job.finished_at is None and wait_s > 0:
+        job = await wait_for_end(gateway, news, job.id, wait_s) or job
+    if job.state is State.SUCCEEDED:
+        return await run_in_threadpool(_answer, gateway, job)
+    if job.state is State.FAILED:
+        code = job.error or "internal"
+        return problem(_FAILED.get(code, 500), code, job.error_detail or "The answer failed.")
+    if job.state is State.CANCELLED:
+        return problem(409, "cancelled", "The answer was cancelled before it was finished.")
+    return await run_in_threadpool(_accepted, gateway, job)
+
+
+def _answer(gateway: Gateway, job: Job) -> AnswerView:
+    with gateway.database.read() as connection:
+        return answer_view(connection, gateway, job)
+
+
+def _accepted(gateway: Gateway, job: Job) -> Response:
+    with gateway.database.read() as connection:
+        view = job_view(connection, job)
+    return Response(
+        view.model_dump_json(),
+        status_code=202,
+        media_type="application/json",
+        headers={"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async"},
+    )

@@ -1,0 +1,152 @@
+"""People, for admins; an auditor says yes to new auditors."""
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from sqlalchemy import func, select
+
+from services.api.deps import Admin, Auditor, GatewayDep
+from services.api.errors import document
+from services.api.schemas import Body, Page
+from shared.auth import accounts
+from shared.auth.accounts import Account
+from shared.auth.passwords import new_password
+from shared.auth.roles import AccountStatus, Role
+from shared.db.tables import sessions, users
+from shared.errors import InvalidInput
+from shared.guard.verdict import Audience
+
+router = APIRouter(prefix="/v1/users", tags=["people"])
+
+
+class UserView(BaseModel):
+    """A person's account."""
+
+    id: str
+    name: str
+    role: Role
+    audience: Audience
+    status: AccountStatus
+    created_at: datetime
+    last_seen_at: datetime | None = None
+
+
+class NewUserView(UserView):
+    """A new account and its password, shown once."""
+
+    password: str
+
+
+class PasswordView(BaseModel):
+    """A new password, shown once."""
+
+    password: str
+
+
+class NewUserBody(Body):
+    """A person to let in."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.@+-]+$", examples=["nurse.kim"])
+    role: Role
+    audience: Audience = Audience.PATIENT
+    password: str | None = Field(None, max_length=200, description="Left out: a random one is made.")
+
+
+class ChangeBody(Body):
+    """What to change; what is left out stays."""
+
+    role: Role | None = None
+    audience: Audience | None = None
+    status: AccountStatus | None = None
+
+
+@router.get("", responses=document(401, 403, 429))
+def list_users(caller: Admin, gateway: GatewayDep) -> Page[UserView]:
+    """Everybody, by name."""
+    with gateway.database.read() as connection:
+        seen = select(sessions.c.user_id, func.max(sessions.c.last_seen_at).label("seen_at"))
+        seen_by = seen.group_by(sessions.c.user_id).subquery()
+        rows = connection.execute(
+            select(users, seen_by.c.seen_at)
+            .outerjoin(seen_by, seen_by.c.user_id == users.c.id)
+            .order_by(users.c.name)
+        )
+        items = [
+            _view(Account.from_row(row)).model_copy(update={"last_seen_at": row.seen_at}) for row in rows
+        ]
+    return Page[UserView](items=items, next_cursor=None)
+
+
+@router.get("/pending", responses=document(401, 403, 429))
+def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
+    """Auditors' accounts that wait for an auditor's yes."""
+    with gateway.database.read() as connection:
+        rows = connection.execute(
+            select(users).where(users.c.status == AccountStatus.PENDING).order_by(users.c.name)
+        )
+        return Page[UserView](items=[_view(Account.from_row(row)) for row in rows], next_cursor=None)
+
+
+@router.post("", status_code=201, responses=document(401, 403, 409, 413, 422, 429))
+def create_user(body: NewUserBody, caller: Admin, gateway: GatewayDep) -> NewUserView:
+    """Make an account. An auditor's cannot log in until an existing auditor approves it."""
+    password = body.password or new_password()
+    with gateway.database.write() as connection:
+        account = accounts.create_account(
+            connection,
+            name=body.name,
+            role=body.role,
+            audience=body.audience,
+            password=password,
+            actor=caller.actor,
+            now=gateway.clock.now(connection),
+        )
+    return NewUserView(**_view(account).model_dump(), password=password)
+
+
+@router.patch("/{user_id}", responses=document(401, 403, 404, 409, 413, 422, 429))
+def change_user(user_id: str, body: ChangeBody, caller: Admin, gateway: GatewayDep) -> UserView:
+    """Change role, audience or status; a changed role or a disabled account ends its log-ins at once."""
+    if not body.model_fields_set:
+        raise InvalidInput("Name at least one of role, audience and status.")
+    with gateway.database.write() as connection:
+        account = accounts.change_account(
+            connection,
+            user_id,
+            actor=caller.actor,
+            now=gateway.clock.now(connection),
+            role=body.role,
+            audience=body.audience,
+            status=body.status,
+        )
+    return _view(account)
+
+
+@router.post("/{user_id}/password", responses=document(401, 403, 404, 409, 429))
+def reset_password(user_id: str, caller: Admin, gateway: GatewayDep) -> PasswordView:
+    """Give a person a new random password; an auditor then waits for an auditor's yes again."""
+    password = new_password()
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        accounts.set_password(connection, user_id, password, actor=caller.actor, now=now)
+    return PasswordView(password=password)
+
+
+@router.post("/{user_id}/approve", responses=document(401, 403, 404, 409, 429))
+def approve_auditor(user_id: str, caller: Auditor, gateway: GatewayDep) -> UserView:
+    """Say yes to a new auditor."""
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        return _view(accounts.approve_auditor(connection, user_id, actor=caller.actor, now=now))
+
+
+def _view(account: Account) -> UserView:
+    return UserView(
+        id=account.id,
+        name=account.name,
+        role=account.role,
+        audience=account.audience,
+        status=account.status,
+        created_at=account.created_at,
+    )

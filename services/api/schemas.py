@@ -1,0 +1,251 @@
+"""What requests and answers of the gateway look like. It does nothing."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+#: Control characters, line separators aside; lone surrogates never get past the JSON parser's UTF-8.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ud800-\udfff]")
+
+
+def _plain_text(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("holds control characters; send plain text")
+    text = text.strip()
+    if not text:
+        raise ValueError("is empty; write a question")
+    return text
+
+
+T = TypeVar("T")
+PlainText = Annotated[str, AfterValidator(_plain_text)]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AskBody(Body):
+    """A question within a conversation."""
+
+    query: PlainText = Field(min_length=1, description="The question, in plain text.")
+    max_new_tokens: int | None = Field(None, ge=1, strict=True, description="Longest answer, in tokens.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 (the default) always gives the likeliest words."
+    )
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"query": "What are the symptoms of asthma?"}]}
+    )
+
+
+class PredictBody(AskBody):
+    """A question, in a new conversation unless one is named."""
+
+    conversation_id: str | None = Field(None, max_length=36)
+
+
+class TitleBody(Body):
+    """A conversation's new title."""
+
+    title: PlainText = Field(max_length=200)
+
+
+class FeedbackBody(Body):
+    """What a person thinks of an answer."""
+
+    rating: Literal["up", "down"]
+    comment: PlainText | None = Field(None, max_length=2000)
+
+
+class ErrorView(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    detail: str
+
+
+class GuardView(BaseModel):
+    """What the guard did to an answer; `action` is `allow` when it did nothing."""
+
+    action: str
+    category: str | None
+    severity: str
+    sentences_replaced: int
+
+
+class ModelView(BaseModel):
+    """What wrote the answer."""
+
+    id: str | None
+    revision: str | None
+    prompt_version: str | None
+    policy_version: str | None
+
+
+class Timings(BaseModel):
+    """Milliseconds since the question was accepted."""
+
+    queued_ms: float | None
+    first_sentence_ms: float | None
+    total_ms: float | None
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class AnswerView(BaseModel):
+    """A finished answer."""
+
+    answer: str
+    guard: GuardView
+    disclaimer: str
+    model: ModelView
+    timings: Timings
+    usage: Usage
+    job_id: str
+    conversation_id: str
+    message_id: str | None
+
+
+class JobView(BaseModel):
+    """A job's state."""
+
+    id: str
+    kind: str
+    lane: str
+    state: str
+    conversation_id: str | None
+    question_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    first_sentence_at: datetime | None
+    finished_at: datetime | None
+    attempt: int
+    max_attempts: int
+    cancel_requested: bool
+    error: ErrorView | None
+    model_id: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    position: int | None = Field(description="Place in the queue, 1 is next; null unless queued.")
+    links: dict[str, str]
+
+
+class SentenceView(BaseModel):
+    """A released sentence."""
+
+    seq: int
+    text: str
+    action: str
+    category: str | None
+
+
+class MessageView(BaseModel):
+    """A message of a conversation."""
+
+    id: str
+    seq: int
+    role: str
+    text: str
+    created_at: datetime
+    job_id: str | None
+    parent_id: str | None
+    guard: GuardView | None
+    feedback: Literal["up", "down"] | None
+
+
+class ConversationItem(BaseModel):
+    """A conversation in a list."""
+
+    id: str
+    title: str
+    created_at: datetime
+    updated_at: datetime
+    message_count: int
+    active_job_id: str | None
+
+
+class ConversationView(BaseModel):
+    """A whole conversation, with the answer that is being written."""
+
+    id: str
+    title: str
+    created_at: datetime
+    updated_at: datetime
+    guard_state: str
+    messages: list[MessageView]
+    job: JobView | None
+    released: list[SentenceView]
+
+
+class AuditEventView(BaseModel):
+    """One event of the log."""
+
+    id: str
+    occurred_at: datetime
+    actor: str
+    actor_name: str | None
+    session_id: str | None
+    action: str
+    object: str | None
+    outcome: str
+    reason: str | None
+    details: dict[str, Any]
+
+
+class Page(BaseModel, Generic[T]):
+    """Part of a list; `next_cursor` asks for the next part, null at the end."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+class QueueView(BaseModel):
+    """What waits and what runs."""
+
+    queued: int
+    running: int
+    oldest_queued_s: float | None
+
+
+class WorkerView(BaseModel):
+    """A worker that reported."""
+
+    id: str
+    kind: str
+    model_id: str
+    started_at: datetime
+    last_seen_at: datetime
+    alive: bool
+    stats: dict[str, Any]
+
+
+class LatencyView(BaseModel):
+    """How long the answers of one minute took, in milliseconds."""
+
+    minute: datetime
+    answers: int
+    first_sentence_ms_p50: float | None
+    first_sentence_ms_p95: float | None
+    total_ms_p50: float
+    total_ms_p95: float
+
+
+class SystemView(BaseModel):
+    """The state of the whole, for admins."""
+
+    queue: QueueView
+    workers: list[WorkerView]
+    latency: list[LatencyView]
+    jobs_by_state: dict[str, int]
+    redis: Literal["up", "down"]
+    database: Literal["up"]

@@ -1,0 +1,155 @@
+"""Follows a job's rows as they appear. It writes nothing and knows no HTTP.
+
+The rows are true; a ring on Redis only says when to look. With Redis silent they are looked for
+four times a second.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import redis.asyncio
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from services.api.state import Gateway
+from shared.conversations import Sentence
+from shared.jobs.lifecycle import TERMINAL
+from shared.jobs.records import Job
+from shared.queue import NEWS_CHANNEL, Ring, redis_url
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 2.0  # how long to trust a healthy bell
+_LOOK_WITHOUT_BELL_S = 0.25
+_PING_S = 1.0
+_SILENT_S = 3.0
+
+
+class News:
+    """Wakes those who wait for a job when the bell rings for it; one listener per process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._redis = redis.asyncio.Redis.from_url(
+            redis_url(settings), socket_connect_timeout=1, socket_timeout=2
+        )
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._heard_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether Redis answered within the last seconds."""
+        return time.monotonic() - self._heard_at < _SILENT_S
+
+    def start(self) -> None:
+        """Begin to listen; from within the event loop."""
+        self._task = asyncio.create_task(self._run(), name="news")
+
+    async def close(self) -> None:
+        """Stop listening and wake everybody."""
+        if self._task is not None:
+            self._task.cancel()
+        for events in self._waiters.values():
+            for event in events:
+                event.set()
+        await self._redis.aclose()
+
+    @contextmanager
+    def listening(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the bell rings for this job."""
+        event = asyncio.Event()
+        self._waiters.setdefault(job_id, set()).add(event)
+        try:
+            yield event
+        finally:
+            waiting = self._waiters[job_id]
+            waiting.discard(event)
+            if not waiting:
+                del self._waiters[job_id]
+
+    async def wait(self, event: asyncio.Event) -> None:
+        """Until the bell rings, or until it is time to look anyway."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), _LOOK_S if self.healthy else _LOOK_WITHOUT_BELL_S)
+        event.clear()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError) as error:
+                log.warning("cannot hear the bell (%s): looking for rows instead", type(error).__name__)
+                await asyncio.sleep(1)
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(NEWS_CHANNEL)
+            pinged_at = 0.0
+            while True:
+                message = await pubsub.get_message(timeout=_PING_S)
+                now = time.monotonic()
+                if message is not None:
+                    self._heard_at = now
+                if now - pinged_at >= _PING_S:
+                    await pubsub.ping()
+                    pinged_at = now
+                if message is not None and message["type"] == "message":
+                    ring = Ring.from_json(message["data"])
+                    for event in self._waiters.get(ring.job_id, ()) if ring else ():
+                        event.set()
+
+
+@dataclass(frozen=True)
+class Look:
+    """A job and its new sentences, read in one snapshot."""
+
+    job: Job
+    sentences: list[Sentence]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will follow."""
+        return self.job.state in TERMINAL
+
+
+def look(gateway: Gateway, job_id: str, after: int) -> Look:
+    """The job, and its sentences after number `after`."""
+    with gateway.database.read() as connection:
+        # the job is read first: sentences that come later are at most too many for that state, never too few
+        job = gateway.jobs.get(connection, job_id)
+        if job.conversation_id is None or job.first_sentence_at is None:
+            return Look(job, [])
+        sentences = gateway.conversations.read_sentences(connection, job.conversation_id, job_id, after=after)
+        return Look(job, sentences)
+
+
+async def follow(gateway: Gateway, news: News, job_id: str, *, after: int = 0) -> AsyncIterator[Look]:
+    """The job's state and sentences as they change, until it has ended; the first look comes at once."""
+    with news.listening(job_id) as event:
+        state = None
+        while True:
+            seen = await run_in_threadpool(look, gateway, job_id, after)
+            if seen.sentences or seen.job.state is not state:
+                yield seen
+            if seen.ended:
+                return
+            state = seen.job.state
+            after = seen.sentences[-1].seq if seen.sentences else after
+            await news.wait(event)
+
+
+async def wait_for_end(gateway: Gateway, news: News, job_id: str, seconds: float) -> Job | None:
+    """The job once it has ended; None when it has not within `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            async for seen in follow(gateway, news, job_id):
+                if seen.ended:
+                    return seen.job
+    except TimeoutError:
+        pass
+    return None

@@ -1,0 +1,174 @@
+"""Builds what callers see from rows. It changes nothing."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from services.api import schemas
+from services.api.state import Gateway
+from shared.conversations import Message, Sentence, join
+from shared.db.tables import conversations, feedback, jobs, messages, verdicts
+from shared.guard.verdict import Action, Severity, Side
+from shared.jobs.lifecycle import Lane, State
+from shared.jobs.records import Job
+from shared.prompts import DISCLAIMER
+
+
+def job_view(connection: Connection, job: Job) -> schemas.JobView:
+    """A job, with its place in the queue."""
+    error = None
+    if job.error is not None:
+        error = schemas.ErrorView(code=job.error, detail=job.error_detail or "")
+    links = {
+        "self": f"/v1/jobs/{job.id}",
+        "events": f"/v1/jobs/{job.id}/events",
+        "cancel": f"/v1/jobs/{job.id}/cancel",
+    }
+    if job.conversation_id is not None:
+        links["conversation"] = f"/v1/conversations/{job.conversation_id}"
+    return schemas.JobView(
+        id=job.id,
+        kind=job.kind,
+        lane=job.lane,
+        state=job.state,
+        conversation_id=job.conversation_id,
+        question_id=job.question_id,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        first_sentence_at=job.first_sentence_at,
+        finished_at=job.finished_at,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        cancel_requested=job.cancel_requested_at is not None,
+        error=error,
+        model_id=job.model_id,
+        prompt_tokens=job.prompt_tokens,
+        completion_tokens=job.completion_tokens,
+        position=_position(connection, job) if job.state is State.QUEUED else None,
+        links=links,
+    )
+
+
+def answer_view(connection: Connection, gateway: Gateway, job: Job) -> schemas.AnswerView:
+    """The answer of a job that succeeded."""
+    assert job.conversation_id is not None
+    sentences = gateway.conversations.read_sentences(connection, job.conversation_id, job.id)
+    message_id = connection.execute(select(messages.c.id).where(messages.c.job_id == job.id)).scalar()
+    return schemas.AnswerView(
+        answer=join(sentences),
+        guard=guard_views(connection, [job.id])[job.id],
+        disclaimer=DISCLAIMER,
+        model=schemas.ModelView(
+            id=job.model_id,
+            revision=job.model_revision,
+            prompt_version=job.prompt_version,
+            policy_version=job.policy_version,
+        ),
+        timings=schemas.Timings(
+            queued_ms=_ms(job.created_at, job.started_at),
+            first_sentence_ms=_ms(job.created_at, job.first_sentence_at),
+            total_ms=_ms(job.created_at, job.finished_at),
+        ),
+        usage=schemas.Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.completion_tokens),
+        job_id=job.id,
+        conversation_id=job.conversation_id,
+        message_id=message_id,
+    )
+
+
+def guard_views(connection: Connection, job_ids: Sequence[str]) -> dict[str, schemas.GuardView]:
+    """What the guard did in each job: its gravest verdict, and how many sentences it replaced."""
+    found = {
+        job_id: schemas.GuardView(action="allow", category=None, severity="none", sentences_replaced=0)
+        for job_id in job_ids
+    }
+    rows = connection.execute(
+        select(verdicts).where(verdicts.c.job_id.in_(job_ids)).order_by(verdicts.c.created_at)
+    )
+    for row in rows:
+        view = found[row.job_id]
+        if Severity(row.severity).rank >= Severity(view.severity).rank:
+            view.action, view.category, view.severity = row.action, row.category, row.severity
+        if row.side == Side.ANSWER and row.action == Action.REPLACE:
+            view.sentences_replaced += 1
+    return found
+
+
+def sentence_view(sentence: Sentence) -> schemas.SentenceView:
+    """A released sentence."""
+    return schemas.SentenceView(
+        seq=sentence.seq, text=sentence.text, action=sentence.action, category=sentence.category
+    )
+
+
+def conversation_view(
+    connection: Connection, gateway: Gateway, conversation_id: str, user_id: str
+) -> schemas.ConversationView:
+    """A conversation that the caller was found to own."""
+    row = connection.execute(select(conversations).where(conversations.c.id == conversation_id)).one()
+    newest = connection.execute(
+        select(jobs.c.id)
+        .where(jobs.c.conversation_id == conversation_id)
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    job = gateway.jobs.get(connection, newest) if newest is not None else None
+    released: list[Sentence] = []
+    if job is not None and job.finished_at is None:
+        released = gateway.conversations.read_sentences(connection, conversation_id, job.id)
+    said = gateway.conversations.read_messages(connection, conversation_id)
+    key = gateway.conversations.key(connection, conversation_id)
+    return schemas.ConversationView(
+        id=row.id,
+        title=key.decrypt(row.title_ciphertext, place=f"title:{row.id}"),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        guard_state=row.guard_state,
+        messages=_message_views(connection, said, user_id),
+        job=job_view(connection, job) if job is not None else None,
+        released=[sentence_view(sentence) for sentence in released],
+    )
+
+
+def _message_views(connection: Connection, said: list[Message], user_id: str) -> list[schemas.MessageView]:
+    guards = guard_views(connection, [m.job_id for m in said if m.job_id is not None])
+    rated = connection.execute(
+        select(feedback.c.message_id, feedback.c.rating).where(
+            feedback.c.user_id == user_id, feedback.c.message_id.in_([message.id for message in said])
+        )
+    )
+    ratings = dict(rated.tuples().all())
+    return [
+        schemas.MessageView(
+            id=message.id,
+            seq=message.seq,
+            role=message.role,
+            text=message.text,
+            created_at=message.created_at,
+            job_id=message.job_id,
+            parent_id=message.parent_id,
+            guard=guards.get(message.job_id) if message.job_id is not None else None,
+            feedback=ratings.get(message.id),
+        )
+        for message in said
+    ]
+
+
+def _position(connection: Connection, job: Job) -> int:
+    """How many queued jobs go first, by lane and age; fairness between persons may change it."""
+    before = or_(
+        jobs.c.created_at < job.created_at, and_(jobs.c.created_at == job.created_at, jobs.c.id < job.id)
+    )
+    if job.lane is Lane.BATCH:
+        before = or_(jobs.c.lane == Lane.INTERACTIVE, before)
+    else:
+        before = and_(jobs.c.lane == Lane.INTERACTIVE, before)
+    ahead = connection.execute(
+        select(func.count()).where(jobs.c.kind == job.kind, jobs.c.state == State.QUEUED, before)
+    ).scalar_one()
+    return int(ahead) + 1
+
+
+def _ms(start: datetime, end: datetime | None) -> float | None:
+    return None if end is None else round((end - start).total_seconds() * 1000, 1)

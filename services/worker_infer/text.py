@@ -1,0 +1,151 @@
+"""Between a conversation's words and a model's token ids: prompts in Gemma's chat format, and answers back.
+
+Knows the tokenizer and its chat template; nothing of engines, jobs or the guard.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from transformers import PreTrainedTokenizerFast
+
+from shared.errors import PromptTooLong
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Something said earlier in the conversation."""
+
+    #: "user" or "assistant".
+    role: str
+    text: str
+
+
+class ChatText:
+    """One tokenizer's way from a conversation to token ids and back; threads may share it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Only what does not change the tokenizer is called, so threads need no lock."""
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        specials = sorted(
+            {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+            | set(tokenizer.all_special_tokens),
+            key=len,
+            reverse=True,
+        )
+        self._special = re.compile("|".join(re.escape(token) for token in specials))
+        self._special_ids = frozenset(self._backend.token_to_id(token) for token in specials)
+        self._byte_ids = frozenset(
+            token_id for piece, token_id in tokenizer.get_vocab().items() if _BYTE_PIECE.fullmatch(piece)
+        )
+
+    def prompt(
+        self,
+        *,
+        system: str,
+        turns: Sequence[Turn],
+        question: str,
+        budget_tokens: int,
+        released: str = "",
+    ) -> list[int]:
+        """Token ids from BOS to the place where the answer starts, or goes on after `released`.
+
+        Of `turns`, questions and answers in pairs are kept, and the oldest pairs are left out until at most
+        `budget_tokens` remain. What people wrote cannot become a control token.
+
+        Raises:
+            PromptTooLong: system text, question and `released` alone take more than `budget_tokens`.
+        """
+        pairs = _answered(turns)
+        kept = self._encode(system, pairs, question, released)
+        if len(kept) <= budget_tokens:
+            return kept
+        shortest = self._encode(system, [], question, released)
+        if len(shortest) > budget_tokens:
+            raise PromptTooLong(
+                f"The question takes {len(shortest)} tokens with the system text, and {budget_tokens} are "
+                "left for it. Shorten the question or ask for a shorter answer."
+            )
+        # Fewer pairs never make a longer prompt: find the fewest to leave out by halving.
+        too_few, enough, best = 0, len(pairs), shortest
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            attempt = self._encode(system, pairs[middle:], question, released)
+            if len(attempt) <= budget_tokens:
+                enough, best = middle, attempt
+            else:
+                too_few = middle
+        return best
+
+    def detokeniser(self) -> "Detokeniser":
+        """A fresh one for one answer."""
+        return Detokeniser(self)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of `token_ids` without control tokens."""
+        text: str = self._backend.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the id is a control token, which has no text."""
+        return token_id in self._special_ids
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the id stands for one byte of a character that the vocabulary lacks."""
+        return token_id in self._byte_ids
+
+    def _encode(
+        self, system: str, pairs: Sequence[tuple[Turn, Turn]], question: str, released: str
+    ) -> list[int]:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [
+            {"role": turn.role, "content": self._as_plain(turn.text)} for pair in pairs for turn in pair
+        ]
+        messages.append({"role": "user", "content": self._as_plain(question)})
+        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # The template writes BOS itself.
+        encoded = self._backend.encode(f"{rendered}{self._as_plain(released)}", add_special_tokens=False)
+        ids: list[int] = encoded.ids
+        return ids
+
+    def _as_plain(self, text: str) -> str:
+        """`text` with a space inside every control token that it spells, which makes it ordinary words."""
+        return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+class Detokeniser:
+    """Turns one answer's token ids into text as they come.
+
+    All outputs joined are the decoded whole: nothing that was given out is ever changed by what follows.
+    """
+
+    def __init__(self, chat_text: ChatText) -> None:
+        self._chat_text = chat_text
+        self._pending: list[int] = []
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        """The text that is certain now; a run of byte pieces waits for its end: it decodes as a whole."""
+        self._pending += [token_id for token_id in token_ids if not self._chat_text.is_special(token_id)]
+        certain = len(self._pending)
+        while certain and self._chat_text.is_byte(self._pending[certain - 1]):
+            certain -= 1
+        ready, self._pending = self._pending[:certain], self._pending[certain:]
+        return self._chat_text.decode(ready)
+
+    def close(self) -> str:
+        """What was still held back."""
+        rest, self._pending = self._pending, []
+        return self._chat_text.decode(rest)
+
+
+def _answered(turns: Sequence[Turn]) -> list[tuple[Turn, Turn]]:
+    """Each question with the answer right after it: roles must alternate in the chat format."""
+    return [
+        (asked, answered)
+        for asked, answered in pairwise(turns)
+        if asked.role == "user" and answered.role == "assistant"
+    ]

@@ -1,0 +1,31 @@
+"""Hashes and checks passwords. It knows no account."""
+
+import secrets
+
+from pwdlib import PasswordHash
+
+from shared.errors import InvalidInput
+
+MIN_LENGTH = 10
+MAX_LENGTH = 200
+
+_hasher = PasswordHash.recommended()
+_DUMMY = _hasher.hash(secrets.token_urlsafe(24))
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash of a password. Raises InvalidInput when it is too short or too long."""
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise InvalidInput(f"A password must have {MIN_LENGTH} to {MAX_LENGTH} characters.")
+    return _hasher.hash(password)
+
+
+def check_password(password: str, password_hash: str | None) -> bool:
+    """Whether the password is right; takes as long when there is no such account."""
+    right = _hasher.verify(password[:MAX_LENGTH], password_hash or _DUMMY)
+    return right and password_hash is not None
+
+
+def new_password() -> str:
+    """A random password that is easy to copy."""
+    return secrets.token_urlsafe(15)

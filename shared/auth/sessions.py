@@ -1,0 +1,247 @@
+"""Log-ins: started, found again by what a caller sends, refreshed, ended. Passwords are not its matter.
+
+Finding a caller costs one indexed read; `last_seen_at` is written at most once a minute.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from shared.audit import record
+from shared.auth.accounts import Account
+from shared.auth.consent import CONSENT_VERSION
+from shared.auth.roles import AccountStatus, Role, Scope, SessionKind
+from shared.auth.tokens import (
+    ACCESS_TOKEN_LIFE,
+    API_KEY_PREFIX,
+    BROWSER_PREFIX,
+    REFRESH_PREFIX,
+    AccessClaims,
+    hash_token,
+    make_access_token,
+    new_opaque_token,
+    read_access_token,
+)
+from shared.db.tables import api_keys, refresh_tokens, sessions, users
+from shared.errors import NotAuthenticated
+from shared.guard.verdict import Audience
+from shared.ids import new_id
+
+REFRESH_LIFE = timedelta(days=14)
+_NOTE_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principal:
+    """Who is calling, and through what."""
+
+    user_id: str
+    name: str
+    role: Role
+    audience: Audience
+    #: The session's id, or `key:<id>` for an API key.
+    session_id: str
+    scopes: frozenset[Scope]
+    consented: bool
+    #: What ends the session by itself; None for an API key without expiry.
+    expires_at: datetime | None
+    #: `tokens`, `browser` or `key`.
+    kind: str
+    #: Whether `last_seen_at` is due for a new note.
+    note_due: bool
+
+    @property
+    def actor(self) -> record.Actor:
+        """As the audit log names the caller."""
+        return record.Actor(self.user_id, self.session_id)
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """What a program gets when it logs in or refreshes."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int = int(ACCESS_TOKEN_LIFE.total_seconds())
+
+
+def start_token_session(connection: Connection, account: Account, *, key: str, now: datetime) -> TokenPair:
+    """Log a program in: an access token, and a refresh token good for 14 days without use."""
+    sid = _start(connection, account, SessionKind.TOKENS, now, now + REFRESH_LIFE)
+    return _issue(connection, account.id, sid, key=key, now=now)
+
+
+def start_browser_session(connection: Connection, account: Account, *, life: timedelta, now: datetime) -> str:
+    """Log a browser in; returns the token for its cookie."""
+    token, token_hash = new_opaque_token(BROWSER_PREFIX)
+    _start(connection, account, SessionKind.BROWSER, now, now + life, token_hash)
+    return token
+
+
+def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> TokenPair | None:
+    """Trade a refresh token for a new pair.
+
+    Returns None when the token was used before: the session is then revoked, since somebody has a
+    copy; commit that. Raises NotAuthenticated for an unknown or expired token or an ended session.
+    """
+    found = connection.execute(
+        select(refresh_tokens, sessions.c.user_id, sessions.c.revoked_at, users.c.status)
+        .join(sessions, sessions.c.sid == refresh_tokens.c.sid)
+        .join(users, users.c.id == sessions.c.user_id)
+        .where(refresh_tokens.c.token_hash == hash_token(token))
+        .with_for_update(of=refresh_tokens)
+    ).one_or_none()
+    if found is None or found.revoked_at is not None or found.status != AccountStatus.ACTIVE:
+        raise NotAuthenticated("The refresh token is not valid; log in again.")
+    if found.used_at is not None:
+        actor = record.Actor(found.user_id, found.sid)
+        end(connection, found.sid, actor=actor, now=now, reason="a refresh token was used twice")
+        return None
+    if found.expires_at <= now:
+        raise NotAuthenticated("The refresh token has expired; log in again.")
+    connection.execute(
+        update(refresh_tokens).where(refresh_tokens.c.token_hash == found.token_hash).values(used_at=now)
+    )
+    connection.execute(
+        update(sessions)
+        .where(sessions.c.sid == found.sid)
+        .values(last_seen_at=now, expires_at=now + REFRESH_LIFE)
+    )
+    return _issue(connection, found.user_id, found.sid, key=key, now=now)
+
+
+def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, now: datetime) -> Principal:
+    """Who sent this bearer token. Raises NotAuthenticated."""
+    if bearer.startswith(API_KEY_PREFIX):
+        return _resolve_key(connection, bearer, now)
+    if bearer.startswith(BROWSER_PREFIX):
+        condition = sessions.c.token_hash == hash_token(bearer)
+    else:
+        claims = read_access_token(bearer, key=key)
+        condition = (sessions.c.sid == claims.session_id) & (sessions.c.user_id == claims.user_id)
+    row = connection.execute(_with_user(sessions).where(condition)).one_or_none()
+    if row is None or row.revoked_at is not None or row.expires_at <= now:
+        raise NotAuthenticated("This log-in has ended; log in again.")
+    if row.kind == SessionKind.BROWSER and row.last_seen_at + idle <= now:
+        raise NotAuthenticated("This log-in ended because it was not used; log in again.")
+    return _principal(row, row.sid, frozenset(Scope), row.expires_at, row.kind, row.last_seen_at, now)
+
+
+def note_use(connection: Connection, principal: Principal, now: datetime) -> None:
+    """Remember that the session or key was used just now."""
+    if principal.session_id.startswith("key:"):
+        statement = update(api_keys).where(api_keys.c.id == principal.session_id[4:]).values(last_used_at=now)
+    else:
+        statement = update(sessions).where(sessions.c.sid == principal.session_id).values(last_seen_at=now)
+    connection.execute(statement)
+
+
+def end(
+    connection: Connection, sid: str, *, actor: record.Actor, now: datetime, reason: str | None = None
+) -> None:
+    """End a session at once, and with it every token of its family."""
+    connection.execute(
+        update(sessions).where(sessions.c.sid == sid, sessions.c.revoked_at.is_(None)).values(revoked_at=now)
+    )
+    record.append(
+        connection, now=now, actor=actor, action="session.ended", object=f"session:{sid}", reason=reason
+    )
+
+
+def find_browser_session(connection: Connection, token: str) -> tuple[str, str] | None:
+    """The (session id, user id) of a browser's token, ended or not."""
+    row = connection.execute(
+        select(sessions.c.sid, sessions.c.user_id).where(sessions.c.token_hash == hash_token(token))
+    ).one_or_none()
+    return None if row is None else (row.sid, row.user_id)
+
+
+def _start(
+    connection: Connection,
+    account: Account,
+    kind: SessionKind,
+    now: datetime,
+    expires_at: datetime,
+    token_hash: str | None = None,
+) -> str:
+    sid = new_id()
+    connection.execute(
+        insert(sessions).values(
+            sid=sid,
+            user_id=account.id,
+            kind=kind,
+            refresh_family=sid if kind is SessionKind.TOKENS else None,
+            token_hash=token_hash,
+            created_at=now,
+            expires_at=expires_at,
+            last_seen_at=now,
+            reauthenticated_at=now,
+        )
+    )
+    record.append(
+        connection,
+        now=now,
+        actor=record.Actor(account.id, sid),
+        action="session.started",
+        object=f"session:{sid}",
+        details={"kind": kind},
+    )
+    return sid
+
+
+def _issue(connection: Connection, user_id: str, sid: str, *, key: str, now: datetime) -> TokenPair:
+    token, token_hash = new_opaque_token(REFRESH_PREFIX)
+    connection.execute(
+        insert(refresh_tokens).values(
+            token_hash=token_hash, sid=sid, created_at=now, expires_at=now + REFRESH_LIFE
+        )
+    )
+    return TokenPair(make_access_token(AccessClaims(user_id, sid), key=key, now=now), token)
+
+
+def _resolve_key(connection: Connection, bearer: str, now: datetime) -> Principal:
+    row = connection.execute(
+        _with_user(api_keys).where(api_keys.c.key_hash == hash_token(bearer))
+    ).one_or_none()
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        raise NotAuthenticated("This API key is not valid, or has expired or been revoked.")
+    scopes = frozenset(Scope(scope) for scope in row.scopes)
+    return _principal(row, f"key:{row.id}", scopes, row.expires_at, "key", row.last_used_at, now)
+
+
+def _with_user(table: Any) -> Any:
+    return select(
+        *[column for column in table.c if column.name != "name"],
+        users.c.name.label("user_name"),
+        users.c.role,
+        users.c.audience,
+        users.c.status,
+        users.c.consent_version,
+    ).join(users, users.c.id == table.c.user_id)
+
+
+def _principal(
+    row: Row[Any],
+    session_id: str,
+    scopes: frozenset[Scope],
+    expires_at: datetime | None,
+    kind: str,
+    noted_at: datetime | None,
+    now: datetime,
+) -> Principal:
+    if row.status != AccountStatus.ACTIVE:
+        raise NotAuthenticated("This account is not active; ask an admin.")
+    return Principal(
+        user_id=row.user_id,
+        name=row.user_name,
+        role=Role(row.role),
+        audience=Audience(row.audience),
+        session_id=session_id,
+        scopes=scopes,
+        consented=row.consent_version == CONSENT_VERSION,
+        expires_at=expires_at,
+        kind=kind,
+        note_due=noted_at is None or now - noted_at >= _NOTE_EVERY,
+    )

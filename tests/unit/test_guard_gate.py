@@ -1,0 +1,174 @@
+"""What the gate lets out, and when."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.guard import Audience, Guard, load_guard
+from shared.guard.gate import CONTEXT_CHARS, GUARD_FAILURE, Gate, Release
+from shared.guard.sentences import SentenceSplitter
+from shared.guard.verdict import Action, Category, Severity, Side, Verdict
+
+GUARD = load_guard()
+BAD = Verdict(side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, severity=Severity.HIGH, source="test")
+texts = st.lists(
+    st.sampled_from(
+        ["Rest well. ", "Take 2.5 mg. ", "Dr. Osei knows. ", "\n- point", "\n1. step", "**b.** ", "😀! ", "bad ", "x" * 130, "\n", "… "]
+    ),
+    max_size=25,
+).map("".join)  # fmt: skip
+
+
+class Recorder:
+    """A judge that refuses sentences with "bad" and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, Audience]] = []
+
+    def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
+        self.asked.append((text, context, audience))
+        return BAD if "bad" in text else Verdict.ALLOWED
+
+
+def gate(judge: object, audience: Audience = Audience.PATIENT, released: str = "", tick: float = 0.0) -> Gate:
+    """A gate whose clock moves `tick` seconds whenever it is read."""
+    ticks = itertools.count()
+    return Gate(
+        judge,  # type: ignore[arg-type]
+        audience,
+        responses=GUARD.responses(),
+        refers=GUARD.refers,
+        clock=lambda: next(ticks) * tick,
+        released_so_far=released,
+    )
+
+
+def run(opened: Gate, chunks: list[str]) -> list[Release]:
+    """Everything that the gate releases of these chunks."""
+    return [release for chunk in chunks for release in opened.feed(chunk)] + opened.close()
+
+
+@given(text=texts, size=st.integers(min_value=1, max_value=50))
+def test_releases_do_not_depend_on_the_chunks(text: str, size: int) -> None:
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    assert run(gate(Recorder()), chunks) == run(gate(Recorder()), [text]) == run(gate(Recorder()), list(text))
+
+
+@given(text=texts)
+def test_nothing_is_released_before_its_verdict(text: str) -> None:
+    judge = Recorder()
+    opened = gate(judge)
+    shown = ""
+    for character in text:
+        for release in opened.feed(character):
+            shown += release.text if release.suppressed is None else release.suppressed
+        assert "".join(asked for asked, _, _ in judge.asked) == shown
+
+
+@given(text=texts)
+def test_what_is_released_is_the_answer_up_to_the_first_violation(text: str) -> None:
+    splitter = SentenceSplitter()
+    sentences = splitter.feed(text) + splitter.close()
+    allowed = list(itertools.takewhile(lambda sentence: "bad" not in sentence, sentences))
+    releases = run(gate(Recorder()), [text])
+    assert [release.text for release in releases[: len(allowed)]] == allowed
+    assert all("bad" not in release.text for release in releases)
+
+
+def test_a_violation_is_replaced_and_stops_the_gate() -> None:
+    opened = gate(Recorder())
+    releases = opened.feed("Rest well.\n\nA bad sentence. More. ")
+    assert [release.suppressed for release in releases] == [None, "\n\nA bad sentence."]
+    assert releases[1].text == "\n\n" + GUARD.responses().replacement(Category.DOSING)
+    assert opened.stopped
+    assert opened.feed("More. ") == []
+    assert opened.close() == []
+
+
+def test_the_judge_sees_the_sentences_before_and_the_audience() -> None:
+    judge = Recorder()
+    run(gate(judge, Audience.CLINICIAN, released="Said before."), [" One. Two."])
+    assert judge.asked == [
+        (" One.", "Said before.", Audience.CLINICIAN),
+        (" Two.", "Said before. One.", Audience.CLINICIAN),
+    ]
+
+
+def test_the_context_is_bounded() -> None:
+    judge = Recorder()
+    run(gate(judge), ["word " * 1000])
+    assert max(len(context) for _, context, _ in judge.asked) <= CONTEXT_CHARS
+
+
+def test_a_judge_that_raises_fails_closed() -> None:
+    def broken(text: str, context: str, audience: Audience) -> Verdict:
+        raise RuntimeError("broken")
+
+    opened = gate(broken)
+    (release,) = opened.feed("Rest well. And more. ")
+    assert release.verdict == GUARD_FAILURE
+    assert release.verdict.source == "guard_failure"
+    assert release.suppressed == "Rest well."
+    assert "could not be checked" in release.text
+    assert opened.stopped
+
+
+def test_a_judge_that_takes_too_long_fails_closed() -> None:
+    (release,) = gate(Recorder(), tick=0.3).feed("Rest well. And more. ")
+    assert release.verdict == GUARD_FAILURE
+
+
+def test_a_judge_within_its_time_is_heard() -> None:
+    (release,) = gate(Recorder(), tick=0.2).feed("Rest well. And")
+    assert release.verdict == Verdict.ALLOWED
+
+
+def test_an_answer_without_a_referral_gets_one() -> None:
+    releases = run(gate(Recorder()), ["Rest well."])
+    assert releases[-1].text == " " + GUARD.responses().referral
+    assert releases[-1].verdict.action is Action.APPEND
+    assert releases[-1].verdict.category is Category.OMISSION
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Rest well. See your GP if it lasts.",
+        "I don't know enough about that. Please ask a doctor.",
+        "Call 999 now.",
+        "A pharmacist can advise you.",
+    ],
+)
+def test_an_answer_that_refers_is_untouched(answer: str) -> None:
+    assert "".join(release.text for release in run(gate(Recorder()), [answer])) == answer
+
+
+def test_a_referral_released_by_an_earlier_gate_counts() -> None:
+    releases = run(gate(Recorder(), released="Ask your doctor."), [" Rest well."])
+    assert [release.text for release in releases] == [" Rest well."]
+
+
+def test_a_clinician_is_not_sent_to_a_doctor() -> None:
+    assert [release.text for release in run(gate(Recorder(), Audience.CLINICIAN), ["Rest."])] == ["Rest."]
+
+
+def test_an_empty_answer_stays_empty() -> None:
+    assert run(gate(Recorder()), [""]) == []
+
+
+def test_the_real_guard_stops_a_danger_across_sentences() -> None:
+    opened = GUARD.gate()
+    releases = run(opened, ["You are on warfarin. You can just ", "leave it off tonight. It will be fine."])
+    assert releases[0].text == "You are on warfarin."
+    assert releases[1].verdict.category is Category.MEDICATION_CHANGE
+    assert releases[1].suppressed == " You can just leave it off tonight."
+    assert len(releases) == 2
+
+
+def test_a_gate_needs_no_more_than_its_guard() -> None:
+    assert isinstance(GUARD, Guard)
+    assert GUARD.gate(Audience.CLINICIAN, "Rest.", locale="gb").feed(" Drink. ")[0].text == " Drink."
