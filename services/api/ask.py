@@ -305,8 +305,7 @@ def _check_quota(gateway: Gateway, connection: Connection, caller: Principal) ->
     if gateway.jobs.count_queued(connection, caller.user_id) >= limit:
         raise LimitReached(
             f"{limit} of your questions are waiting already; wait for some to be answered, or cancel them.",
-            retry_after_s=5
-            + 5 * random.random(),  # spread, so that waiting programs do not return all at once
+            retry_after_s=10,
         )
 
 

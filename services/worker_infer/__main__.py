@@ -4,6 +4,7 @@ import logging
 import sys
 
 from services.worker_infer.worker import Worker, is_alive
+from shared.errors import MediChatError
 from shared.logs import configure_logging
 from shared.settings import get_settings
 
@@ -16,7 +17,7 @@ def main() -> int:
         return 0 if is_alive(settings) else 1
     try:
         worker = Worker(settings)
-    except (ValueError, OSError, MemoryError) as error:
+    except (MediChatError, ValueError, OSError, MemoryError) as error:
         logging.getLogger(__name__).critical("the worker cannot start: %s", error)
         return 1
     worker.run()

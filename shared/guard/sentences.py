@@ -127,8 +127,8 @@ def _end_after_stop(text: str, position: int, end: int, *, closed: bool) -> int 
         return 0
     if word.isdigit() and _opens_a_line(words[:-1]):
         return 0
-    if len(word) == 1 and word.isupper() and len(words) > 1 and words[-2].lower() not in _BEFORE_LETTER:
-        return 0 if words[-2][0].isupper() else end
+    if len(word) == 1 and word.isupper() and _is_initial(words[:-1]):
+        return 0
     if lowered in _BEFORE_NUMBER:
         return _unless(text, end, str.isdigit, closed=closed)
     if lowered in _BEFORE_CAPITAL:
@@ -141,6 +141,11 @@ def _unless(text: str, end: int, goes_on: Callable[[str], bool], *, closed: bool
     if end + 1 >= len(text):
         return end if closed else None
     return 0 if goes_on(text[end + 1]) else end
+
+
+def _is_initial(before: list[str]) -> bool:
+    """Whether a single capital letter after these words begins a name ("J. Smith", not "vitamin C.")."""
+    return not before or (before[-1][0].isupper() and before[-1].lower() not in _BEFORE_LETTER)
 
 
 def _opens_a_line(words: list[str]) -> bool:

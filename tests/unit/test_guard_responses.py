@@ -1,0 +1,66 @@
+"""The safe words and the policy's version."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+
+from shared.guard import Category, Guard, load_guard
+
+GUARD = load_guard()
+FILES = ("lexicon.yaml", "rules_answer.yaml", "rules_question.yaml", "responses.yaml", "resources.yaml")
+
+
+def policy() -> dict[str, str]:
+    """The packaged policy files."""
+    return {name: (files("shared.guard") / name).read_text(encoding="utf-8") for name in FILES}
+
+
+@pytest.mark.parametrize(
+    ("locale", "emergency", "crisis"),
+    [("us", "911", "988"), ("gb", "999", "116 123"), ("en-GB", "999", "116 123"), ("eu", "112", "findahelpline")],
+)
+def test_resources_are_those_of_the_locale(locale: str, emergency: str, crisis: str) -> None:
+    responses = GUARD.responses(locale)
+    assert emergency in responses.emergency
+    assert emergency in responses.crisis
+    assert crisis in responses.crisis
+
+
+def test_an_unknown_locale_gets_the_international_resources() -> None:
+    assert GUARD.responses("xx").locale == "intl"
+    assert "112" in GUARD.responses("xx").emergency
+
+
+def test_every_answer_category_has_a_replacement_of_its_own() -> None:
+    responses = GUARD.responses()
+    not_answers = {Category.OMISSION, Category.CRISIS, Category.EMERGENCY}
+    texts = [responses.replacement(category) for category in Category if category not in not_answers]
+    assert len(set(texts)) == len(texts)
+    assert responses.replacement(None) not in texts
+
+
+def test_every_replacement_refers_to_help() -> None:
+    assert all(GUARD.refers(GUARD.responses().replacement(category)) for category in [*Category, None])
+
+
+def test_questions_get_the_text_of_their_category() -> None:
+    responses = GUARD.responses("gb")
+    assert responses.for_question(Category.CRISIS) == responses.crisis
+    assert responses.for_question(Category.EMERGENCY) == responses.emergency
+    with pytest.raises(KeyError):
+        responses.for_question(Category.DOSING)
+
+
+def test_the_policy_version_names_the_policy() -> None:
+    assert re.fullmatch(r"[0-9a-f]{12}", GUARD.policy_version)
+    assert load_guard().policy_version == GUARD.policy_version == Guard(policy()).policy_version
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_change_of_the_policy_changes_its_version(name: str) -> None:
+    changed = policy()
+    changed[name] += "\n# changed\n"
+    assert Guard(changed).policy_version != GUARD.policy_version
