@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def measure(environment: dict[str, str], *, seconds: float, rounds: int) -> dict
     }
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder), without=["ui", "worker_infer"], environment={**environment, **limits})
-        with stack, bare(stack.settings.redis_url) as bare_url, log_in(stack, "user") as client:
+        with stack, bare(stack.settings.redis_url) as bare_url, closing(log_in(stack, "user")) as client:
             token = client.headers["Authorization"].removeprefix("Bearer ")
             accepted_per_s(stack.api_url, token, 1), accepted_per_s(bare_url, token, 1)  # warm up
             ours, theirs = [], []

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def follow(client: httpx.Client, job_id: str) -> Iterator[tuple[str, dict[str, A
 
 
 def _ask_twice(stack: Stack) -> dict[str, float]:
-    with log_in(stack, "user") as client:
+    with closing(log_in(stack, "user")) as client:
         waited = _expect(client.post("/predict", json={"query": QUESTION}), 200)
         _require(bool(waited["answer"].strip()), "the waiting request got an empty answer")
         begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -89,25 +90,23 @@ class Lexicon:
     def read(self, text: str) -> Tagged:
         """Tag `text`. Linear in its length."""
         words, spans = self._split(text)
-        line: list[str] = []
-        offsets: list[int] = []
-        places: list[tuple[int, int]] = []
-        keys: set[str] = set()
-        length = index = 0
+        tags = self._tag(words)
+        items = ["/".join((word, *some)) + "/ " for word, some in zip(words, tags, strict=True)]
+        offsets = [0, *itertools.accumulate(map(len, items))]
+        keys = {f"/{tag}" for some in set(tags) for tag in some}.union(words)
+        return Tagged("".join(items), tuple(offsets[:-1]), tuple(spans), frozenset(keys))
+
+    def _tag(self, words: list[str]) -> list[tuple[str, ...]]:
+        """The tags of every word; those of a phrase go to its last word."""
+        tags = list(map(self.tags_of, words))
+        index = 0
         while index < len(words):
-            word, taken, tags = words[index], 1, self.tags_of(words[index])
-            if word in self._phrases and (phrase := self._phrase_at(words, index)):
-                taken, tags = phrase
-                word = "_".join(words[index : index + taken])
-            item = "/".join((word, *tags)) + "/ "
-            keys.add(word)
-            keys.update(f"/{tag}" for tag in tags)
-            line.append(item)
-            offsets.append(length)
-            places.append((spans[index][0], spans[index + taken - 1][1]))
-            length += len(item)
-            index += taken
-        return Tagged("".join(line), tuple(offsets), tuple(places), frozenset(keys))
+            if words[index] in self._phrases and (phrase := self._phrase_at(words, index)):
+                taken, extra = phrase
+                index += taken - 1
+                tags[index] = tuple(sorted({*tags[index], *extra}))
+            index += 1
+        return tags
 
     def _phrase_at(self, words: list[str], index: int) -> tuple[int, tuple[str, ...]] | None:
         """How many words the longest phrase at `index` takes, and its tags; None when there is none."""

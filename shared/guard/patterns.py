@@ -2,7 +2,8 @@
 
 A pattern is a line of elements parted by blanks:
 
-- `stop|halt`: one of these words; `{drug}` or `{drug|remedy}`: one word or phrase of these classes;
+- `stop|halt`: one of these words; `no_one` is read as the two words;
+- `{drug}` or `{drug|remedy}`: one word of these classes, or the last one of a phrase;
 - `your?`, `{drug}?`: the same, or nothing;
 - `<name>`: one of the patterns of this macro;
 - `..`: up to four words of the same clause, none of them a negation; `...`: up to eight words, commas among them;
@@ -95,10 +96,14 @@ def _element(element: str, macros: Macros) -> tuple[str, frozenset[str]]:
         part = rf"[^\s/]+/(?:[^\s/]+/)*?(?:{'|'.join(map(re.escape, tags))})/\S* "
         needed = frozenset(f"/{tag}" for tag in tags)
     else:
-        words = body.split("|")
-        part = rf"(?:{'|'.join(map(re.escape, words))})/\S* "
-        needed = frozenset(words)
+        options = [option.split("_") for option in body.split("|")]
+        part = f"(?:{'|'.join(_words(option) for option in options)})"
+        needed = frozenset(option[-1] for option in options)
     return (f"(?:{part})?", frozenset()) if optional else (part, needed)
+
+
+def _words(words: list[str]) -> str:
+    return "".join(rf"{re.escape(word)}/\S* " for word in words)
 
 
 def _macro(name: str, macros: Macros) -> tuple[str, frozenset[str]]:
