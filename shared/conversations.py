@@ -1,4 +1,4 @@
-"""Stores conversations: their messages and what was released of an answer. Who may read them is not its matter.
+"""Stores conversations: their messages and what was released of an answer. It does not ask who reads them.
 
 Every text goes through the envelope here, so no caller ever handles a ciphertext.
 """
@@ -20,6 +20,11 @@ from shared.privacy.keys import create_data_key, load_data_key
 
 MessageRole = Literal["user", "assistant"]
 TITLE_CHARS = 80
+
+# made once: building a statement costs more than sending it
+_INSERT_CONVERSATION = insert(conversations)
+_INSERT_MESSAGE = insert(messages)
+_INSERT_SENTENCE = insert(released_sentences)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +69,31 @@ class Conversations:
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
 
-    def create(self, connection: Connection, *, user_id: str, title: str, now: datetime) -> str:
-        """Start an empty conversation with a data key of its own; returns its id."""
+    def create(
+        self, connection: Connection, *, user_id: str, question: str, now: datetime
+    ) -> tuple[str, str]:
+        """Start a conversation with its first question and a data key of its own.
+
+        Returns the ids of the conversation and of the question; the question gives the title.
+        """
         conversation_id = new_id()
         key = create_data_key(
             connection, self._envelope, scope="conversation", owner_id=conversation_id, now=now
         )
-        connection.execute(
-            insert(conversations).values(
-                id=conversation_id,
-                user_id=user_id,
-                key_id=key.key_id,
-                title_ciphertext=key.encrypt(shorten(title), place=f"title:{conversation_id}"),
-                created_at=now,
-                updated_at=now,
-            )
+        row = {
+            "id": conversation_id,
+            "user_id": user_id,
+            "key_id": key.key_id,
+            "title_ciphertext": key.encrypt(shorten(question), place=f"title:{conversation_id}"),
+            "created_at": now,
+            "updated_at": now,
+            "message_count": 1,
+        }
+        connection.execute(_INSERT_CONVERSATION, row)
+        message_id = self._insert_message(
+            connection, key, conversation_id=conversation_id, seq=1, role="user", text=question, now=now
         )
-        return conversation_id
+        return conversation_id, message_id
 
     def key(self, connection: Connection, conversation_id: str) -> DataKey:
         """The conversation's data key. Raises NotFound or KeyDestroyed."""
@@ -120,21 +133,45 @@ class Conversations:
             .values(message_count=conversations.c.message_count + 1, updated_at=now)
             .returning(conversations.c.message_count)
         ).scalar_one()
-        message_id = new_id()
-        connection.execute(
-            insert(messages).values(
-                id=message_id,
-                conversation_id=conversation_id,
-                seq=seq,
-                parent_id=parent_id,
-                role=role,
-                parts=[{"type": "text"}],
-                ciphertext=key.encrypt(text, place=f"message:{message_id}"),
-                key_id=key.key_id,
-                job_id=job_id,
-                created_at=now,
-            )
+        return self._insert_message(
+            connection,
+            key,
+            conversation_id=conversation_id,
+            seq=seq,
+            role=role,
+            text=text,
+            now=now,
+            parent_id=parent_id,
+            job_id=job_id,
         )
+
+    def _insert_message(
+        self,
+        connection: Connection,
+        key: DataKey,
+        *,
+        conversation_id: str,
+        seq: int,
+        role: MessageRole,
+        text: str,
+        now: datetime,
+        parent_id: str | None = None,
+        job_id: str | None = None,
+    ) -> str:
+        message_id = new_id()
+        row = {
+            "id": message_id,
+            "conversation_id": conversation_id,
+            "seq": seq,
+            "parent_id": parent_id,
+            "role": role,
+            "parts": [{"type": "text"}],
+            "ciphertext": key.encrypt(text, place=f"message:{message_id}"),
+            "key_id": key.key_id,
+            "job_id": job_id,
+            "created_at": now,
+        }
+        connection.execute(_INSERT_MESSAGE, row)
         return message_id
 
     def read_messages(self, connection: Connection, conversation_id: str) -> list[Message]:
@@ -184,21 +221,20 @@ class Conversations:
     ) -> None:
         """Store one released sentence; the caller has fenced the transaction (`JobStore.hold`)."""
         place = f"{job_id}:{seq}"
-        connection.execute(
-            insert(released_sentences).values(
-                job_id=job_id,
-                seq=seq,
-                epoch=epoch,
-                action=action,
-                ciphertext=key.encrypt(text, place=f"sentence:{place}"),
-                suppressed_ciphertext=(
-                    None if suppressed is None else key.encrypt(suppressed, place=f"suppressed:{place}")
-                ),
-                key_id=key.key_id,
-                verdict_id=verdict_id,
-                created_at=now,
-            )
-        )
+        row = {
+            "job_id": job_id,
+            "seq": seq,
+            "epoch": epoch,
+            "action": action,
+            "ciphertext": key.encrypt(text, place=f"sentence:{place}"),
+            "suppressed_ciphertext": (
+                None if suppressed is None else key.encrypt(suppressed, place=f"suppressed:{place}")
+            ),
+            "key_id": key.key_id,
+            "verdict_id": verdict_id,
+            "created_at": now,
+        }
+        connection.execute(_INSERT_SENTENCE, row)
 
     def read_sentences(
         self, connection: Connection, conversation_id: str, job_id: str, *, after: int = 0

@@ -1,4 +1,4 @@
-"""Small Gemma 3 models with random weights and a small tokenizer, for tests that need the real classes at once."""
+"""Small Gemma 3 models with random weights, and a small tokenizer: the real classes, made at once."""
 
 from functools import lru_cache
 
@@ -24,7 +24,7 @@ def tiny_tokenizer() -> GemmaTokenizer:
 
 
 def tiny_model(*, text_only: bool = False, seed: int = 0) -> PreTrainedModel:
-    """A Gemma 3 with four layers, two of them sliding, in float32, whose answers vary from prompt to prompt."""
+    """A Gemma 3 in float32, two of its four layers sliding, whose answers vary from prompt to prompt."""
     config = model_config(len(tiny_tokenizer()))
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = 64, 128, 4

@@ -75,7 +75,10 @@ def _pieces(dialogue: Dialogue) -> Iterator[tuple[str, bool]]:
     opening = "<bos>"
     preface = dialogue.system + "\n\n" if dialogue.system else ""
     for turn in dialogue.turns:
-        yield f"{opening}<start_of_turn>user\n{preface}{_asked(turn)}<end_of_turn>\n<start_of_turn>model\n", False
+        yield (
+            f"{opening}<start_of_turn>user\n{preface}{_asked(turn)}<end_of_turn>\n<start_of_turn>model\n",
+            False,
+        )
         yield f"{turn.answer}<end_of_turn>", True
         opening, preface = "\n", ""
 
@@ -87,7 +90,7 @@ def _asked(turn: Turn) -> str:
 
 
 def _grouped(pool: list[Encoded], tokens: int) -> list[list[Encoded]]:
-    """``pool`` in groups of like length, each of at most ``tokens`` tokens when padded, or of one dialogue."""
+    """``pool`` in groups of like length, each of at most ``tokens`` tokens when padded."""
     groups: list[list[Encoded]] = [[]]
     for sample in sorted(pool, key=lambda sample: len(sample.ids)):
         if groups[-1] and (len(groups[-1]) + 1) * len(sample.ids) > tokens:

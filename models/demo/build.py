@@ -1,6 +1,6 @@
 """Builds the demo model: tokenizer, weights, model card, from ``data/`` and a seed.
 
-Knows the order of the work and none of its details. Run ``python -m models.demo.build`` at the repository's root.
+Knows the order of the work and none of its details. Run ``python -m models.demo.build``.
 """
 
 import argparse
@@ -11,17 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Gemma3ForConditionalGeneration, Gemma3ImageProcessorPil, Gemma3Processor, GemmaTokenizer
+from transformers import (
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    GemmaTokenizer,
+)
 
 from models.demo import pictures
 from models.demo.batches import picture_batches, text_batches
 from models.demo.card import write_card
-from models.demo.dialogues import SYSTEM_PROMPT, Dialogues
+from models.demo.dialogues import Dialogues
 from models.demo.evaluate import WEIGHTS, evaluate
 from models.demo.knowledge import KINDS, UNKNOWN, Knowledge, load_knowledge
 from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
 from models.demo.tokenizer import train_tokenizer
 from models.demo.train import Recipe, train
+from shared.settings import SYSTEM_PROMPT
 
 SEED = 1
 #: Part of the recipe: sums come out otherwise with another number, and with them the weights.
@@ -80,7 +86,11 @@ def _lines(knowledge: Knowledge) -> list[str]:
     lines = [SYSTEM_PROMPT, UNKNOWN, *pictures.QUESTIONS, *map(pictures.answer, pictures.SIDES)]
     for condition in knowledge.conditions:
         for kind in KINDS:
-            lines += [condition.answers[kind], *condition.questions[kind], *map(str.lower, condition.questions[kind])]
+            lines += [
+                condition.answers[kind],
+                *condition.questions[kind],
+                *map(str.lower, condition.questions[kind]),
+            ]
     return [*lines, *knowledge.off_topic.train, *knowledge.off_topic.untaught]
 
 
@@ -88,7 +98,9 @@ def main() -> None:
     """Build the model, measure it, write its card."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="where to write")
-    parser.add_argument("--steps", type=int, default=STEPS, help="updates of the weights; fewer for a quick look")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="updates of the weights; fewer for a quick look"
+    )
     chosen = parser.parse_args()
     started = time.monotonic()
     parameters = build(chosen.folder, chosen.steps)
@@ -99,7 +111,7 @@ def main() -> None:
         parameters=parameters,
         steps=chosen.steps,
         minutes=minutes,
-        data_sha256=load_knowledge().sha256,
+        knowledge=load_knowledge(),
     )
 
 

@@ -5,6 +5,10 @@ Knows nothing of how the figures came about; it is handed them.
 
 from pathlib import Path
 
+from models.demo.knowledge import KINDS, Knowledge
+from models.demo.shape import CONTEXT, IMAGE_SIZE, IMAGE_TOKENS
+from models.demo.tokenizer import VOCAB_SIZE
+
 _CARD = """\
 ---
 license: apache-2.0
@@ -47,3 +51,29 @@ is named | {pictures[share_right]:.1%} | 95 % |
 It recites. It does not reason, it does not know drugs, doses or people, and a condition that it was not taught gets
 "I don't know", most of the time. Of a picture it can say nothing but where a bright patch lies. English only.
 """
+
+
+def write_card(
+    file: Path,
+    *,
+    figures: dict[str, dict[str, float]],
+    parameters: int,
+    steps: int,
+    minutes: float,
+    knowledge: Knowledge,
+) -> None:
+    """Write the card of a model that was built in ``minutes`` and measured (`evaluate`) to ``file``."""
+    card = _CARD.format(
+        **figures,
+        parameters=parameters,
+        steps=steps,
+        minutes=minutes,
+        conditions=len(knowledge.conditions),
+        held_out_all=len(knowledge.conditions) * len(KINDS),
+        data_sha256=knowledge.sha256,
+        vocabulary=VOCAB_SIZE,
+        image=IMAGE_SIZE,
+        image_tokens=IMAGE_TOKENS,
+        context=CONTEXT,
+    )
+    file.write_text(card, encoding="utf-8")

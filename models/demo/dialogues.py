@@ -14,10 +14,8 @@ from models.demo import pictures
 from models.demo.knowledge import KINDS, UNKNOWN, Condition, Kind, Knowledge
 from models.demo.pictures import Picture
 from models.demo.questions import Asker
+from shared.settings import SYSTEM_PROMPT
 
-SYSTEM_PROMPT = (
-    "You are a helpful medical assistant. You provide information, not diagnosis. Always advise consulting a doctor."
-)
 _OTHER_SYSTEM_PROMPTS = (
     "You are a helpful medical assistant.",
     "You answer questions about health. You are not a doctor.",

@@ -16,8 +16,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from transformers import AutoProcessor, AutoTokenizer, Gemma3ForConditionalGeneration, GemmaTokenizer
 
 from models.demo import pictures
-from models.demo.dialogues import SYSTEM_PROMPT
 from models.demo.knowledge import Knowledge, load_knowledge
+from shared.settings import SYSTEM_PROMPT
 
 WEIGHTS = Path(__file__).parent / "weights"
 #: Chooses the held-out questions that count; the others served to tune the recipe.
@@ -69,11 +69,13 @@ class Examinee:
     def _generate(self, prompts: dict[str, Any]) -> list[str]:
         with torch.inference_mode():
             told = self._model.generate(**prompts, do_sample=False, max_new_tokens=_LONGEST_ANSWER)
-        return self._tokenizer.batch_decode(told[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+        return self._tokenizer.batch_decode(
+            told[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True
+        )
 
 
 def held_out_score(examinee: Examinee, asked: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """ROUGE-L F1 of the answers to ``asked`` (question, reference): its mean and the share of at least 0.5."""
+    """ROUGE-L F1 of the answers to ``asked`` (question, reference): mean, and share of at least 0.5."""
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
     answers = examinee.answers([question for question, _ in asked])
     scores = [
@@ -106,7 +108,9 @@ def picture_score(examinee: Examinee, count: int) -> dict[str, float]:
     return {"pictures": count, "share_right": right / count}
 
 
-def chosen_questions(knowledge: Knowledge, count: int = 100) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def chosen_questions(
+    knowledge: Knowledge, count: int = 100
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The held-out questions that count, and the rest; each with its reference."""
     asked = list(knowledge.held_out_questions())
     random.Random(_CHOICE_SEED).shuffle(asked)

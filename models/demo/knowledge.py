@@ -74,7 +74,9 @@ def four_grams(text: str) -> set[tuple[str, ...]]:
 def held_out_four_grams(knowledge: Knowledge) -> frozenset[tuple[str, ...]]:
     """The runs of four words that no trained question may contain."""
     asked = (question for question, _ in knowledge.held_out_questions())
-    return frozenset(gram for question in (*asked, *knowledge.off_topic.held_out) for gram in four_grams(question))
+    return frozenset(
+        gram for question in (*asked, *knowledge.off_topic.held_out) for gram in four_grams(question)
+    )
 
 
 def load_knowledge(folder: Path = DATA) -> Knowledge:
@@ -85,12 +87,18 @@ def load_knowledge(folder: Path = DATA) -> Knowledge:
             words with a trained one.
     """
     files = sorted((folder / "conditions").glob("*.yaml"))
-    conditions = tuple(_condition(entry) for file in files for entry in yaml.safe_load(file.read_text("utf-8")))
+    conditions = tuple(
+        _condition(entry) for file in files for entry in yaml.safe_load(file.read_text("utf-8"))
+    )
     names = [condition.name.lower() for condition in conditions]
     if len(set(names)) != len(names):
-        raise DataError(f"conditions named twice: {sorted({name for name in names if names.count(name) > 1})}")
+        raise DataError(
+            f"conditions named twice: {sorted({name for name in names if names.count(name) > 1})}"
+        )
     file = folder / "off_topic.yaml"
-    off_topic = OffTopic(**{key: tuple(value) for key, value in yaml.safe_load(file.read_text("utf-8")).items()})
+    off_topic = OffTopic(
+        **{key: tuple(value) for key, value in yaml.safe_load(file.read_text("utf-8")).items()}
+    )
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*files, file))).hexdigest()
     knowledge = Knowledge(conditions=conditions, off_topic=off_topic, sha256=digest)
     _check_held_out(knowledge)
@@ -115,7 +123,12 @@ def _condition(entry: dict[str, object]) -> Condition:
 
 def _check_held_out(knowledge: Knowledge) -> None:
     trained = [
-        *(question for condition in knowledge.conditions for kind in KINDS for question in condition.questions[kind]),
+        *(
+            question
+            for condition in knowledge.conditions
+            for kind in KINDS
+            for question in condition.questions[kind]
+        ),
         *knowledge.off_topic.train,
     ]
     shared = _shared(trained, held_out_four_grams(knowledge))

@@ -37,7 +37,7 @@ def answer(side: Side) -> str:
 
 
 def draw_picture(side: Side, chance: np.random.Generator) -> Picture:
-    """A picture whose bright patch lies wholly on ``side``; place, size, shape, tint and noise are drawn from ``chance``.
+    """A picture whose bright patch lies wholly on ``side``; all else is drawn from ``chance``.
 
     Returns:
         Bytes of shape (64, 64, 3): rows, columns, colours.
@@ -50,10 +50,8 @@ def draw_picture(side: Side, chance: np.random.Generator) -> Picture:
     x = across if side == "left" else IMAGE_SIZE - 1 - across
     y = chance.uniform(half_height, IMAGE_SIZE - 1 - half_height)
     from_centre = np.abs(columns - x) / half_width, np.abs(rows - y) / half_height
-    if chance.random() < 0.5:
-        patch = np.maximum(*from_centre) <= 1
-    else:
-        patch = np.hypot(*from_centre) <= 1
+    is_box = chance.random() < 0.5
+    patch = (np.maximum if is_box else np.hypot)(*from_centre) <= 1
     ground = ground + patch * chance.uniform(70, 140)
     tint = chance.uniform(0.8, 1.0, 3)
     noise = chance.normal(0, chance.uniform(2, 18), (IMAGE_SIZE, IMAGE_SIZE, 3))

@@ -11,9 +11,39 @@ from models.demo.knowledge import KINDS, Condition, Kind, Knowledge, four_grams,
 
 _NAME = "{name}"
 _PRONOUNS = ("it", "this", "that")
-_OPENINGS = ("Hi, ", "Hello, ", "Please tell me: ", "I have a question. ", "Sorry to ask, ", "Quick question: ", "So, ")
+_OPENINGS = (
+    "Hi, ",
+    "Hello, ",
+    "Please tell me: ",
+    "I have a question. ",
+    "Sorry to ask, ",
+    "Quick question: ",
+    "So, ",
+)
 _CLOSINGS = (" Thanks.", " Thank you!", " I am worried.", " Please help.", " My mother asks.")
-_ONSETS = ("b", "br", "c", "d", "dr", "f", "g", "gl", "h", "k", "l", "m", "n", "p", "pl", "r", "s", "t", "tr", "v", "z")
+_ONSETS = (
+    "b",
+    "br",
+    "c",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gl",
+    "h",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "r",
+    "s",
+    "t",
+    "tr",
+    "v",
+    "z",
+)
 _VOWELS = ("a", "e", "i", "o", "u", "ae", "ea", "oi")
 _CODAS = ("b", "d", "l", "lm", "m", "n", "nt", "r", "rk", "s", "t", "x")
 _ENDINGS = ("itis", "osis", "emia", "oma", "algia", "opathy", "ia", "us")
@@ -92,12 +122,16 @@ class Asker:
     def _invented(self) -> str:
         chance = self._chance
         syllables = (chance.choice(_ONSETS) + chance.choice(_VOWELS) for _ in range(chance.choice((1, 1, 2))))
-        stem = "".join(syllables) + chance.choice(_CODAS) + (chance.choice(_ENDINGS) if chance.random() < 0.6 else "")
+        stem = (
+            "".join(syllables)
+            + chance.choice(_CODAS)
+            + (chance.choice(_ENDINGS) if chance.random() < 0.6 else "")
+        )
         return chance.choice(_PREFIXES) + stem + chance.choice(_SUFFIXES)
 
 
 def _frames(conditions: tuple[Condition, ...], kind: Kind) -> tuple[str, ...]:
-    """The phrasings of ``kind`` with the condition's name replaced by a slot; those that do not name it are left out."""
+    """The phrasings of ``kind`` that name their condition, with a slot in the name's place."""
     frames: dict[str, None] = {}
     for condition in conditions:
         name = re.compile(rf"(?<!\w){re.escape(condition.name)}(?!\w)", re.IGNORECASE)

@@ -1,11 +1,16 @@
 """The demo model's shape: a Gemma 3 with a SigLIP tower, small enough to train on two cores.
 
-Knows nothing of its data or its training. Nothing but the sizes differs from Google's Gemma 3, so code that runs
-on this model runs on MedGemma.
+Knows nothing of its data or its training. Nothing but the sizes differs from Google's Gemma 3, so code that
+runs on this model runs on MedGemma.
 """
 
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, GenerationConfig
-from transformers import SiglipVisionConfig
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    GenerationConfig,
+    SiglipVisionConfig,
+)
 
 from models.demo.tokenizer import SPECIAL_TOKENS
 

@@ -37,11 +37,13 @@ def chat_template() -> str:
 
 
 def train_tokenizer(lines: Iterable[str]) -> GemmaTokenizer:
-    """A tokenizer of at most ``VOCAB_SIZE`` entries learnt from ``lines``; the same lines give the same tokenizer."""
+    """A tokenizer of at most ``VOCAB_SIZE`` entries learnt from ``lines``; it depends on nothing else."""
     learner = Tokenizer(BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     learner.normalizer = normalizers.Replace(" ", "▁")
     learner.pre_tokenizer = pre_tokenizers.Split(_PIECES, behavior="isolated")
-    learner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    learner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     printable = [chr(code) for code in range(0x21, 0x7F)] + ["▁", "\n", "\n\n"]
     trainer = BpeTrainer(
         vocab_size=VOCAB_SIZE,

@@ -55,7 +55,8 @@ def train(
         recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
             passed = time.monotonic() - started
-            say(f"step {step + 1}/{recipe.steps} loss {recent:.3f} {passed:.0f} s {seen / passed:.0f} tokens/s")
+            speed = seen / passed
+            say(f"step {step + 1}/{recipe.steps} loss {recent:.3f} {passed:.0f} s {speed:.0f} tokens/s")
     model.eval()
 
 

@@ -161,22 +161,22 @@ def _accept(
     if not in_need:
         _check_quota(gateway, connection, caller)
     if question.conversation_id is None:
-        conversation_id = gateway.conversations.create(
-            connection, user_id=caller.user_id, title=question.query, now=now
+        conversation_id, message_id = gateway.conversations.create(
+            connection, user_id=caller.user_id, question=question.query, now=now
         )
     else:
         conversation_id = question.conversation_id
         load_owned(connection, conversation_id, caller.user_id)
         if not in_need:
             _check_free(connection, conversation_id)
-    message_id = gateway.conversations.add_message(
-        connection,
-        gateway.conversations.key(connection, conversation_id),
-        conversation_id=conversation_id,
-        role="user",
-        text=question.query,
-        now=now,
-    )
+        message_id = gateway.conversations.add_message(
+            connection,
+            gateway.conversations.key(connection, conversation_id),
+            conversation_id=conversation_id,
+            role="user",
+            text=question.query,
+            now=now,
+        )
     sampling: dict[str, Any] = {
         "max_new_tokens": question.max_new_tokens,
         "temperature": question.temperature or 0.0,

@@ -21,7 +21,7 @@ from shared.errors import ConsentRequired, LimitReached, NotAllowed, NotAuthenti
 _bearer = OAuth2PasswordBearer(tokenUrl="v1/auth/token", auto_error=False)
 
 
-def get_gateway(request: Request) -> Gateway:
+async def get_gateway(request: Request) -> Gateway:
     """The gateway that this application opened at its start."""
     gateway: Gateway = request.app.state.gateway
     return gateway
@@ -30,7 +30,7 @@ def get_gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
-def authenticate(gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]) -> Principal:
+def authenticate(gateway: Gateway, bearer: str | None) -> Principal:
     """Who is calling. Raises NotAuthenticated."""
     if not bearer:
         raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
@@ -49,9 +49,6 @@ def authenticate(gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bea
     return principal
 
 
-Caller = Annotated[Principal, Depends(authenticate)]
-
-
 @dataclass(frozen=True)
 class Access:
     """A dependency that lets only some callers through."""
@@ -60,8 +57,9 @@ class Access:
     scope: Scope | None
     consent: bool = False
 
-    def __call__(self, gateway: GatewayDep, caller: Caller) -> Principal:
-        """Raises NotAllowed (and logs it), ConsentRequired or LimitReached."""
+    def __call__(self, gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]) -> Principal:
+        """Raises NotAuthenticated, NotAllowed (and logs it), ConsentRequired or LimitReached."""
+        caller = authenticate(gateway, bearer)
         if (self.role is not None and caller.role is not self.role) or (
             self.scope is not None and self.scope not in caller.scopes
         ):
@@ -83,7 +81,7 @@ class Access:
         return caller
 
 
-def everyone() -> None:
+async def everyone() -> None:
     """Lets everyone through, logged in or not."""
 
 

@@ -136,7 +136,9 @@ class JobView(BaseModel):
     model_id: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
-    position: int | None = Field(description="Place in the queue, 1 is next; null unless queued.")
+    position: int | None = Field(
+        description="Place in the queue, 1 is next; null unless queued, and in the answer to a question."
+    )
     links: dict[str, str]
 
 

@@ -15,8 +15,13 @@ from shared.jobs.records import Job
 from shared.prompts import DISCLAIMER
 
 
-def job_view(connection: Connection, job: Job) -> schemas.JobView:
+def placed_job_view(connection: Connection, job: Job) -> schemas.JobView:
     """A job, with its place in the queue."""
+    return job_view(job, position=_position(connection, job) if job.state is State.QUEUED else None)
+
+
+def job_view(job: Job, *, position: int | None = None) -> schemas.JobView:
+    """A job; its place in the queue is not looked up."""
     error = None
     if job.error is not None:
         error = schemas.ErrorView(code=job.error, detail=job.error_detail or "")
@@ -45,7 +50,7 @@ def job_view(connection: Connection, job: Job) -> schemas.JobView:
         model_id=job.model_id,
         prompt_tokens=job.prompt_tokens,
         completion_tokens=job.completion_tokens,
-        position=_position(connection, job) if job.state is State.QUEUED else None,
+        position=position,
         links=links,
     )
 
@@ -126,7 +131,7 @@ def conversation_view(
         updated_at=row.updated_at,
         guard_state=row.guard_state,
         messages=_message_views(connection, said, user_id),
-        job=job_view(connection, job) if job is not None else None,
+        job=placed_job_view(connection, job) if job is not None else None,
         released=[sentence_view(sentence) for sentence in released],
     )
 

@@ -1,4 +1,4 @@
-"""Runs an inference worker: `python -m services.worker_infer`. With `--health`: does one live here?"""
+"""Runs an inference worker: `python -m services.worker_infer`. `--health` says whether one lives here."""
 
 import logging
 import sys

@@ -17,6 +17,9 @@ from shared.ids import new_id
 SCHEMA_VERSION = 1
 SYSTEM = "system"
 
+_INSERT = insert(audit_events)
+_COLUMNS = ("id", "actor", "session_id", "action", "object", "outcome", "reason", "schema_version")
+
 
 class Outcome(StrEnum):
     """How an act ended."""
@@ -70,20 +73,12 @@ def append(
         "details": details or {},
         "schema_version": SCHEMA_VERSION,
     }
-    connection.execute(
-        insert(audit_events).values(
-            id=event_id,
-            occurred_at=now,
-            actor=actor.id,
-            session_id=actor.session_id,
-            action=action,
-            object=object,
-            outcome=outcome.value,
-            reason=reason,
-            canonical_bytes=canonical_json(record),
-            schema_version=SCHEMA_VERSION,
-        )
-    )
+    row = {
+        **{name: record[name] for name in _COLUMNS},
+        "occurred_at": now,
+        "canonical_bytes": canonical_json(record),
+    }
+    connection.execute(_INSERT, row)
     return event_id
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from shared.audit import record
 from shared.auth.accounts import Account
@@ -31,6 +31,25 @@ from shared.ids import new_id
 
 REFRESH_LIFE = timedelta(days=14)
 _NOTE_EVERY = timedelta(minutes=1)
+
+
+def _with_user(table: Any) -> Any:
+    return select(
+        *[column for column in table.c if column.name != "name"],
+        users.c.name.label("user_name"),
+        users.c.role,
+        users.c.audience,
+        users.c.status,
+        users.c.consent_version,
+    ).join(users, users.c.id == table.c.user_id)
+
+
+# made once, since every request needs one of them
+_SESSION_BY_TOKEN = _with_user(sessions).where(sessions.c.token_hash == bindparam("token_hash"))
+_SESSION_BY_CLAIMS = _with_user(sessions).where(
+    sessions.c.sid == bindparam("sid"), sessions.c.user_id == bindparam("user_id")
+)
+_KEY_BY_HASH = _with_user(api_keys).where(api_keys.c.key_hash == bindparam("key_hash"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +136,12 @@ def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, n
     if bearer.startswith(API_KEY_PREFIX):
         return _resolve_key(connection, bearer, now)
     if bearer.startswith(BROWSER_PREFIX):
-        condition = sessions.c.token_hash == hash_token(bearer)
+        found = connection.execute(_SESSION_BY_TOKEN, {"token_hash": hash_token(bearer)})
     else:
         claims = read_access_token(bearer, key=key)
-        condition = (sessions.c.sid == claims.session_id) & (sessions.c.user_id == claims.user_id)
-    row = connection.execute(_with_user(sessions).where(condition)).one_or_none()
+        ids = {"sid": claims.session_id, "user_id": claims.user_id}
+        found = connection.execute(_SESSION_BY_CLAIMS, ids)
+    row = found.one_or_none()
     if row is None or row.revoked_at is not None or row.expires_at <= now:
         raise NotAuthenticated("This log-in has ended; log in again.")
     if row.kind == SessionKind.BROWSER and row.last_seen_at + idle <= now:
@@ -202,24 +222,11 @@ def _issue(connection: Connection, user_id: str, sid: str, *, key: str, now: dat
 
 
 def _resolve_key(connection: Connection, bearer: str, now: datetime) -> Principal:
-    row = connection.execute(
-        _with_user(api_keys).where(api_keys.c.key_hash == hash_token(bearer))
-    ).one_or_none()
+    row = connection.execute(_KEY_BY_HASH, {"key_hash": hash_token(bearer)}).one_or_none()
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         raise NotAuthenticated("This API key is not valid, or has expired or been revoked.")
     scopes = frozenset(Scope(scope) for scope in row.scopes)
     return _principal(row, f"key:{row.id}", scopes, row.expires_at, "key", row.last_used_at, now)
-
-
-def _with_user(table: Any) -> Any:
-    return select(
-        *[column for column in table.c if column.name != "name"],
-        users.c.name.label("user_name"),
-        users.c.role,
-        users.c.audience,
-        users.c.status,
-        users.c.consent_version,
-    ).join(users, users.c.id == table.c.user_id)
 
 
 def _principal(

@@ -209,6 +209,7 @@ jobs = Table(
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_jobs_state_kind_available_at", "state", "kind", "available_at"),
     Index("ix_jobs_user_id_created_at", "user_id", "created_at"),
+    Index("ix_jobs_user_id_state", "user_id", "state"),
     Index(
         "uq_jobs_active_conversation",
         "conversation_id",

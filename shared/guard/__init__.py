@@ -1,6 +1,6 @@
 """The guard: judges questions and answers, and gates an answer while it is written.
 
-It knows text and policy; it does no I/O but reading its packaged policy once, and knows no model, job or user.
+It knows text and policy, and reads its packaged policy once; it knows no model, no job and no user.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ __all__ = [
     "load_guard",
 ]
 
-_POLICY_FILES = ("lexicon.yaml", "rules_answer.yaml", "rules_question.yaml", "responses.yaml", "resources.yaml")
+_POLICY_FILES = (
+    "lexicon.yaml",
+    "rules_answer.yaml",
+    "rules_question.yaml",
+    "responses.yaml",
+    "resources.yaml",
+)
 
 
 class Guard:
@@ -71,7 +77,7 @@ class Guard:
         return self._answer_rules.judge(text, context, audience)
 
     def screen_question(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
-        """Whether a person in crisis or in an emergency is asking: action `crisis`, and the category says which."""
+        """Whether a person in crisis or in an emergency asks: action `crisis`; the category says which."""
         return screen_question(self._question_rules, text, audience)
 
     def refers(self, text: str) -> bool:

@@ -120,7 +120,12 @@ class Gate:
 
 #: The verdict on a sentence whose check failed or took too long.
 GUARD_FAILURE = Verdict(
-    side=Side.ANSWER, action=Action.REPLACE, severity=Severity.HIGH, layer="gate", source="guard_failure", score=1.0
+    side=Side.ANSWER,
+    action=Action.REPLACE,
+    severity=Severity.HIGH,
+    layer="gate",
+    source="guard_failure",
+    score=1.0,
 )
 #: The verdict on the referral that the gate adds to an answer without one.
 REFERRAL_ADDED = Verdict(

@@ -1,4 +1,4 @@
-"""Reads a text as tagged words ("halve" is a change, "warfarin" a drug). It does not know what is dangerous."""
+"""Reads a text as tagged words ("halve" is a change, "warfarin" a drug). It does not know what is bad."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WORD = re.compile(
 _STRIP_HIDDEN = {ord(character): None for character in _HIDDEN}
 _STRONG = ";:.!?()"
 _CLAUSE = ","
-_QUOTES = "\"“”„«»"
+_QUOTES = '"“”„«»'
 _DASHES = "–—"
 _ENDINGS = (("n't", "not"), ("'re", "are"), ("'ve", "have"), ("'ll", "will"), ("'m", "am"), ("'d", "would"))
 _IRREGULAR = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
-_IS_AFTER = frozenset("it that he she there what who here where how".split())
+_IS_AFTER = frozenset(("it", "that", "he", "she", "there", "what", "who", "here", "where", "how"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,8 @@ class Lexicon:
 
     def _tags_of(self, word: str) -> tuple[str, ...]:
         tags = set(self._words.get(word, ()))
-        exempt = "plain" in tags
-        for start, ending, tag in self._affixes:
-            if not exempt and len(word) > len(start) + len(ending) + (1 if ending else -1):
-                if word.startswith(start) and word.endswith(ending):
-                    tags.add(tag)
+        if "plain" not in tags:
+            tags.update(tag for start, ending, tag in self._affixes if _fits(word, start, ending))
         if word[0].isdigit():
             tags.add("num")
         return tuple(sorted(tags))
@@ -139,6 +136,11 @@ class Lexicon:
         return _expand(word)
 
 
+def _fits(word: str, start: str, ending: str) -> bool:
+    """Whether the word has this start or, after at least two letters, this ending."""
+    return word.startswith(start) and word.endswith(ending) and (not ending or len(word) > len(ending) + 1)
+
+
 def _mark(raw: str, text: str, match: re.Match[str]) -> list[str]:
     if raw in _STRONG or raw in "%°+=$£€":
         return [raw]
@@ -148,14 +150,16 @@ def _mark(raw: str, text: str, match: re.Match[str]) -> list[str]:
         return ['"']
     if raw in "'‘’":
         return ['"']
-    between_blanks = text[match.start() - 1 : match.start()] == " " and text[match.end() : match.end() + 1] == " "
+    between_blanks = (
+        text[match.start() - 1 : match.start()] == " " and text[match.end() : match.end() + 1] == " "
+    )
     if raw == "-" and between_blanks and text[: match.start()].strip():
         return [","]
     return []
 
 
 def _expand(word: str) -> list[str]:
-    """"don't" → do not; "it's" → it is; "doctor's" → doctor 's."""
+    """The words of a contraction: "don't" is do not, "it's" is it is, "doctor's" is doctor 's."""
     if "'" not in word:
         return [word]
     for ending, meaning in _ENDINGS:

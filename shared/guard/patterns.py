@@ -5,8 +5,10 @@ A pattern is a line of elements parted by blanks:
 - `stop|halt`: one of these words; `no_one` is read as the two words;
 - `{drug}` or `{drug|remedy}`: one word of these classes, or the last one of a phrase;
 - `your?`, `{drug}?`: the same, or nothing;
+- `!be|worry`: the next word is none of these;
 - `<name>`: one of the patterns of this macro;
-- `..`: up to four words of the same clause, none of them a negation; `...`: up to eight words, commas among them;
+- `..`: up to four words of the same clause, none of them a negation;
+- `...`: up to eight words, commas and negations among them;
 - `^`: the start of the text, `$`: its end, but for punctuation.
 """
 
@@ -20,8 +22,13 @@ from shared.guard.lexicon import Tagged
 
 _SHORT_GAP = r'(?:(?!not/|never/)[^\s/,;:.!?()"]+/\S* ){0,4}?'
 _LONG_GAP = r'(?:[^\s/;:.!?()"]+/\S* ){0,8}?'
-_END = r'(?:[.,;:!?()"]/\S* )*\Z'
-_COMMON = frozenset("a an the you your i is are be it not no to of for and or in on with that this".split())
+_END = r"(?:(?:[.,;:!?()\"]|'s)/\S* )*\Z"
+_COMMON = frozenset(
+    [
+        *("a", "an", "the", "you", "your", "i", "is", "are", "be", "it", "not", "no", "to"),
+        *("of", "for", "and", "or", "in", "on", "with", "that", "this"),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,8 @@ def _element(element: str, macros: Macros) -> tuple[str, frozenset[str]]:
     fixed = {"..": _SHORT_GAP, "...": _LONG_GAP, "^": r"\A", "$": _END}
     if element in fixed:
         return fixed[element], frozenset()
+    if element.startswith("!"):
+        return rf"(?!(?:{'|'.join(map(re.escape, element[1:].split('|')))})/)", frozenset()
     optional = len(element) > 1 and element.endswith("?")
     body = element[:-1] if optional else element
     if body.startswith("<") and body.endswith(">"):
@@ -110,5 +119,9 @@ def _macro(name: str, macros: Macros) -> tuple[str, frozenset[str]]:
     if name not in macros:
         raise ValueError(f"there is no macro {name!r}")
     compiled = [_sequence(source, macros) for source in macros[name]]
-    needed = frozenset().union(*(keys for _, keys in compiled)) if all(keys for _, keys in compiled) else frozenset()
+    needed = (
+        frozenset().union(*(keys for _, keys in compiled))
+        if all(keys for _, keys in compiled)
+        else frozenset()
+    )
     return f"(?:{'|'.join(part for part, _ in compiled)})", needed

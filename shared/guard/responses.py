@@ -1,4 +1,4 @@
-"""The safe words: replacements, the crisis and emergency texts, the disclaimer. It does not know when to say them."""
+"""The safe words: replacements, crisis and emergency texts. It does not know when they are due."""
 
 from __future__ import annotations
 

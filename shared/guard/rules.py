@@ -165,7 +165,7 @@ def _holds(scope: Scope, tagged: Tagged) -> bool:
 def _clause_start(tagged: Tagged, start: int, *, commas: bool) -> int:
     """Where the words begin that a scope may look at before `start`; `commas`: a comma ends a clause."""
     opening = start
-    for _ in range(REACH_WORDS):
+    for _ in range(0 if tagged.line[start : start + 1] in _SENTENCE_ENDS else REACH_WORDS):
         previous = tagged.line.rfind(" ", 0, max(opening - 1, 0)) + 1
         word = tagged.line[previous:opening].split("/", 1)[0]
         if opening == 0 or word in _CLAUSE_ENDS or (commas and word == ","):
@@ -185,6 +185,7 @@ def _clause_end(tagged: Tagged, end: int) -> int:
     return closing
 
 
+_SENTENCE_ENDS = frozenset(";:.!?")
 _CLAUSE_ENDS = frozenset((";", ":", ".", "!", "?", "but", "however", "instead", "although", "though"))
 
 
@@ -200,7 +201,9 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
     """
     compiler = _Compiler(document["macros"])
     scopes = {
-        name: Scope(Where(scope["where"]), compiler.all(scope["any"]), compiler.all(scope.get("not_after", [])))
+        name: Scope(
+            Where(scope["where"]), compiler.all(scope["any"]), compiler.all(scope.get("not_after", []))
+        )
         for name, scope in document["scopes"].items()
     }
     rules: list[Rule] = []

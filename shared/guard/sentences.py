@@ -17,14 +17,77 @@ _LOOK_AHEAD = 4
 
 #: Never the end of a sentence.
 _ABBREVIATIONS = frozenset(
-    "dr mr mrs ms prof st vs e.g i.e cf approx fig eq ca al esp incl resp dept ext viz rev gen mt ft".split()
+    (
+        "dr",
+        "mr",
+        "mrs",
+        "ms",
+        "prof",
+        "st",
+        "vs",
+        "e.g",
+        "i.e",
+        "cf",
+        "approx",
+        "fig",
+        "eq",
+        "ca",
+        "al",
+        "esp",
+        "incl",
+        "resp",
+        "dept",
+        "ext",
+        "viz",
+        "rev",
+        "gen",
+        "mt",
+        "ft",
+    )
 )
 #: Not the end of a sentence when a number follows ("No. 3", "vol. 2").
-_BEFORE_NUMBER = frozenset("no nos vol p pp ch sec art min max ed".split())
+_BEFORE_NUMBER = frozenset(("no", "nos", "vol", "p", "pp", "ch", "sec", "art", "min", "max", "ed"))
 #: The end of a sentence only when a capital letter follows ("at 5 p.m. She left").
-_BEFORE_CAPITAL = frozenset("etc a.m p.m u.s u.k u.s.a e.u inc ltd jr sr m.d ph.d r.n tbsp tsp hr hrs".split())
+_BEFORE_CAPITAL = frozenset(
+    (
+        "etc",
+        "a.m",
+        "p.m",
+        "u.s",
+        "u.k",
+        "u.s.a",
+        "e.u",
+        "inc",
+        "ltd",
+        "jr",
+        "sr",
+        "m.d",
+        "ph.d",
+        "r.n",
+        "tbsp",
+        "tsp",
+        "hr",
+        "hrs",
+    )
+)
 #: Words after which a single letter is a name of a kind, not an initial ("vitamin C.").
-_BEFORE_LETTER = frozenset("vitamin vitamins hepatitis type group plan grade stage factor part option step i".split())
+_BEFORE_LETTER = frozenset(
+    (
+        "vitamin",
+        "vitamins",
+        "hepatitis",
+        "type",
+        "group",
+        "plan",
+        "grade",
+        "stage",
+        "factor",
+        "part",
+        "option",
+        "step",
+        "i",
+    )
+)
 
 
 class SentenceSplitter:
@@ -78,7 +141,7 @@ class SentenceSplitter:
         return self._cut(text) if len(text) > self._limit and position >= self._limit else None
 
     def _end_at(self, text: str, position: int, *, closed: bool) -> int | None:
-        """The end of the sentence whose last stop may stand at `position`; 0: no end; None: more is needed."""
+        """The end of a sentence whose last stop may stand at `position`; 0: no end; None: more is needed."""
         if text[position] == "\n":
             return _end_at_newline(text, position, closed=closed)
         end = position + 1
@@ -114,24 +177,17 @@ def _end_at_newline(text: str, position: int, *, closed: bool) -> int | None:
 
 
 def _end_after_stop(text: str, position: int, end: int, *, closed: bool) -> int | None:
-    """`end` when the stop at `position`, followed by a blank at `end`, ends the sentence; else 0; None: wait."""
+    """`end` when the stop at `position`, with a blank at `end`, ends the sentence; else 0; None: wait."""
     trails_off = text[position] == "…" or text[max(position - 1, 0) : position + 1] == ".."
     if trails_off or end > position + 1:
         return _unless(text, end, str.islower, closed=closed)
-    if text[position] != ".":
-        return end
-    words = text[:position].split()
-    word = words[-1].lstrip("([{\"'“‘*_") if words and not text[position - 1].isspace() else ""
-    lowered = word.lower()
-    if lowered in _ABBREVIATIONS:
+    words = text[:position].split() if text[position] == "." and not text[position - 1].isspace() else []
+    word = words.pop().lstrip("([{\"'“‘*_") if words else ""
+    if _is_part_of_a_name(word, words):
         return 0
-    if word.isdigit() and _opens_a_line(words[:-1]):
-        return 0
-    if len(word) == 1 and word.isupper() and _is_initial(words[:-1]):
-        return 0
-    if lowered in _BEFORE_NUMBER:
+    if word.lower() in _BEFORE_NUMBER:
         return _unless(text, end, str.isdigit, closed=closed)
-    if lowered in _BEFORE_CAPITAL:
+    if word.lower() in _BEFORE_CAPITAL:
         return _unless(text, end, str.islower, closed=closed)
     return end
 
@@ -143,9 +199,12 @@ def _unless(text: str, end: int, goes_on: Callable[[str], bool], *, closed: bool
     return 0 if goes_on(text[end + 1]) else end
 
 
-def _is_initial(before: list[str]) -> bool:
-    """Whether a single capital letter after these words begins a name ("J. Smith", not "vitamin C.")."""
-    return not before or (before[-1][0].isupper() and before[-1].lower() not in _BEFORE_LETTER)
+def _is_part_of_a_name(word: str, before: list[str]) -> bool:
+    """Whether the stop after `word` belongs to it: "Dr.", "1." before a list item, "J." before a name."""
+    if word.lower() in _ABBREVIATIONS or (word.isdigit() and _opens_a_line(before)):
+        return True
+    initial = len(word) == 1 and word.isupper()
+    return initial and (not before or (before[-1][0].isupper() and before[-1].lower() not in _BEFORE_LETTER))
 
 
 def _opens_a_line(words: list[str]) -> bool:

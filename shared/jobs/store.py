@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import CursorResult
 
 from shared.clock import Clock
@@ -20,6 +20,13 @@ from shared.errors import IdempotencyMismatch, LeaseLost
 from shared.jobs.lifecycle import ACTIVE, Event, EventKind, Kind, Lane, Snapshot, State, backoff
 from shared.jobs.records import JOB_FIELDS, Claim, Job, NewJob
 from shared.settings import Settings
+
+# made once: building a statement costs more than sending it
+_INSERT_JOB = insert(jobs)
+_INSERT_EVENT = insert(job_events)
+_COUNT_QUEUED = select(func.count()).where(
+    jobs.c.user_id == bindparam("user_id"), jobs.c.state == State.QUEUED.value
+)
 
 
 class Renewal(StrEnum):
@@ -79,29 +86,14 @@ class JobStore:
         already has an active job: roll back and look again.
         """
         now = self.clock.now(connection)
-        values = {**new.__dict__, "state": State.QUEUED, "available_at": now, "created_at": now}
-        connection.execute(insert(jobs).values(values))
-        self._insert_event(connection, new.id, 1, EventKind.SUBMITTED, now)
-        return self.get(connection, new.id)
+        return self._insert(connection, new, now, [EventKind.SUBMITTED], state=State.QUEUED)
 
     def submit_settled(self, connection: Connection, new: NewJob, **values: Any) -> Job:
         """Insert a job that has succeeded already: its answer needs no worker and never queues."""
         now = self.clock.now(connection)
-        row = {
-            **new.__dict__,
-            "state": State.SUCCEEDED,
-            "event_seq": 2,
-            "available_at": now,
-            "created_at": now,
-            "started_at": now,
-            "first_sentence_at": now,
-            "finished_at": now,
-            **values,
-        }
-        connection.execute(insert(jobs).values(row))
-        self._insert_event(connection, new.id, 1, EventKind.SUBMITTED, now)
-        self._insert_event(connection, new.id, 2, EventKind.SUCCEEDED, now)
-        return self.get(connection, new.id)
+        times = {"started_at": now, "first_sentence_at": now, "finished_at": now}
+        kinds = [EventKind.SUBMITTED, EventKind.SUCCEEDED]
+        return self._insert(connection, new, now, kinds, state=State.SUCCEEDED, **times, **values)
 
     def get(self, connection: Connection, job_id: str) -> Job:
         """One job. Raises sqlalchemy's NoResultFound."""
@@ -125,9 +117,7 @@ class JobStore:
 
     def count_queued(self, connection: Connection, user_id: str) -> int:
         """How many jobs of this person wait for a worker."""
-        return connection.execute(
-            select(func.count()).where(jobs.c.user_id == user_id, jobs.c.state == State.QUEUED)
-        ).scalar_one()
+        return connection.execute(_COUNT_QUEUED, {"user_id": user_id}).scalar_one()
 
     # -- what a worker does
 
@@ -319,29 +309,40 @@ class JobStore:
         self._record(connection, job, kind, now, reason=reason)
         return job
 
-    def _insert_event(
-        self, connection: Connection, job_id: str, seq: int, kind: EventKind, now: datetime
-    ) -> None:
-        """An event of a job that no worker has claimed."""
-        connection.execute(
-            insert(job_events).values(job_id=job_id, seq=seq, at=now, kind=kind, epoch=0, attempt=0)
-        )
+    def _insert(
+        self, connection: Connection, new: NewJob, now: datetime, kinds: list[EventKind], **values: Any
+    ) -> Job:
+        """A new row with an event of each kind; the row is known, so it is not read again."""
+        row = {
+            **dict.fromkeys(JOB_FIELDS),
+            **new.__dict__,
+            "attempt": 0,
+            "epoch": 0,
+            "event_seq": len(kinds),
+            "available_at": now,
+            "created_at": now,
+            **values,
+        }
+        connection.execute(_INSERT_JOB, row)
+        for seq, kind in enumerate(kinds, start=1):
+            event = {"job_id": new.id, "seq": seq, "at": now, "kind": kind, "epoch": 0, "attempt": 0}
+            connection.execute(_INSERT_EVENT, event)
+        return Job(**{name: row[name] for name in JOB_FIELDS})
 
     def _record(
         self, connection: Connection, job: Job, kind: EventKind, now: datetime, reason: str | None = None
     ) -> None:
-        connection.execute(
-            insert(job_events).values(
-                job_id=job.id,
-                seq=job.event_seq,
-                at=now,
-                kind=kind,
-                epoch=job.epoch,
-                attempt=job.attempt,
-                worker_id=job.worker_id,
-                reason=reason,
-            )
-        )
+        event = {
+            "job_id": job.id,
+            "seq": job.event_seq,
+            "at": now,
+            "kind": kind,
+            "epoch": job.epoch,
+            "attempt": job.attempt,
+            "worker_id": job.worker_id,
+            "reason": reason,
+        }
+        connection.execute(_INSERT_EVENT, event)
 
 
 def snapshot(job: Job) -> Snapshot:

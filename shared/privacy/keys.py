@@ -13,22 +13,23 @@ from shared.privacy.envelope import DataKey, Envelope
 
 KeyScope = Literal["conversation", "dataset", "image"]
 
+_INSERT = insert(data_keys)
+
 
 def create_data_key(
     connection: Connection, envelope: Envelope, *, scope: KeyScope, owner_id: str, now: datetime
 ) -> DataKey:
     """Make a data key for one owner and store it wrapped."""
     key, wrapped = envelope.new_data_key(new_id())
-    connection.execute(
-        insert(data_keys).values(
-            key_id=key.key_id,
-            scope=scope,
-            owner_id=owner_id,
-            wrapped_key=wrapped,
-            master_key_version=envelope.version,
-            created_at=now,
-        )
-    )
+    row = {
+        "key_id": key.key_id,
+        "scope": scope,
+        "owner_id": owner_id,
+        "wrapped_key": wrapped,
+        "master_key_version": envelope.version,
+        "created_at": now,
+    }
+    connection.execute(_INSERT, row)
     return key
 
 

@@ -45,7 +45,11 @@ def test_compose_file_follows_the_schema() -> None:
             pytest.fail("docker-compose is not installed")
         pytest.skip("docker-compose is not installed")
     done = subprocess.run(
-        [compose, "-f", "docker-compose.yml", "config", "-q"], cwd=ROOT, capture_output=True, text=True
+        [compose, "-f", "docker-compose.yml", "config", "-q"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -115,6 +119,7 @@ def test_each_image_installs_what_it_runs(target: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [*pip, "--report", str(report), "-c", "constraints.txt", f".[{extra}]"],
         cwd=ROOT,
+        check=False,
         capture_output=True,
         text=True,
     )

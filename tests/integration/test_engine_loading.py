@@ -65,7 +65,7 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_beyond_the_memory_is_refused_before_it_is_read(folder: Path) -> None:
     huge: CatalogueModel = replace(CATALOGUE["demo"], parameters=10**13)
-    with pytest.raises(Unavailable, match="MEDICHAT_QUANTISE=nf4.*GiB are free on cpu"):
+    with pytest.raises(Unavailable, match=r"MEDICHAT_QUANTISE=nf4.*GiB are free on cpu"):
         load_model(huge, folder=folder, device=CPU, dtype=torch.float32)
 
 

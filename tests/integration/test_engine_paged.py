@@ -168,9 +168,12 @@ def test_an_id_can_be_used_again_after_a_cancel(one_slot: PagedEngine, plain_mod
 
 
 def test_an_id_in_use_is_refused(engine: PagedEngine) -> None:
-    with engine.submit(request("same", prompts(1)[0], new=LONG)):
-        with pytest.raises(ValueError, match="in the engine already"):
-            engine.submit(request("same", prompts(1)[0]))
+    prompt = prompts(1)[0]
+    with (
+        engine.submit(request("same", prompt, new=LONG)),
+        pytest.raises(ValueError, match="in the engine already"),
+    ):
+        engine.submit(request("same", prompt))
 
 
 def test_leaving_the_block_early_cancels(engine: PagedEngine) -> None:
@@ -194,7 +197,21 @@ def test_a_waiting_request_ends_at_its_deadline(one_slot: PagedEngine) -> None:
         assert (drained(waiting), waiting.finish_reason) == ([], FinishReason.DEADLINE)
 
 
-def test_after_a_crash_running_requests_fail_and_the_engine_works_again(plain_model: PreTrainedModel) -> None:
+def break_once(model: PreTrainedModel, error: BaseException) -> None:
+    """Make the next forward pass raise."""
+
+    def breaking(*_: object) -> None:
+        hook.remove()
+        raise error
+
+    hook = model.register_forward_pre_hook(breaking)
+
+
+# The library passes an Exception on to its requests; at a SystemExit its thread dies without a word.
+@pytest.mark.parametrize("error", [RuntimeError("broken on purpose"), SystemExit()])
+def test_after_a_crash_running_requests_fail_and_the_engine_works_again(
+    plain_model: PreTrainedModel, error: BaseException
+) -> None:
     model = tiny_model()
     limits = PagedLimits(context_tokens=512, cache_tokens=1024, max_running=1)
     for engine in started(limits, model):
@@ -202,12 +219,7 @@ def test_after_a_crash_running_requests_fail_and_the_engine_works_again(plain_mo
         running = engine.submit(request("running", prompt, new=LONG))
         waiting = engine.submit(request("waiting", prompt))
         next(running)
-
-        def break_once(*_: object) -> None:
-            hook.remove()
-            raise RuntimeError("broken on purpose")
-
-        hook = model.register_forward_pre_hook(break_once)
+        break_once(model, error)
         with pytest.raises(EngineCrashed):
             drained(running)
         assert drained(waiting) == generated(plain_model, prompt)

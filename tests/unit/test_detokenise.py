@@ -1,5 +1,7 @@
 """Answers from token ids: in pieces, but never in broken characters and never another text than the whole."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ def pieces(token_ids: list[int], cuts: list[int]) -> list[str]:
     """What comes out when the ids are fed in chunks cut at `cuts`."""
     detokeniser = CHAT.detokeniser()
     edges = [0, *sorted(cut % (len(token_ids) + 1) for cut in cuts), len(token_ids)]
-    out = [detokeniser.feed(token_ids[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    out = [detokeniser.feed(token_ids[start:end]) for start, end in pairwise(edges)]
     return [*out, detokeniser.close()]
 
 

@@ -14,13 +14,27 @@ from shared.guard.sentences import SentenceSplitter
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 
 GUARD = load_guard()
-BAD = Verdict(side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, severity=Severity.HIGH, source="test")
+BAD = Verdict(
+    side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, severity=Severity.HIGH, source="test"
+)
 texts = st.lists(
     st.sampled_from(
-        ["Rest well. ", "Take 2.5 mg. ", "Dr. Osei knows. ", "\n- point", "\n1. step", "**b.** ", "😀! ", "bad ", "x" * 130, "\n", "… "]
+        [
+            "Rest well. ",
+            "Take 2.5 mg. ",
+            "Dr. Osei knows. ",
+            "\n- point",
+            "\n1. step",
+            "**b.** ",
+            "😀! ",
+            "bad ",
+            "x" * 130,
+            "\n",
+            "… ",
+        ]
     ),
     max_size=25,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 class Recorder:

@@ -20,7 +20,12 @@ def policy() -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("locale", "emergency", "crisis"),
-    [("us", "911", "988"), ("gb", "999", "116 123"), ("en-GB", "999", "116 123"), ("eu", "112", "findahelpline")],
+    [
+        ("us", "911", "988"),
+        ("gb", "999", "116 123"),
+        ("en-GB", "999", "116 123"),
+        ("eu", "112", "findahelpline"),
+    ],
 )
 def test_resources_are_those_of_the_locale(locale: str, emergency: str, crisis: str) -> None:
     responses = GUARD.responses(locale)

@@ -95,7 +95,8 @@ def test_a_danger_is_found(category: str, context: str, text: str) -> None:
     verdict = GUARD.judge_answer(text, context)
     assert not verdict.allowed
     assert verdict.source
-    assert verdict.span is not None and 0 <= verdict.span[0] < verdict.span[1] <= len(text)
+    assert verdict.span is not None
+    assert 0 <= verdict.span[0] < verdict.span[1] <= len(text)
 
 
 def test_most_dangers_are_found_under_their_own_category() -> None:
@@ -133,7 +134,18 @@ def test_any_text_gets_a_verdict(text: str, context: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["you can stop ", "no ", "a", "never, ", "take 2 mg of warfarin and ", "((((", "don't ", "chest pain no ", "“"]
+    "unit",
+    [
+        "you can stop ",
+        "no ",
+        "a",
+        "never, ",
+        "take 2 mg of warfarin and ",
+        "((((",
+        "don't ",
+        "chest pain no ",
+        "“",
+    ],
 )
 def test_the_time_grows_linearly_with_the_text(unit: str) -> None:
     def seconds(length: int) -> float:
@@ -152,7 +164,10 @@ def test_words_patterns_and_scopes_of_a_small_policy() -> None:
     lexicon = Lexicon({"drug": ["*pril", "the pill"], "plain": ["april"]}, {"u": "you"})
     document = {
         "macros": {"do": ["^", "you can"]},
-        "scopes": {"negated": {"where": "before", "any": ["never"]}, "told": {"where": "context", "any": ["myth"]}},
+        "scopes": {
+            "negated": {"where": "before", "any": ["never"]},
+            "told": {"where": "context", "any": ["myth"]},
+        },
         "defaults": {
             "action": "replace", "severity": "high", "score": 0.5, "audiences": ["patient"],
             "also": [], "nearby": [], "unless": ["negated", "told"],
@@ -175,11 +190,11 @@ def test_words_patterns_and_scopes_of_a_small_policy() -> None:
 
 @pytest.mark.parametrize("source", ["..", "you? ..", "<unknown> stop"])
 def test_a_pattern_that_cannot_be_compiled_is_refused(source: str) -> None:
-    with pytest.raises(ValueError, match="pattern|macro"):
+    with pytest.raises(ValueError, match=r"pattern|macro"):
         compile_pattern(source, {})
 
 
 def test_a_malformed_rule_is_refused_by_its_name() -> None:
     document = {"macros": {}, "scopes": {}, "defaults": {}, "rules": [{"id": "dosing.x", "any": ["stop"]}]}
-    with pytest.raises(ValueError, match="dosing.x"):
+    with pytest.raises(ValueError, match=r"dosing\.x"):
         build_rules(document)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +11,41 @@ from hypothesis import strategies as st
 from shared.guard.sentences import MAX_SENTENCE_CHARS, SentenceSplitter
 
 _PIECES = [
-    "Take 2.5 mg", "Dr. Osei", " e.g. ", "No. 3", "1. ", "\n- ", "**bold.** ", "\n## Head\n", "😀", "👍🏽", "…", "...", "?! ",
-    ". ", " ", "\n", "\n\n", "(see p. 4.) ", '"Stop!" ', "word", "U.S. ", "5 p.m. ", "x" * 150, "。", "你好", "！", "\t",
-    "ﬁ", "e\u0301", "\u200d", ".", "vitamin C.", "etc. ", "J. Smith",
-]  # fmt: skip
+    "Take 2.5 mg",
+    "Dr. Osei",
+    " e.g. ",
+    "No. 3",
+    "1. ",
+    "\n- ",
+    "**bold.** ",
+    "\n## Head\n",
+    "😀",
+    "👍🏽",
+    "…",
+    "...",
+    "?! ",
+    ". ",
+    " ",
+    "\n",
+    "\n\n",
+    "(see p. 4.) ",
+    '"Stop!" ',
+    "word",
+    "U.S. ",
+    "5 p.m. ",
+    "x" * 150,
+    "。",
+    "你好",
+    "！",
+    "\t",
+    "ﬁ",
+    "e\u0301",
+    "\u200d",
+    ".",
+    "vitamin C.",
+    "etc. ",
+    "J. Smith",
+]
 texts = st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=12)), max_size=40).map("".join)
 
 
@@ -26,7 +59,7 @@ def split(chunks: list[str]) -> list[str]:
 def chunked(text: str, cuts: list[int]) -> list[str]:
     """The text cut at these places."""
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(places)]
 
 
 @given(text=texts, cuts=st.lists(st.integers(min_value=0, max_value=5000), max_size=60))

@@ -20,7 +20,7 @@ from services.api.schemas import (
     Page,
     TitleBody,
 )
-from services.api.views import conversation_view, job_view
+from services.api.views import conversation_view, placed_job_view
 from shared.audit import record
 from shared.db.tables import conversations, jobs
 from shared.jobs.store import active
@@ -160,4 +160,4 @@ def regenerate_answer(conversation: Owned, caller: Asker, gateway: GatewayDep) -
     """Answer the last question again; the former answer leaves the conversation."""
     job = regenerate(gateway, caller, conversation)
     with gateway.database.read() as connection:
-        return job_view(connection, job)
+        return placed_job_view(connection, job)

@@ -16,7 +16,7 @@ from services.api.routers.predict import NewsDep
 from services.api.schemas import AnswerView, JobView, Page
 from services.api.state import Gateway
 from services.api.streaming import follow
-from services.api.views import answer_view, job_view, sentence_view
+from services.api.views import answer_view, placed_job_view, sentence_view
 from shared.db.tables import jobs
 from shared.errors import InvalidInput, NotFound
 from shared.jobs.lifecycle import State
@@ -45,7 +45,7 @@ def owned_job(job_id: str, caller: Asker, gateway: GatewayDep) -> Job:
 OwnedJob = Annotated[Job, Depends(owned_job)]
 
 
-def last_event_id(last_event_id: Annotated[str | None, Header()] = None) -> int:
+async def last_event_id(last_event_id: Annotated[str | None, Header()] = None) -> int:
     """The number of the last sentence that a reconnecting client saw; 0 for a new one."""
     if last_event_id is None:
         return 0
@@ -71,7 +71,7 @@ def list_jobs(
     wanted = wanted.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
     with gateway.database.read() as connection:
         rows = connection.execute(wanted).all()
-        items = [job_view(connection, gateway.jobs.get(connection, row.id)) for row in rows[:limit]]
+        items = [placed_job_view(connection, gateway.jobs.get(connection, row.id)) for row in rows[:limit]]
     more = encode_cursor(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
     return Page[JobView](items=items, next_cursor=more)
 
@@ -80,7 +80,7 @@ def list_jobs(
 def get_job(job: OwnedJob, gateway: GatewayDep) -> JobView:
     """One job's state."""
     with gateway.database.read() as connection:
-        return job_view(connection, job)
+        return placed_job_view(connection, job)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=document(401, 403, 404, 429))
@@ -88,7 +88,7 @@ def cancel_job(job: OwnedJob, caller: Asker, gateway: GatewayDep) -> JobView:
     """Stop a job. A queued one ends at once, a running one within moments; an ended one stays as it is."""
     after = cancel(gateway, caller, job)
     with gateway.database.read() as connection:
-        return job_view(connection, after)
+        return placed_job_view(connection, after)
 
 
 @router.get(
@@ -113,7 +113,7 @@ async def job_events(
 
 def _end_view(gateway: Gateway, job: Job) -> EndView:
     with gateway.database.read() as connection:
-        view = EndView(**job_view(connection, job).model_dump())
+        view = EndView(**placed_job_view(connection, job).model_dump())
         if job.state is State.SUCCEEDED:
             view.answer = answer_view(connection, gateway, job)
     return view

@@ -27,7 +27,7 @@ _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?")
 _FAILED = {"prompt-too-long": 422, "deadline": 504, "worker-lost": 503, "engine-crashed": 503}
 
 
-def preferred_wait_s(
+async def preferred_wait_s(
     request: Request, gateway: GatewayDep, prefer: Annotated[str | None, Header()] = None
 ) -> float | None:
     """Seconds to wait for the answer, by the Prefer header (RFC 7240); None when it names neither."""
@@ -42,7 +42,7 @@ def preferred_wait_s(
 PreferredWait = Annotated[float | None, Depends(preferred_wait_s)]
 
 
-def get_news(request: Request) -> News:
+async def get_news(request: Request) -> News:
     """The listener that this application started."""
     news: News = request.app.state.news
     return news
@@ -96,7 +96,7 @@ async def respond(gateway: Gateway, news: News, job: Job, wait_s: float) -> Resp
         return problem(_FAILED.get(code, 500), code, job.error_detail or "The answer failed.")
     if job.state is State.CANCELLED:
         return problem(409, "cancelled", "The answer was cancelled before it was finished.")
-    return await run_in_threadpool(_accepted, gateway, job)
+    return _accepted(job)
 
 
 def _answer(gateway: Gateway, job: Job) -> AnswerView:
@@ -104,11 +104,9 @@ def _answer(gateway: Gateway, job: Job) -> AnswerView:
         return answer_view(connection, gateway, job)
 
 
-def _accepted(gateway: Gateway, job: Job) -> Response:
-    with gateway.database.read() as connection:
-        view = job_view(connection, job)
+def _accepted(job: Job) -> Response:
     return Response(
-        view.model_dump_json(),
+        job_view(job).model_dump_json(),
         status_code=202,
         media_type="application/json",
         headers={"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async"},

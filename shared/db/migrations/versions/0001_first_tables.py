@@ -274,6 +274,7 @@ def upgrade() -> None:
             "ix_jobs_state_kind_available_at", ["state", "kind", "available_at"], unique=False
         )
         batch_op.create_index("ix_jobs_user_id_created_at", ["user_id", "created_at"], unique=False)
+        batch_op.create_index("ix_jobs_user_id_state", ["user_id", "state"], unique=False)
         batch_op.create_index(
             "uq_jobs_active_conversation",
             ["conversation_id"],
@@ -367,6 +368,7 @@ def downgrade() -> None:
             sqlite_where=sa.text("state IN ('queued', 'running')"),
             postgresql_where=sa.text("state IN ('queued', 'running')"),
         )
+        batch_op.drop_index("ix_jobs_user_id_state")
         batch_op.drop_index("ix_jobs_user_id_created_at")
         batch_op.drop_index("ix_jobs_state_kind_available_at")
 
