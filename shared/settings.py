@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     max_queued_jobs_per_user: int = Field(20, ge=1)
     max_body_bytes: int = Field(262_144, ge=1024)
     max_query_chars: int = Field(20_000, ge=1)
-    requests_per_minute: int = Field(120, ge=1)
+    requests_per_minute: int = Field(600, ge=1)
     logins_per_minute: int = Field(20, ge=1)
     session_idle_minutes: float = Field(60, gt=0)
     session_max_hours: float = Field(12, gt=0)

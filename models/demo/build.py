@@ -26,20 +26,20 @@ from models.demo.evaluate import WEIGHTS, evaluate
 from models.demo.knowledge import KINDS, UNKNOWN, Knowledge, load_knowledge
 from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
 from models.demo.tokenizer import train_tokenizer
-from models.demo.train import Recipe, train
+from models.demo.train import Recipe, train_language, train_sight
 from shared.settings import SYSTEM_PROMPT
 
 SEED = 1
 #: Part of the recipe: sums come out otherwise with another number, and with them the weights.
 THREADS = 2
-STEPS = 1800
+STEPS, SIGHT_STEPS = 1800, 600
 #: Tokens in a batch of text, and dialogues in a batch of pictures.
 BATCH_TOKENS = 2048
 BATCH_PICTURES = 24
 
 
-def build(folder: Path, steps: int = STEPS) -> int:
-    """Train for ``steps`` and write tokenizer, configuration and weights to ``folder``.
+def build(folder: Path, steps: int = STEPS, sight_steps: int = SIGHT_STEPS) -> int:
+    """Train for ``steps``, then ``sight_steps``; write tokenizer, configuration and weights to ``folder``.
 
     Returns:
         The number of parameters.
@@ -49,13 +49,10 @@ def build(folder: Path, steps: int = STEPS) -> int:
     tokenizer = train_tokenizer(_lines(knowledge))
     model = new_model(len(tokenizer))
     dialogues = Dialogues(knowledge, SEED)
-    train(
-        model,
-        text_batches(dialogues, tokenizer, BATCH_TOKENS),
-        picture_batches(dialogues, tokenizer, BATCH_PICTURES),
-        Recipe(steps=steps),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    recipe = Recipe(steps=steps, sight_steps=sight_steps)
+    seen = picture_batches(dialogues, tokenizer, BATCH_PICTURES)
+    train_language(model, text_batches(dialogues, tokenizer, BATCH_TOKENS), seen, recipe, _say)
+    train_sight(model, seen, recipe, _say)
     save(model, tokenizer, folder)
     return model.num_parameters()
 
@@ -71,6 +68,10 @@ def save(model: Gemma3ForConditionalGeneration, tokenizer: GemmaTokenizer, folde
     )
     processor.save_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _fix_randomness() -> None:
@@ -99,17 +100,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="where to write")
     parser.add_argument(
-        "--steps", type=int, default=STEPS, help="updates of the weights; fewer for a quick look"
+        "--steps", type=int, default=STEPS, help="updates of all weights; fewer for a quick look"
+    )
+    parser.add_argument(
+        "--sight-steps", type=int, default=SIGHT_STEPS, help="updates of the vision tower after that"
     )
     chosen = parser.parse_args()
     started = time.monotonic()
-    parameters = build(chosen.folder, chosen.steps)
+    parameters = build(chosen.folder, chosen.steps, chosen.sight_steps)
     minutes = (time.monotonic() - started) / 60
     write_card(
         chosen.folder / "README.md",
         figures=evaluate(chosen.folder),
         parameters=parameters,
         steps=chosen.steps,
+        sight_steps=chosen.sight_steps,
         minutes=minutes,
         knowledge=load_knowledge(),
     )

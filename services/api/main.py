@@ -53,6 +53,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Guarded answers from a medical model. Not a doctor, not a medical device.",
         version="0.1.0",
         lifespan=lifespan,
+        # the pages of Swagger and ReDoc load scripts from other hosts
+        docs_url=None,
         redoc_url=None,
     )
     errors.install(app)

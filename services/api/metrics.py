@@ -20,9 +20,8 @@ GUARDED = Counter(
 
 def render(connection: Connection, *, redis_up: bool) -> bytes:
     """All metrics in Prometheus' text format, jobs counted at this moment."""
-    counts: dict[str, int] = dict(
-        connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).tuples().all()
-    )
+    rows = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
+    counts: dict[str, int] = {row.state: row.number for row in rows}
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
     REDIS_UP.set(redis_up)

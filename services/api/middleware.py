@@ -1,6 +1,7 @@
 """What happens around every request: a body limit, safe headers, metrics. It knows no route."""
 
 import time
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,18 +31,22 @@ class Around:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status, read = time.perf_counter(), 500, 0
+        begun, status, read, too_large = time.perf_counter(), 500, 0, False
+        refusing = False
 
         async def limited() -> Message:
-            nonlocal read
+            nonlocal read, too_large
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._max_body_bytes:
+                too_large = True
                 raise BodyTooLarge
             return message
 
         async def decorated(message: Message) -> None:
             nonlocal status
+            if too_large and not refusing:
+                return  # the application's own words for a body that it could not read to its end
             if message["type"] == "http.response.start":
                 status = message["status"]
                 present = {name.lower() for name, _ in message["headers"]}
@@ -49,11 +54,13 @@ class Around:
             await send(message)
 
         try:
-            if self._announces_too_much(scope):
-                raise BodyTooLarge
-            await self._app(scope, limited, decorated)
-        except BodyTooLarge:
-            await self._refuse(scope, receive, decorated)
+            too_large = self._announces_too_much(scope)
+            if not too_large:
+                with suppress(BodyTooLarge):
+                    await self._app(scope, limited, decorated)
+            if too_large:
+                refusing = True
+                await self._refuse(scope, receive, decorated)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(scope["method"], route, status).inc()

@@ -143,7 +143,7 @@ def _message_views(connection: Connection, said: list[Message], user_id: str) ->
             feedback.c.user_id == user_id, feedback.c.message_id.in_([message.id for message in said])
         )
     )
-    ratings = dict(rated.tuples().all())
+    ratings = {row.message_id: row.rating for row in rated}
     return [
         schemas.MessageView(
             id=message.id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -108,7 +109,8 @@ class Guard:
         )
 
 
+@cache
 def load_guard() -> Guard:
-    """The guard under the packaged policy. Reads its files, so call it once per process."""
+    """The guard under the packaged policy, which is read once per process."""
     folder = files("shared.guard")
     return Guard({name: (folder / name).read_text(encoding="utf-8") for name in _POLICY_FILES})

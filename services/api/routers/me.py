@@ -42,6 +42,8 @@ class MeView(BaseModel):
     consented: bool
     consent: ConsentView
     session: SessionView
+    #: The model that answers, by its catalogue name.
+    model: str
 
 
 class ConsentBody(Body):
@@ -58,7 +60,7 @@ class PasswordBody(Body):
 
 
 @router.get("", responses=document(401, 429))
-def me(caller: AnyUser) -> MeView:
+def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
     """Who is calling."""
     return MeView(
         id=caller.user_id,
@@ -68,6 +70,7 @@ def me(caller: AnyUser) -> MeView:
         consented=caller.consented,
         consent=ConsentView(version=CONSENT_VERSION, text=CONSENT_TEXT),
         session=SessionView(kind=caller.kind, expires_at=caller.expires_at),
+        model=gateway.settings.model,
     )
 
 

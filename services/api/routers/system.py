@@ -26,8 +26,8 @@ def system(caller: Admin, gateway: GatewayDep, news: NewsDep) -> SystemView:
     """Queue depth, workers, and the latency of the last hour's answers by minute."""
     with gateway.database.read() as connection:
         now = gateway.clock.now(connection)
-        states = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).tuples()
-        counts = {state.value: 0 for state in State} | dict(states.all())
+        states = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
+        counts = {state.value: 0 for state in State} | {row.state: row.number for row in states}
         oldest = connection.execute(
             select(func.min(jobs.c.created_at)).where(jobs.c.state == State.QUEUED)
         ).scalar_one()

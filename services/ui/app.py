@@ -1,0 +1,84 @@
+"""Decides what a person sees: the way to the log-in, the consent, or the pages of their role.
+
+Pages that a role may not use are not listed here; what keeps them safe is that the gateway refuses.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import streamlit as st
+
+from services.ui import session
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.pages import account, chat, consent, jobs, log, people, system
+from shared.settings import get_settings
+
+Page = tuple[Callable[[Gateway, Json], None], str, str, str]
+ACCOUNT: Page = (account.show, "Account", ":material/person:", "account")
+#: Per role: what to show, title, icon, path. The first is the home page.
+PAGES: dict[str, list[Page]] = {
+    "user": [
+        (chat.show, "Ask", ":material/forum:", "ask"),
+        (jobs.show, "Jobs", ":material/list:", "jobs"),
+        ACCOUNT,
+    ],
+    "admin": [
+        (system.show, "System", ":material/monitoring:", "system"),
+        (people.show, "People", ":material/group:", "people"),
+        ACCOUNT,
+    ],
+    "auditor": [(log.show, "Log", ":material/fact_check:", "log"), ACCOUNT],
+}
+
+
+def main() -> None:
+    """Show the page that the person asked for, or what stands before it."""
+    st.set_page_config(page_title="MediChat", page_icon=":material/health_and_safety:", layout="centered")
+    token = session.token()
+    if token is None:
+        return _offer_log_in("Log in to ask questions.")
+    gateway = Gateway(token)
+    try:
+        me = gateway.me()
+        if not me["consented"] and me["role"] == "user":
+            return consent.show(gateway, me)
+        _navigate(gateway, me)
+    except GatewayError as error:
+        _explain(error)
+    return None
+
+
+def _navigate(gateway: Gateway, me: Json) -> None:
+    pages = [
+        st.Page(partial(show, gateway, me), title=title, icon=icon, url_path=path, default=number == 0)
+        for number, (show, title, icon, path) in enumerate(PAGES[me["role"]])
+    ]
+    st.session_state["home"] = pages[0]
+    st.navigation(pages).run()
+    with st.sidebar:
+        st.caption(f"Logged in as **{me['name']}** ({me['role']})")
+        _link("Log out", f"{get_settings().public_api_url}/logout")
+
+
+def _offer_log_in(reason: str) -> None:
+    st.title("MediChat")
+    st.write(reason)
+    _link("Log in", f"{get_settings().public_api_url}/login")
+
+
+def _explain(error: GatewayError) -> None:
+    if error.status == 401:
+        _offer_log_in(error.detail)
+        return
+    st.error(error.detail, icon=":material/error:")
+    if error.status in (0, 429, 500, 503):
+        st.caption("Nothing is lost: what you asked and what was answered is kept by the gateway.")
+    st.button("Try again", type="primary")
+
+
+def _link(label: str, url: str) -> None:
+    """A link that stays in this tab, unlike Streamlit's own."""
+    st.html(f'<a href="{url}" target="_self">{label}</a>')
+
+
+main()

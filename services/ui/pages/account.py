@@ -1,0 +1,79 @@
+"""One's own account: password and API keys."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment
+
+_SCOPE = {"user": "ask", "admin": "admin", "auditor": "audit"}
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """Who one is, a form for the password, the keys."""
+    st.title("Account")
+    st.write(f"**{me['name']}**, {me['role']}; answers are written for a {me['audience']}.")
+    st.caption(f"This log-in ends at {moment(me['session']['expires_at'])} UTC at the latest.")
+    _password(gateway)
+    _keys(gateway, _SCOPE[me["role"]])
+
+
+def _password(gateway: Gateway) -> None:
+    with st.form("password", clear_on_submit=True):
+        st.subheader("Change your password")
+        current = st.text_input("Current password", type="password", autocomplete="current-password")
+        new = st.text_input("New password", type="password", autocomplete="new-password")
+        again = st.text_input("New password again", type="password", autocomplete="new-password")
+        st.caption("You will be logged out everywhere and log in again.")
+        if not st.form_submit_button("Change password"):
+            return
+    if new != again:
+        st.error("The two new passwords differ; nothing was changed.")
+        return
+    try:
+        gateway.change_password(current, new)
+    except GatewayError as error:
+        st.error(error.detail)
+        return
+    st.rerun()
+
+
+def _keys(gateway: Gateway, scope: str) -> None:
+    st.subheader("API keys")
+    st.caption("For programs that work in your name. A key is shown once.")
+    with st.form("key", clear_on_submit=True):
+        name = st.text_input("What is it for?", max_chars=100, placeholder="ward tablet")
+        days = st.number_input("Days until it ends", 1, 365, 90)
+        if st.form_submit_button("Make a key"):
+            try:
+                st.success("Copy it now; it is not shown again.")
+                st.code(gateway.create_api_key(name, scope, int(days))["key"], language=None)
+            except GatewayError as error:
+                st.error(error.detail)
+    keys = [key for key in gateway.api_keys() if key["revoked_at"] is None]
+    if not keys:
+        st.caption("No keys.")
+        return
+    table = [
+        {
+            "name": key["name"],
+            "ends with": key["hint"],
+            "made": moment(key["created_at"]),
+            "until": moment(key["expires_at"]),
+            "last used": moment(key["last_used_at"]) or "never",
+        }
+        for key in keys
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True)
+    chosen = st.selectbox("Key", keys, format_func=lambda key: f"{key['name']} (…{key['hint']})")
+    st.button("Revoke this key", on_click=partial(_revoke, gateway, chosen["id"]))
+
+
+def _revoke(gateway: Gateway, key_id: str) -> None:
+    try:
+        gateway.revoke_api_key(key_id)
+        st.toast("The key no longer works.")
+    except GatewayError as error:
+        st.toast(error.detail, icon=":material/error:")

@@ -1,0 +1,199 @@
+"""Ask and read answers. The page owns nothing: it shows what the gateway holds."""
+
+import uuid
+from functools import partial
+
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.pages import history
+from services.ui.text import answer_markdown, plain_markdown, words
+from shared.prompts import DISCLAIMER
+
+#: How often a running answer is looked at, in seconds.
+POLL_S = 0.5
+EXAMPLES = (
+    "What are the symptoms of asthma?",
+    "How is high blood pressure usually treated?",
+    "When should I see a doctor about back pain?",
+)
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """The conversation named in the address, or a new one."""
+    conversation_id = st.query_params.get("c")
+    history.show(gateway, conversation_id)
+    _disclaimer(me)
+    conversation = _load(gateway, conversation_id)
+    running = conversation is not None and _is_running(conversation["job"])
+    if conversation is not None:
+        history.show_title(gateway, conversation)
+        _show_messages(gateway, conversation)
+        if running:
+            st.fragment(partial(_follow, gateway, conversation["id"]), run_every=POLL_S)()
+        else:
+            _show_end(gateway, conversation)
+    _show_unsent(gateway)
+    asked = st.chat_input(
+        "Wait for the answer, or stop it" if running else "Ask about a condition, a symptom, a treatment",
+        max_chars=20_000,
+        disabled=running,
+    )
+    if conversation_id is None and "unsent" not in st.session_state:
+        asked = asked or _offer_examples()
+    if asked:
+        _send(gateway, {"query": asked, "conversation_id": conversation_id, "key": str(uuid.uuid4())})
+        st.rerun()
+
+
+def _disclaimer(me: Json) -> None:
+    st.info(DISCLAIMER, icon=":material/smart_toy:")
+    if me["model"] == "demo":
+        st.caption(
+            "The demo model answers: a toy that knows a few dozen conditions by heart and nothing else. "
+            "Do not act on what it says."
+        )
+
+
+def _load(gateway: Gateway, conversation_id: str | None) -> Json | None:
+    if conversation_id is None:
+        return None
+    try:
+        return gateway.conversation(conversation_id)
+    except GatewayError as error:
+        if error.status not in (404, 422):
+            raise
+        st.error("There is no conversation of yours at this address.", icon=":material/error:")
+        return None
+
+
+def _is_running(job: Json | None) -> bool:
+    return job is not None and job["finished_at"] is None
+
+
+def _show_messages(gateway: Gateway, conversation: Json) -> None:
+    for message in conversation["messages"]:
+        with st.chat_message(message["role"]):
+            if message["role"] == "user":
+                st.markdown(plain_markdown(message["text"]))
+            else:
+                _show_answer(gateway, message)
+
+
+def _show_answer(gateway: Gateway, message: Json) -> None:
+    _guard_banner(message["guard"])
+    st.markdown(answer_markdown(message["text"]))
+    key = f"rate-{message['id']}"
+    st.feedback(
+        "thumbs",
+        key=key,
+        default={"down": 0, "up": 1}.get(message["feedback"]),
+        on_change=partial(_rate, gateway, message["id"], key),
+    )
+
+
+def _guard_banner(guard: Json | None) -> None:
+    """Say that the guard stepped in, and why; nothing when it did not."""
+    if guard is None or guard["action"] == "allow":
+        return
+    reason = words(guard["category"])
+    if guard["action"] == "crisis":
+        st.error(
+            f"**The guard answered at once** ({reason}). No model wrote this.", icon=":material/emergency:"
+        )
+    elif guard["sentences_replaced"]:
+        st.warning(
+            f"**The guard stepped in** ({reason or 'check failed'}): a sentence was held back and replaced.",
+            icon=":material/shield:",
+        )
+
+
+def _rate(gateway: Gateway, message_id: str, key: str) -> None:
+    try:
+        gateway.rate(message_id, {0: "down", 1: "up", None: None}[st.session_state[key]])
+        st.toast("Thank you; noted." if st.session_state[key] is not None else "Taken back.")
+    except GatewayError as error:
+        st.toast(error.detail, icon=":material/error:")
+
+
+def _follow(gateway: Gateway, conversation_id: str) -> None:
+    """What is released of the running answer, looked at again and again until it has ended."""
+    try:
+        conversation = gateway.conversation(conversation_id)
+    except GatewayError as error:
+        if error.status in (401, 404):
+            st.rerun()
+        st.caption(f"{error.detail} Your answer goes on; trying again.")
+        return
+    job = conversation["job"]
+    if not _is_running(job):
+        st.rerun()
+    with st.chat_message("assistant"):
+        released = "".join(sentence["text"] for sentence in conversation["released"])
+        if released:
+            st.markdown(answer_markdown(released))
+        st.caption(_progress(job))
+        if st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=job["cancel_requested"]):
+            try:
+                gateway.cancel(job["id"])
+            except GatewayError as error:
+                st.caption(error.detail)
+
+
+def _progress(job: Json) -> str:
+    if job["cancel_requested"]:
+        return "Stopping …"
+    if job["state"] == "running":
+        return "Writing; each sentence is checked before you see it …"
+    place = f", place {job['position']}" if job["position"] else ""
+    return f"Waiting for a free worker{place} …"
+
+
+def _show_end(gateway: Gateway, conversation: Json) -> None:
+    """How the newest answer ended, and the way to another one."""
+    job = conversation["job"]
+    if job is None:
+        return
+    if job["state"] == "failed":
+        st.error(job["error"]["detail"] or "The answer failed.", icon=":material/error:")
+    elif job["state"] == "cancelled":
+        st.caption("You stopped this answer.")
+    answered = conversation["messages"][-1]["role"] == "assistant"
+    label = "Regenerate" if answered and job["state"] == "succeeded" else "Try again"
+    if st.button(label, icon=":material/refresh:", key="regenerate"):
+        gateway.regenerate(conversation["id"])
+        st.rerun()
+
+
+def _offer_examples() -> str | None:
+    st.subheader("What would you like to know?")
+    for number, example in enumerate(EXAMPLES):
+        if st.button(example, key=f"example-{number}"):
+            return example
+    return None
+
+
+def _send(gateway: Gateway, question: Json) -> None:
+    """Ask; a question that did not get through is kept for another try under the same key."""
+    try:
+        accepted = gateway.ask(question["query"], question["conversation_id"], question["key"])
+    except GatewayError as error:
+        st.session_state["unsent"] = {**question, "detail": error.detail}
+        return
+    st.session_state.pop("unsent", None)
+    st.query_params["c"] = accepted["conversation_id"]
+
+
+def _show_unsent(gateway: Gateway) -> None:
+    question = st.session_state.get("unsent")
+    if question is None:
+        return
+    st.error(f"Your question was not sent. {question['detail']}", icon=":material/error:")
+    st.markdown(plain_markdown(question["query"]))
+    again, discard = st.columns(2)
+    if again.button("Send again", type="primary", key="send-again"):
+        _send(gateway, question)
+        st.rerun()
+    if discard.button("Discard", key="discard"):
+        del st.session_state["unsent"]
+        st.rerun()

@@ -1,0 +1,76 @@
+"""One's jobs with their live state; a waiting or running one can be cancelled."""
+
+from functools import partial
+
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment, seconds_between
+
+POLL_S = 2
+_STATES = ("all", "queued", "running", "succeeded", "failed", "cancelled")
+_ICONS = {
+    "queued": ":material/schedule:",
+    "running": ":material/autorenew:",
+    "succeeded": ":material/check_circle:",
+    "failed": ":material/error:",
+    "cancelled": ":material/cancel:",
+}
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """The newest jobs, looked at every two seconds."""
+    st.title("Jobs")
+    st.caption("Every question is a job. It goes on when you close the page.")
+    state = st.segmented_control("State", _STATES, default="all", key="state") or "all"
+    st.fragment(partial(_list, gateway, None if state == "all" else state), run_every=POLL_S)()
+
+
+def _list(gateway: Gateway, state: str | None) -> None:
+    try:
+        jobs = gateway.jobs(state)["items"]
+    except GatewayError as error:
+        if error.status == 401:
+            st.rerun()
+        st.caption(f"{error.detail} Trying again.")
+        return
+    if not jobs:
+        st.info("No jobs here yet." if state is None else f"No {state} jobs.")
+    for job in jobs:
+        _row(gateway, job)
+
+
+def _row(gateway: Gateway, job: Json) -> None:
+    with st.container(border=True):
+        what, act = st.columns([0.8, 0.2], vertical_alignment="center")
+        what.markdown(f"{_ICONS[job['state']]} **{job['state']}** asked {moment(job['created_at'])} UTC")
+        what.caption(_details(job))
+        if job["finished_at"] is None:
+            stopping = job["cancel_requested"]
+            if act.button("Stopping" if stopping else "Cancel", key=f"cancel-{job['id']}", disabled=stopping):
+                _cancel(gateway, job["id"])
+        elif job["conversation_id"]:
+            act.page_link(st.session_state["home"], label="Open", query_params={"c": job["conversation_id"]})
+
+
+def _details(job: Json) -> str:
+    parts = [f"attempt {job['attempt']} of {job['max_attempts']}"] if job["attempt"] > 1 else []
+    if job["position"]:
+        parts.append(f"place {job['position']} in the queue")
+    took = seconds_between(job["created_at"], job["finished_at"])
+    if took is not None:
+        parts.append(f"{took:.1f} s")
+    if job["completion_tokens"]:
+        parts.append(f"{job['completion_tokens']} tokens")
+    if job["error"]:
+        parts.append(job["error"]["detail"])
+    return " · ".join([*parts, f"id {job['id']}"])
+
+
+def _cancel(gateway: Gateway, job_id: str) -> None:
+    try:
+        gateway.cancel(job_id)
+    except GatewayError as error:
+        st.toast(error.detail, icon=":material/error:")
+        return
+    st.rerun(scope="fragment")

@@ -1,0 +1,88 @@
+"""The audit log, for auditors: read only. Each look is itself an event of the log."""
+
+import json
+from datetime import UTC, datetime, time, timedelta
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment
+
+_PAGE = 50
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """Filters, a page of events, one event in full; and new auditors who wait for a yes."""
+    st.title("Log")
+    st.caption("Newest first, times in UTC. What you look at here is itself logged.")
+    _pending(gateway)
+    filters = _filters()
+    if st.session_state.get("log-filters") != filters:
+        st.session_state["log-filters"], st.session_state["log-cursors"] = filters, [None]
+    cursors = st.session_state["log-cursors"]
+    page = gateway.audit_events(**filters, limit=_PAGE, cursor=cursors[-1])
+    if not page["items"]:
+        st.info("No event matches.")
+        return
+    table = [
+        {
+            "time": moment(event["occurred_at"]),
+            "who": event["actor_name"] or event["actor"],
+            "what": event["action"],
+            "outcome": event["outcome"],
+            "on": event["object"],
+            "reason": event["reason"],
+        }
+        for event in page["items"]
+    ]
+    chosen = st.dataframe(
+        pd.DataFrame(table), hide_index=True, width="stretch", on_select="rerun", selection_mode="single-row"
+    )
+    newer, older, _ = st.columns([0.2, 0.2, 0.6])
+    if newer.button("Newer", disabled=len(cursors) == 1):
+        cursors.pop()
+        st.rerun()
+    if older.button("Older", disabled=page["next_cursor"] is None):
+        cursors.append(page["next_cursor"])
+        st.rerun()
+    rows = chosen["selection"]["rows"]
+    if rows:
+        st.subheader("Event")
+        st.code(json.dumps(page["items"][rows[0]], indent=2, ensure_ascii=False), language="json")
+    else:
+        st.caption("Select a row to see all of an event.")
+
+
+def _filters() -> dict[str, str | None]:
+    what, who, outcome = st.columns(3)
+    action = what.text_input("What", placeholder="question.asked", key="action").strip()
+    actor = who.text_input("Who (id)", key="actor").strip()
+    ended = outcome.selectbox("Outcome", ("any", "done", "denied", "failed"), key="outcome")
+    days = st.date_input("Days", value=(), key="days")
+    since = until = None
+    if isinstance(days, tuple) and days:
+        since = datetime.combine(days[0], time(), UTC).isoformat()
+        until = (datetime.combine(days[-1], time(), UTC) + timedelta(days=1)).isoformat()
+    return {
+        "action": action or None,
+        "actor": actor or None,
+        "outcome": None if ended == "any" else ended,
+        "since": since,
+        "until": until,
+    }
+
+
+def _pending(gateway: Gateway) -> None:
+    for person in gateway.pending_auditors():
+        with st.container(border=True):
+            st.write(
+                f"**{person['name']}** waits to become an auditor (asked {moment(person['created_at'])})."
+            )
+            if st.button("Say yes", key=f"approve-{person['id']}"):
+                try:
+                    gateway.approve(person["id"])
+                except GatewayError as error:
+                    st.error(error.detail)
+                else:
+                    st.rerun()

@@ -1,0 +1,102 @@
+"""People, for admins: who is there, let somebody in, change or disable an account."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment
+
+_ROLES = ("user", "admin", "auditor")
+_AUDIENCES = ("patient", "clinician")
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """The list, a form for a new account, and one for changes."""
+    st.title("People")
+    notice = st.session_state.pop("people-notice", None)
+    if notice:
+        st.success(notice["text"])
+        if notice["password"]:
+            st.code(notice["password"], language=None)
+    people = gateway.users()
+    table = [
+        {
+            "name": person["name"],
+            "role": person["role"],
+            "answers for": person["audience"],
+            "status": person["status"],
+            "last seen (UTC)": moment(person["last_seen_at"]) or "never",
+        }
+        for person in people
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    _new(gateway)
+    _change(gateway, [person for person in people if person["id"] != me["id"]])
+
+
+def _new(gateway: Gateway) -> None:
+    with st.form("new-person", clear_on_submit=True):
+        st.subheader("Let somebody in")
+        name = st.text_input("Name", max_chars=100, help="Letters, digits and . @ + - _")
+        role = st.selectbox("Role", _ROLES)
+        audience = st.selectbox("Answers are written for a", _AUDIENCES)
+        st.caption("An auditor can log in once an existing auditor has said yes.")
+        if not st.form_submit_button("Make the account", type="primary"):
+            return
+    try:
+        made = gateway.create_user(name.strip(), role, audience)
+    except GatewayError as error:
+        st.error(error.detail)
+        return
+    _notice(f"{made['name']} can log in with this password, shown only now:", made["password"])
+    st.rerun()
+
+
+def _change(gateway: Gateway, others: list[Json]) -> None:
+    st.subheader("Change an account")
+    if not others:
+        st.caption("There is nobody else yet.")
+        return
+    person = st.selectbox("Who", others, format_func=lambda each: each["name"])
+    role = st.selectbox("Role", _ROLES, _ROLES.index(person["role"]), key=f"role-{person['id']}")
+    audience = st.selectbox(
+        "Answers are written for a",
+        _AUDIENCES,
+        _AUDIENCES.index(person["audience"]),
+        key=f"audience-{person['id']}",
+    )
+    changes = {name: new for name, new in (("role", role), ("audience", audience)) if new != person[name]}
+    save, reset, disable = st.columns(3)
+    save.button("Save", disabled=not changes, on_click=partial(_save, gateway, person, changes))
+    reset.button("New password", on_click=partial(_reset, gateway, person))
+    turned = "active" if person["status"] == "disabled" else "disabled"
+    label = "Enable" if turned == "active" else "Disable"
+    disable.button(
+        label,
+        disabled=person["status"] == "pending",
+        help="A disabled account is logged out at once.",
+        on_click=partial(_save, gateway, person, {"status": turned}),
+    )
+
+
+def _save(gateway: Gateway, person: Json, changes: dict[str, str]) -> None:
+    try:
+        gateway.change_user(person["id"], **changes)
+        _notice(f"{person['name']}: {', '.join(f'{name} is now {new}' for name, new in changes.items())}.")
+    except GatewayError as error:
+        st.toast(error.detail, icon=":material/error:")
+
+
+def _reset(gateway: Gateway, person: Json) -> None:
+    try:
+        _notice(
+            f"The new password of {person['name']}, shown only now:", gateway.reset_password(person["id"])
+        )
+    except GatewayError as error:
+        st.toast(error.detail, icon=":material/error:")
+
+
+def _notice(text: str, password: str | None = None) -> None:
+    st.session_state["people-notice"] = {"text": text, "password": password}

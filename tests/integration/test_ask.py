@@ -1,0 +1,190 @@
+"""Asking: what becomes of a question, of the same one twice, of too many, of one that cannot wait."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select
+
+from shared.db.tables import conversations, jobs, messages
+from shared.jobs.lifecycle import EventKind, State
+from tests.support import Api, RedisServer, ask_async, wait_until
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def test_a_waiting_request_gets_the_answer_with_all_that_belongs_to_it(api: Api) -> None:
+    client = api.log_in()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(client.post, "/predict", json={"query": "What is asthma?"})
+        wait_until(lambda: api.count(jobs))
+        job = api.answer("Asthma narrows the airways. ", "See a doctor.")
+        response = pending.result(timeout=20)
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["answer"] == "Asthma narrows the airways. See a doctor."
+    assert answer["guard"]["action"] == "allow"
+    assert "not a doctor" in answer["disclaimer"]
+    assert answer["job_id"] == job.id
+    assert answer["timings"]["total_ms"] > 0
+
+
+def test_a_request_that_will_not_wait_gets_the_job_and_where_to_find_it(api: Api) -> None:
+    client = api.log_in()
+    response = client.post("/predict", json={"query": "What is asthma?"}, headers=ASYNC)
+    assert response.status_code == 202
+    assert client.get(response.headers["Location"]).json()["state"] == "queued"
+
+
+def test_a_wait_that_is_over_ends_in_202_and_the_answer_goes_on(api: Api) -> None:
+    client = api.log_in()
+    response = client.post("/predict", json={"query": "What is asthma?"}, headers={"Prefer": "wait=0"})
+    assert response.status_code == 202
+    assert api.answer("Later.").state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("prompt-too-long", 422), ("deadline", 504), ("worker-lost", 503), ("internal", 500)]
+)
+def test_a_failed_answer_says_so_and_what_to_do(api: Api, code: str, status: int) -> None:
+    client = api.log_in()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(client.post, "/predict", json={"query": "What is asthma?"})
+        wait_until(lambda: api.count(jobs))
+        api.finish(api.claim(), EventKind.FAILED, error=code, error_detail="Do this.")
+        response = pending.result(timeout=20)
+    assert (response.status_code, response.json()["detail"]) == (status, "Do this.")
+    assert response.json()["type"] == f"urn:medichat:problem:{code}"
+
+
+def test_the_question_is_kept_encrypted(api: Api) -> None:
+    ask_async(api.log_in(), "a very particular question")
+    with api.gateway.database.read() as connection:
+        (message,) = connection.execute(select(messages)).all()
+        (talk,) = connection.execute(select(conversations)).all()
+    assert b"particular" not in message.ciphertext
+    assert b"particular" not in talk.title_ciphertext
+
+
+def test_no_word_of_a_question_is_in_the_log(api: Api) -> None:
+    ask_async(api.log_in(), "a very particular question")
+    assert api.audit("question.asked")
+    assert not any(b"particular" in event.canonical_bytes for event in api.audit())
+
+
+# -- the same question again
+
+
+def test_the_same_key_and_question_is_the_same_job(api: Api) -> None:
+    client = api.log_in()
+    headers = {**ASYNC, "Idempotency-Key": "k"}
+    ids = {client.post("/predict", json={"query": "Why?"}, headers=headers).json()["id"] for _ in range(3)}
+    assert len(ids) == 1
+    assert api.count(jobs) == api.count(messages) == 1
+
+
+def test_the_same_key_for_another_question_is_refused(api: Api) -> None:
+    client = api.log_in()
+    headers = {**ASYNC, "Idempotency-Key": "k"}
+    client.post("/predict", json={"query": "Why?"}, headers=headers)
+    refused = client.post("/predict", json={"query": "How?"}, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["type"].endswith("idempotency-mismatch")
+    assert api.count(jobs) == 1
+
+
+def test_one_persons_key_is_not_anothers(api: Api) -> None:
+    headers = {**ASYNC, "Idempotency-Key": "k"}
+    for client in (api.log_in(), api.log_in()):
+        assert client.post("/predict", json={"query": "Why?"}, headers=headers).status_code == 202
+    assert api.count(jobs) == 2
+
+
+def test_a_hundred_identical_requests_at_once_are_one_job(api: Api) -> None:
+    client = api.log_in()
+    headers = {**ASYNC, "Idempotency-Key": "k"}
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(
+            pool.map(lambda _: client.post("/predict", json={"query": "Why?"}, headers=headers), range(100))
+        )
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert api.count(jobs) == api.count(messages) == api.count(conversations) == 1
+
+
+# -- too much
+
+
+def test_a_conversation_has_one_answer_under_way(api: Api) -> None:
+    client = api.log_in()
+    job = ask_async(client)
+    busy = client.post(f"/v1/conversations/{job['conversation_id']}/messages", json={"query": "And?"})
+    assert (busy.status_code, busy.json()["type"]) == (409, "urn:medichat:problem:conversation-busy")
+    assert api.count(messages) == 1
+    api.answer("Done.")
+    again = client.post(f"/v1/conversations/{job['conversation_id']}/messages", json={"query": "And?"})
+    assert again.status_code == 202
+
+
+def test_questions_at_once_in_one_conversation_leave_one_job(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    api.answer("Done.")
+    path = f"/v1/conversations/{conversation}/messages"
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda i: client.post(path, json={"query": f"{i}?"}).status_code, range(8)))
+    assert sorted(statuses) == [202] + [409] * 7
+    assert api.count(messages, messages.c.role == "user") == 2
+
+
+def test_too_many_waiting_questions_are_refused_with_when_to_come_back(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(max_queued_jobs_per_user=2)
+    client = api.log_in()
+    for _ in range(2):
+        ask_async(client)
+    refused = client.post("/predict", json={"query": "Why?"}, headers=ASYNC)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+    assert api.count(messages) == 2
+
+
+def test_too_many_requests_are_refused_with_when_to_come_back(make_api) -> None:  # type: ignore[no-untyped-def]
+    client = make_api(requests_per_minute=3).log_in()
+    statuses = [client.get("/v1/me") for _ in range(4)]
+    assert [each.status_code for each in statuses] == [200, 200, 200, 429]
+    assert int(statuses[-1].headers["Retry-After"]) >= 1
+
+
+# -- what cannot wait
+
+
+def test_a_person_in_crisis_is_answered_at_once_with_everything_behind_down(make_api, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    redis = RedisServer(tmp_path)  # never started
+    api = make_api(redis_url=redis.url)
+    response = api.log_in().post("/predict", json={"query": "I want to kill myself"})
+    answer = response.json()
+    assert response.status_code == 200
+    assert (answer["guard"]["action"], answer["guard"]["category"]) == ("crisis", "crisis")
+    assert "local emergency number" in answer["answer"]
+    assert [event.action for event in api.audit()][-3:] == ["question.asked", "guard.crisis", "answer.given"]
+
+
+def test_a_person_in_crisis_is_answered_beyond_every_limit(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(max_queued_jobs_per_user=1)
+    client = api.log_in()
+    ask_async(client)
+    assert client.post("/predict", json={"query": "I want to kill myself"}).status_code == 200
+
+
+def test_an_emergency_is_answered_at_once(api: Api) -> None:
+    query = "I have crushing chest pain and my left arm is numb"
+    answer = api.log_in().post("/predict", json={"query": query}).json()
+    assert answer["guard"]["category"] == "emergency"
+
+
+def test_without_redis_a_question_is_accepted_and_answered(make_api, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(redis_url=RedisServer(tmp_path).url)
+    client = api.log_in()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(client.post, "/predict", json={"query": "What is asthma?"})
+        wait_until(lambda: api.count(jobs))
+        api.answer("Still here.")
+        assert pending.result(timeout=20).json()["answer"] == "Still here."

@@ -1,0 +1,191 @@
+"""Who gets in, how long, and what ends it."""
+
+from datetime import UTC, datetime, timedelta
+
+import jwt
+import pytest
+
+from shared.auth.roles import AccountStatus, Role
+from shared.auth.tokens import AccessClaims, make_access_token
+from shared.db.tables import sessions, users
+from tests.support import PASSWORD, Api, Person
+
+
+def log_in(api: Api, person: Person, password: str = PASSWORD):  # type: ignore[no-untyped-def]
+    return api.client().post("/v1/auth/token", data={"username": person.name, "password": password})
+
+
+def me(api: Api, token: str) -> int:
+    return api.client().get("/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def test_a_password_buys_a_token_that_names_its_owner(api: Api) -> None:
+    person = api.person()
+    token = log_in(api, person).json()["access_token"]
+    answer = api.client().get("/v1/me", headers={"Authorization": f"Bearer {token}"})
+    assert answer.json()["id"] == person.id
+
+
+def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(api: Api) -> None:
+    wrong = log_in(api, api.person(), "not the password")
+    unknown = log_in(api, Person("", "nobody.there", Role.USER))
+    assert wrong.status_code == unknown.status_code == 401
+    assert wrong.json() == unknown.json()
+
+
+def test_guessing_locks_the_account_for_a_while(api: Api) -> None:
+    person = api.person()
+    for _ in range(5):
+        log_in(api, person, "guess")
+    locked = log_in(api, person)
+    assert locked.status_code == 429
+    assert int(locked.headers["Retry-After"]) >= 1
+    api.set(users, users.c.id == person.id, locked_until=datetime.now(UTC) - timedelta(seconds=1))
+    assert log_in(api, person).status_code == 200
+
+
+def test_each_failed_log_in_is_in_the_log(api: Api) -> None:
+    person = api.person()
+    log_in(api, person, "guess")
+    (event,) = api.audit("session.refused")
+    assert (event.object, event.outcome) == (f"user:{person.id}", "denied")
+
+
+def test_logging_out_works_at_once(api: Api) -> None:
+    client = api.log_in()
+    assert client.post("/v1/auth/logout").status_code == 204
+    assert client.get("/v1/me").status_code == 401
+
+
+def test_a_refresh_token_is_traded_once(api: Api) -> None:
+    first = log_in(api, api.person()).json()
+    second = api.client().post("/v1/auth/refresh", json={"refresh_token": first["refresh_token"]}).json()
+    assert second["refresh_token"] != first["refresh_token"]
+    assert me(api, second["access_token"]) == 200
+
+
+def test_using_a_refresh_token_twice_ends_the_whole_log_in(api: Api) -> None:
+    first = log_in(api, api.person()).json()
+    body = {"refresh_token": first["refresh_token"]}
+    second = api.client().post("/v1/auth/refresh", json=body).json()
+    assert api.client().post("/v1/auth/refresh", json=body).status_code == 401
+    assert me(api, second["access_token"]) == 401
+    newest = {"refresh_token": second["refresh_token"]}
+    assert api.client().post("/v1/auth/refresh", json=newest).status_code == 401
+
+
+def forged(api: Api, person: Person, **changes: object) -> str:
+    """An access token of a running log-in with something about it changed."""
+    good = api.token(person)
+    claims = jwt.decode(good, options={"verify_signature": False})
+    key = str(changes.pop("key", api.settings.secret("token_key")))
+    algorithm = str(changes.pop("algorithm", "HS256"))
+    return jwt.encode({**claims, **changes}, key, algorithm=algorithm)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": "another key, which is also long enough to sign with, whatever the algorithm"},
+        {"exp": 1},
+        {"aud": "somebody-else"},
+        {"iss": "somebody-else"},
+        {"sub": "01a20ced-32e0-731b-806d-a95e481a1022"},
+        {"algorithm": "HS512"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_forged_or_expired_token_is_refused(api: Api, changes: dict[str, object]) -> None:
+    person = api.person()
+    assert me(api, forged(api, person)) == 200
+    assert me(api, forged(api, person, **dict(changes))) == 401
+
+
+def test_an_unsigned_token_is_refused(api: Api) -> None:
+    claims = jwt.decode(api.token(api.person()), options={"verify_signature": False})
+    assert me(api, jwt.encode(claims, "", algorithm="none")) == 401
+
+
+def test_a_token_of_a_session_that_never_was_is_refused(api: Api) -> None:
+    person = api.person()
+    token = make_access_token(
+        AccessClaims(person.id, "01a20ced-32e0-731b-806d-a95e481a1022"),
+        key=api.settings.secret("token_key"),
+        now=datetime.now(UTC),
+    )
+    assert me(api, token) == 401
+
+
+@pytest.mark.parametrize("status", [AccountStatus.DISABLED, AccountStatus.PENDING])
+def test_only_active_accounts_log_in(api: Api, status: AccountStatus) -> None:
+    assert log_in(api, api.person(status=status)).status_code == 401
+
+
+def test_a_browser_that_was_idle_too_long_is_logged_out(api: Api) -> None:
+    person = api.person()
+    token = api.browser_token(person)
+    assert me(api, token) == 200
+    api.set(sessions, sessions.c.user_id == person.id, last_seen_at=datetime.now(UTC) - timedelta(hours=2))
+    assert me(api, token) == 401
+
+
+def test_too_many_log_ins_from_one_address_are_slowed(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(logins_per_minute=2)
+    person = api.person()
+    statuses = [log_in(api, person).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+def test_the_log_in_page_sets_a_cookie_that_scripts_cannot_read(api: Api) -> None:
+    person = api.person()
+    answer = api.client().post("/login", data={"username": person.name, "password": PASSWORD})
+    assert answer.status_code == 303
+    cookie = answer.headers["Set-Cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert me(api, answer.cookies["medichat_session"]) == 200
+
+
+def test_the_log_in_page_refuses_a_form_of_another_site(api: Api) -> None:
+    person = api.person()
+    answer = api.client().post(
+        "/login",
+        data={"username": person.name, "password": PASSWORD},
+        headers={"Origin": "https://evil.example"},
+    )
+    assert answer.status_code == 403
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_logging_out_on_the_page_ends_the_browsers_log_in(api: Api) -> None:
+    token = api.browser_token(api.person())
+    api.client().post("/logout", headers={"Cookie": f"medichat_session={token}"})
+    assert me(api, token) == 401
+
+
+def test_the_cookie_alone_opens_nothing(api: Api) -> None:
+    token = api.browser_token(api.person())
+    answer = api.client().get("/v1/me", headers={"Cookie": f"medichat_session={token}"})
+    assert answer.status_code == 401
+
+
+def test_a_new_password_ends_every_other_log_in(api: Api) -> None:
+    person = api.person()
+    other, client = api.token(person), api.client(person)
+    body = {"current": PASSWORD, "new": "another long passphrase"}
+    assert client.post("/v1/me/password", json=body).status_code == 204
+    assert me(api, other) == 401
+    assert log_in(api, person, "another long passphrase").status_code == 200
+
+
+def test_the_disclaimer_is_accepted_once_before_the_first_question(api: Api) -> None:
+    person = api.person(consented=False)
+    client = api.client(person)
+    refused = client.post("/predict", json={"query": "What is asthma?"})
+    assert (refused.status_code, refused.json()["type"]) == (403, "urn:medichat:problem:consent-required")
+    version = client.get("/v1/me").json()["consent"]["version"]
+    for _ in range(2):
+        assert client.post("/v1/me/consent", json={"version": version}).status_code == 200
+    accepted = client.post("/predict", json={"query": "What is asthma?"}, headers={"Prefer": "respond-async"})
+    assert accepted.status_code == 202
+    assert len(api.audit("consent.given")) == 1
