@@ -1,0 +1,109 @@
+"""One's conversations: read, find, rename, take out, answer again, rate."""
+
+from shared.db.tables import conversations, feedback, jobs, messages
+from shared.jobs.lifecycle import EventKind
+from tests.support import Api, ask_async
+
+
+def talk(api: Api, client, query: str = "What is asthma?", *sentences: str) -> str:  # type: ignore[no-untyped-def]
+    conversation = ask_async(client, query)["conversation_id"]
+    api.answer(*(sentences or ("Asthma narrows the airways.",)))
+    return str(conversation)
+
+
+def test_a_conversation_holds_question_and_answer(api: Api) -> None:
+    client = api.log_in()
+    conversation = client.get(f"/v1/conversations/{talk(api, client)}").json()
+    said = [(message["role"], message["text"]) for message in conversation["messages"]]
+    assert said == [("user", "What is asthma?"), ("assistant", "Asthma narrows the airways.")]
+    assert conversation["title"] == "What is asthma?"
+    assert conversation["job"]["state"] == "succeeded"
+
+
+def test_a_running_answer_is_part_of_it(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    api.release(api.claim(), "Asthma ")
+    view = client.get(f"/v1/conversations/{conversation}").json()
+    assert [sentence["text"] for sentence in view["released"]] == ["Asthma "]
+    assert view["job"]["state"] == "running"
+
+
+def test_the_list_is_newest_first_and_comes_in_pages(api: Api) -> None:
+    client = api.log_in()
+    made = [talk(api, client, f"Question {number}?") for number in range(5)]
+    seen, cursor = [], None
+    while True:
+        page = client.get(
+            "/v1/conversations", params={"limit": 2, **({"cursor": cursor} if cursor else {})}
+        ).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_search_finds_words_of_titles_and_messages(api: Api) -> None:
+    client = api.log_in()
+    asthma = talk(api, client, "What is asthma?", "It narrows the airways.")
+    talk(api, client, "What is gout?", "Crystals in a joint.")
+    for words in ("ASTHMA", "airways"):
+        found = client.get("/v1/conversations", params={"search": words}).json()["items"]
+        assert [item["id"] for item in found] == [asthma]
+
+
+def test_a_conversation_can_be_renamed(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    assert client.patch(path, json={"title": "My lungs"}).status_code == 200
+    assert client.get(path).json()["title"] == "My lungs"
+    assert len(api.audit("conversation.renamed")) == 1
+
+
+def test_a_removed_conversation_is_gone_from_view_and_kept_in_the_rows(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+    assert client.get("/v1/conversations").json()["items"] == []
+    assert api.count(conversations) == 1
+    assert len(api.audit("conversation.hidden")) == 1
+
+
+def test_a_regenerated_answer_takes_the_place_of_the_former(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    first = client.get(path).json()["messages"][-1]
+    assert client.post(f"{path}/regenerate").status_code == 202
+    api.answer("Asthma is a lung disease.")
+    said = client.get(path).json()["messages"]
+    assert [message["text"] for message in said] == ["What is asthma?", "Asthma is a lung disease."]
+    assert api.count(messages, messages.c.id == first["id"], messages.c.hidden_at.is_not(None)) == 1
+    assert api.count(jobs, jobs.c.parent_job_id == first["job_id"]) == 1
+
+
+def test_a_failed_answer_can_be_tried_again(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    api.finish(api.claim(), EventKind.FAILED, error="internal", error_detail="Try again.")
+    assert client.post(f"/v1/conversations/{conversation}/regenerate").status_code == 202
+
+
+def test_an_answer_under_way_is_not_regenerated(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    assert client.post(f"/v1/conversations/{conversation}/regenerate").status_code == 409
+
+
+def test_an_answer_is_rated_once_and_the_rating_can_be_taken_back(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    message = client.get(path).json()["messages"][-1]["id"]
+    for rating in ("up", "down"):
+        body = {"rating": rating, "comment": "because of this"}
+        assert client.put(f"/v1/messages/{message}/feedback", json=body).status_code == 204
+        assert client.get(path).json()["messages"][-1]["feedback"] == rating
+    assert api.count(feedback) == 1
+    assert client.delete(f"/v1/messages/{message}/feedback").status_code == 204
+    assert client.get(path).json()["messages"][-1]["feedback"] is None

@@ -1,0 +1,127 @@
+"""Migrations on both databases, and what the application's role cannot do."""
+
+import pytest
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from shared.audit import record
+from shared.clock import DatabaseClock
+from shared.db import migrate
+from shared.db.engine import Database, connect
+from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, metadata
+from shared.ids import new_id
+from tests.conftest import Databases
+from tests.support import Api, ask_async
+
+
+def add_event(database: Database) -> str:
+    with database.write() as connection:
+        now = DatabaseClock().now(connection)
+        return record.append(connection, now=now, actor=record.SYSTEM_ACTOR, action="test.event")
+
+
+@pytest.fixture
+def empty(databases: Databases, dialect: str, tmp_path):  # type: ignore[no-untyped-def]
+    """A database without a table, opened as its owner."""
+    if dialect == "sqlite":
+        made = connect(f"sqlite:///{tmp_path / 'empty.db'}")
+    else:
+        made = connect(databases.empty_postgresql(f"e{new_id().replace('-', '')}"))
+    yield made
+    made.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_describes(empty: Database) -> None:
+    migrate.upgrade(empty.writer)
+    assert migrate.check(empty.writer)
+
+
+def test_the_migrations_can_be_undone_and_done_again(empty: Database) -> None:
+    migrate.upgrade(empty.writer)
+    migrate.downgrade(empty.writer)
+    with empty.read() as connection:
+        assert not empty.writer.dialect.has_table(connection, "jobs")
+    migrate.upgrade(empty.writer)
+    assert migrate.check(empty.writer)
+    add_event(empty)
+
+
+def test_a_table_that_differs_is_noticed(empty: Database) -> None:
+    migrate.upgrade(empty.writer)
+    with empty.write() as connection:
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN colour VARCHAR(10)"))
+    assert not migrate.check(empty.writer)
+
+
+@pytest.mark.parametrize("change", ["UPDATE audit_events SET action = 'x'", "DELETE FROM audit_events"])
+def test_the_application_cannot_change_the_log(database: Database, change: str) -> None:
+    add_event(database)
+    with pytest.raises(DatabaseError), database.write() as connection:
+        connection.execute(text(change))
+    with database.read() as connection:
+        assert connection.execute(select(audit_events.c.action)).scalar_one() == "test.event"
+
+
+@pytest.mark.parametrize("table", INSERT_ONLY)
+def test_every_insert_only_table_refuses_change(api: Api, table: str) -> None:
+    ask_async(api.log_in())
+    if table == "audit_seals":
+        add_seal(api.gateway.database)
+    for change in (f"DELETE FROM {table}", f"UPDATE {table} SET {KEY[table]} = {KEY[table]}"):
+        with pytest.raises(DatabaseError), api.gateway.database.write() as connection:
+            connection.execute(text(change))
+
+
+KEY = {"audit_events": "id", "audit_seals": "sequence", "job_events": "seq"}
+
+
+def add_seal(database: Database) -> None:
+    event_id = add_event(database)
+    with database.write() as connection:
+        row = {"sequence": 1, "event_id": event_id, "leaf_hash": b"x" * 32}
+        connection.execute(insert(audit_seals), {**row, "sealed_at": DatabaseClock().now(connection)})
+
+
+def test_a_rebuilt_table_gets_its_protection_back(empty: Database, dialect: str) -> None:
+    migrate.upgrade(empty.writer)
+    add_event(empty)
+    if dialect == "sqlite":  # what a batch migration does: copy, drop, rename
+        with empty.write() as connection:
+            connection.execute(text("CREATE TABLE copy AS SELECT * FROM audit_events"))
+            connection.execute(text("DROP TABLE audit_events"))
+            connection.execute(text("ALTER TABLE copy RENAME TO audit_events"))
+    else:
+        with empty.write() as connection:
+            connection.execute(text("DROP TRIGGER audit_events_no_change ON audit_events"))
+    migrate.upgrade(empty.writer)
+    with pytest.raises(DatabaseError), empty.write() as connection:
+        connection.execute(text("DELETE FROM audit_events"))
+
+
+def test_foreign_keys_and_lists_of_values_are_enforced(database: Database) -> None:
+    now = "2026-01-01 00:00:00+00"
+    for values in (("nobody's", "queued"), (None, "sleeping")):
+        with pytest.raises(IntegrityError), database.write() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (id, kind, lane, state, user_id, audience, max_attempts, sampling, "
+                    "available_at, created_at) VALUES ('j', 'infer', 'interactive', :state, "
+                    "coalesce(:user, 'nobody'), 'patient', 3, '{}', :now, :now)"
+                ),
+                {"user": values[0], "state": values[1], "now": now},
+            )
+
+
+def test_the_list_of_states_in_the_database_is_the_one_in_the_code() -> None:
+    from sqlalchemy import CheckConstraint
+
+    from shared.jobs.lifecycle import State
+
+    table = metadata.tables["jobs"]
+    (check,) = [
+        each
+        for each in table.constraints
+        if isinstance(each, CheckConstraint) and "state" in str(each.sqltext)
+    ]
+    for state in State:
+        assert f"'{state.value}'" in str(check.sqltext)

@@ -1,0 +1,193 @@
+"""Accounts, auditors who need a yes, API keys, and the log of all that."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shared.auth.roles import Role
+from shared.db.tables import api_keys
+from tests.support import Api, ask_async
+
+
+def key_client(api: Api, client, scopes: list[str], **body: str):  # type: ignore[no-untyped-def]
+    made = client.post("/v1/api-keys", json={"name": "a key", "scopes": scopes, **body})
+    assert made.status_code == 201, made.text
+    other = api.client()
+    other.headers["Authorization"] = f"Bearer {made.json()['key']}"
+    return other, made.json()
+
+
+# -- accounts
+
+
+def test_an_admin_lets_somebody_in(api: Api) -> None:
+    made = api.log_in(Role.ADMIN).post("/v1/users", json={"name": "nurse.kim", "role": "user"}).json()
+    form = {"username": "nurse.kim", "password": made["password"]}
+    assert api.client().post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_a_name_is_taken_once(api: Api) -> None:
+    admin = api.log_in(Role.ADMIN)
+    statuses = [admin.post("/v1/users", json={"name": "Kim", "role": "user"}).status_code for _ in range(2)]
+    assert statuses == [201, 409]
+
+
+def test_a_new_auditor_waits_for_an_auditors_yes(api: Api) -> None:
+    admin, auditor = api.log_in(Role.ADMIN), api.log_in(Role.AUDITOR)
+    made = admin.post("/v1/users", json={"name": "new.auditor", "role": "auditor"}).json()
+    form = {"username": made["name"], "password": made["password"]}
+    assert made["status"] == "pending"
+    assert api.client().post("/v1/auth/token", data=form).status_code == 401
+    assert [each["id"] for each in auditor.get("/v1/users/pending").json()["items"]] == [made["id"]]
+    assert admin.patch(f"/v1/users/{made['id']}", json={"status": "active"}).status_code in (403, 409)
+    assert auditor.post(f"/v1/users/{made['id']}/approve").status_code == 200
+    assert api.client().post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_an_admin_does_not_become_an_auditor_by_setting_a_password(api: Api) -> None:
+    admin, auditor, _another = api.log_in(Role.ADMIN), api.person(Role.AUDITOR), api.person(Role.AUDITOR)
+    new = admin.post(f"/v1/users/{auditor.id}/password").json()["password"]
+    form = {"username": auditor.name, "password": new}
+    assert api.client().post("/v1/auth/token", data=form).status_code == 401
+
+
+def test_a_disabled_account_is_out_at_once_with_its_keys(api: Api) -> None:
+    person = api.person()
+    client = api.client(person)
+    by_key, _ = key_client(api, client, ["ask"])
+    api.log_in(Role.ADMIN).patch(f"/v1/users/{person.id}", json={"status": "disabled"})
+    assert client.get("/v1/me").status_code == 401
+    assert by_key.get("/v1/me").status_code == 401
+
+
+def test_the_audience_of_a_person_is_that_of_their_jobs(api: Api) -> None:
+    person = api.person()
+    api.log_in(Role.ADMIN).patch(f"/v1/users/{person.id}", json={"audience": "clinician"})
+    ask_async(api.client(person))
+    assert api.claim().audience == "clinician"
+
+
+@pytest.mark.parametrize("body", [{}, {"role": "king"}, {"status": "gone"}, {"colour": "red"}])
+def test_a_bad_change_is_refused(api: Api, body: dict[str, str]) -> None:
+    person = api.person()
+    assert api.log_in(Role.ADMIN).patch(f"/v1/users/{person.id}", json=body).status_code == 422
+
+
+# -- API keys
+
+
+def test_a_key_does_what_its_scope_says(api: Api) -> None:
+    by_key, _ = key_client(api, api.log_in(), ["ask"])
+    assert ask_async(by_key)["state"] == "queued"
+    assert by_key.get("/v1/audit/events").status_code == 403
+
+
+def test_a_key_cannot_do_more_than_its_owner(api: Api) -> None:
+    refused = api.log_in().post("/v1/api-keys", json={"name": "a key", "scopes": ["admin"]})
+    assert refused.status_code in (403, 422)
+
+
+def test_the_key_itself_is_kept_as_a_hash_and_shown_once(api: Api) -> None:
+    client = api.log_in()
+    _, made = key_client(api, client, ["ask"])
+    (listed,) = client.get("/v1/api-keys").json()["items"]
+    assert "key" not in listed
+    assert api.count(api_keys, api_keys.c.key_hash == made["key"]) == 0
+
+
+def test_a_revoked_or_expired_key_opens_nothing(api: Api) -> None:
+    client = api.log_in()
+    revoked, made = key_client(api, client, ["ask"])
+    expired, _ = key_client(
+        api, client, ["ask"], expires_at=(datetime.now(UTC) + timedelta(seconds=30)).isoformat()
+    )
+    assert revoked.get("/v1/me").status_code == expired.get("/v1/me").status_code == 200
+    client.delete(f"/v1/api-keys/{made['id']}")
+    api.set(api_keys, api_keys.c.id != made["id"], expires_at=datetime.now(UTC))
+    assert revoked.get("/v1/me").status_code == expired.get("/v1/me").status_code == 401
+
+
+def test_a_key_remembers_its_last_use(api: Api) -> None:
+    client = api.log_in()
+    by_key, _ = key_client(api, client, ["ask"])
+    assert client.get("/v1/api-keys").json()["items"][0]["last_used_at"] is None
+    by_key.get("/v1/me")
+    assert client.get("/v1/api-keys").json()["items"][0]["last_used_at"] is not None
+
+
+def test_a_key_makes_no_keys_and_changes_no_password(api: Api) -> None:
+    by_key, _ = key_client(api, api.log_in(), ["ask"])
+    assert by_key.post("/v1/api-keys", json={"name": "more", "scopes": ["ask"]}).status_code == 403
+    assert by_key.post("/v1/me/password", json={"current": "x", "new": "y" * 20}).status_code == 403
+
+
+# -- the log
+
+
+def test_reading_the_log_is_in_the_log(api: Api) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    auditor.get("/v1/audit/events", params={"action": "session.*"})
+    (event,) = auditor.get("/v1/audit/events", params={"action": "audit.read", "limit": 1}).json()["items"]
+    assert event["details"]["action"] in ("session.*", "audit.read")
+    assert len(api.audit("audit.read")) == 2
+
+
+def test_the_log_is_filtered_and_comes_in_pages(api: Api) -> None:
+    person = api.person()
+    client, auditor = api.client(person), api.log_in(Role.AUDITOR)
+    for _ in range(3):
+        ask_async(client)
+        api.answer("Done.")
+    found, cursor = [], None
+    while True:
+        params = {"actor": person.id, "action": "question.asked", "limit": 2}
+        page = auditor.get(
+            "/v1/audit/events", params={**params, **({"cursor": cursor} if cursor else {})}
+        ).json()
+        found += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert len(found) == 3
+    assert {event["actor_name"] for event in found} == {person.name}
+    assert found == sorted(found, key=lambda event: event["occurred_at"], reverse=True)
+
+
+def test_an_event_names_who_what_when_and_how_it_ended(api: Api) -> None:
+    person = api.person()
+    job = ask_async(api.client(person))
+    (event,) = (
+        api.log_in(Role.AUDITOR)
+        .get("/v1/audit/events", params={"object": f"job:{job['id']}"})
+        .json()["items"]
+    )
+    assert (event["actor"], event["action"], event["outcome"]) == (person.id, "question.asked", "done")
+    assert event["session_id"]
+    assert event["details"]["conversation"] == job["conversation_id"]
+
+
+# -- operation
+
+
+def test_an_admin_sees_queue_workers_and_latency(api: Api) -> None:
+    client = api.log_in()
+    ask_async(client)
+    api.answer("Done.")
+    ask_async(client)
+    system = api.log_in(Role.ADMIN).get("/v1/system").json()
+    assert system["queue"]["queued"] == 1
+    assert system["jobs_by_state"]["succeeded"] == 1
+    assert system["latency"][0]["answers"] == 1
+    assert system["redis"] == "up"
+
+
+def test_the_health_routes_and_metrics_name_nobody(api: Api) -> None:
+    person = api.person()
+    ask_async(api.client(person), "a very particular question")
+    nobody = api.client()
+    assert nobody.get("/healthz").status_code == 200
+    assert nobody.get("/readyz").status_code == 200
+    metrics = nobody.get("/metrics")
+    assert 'medichat_jobs{state="queued"} 1.0' in metrics.text
+    assert "particular" not in metrics.text
+    assert person.id not in metrics.text
