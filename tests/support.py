@@ -1,4 +1,4 @@
-"""What several tests need: servers, an installation with people in it, a gateway that listens, a hand-driven worker.
+"""What several tests need: a Redis, a gateway that listens with people in it, a worker driven by hand.
 
 Everything is real: databases and Redis are processes, the gateway answers over HTTP.
 """

@@ -1,0 +1,302 @@
+"""Every process killed, frozen or restarted while it works: nothing is lost, nothing is finished twice.
+
+All processes are real; the answers are long, so that the faults fall into their middle.
+"""
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+
+from services.local import Stack
+from services.smoke import log_in
+from shared.db import Database, open_database
+from shared.db.tables import audit_events, job_events, jobs, messages, released_sentences
+from shared.jobs.lifecycle import TERMINAL, Event, EventKind, Kind, State, fold
+from shared.jobs.records import JOB_FIELDS, Job
+from shared.jobs.store import snapshot
+from shared.queue import make_celery, task_name
+from shared.settings import Settings
+from tests.endless_model import write_endless_model
+from tests.postgresql import PostgresServer
+from tests.support import ask_async, sse_events, wait_until
+
+TOKENS = 1200
+TIMES = {
+    "MEDICHAT_LEASE_S": "4",
+    "MEDICHAT_HEARTBEAT_S": "1",
+    "MEDICHAT_RECONCILE_S": "0.5",
+    "MEDICHAT_RETRY_BASE_S": "0.1",
+    "MEDICHAT_MAX_NEW_TOKENS": str(TOKENS),
+}
+
+
+class Clinic:
+    """A running installation, its database seen from beside, and somebody who asks."""
+
+    def __init__(self, stack: Stack, restart_database: Callable[[], None]) -> None:
+        self.stack = stack
+        self.restart_database = restart_database
+        secrets = stack.state_dir / "secrets"
+        url = stack.environment.get("MEDICHAT_DATABASE_URL", "")
+        settings = Settings(state_dir=stack.state_dir, database_url=url, _secrets_dir=secrets)
+        self.database: Database = open_database(settings, pool_size=2)
+        self.client: httpx.Client = log_in(stack, "user")
+
+    def ask(self, tokens: int = TOKENS) -> str:
+        return str(ask_async(self.client, "What is the flu?", max_new_tokens=tokens)["id"])
+
+    def job(self, job_id: str) -> Job:
+        with self.database.read() as connection:
+            columns = [jobs.c[name] for name in JOB_FIELDS]
+            return Job.from_row(connection.execute(select(*columns).where(jobs.c.id == job_id)).one())
+
+    def sentences(self, job_id: str) -> list[tuple[int, int]]:
+        """(seq, epoch) of what was released, in the order of seq."""
+        with self.database.read() as connection:
+            table = released_sentences
+            rows = connection.execute(
+                select(table.c.seq, table.c.epoch).where(table.c.job_id == job_id).order_by(table.c.seq)
+            )
+            return [(row.seq, row.epoch) for row in rows]
+
+    def wait_for_sentence(self, job_id: str) -> None:
+        wait_until(lambda: self.sentences(job_id), 60, "for the first sentence")
+
+    def wait_for_end(self, job_id: str) -> Job:
+        wait_until(lambda: self.job(job_id).state in TERMINAL, 60, f"for {self.job(job_id)}")
+        return self.job(job_id)
+
+    def workers(self) -> dict[str, str]:
+        """Names of the processes by the worker ids under which they claim."""
+        running = self.stack.processes.items()
+        return {str(process.pid): name for name, process in running if name.startswith("worker")}
+
+    def worker_of(self, job_id: str) -> str:
+        """The name of the process that works on the job."""
+        worker_id = self.job(job_id).worker_id
+        assert worker_id is not None
+        return self.workers()[worker_id.rsplit(":", 1)[1]]
+
+    def check(self, job_id: str) -> None:
+        """Whatever was done to the processes, the job's traces are as they must be."""
+        job = self.job(job_id)
+        with self.database.read() as connection:
+            rows = connection.execute(
+                select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.seq)
+            ).all()
+            kept = connection.execute(select(messages).where(messages.c.job_id == job_id)).all()
+            given = connection.execute(
+                select(audit_events).where(
+                    audit_events.c.object == f"job:{job_id}", audit_events.c.action.like("answer.%")
+                )
+            ).all()
+        events = [
+            Event(seq=r.seq, kind=EventKind(r.kind), epoch=r.epoch, attempt=r.attempt, worker_id=r.worker_id)
+            for r in rows
+        ]
+        assert job.state in TERMINAL
+        assert fold(events) == snapshot(job)
+        assert sum(State(event.kind) in TERMINAL for event in events if event.kind in list(State)) == 1
+        numbers = [seq for seq, _ in self.sentences(job_id)]
+        epochs = [epoch for _, epoch in self.sentences(job_id)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert epochs == sorted(epochs)
+        assert len(given) == 1
+        assert len(kept) == (1 if numbers else 0)
+        events_seen = self.follow(job_id)
+        assert [number for event, number in events_seen if event == "sentence"] == [str(n) for n in numbers]
+
+    def follow(self, job_id: str) -> list[tuple[str, str]]:
+        with self.client.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            return [(event, number) for event, number, _ in sse_events(response)]
+
+    def close(self) -> None:
+        self.client.close()
+        self.database.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def installation(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Clinic]:
+    """All processes with a model whose answers never end by themselves."""
+    folder = tmp_path_factory.mktemp(f"clinic-{request.param}")
+    environment = {**TIMES, "MEDICHAT_MODEL_PATH": str(write_endless_model(folder / "model"))}
+    if request.param == "sqlite":
+        yield from serve(Stack(folder, without=["ui"], environment=environment), lambda: None)
+        return
+    server = PostgresServer(folder / "postgresql")
+    environment["MEDICHAT_DATABASE_URL"] = server.url
+    yield from serve(Stack(folder, without=["ui"], environment=environment), server.restart)
+    server.stop()
+
+
+def serve(stack: Stack, restart_database: Callable[[], None]) -> Iterator[Clinic]:
+    with stack:
+        stack.commands["worker_two"] = stack.commands["worker_infer"]
+        clinic = Clinic(stack, restart_database)
+        yield clinic
+        clinic.close()
+
+
+@pytest.fixture
+def clinic(installation: Clinic) -> Iterator[Clinic]:
+    """The installation, whole again before each test."""
+    stack = installation.stack
+    for name in ("redis", "worker_infer"):
+        if name not in stack.processes:
+            stack.start_process(name)
+    if "worker_two" in stack.processes:
+        stack.kill("worker_two")
+    stack.wait_ready()
+    yield installation
+    for name in stack.processes:
+        stack.signal(name, signal.SIGCONT)
+
+
+def test_a_worker_killed_in_the_middle_of_an_answer(clinic: Clinic) -> None:
+    job_id = clinic.ask()
+    clinic.wait_for_sentence(job_id)
+    clinic.stack.kill("worker_infer")
+    assert clinic.job(job_id).state is State.RUNNING
+    clinic.stack.start_process("worker_infer")
+    job = clinic.wait_for_end(job_id)
+    assert (job.state, job.attempt, job.epoch) == (State.SUCCEEDED, 2, 2)
+    assert {epoch for _, epoch in clinic.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
+    clinic.check(job_id)
+
+
+def test_a_worker_told_to_stop_hands_its_answer_back(clinic: Clinic) -> None:
+    job_id = clinic.ask()
+    clinic.wait_for_sentence(job_id)
+    process = clinic.stack.processes.pop("worker_infer")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+    handed_back = clinic.job(job_id)
+    assert (handed_back.state, handed_back.attempt) == (State.QUEUED, 0)
+    clinic.stack.start_process("worker_infer")
+    job = clinic.wait_for_end(job_id)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
+    clinic.check(job_id)
+
+
+def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(clinic: Clinic) -> None:
+    clinic.stack.start_process("worker_two")
+    wait_until(lambda: httpx.get(f"{clinic.stack.api_url}/readyz").json()["workers"] == 2, 60, "for a second")
+    job_id = clinic.ask()
+    clinic.wait_for_sentence(job_id)
+    frozen = clinic.worker_of(job_id)
+    clinic.stack.signal(frozen, signal.SIGSTOP)
+    released = len(clinic.sentences(job_id))
+    wait_until(lambda: clinic.job(job_id).epoch == 2, 30, "for another worker to take over")
+    clinic.stack.signal(frozen, signal.SIGCONT)  # while the other one is writing
+    job = clinic.wait_for_end(job_id)
+    noticed = f"job {job_id} belongs to another worker now"
+    wait_until(
+        lambda: noticed in clinic.stack.log_path(frozen).read_text(), 30, "for the frozen one to notice"
+    )
+    assert (job.state, job.epoch) == (State.SUCCEEDED, 2)
+    assert clinic.job(job_id) == job
+    epochs = [epoch for _, epoch in clinic.sentences(job_id)]
+    assert epochs[:released] == [1] * released
+    assert set(epochs[released:]) == {2}
+    clinic.check(job_id)
+
+
+def test_redis_killed_and_wiped(clinic: Clinic) -> None:
+    running = clinic.ask()
+    clinic.wait_for_sentence(running)
+    clinic.stack.kill("redis")
+    meanwhile = [clinic.ask(20) for _ in range(3)]
+    shutil.rmtree(clinic.stack.state_dir / "redis")
+    (clinic.stack.state_dir / "redis").mkdir()
+    clinic.stack.start_process("redis")
+    for job_id in (running, *meanwhile):
+        assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
+        clinic.check(job_id)
+
+
+def test_redis_frozen(clinic: Clinic) -> None:
+    running = clinic.ask()
+    clinic.wait_for_sentence(running)
+    clinic.stack.signal("redis", signal.SIGSTOP)
+    meanwhile = clinic.ask(20)
+    assert clinic.wait_for_end(running).state is State.SUCCEEDED
+    assert clinic.follow(running)[-1][0] == "end"
+    clinic.stack.signal("redis", signal.SIGCONT)
+    assert clinic.wait_for_end(meanwhile).state is State.SUCCEEDED
+    for job_id in (running, meanwhile):
+        clinic.check(job_id)
+
+
+def test_the_database_restarted(clinic: Clinic) -> None:
+    """On SQLite nothing can be restarted, and the answer simply comes."""
+    job_id = clinic.ask()
+    clinic.wait_for_sentence(job_id)
+    clinic.restart_database()
+    assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
+    clinic.check(job_id)
+
+
+def test_every_message_delivered_three_times(clinic: Clinic) -> None:
+    celery = make_celery(clinic.stack.settings)
+    asked = [clinic.ask(200) for _ in range(6)]
+    for job_id in asked * 2:
+        celery.send_task(task_name(Kind.INFER), kwargs={"job_id": job_id}, queue=Kind.INFER.value)
+    celery.close()
+    for job_id in asked:
+        job = clinic.wait_for_end(job_id)
+        assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
+        clinic.check(job_id)
+
+
+def test_a_forged_message_does_no_harm(clinic: Clinic) -> None:
+    celery = make_celery(clinic.stack.settings)
+    for hint in ("nobody's", "", "x" * 10_000):
+        celery.send_task(task_name(Kind.INFER), kwargs={"job_id": hint}, queue=Kind.INFER.value)
+    celery.close()
+    assert clinic.wait_for_end(clinic.ask(20)).state is State.SUCCEEDED
+
+
+def test_a_job_that_fails_every_time_ends_and_holds_nobody_up(clinic: Clinic) -> None:
+    clinic.stack.signal("worker_infer", signal.SIGSTOP)
+    poison, healthy = clinic.ask(20), clinic.ask(20)
+    with clinic.database.write() as connection:
+        question = clinic.job(poison).question_id
+        connection.execute(update(messages).where(messages.c.id == question).values(ciphertext=b"broken"))
+    clinic.stack.signal("worker_infer", signal.SIGCONT)
+    assert clinic.wait_for_end(healthy).state is State.SUCCEEDED
+    ended = clinic.wait_for_end(poison)
+    assert (ended.state, ended.attempt, ended.error) == (State.FAILED, 3, "internal")
+    assert ended.error_detail
+
+
+def test_a_cancelled_answer_frees_its_place_at_once(clinic: Clinic) -> None:
+    job_id = clinic.ask()
+    clinic.wait_for_sentence(job_id)
+    clinic.client.post(f"/v1/jobs/{job_id}/cancel")
+    job = clinic.wait_for_end(job_id)
+    assert job.state is State.CANCELLED
+    assert job.completion_tokens is not None
+    assert job.completion_tokens < TOKENS
+    clinic.check(job_id)
+
+
+def test_a_question_longer_than_the_context_is_refused_with_what_to_do(clinic: Clinic) -> None:
+    response = clinic.client.post("/predict", json={"query": "What is the flu? " * 900})
+    assert response.status_code == 422
+    assert response.json()["type"] == "urn:medichat:problem:prompt-too-long"
+
+
+def test_no_log_of_any_process_holds_a_word_of_a_question(clinic: Clinic) -> None:
+    marker = "zebrafinch"
+    asked = clinic.client.post("/predict", json={"query": f"{marker} " * 900})
+    assert asked.status_code == 422
+    for name in ("api", "worker_infer", "redis"):
+        assert marker not in clinic.stack.log_path(name).read_text(errors="replace"), name
+    stored = b"".join(path.read_bytes() for path in (clinic.stack.state_dir / "redis").rglob("*.aof"))
+    assert marker.encode() not in stored

@@ -1,0 +1,27 @@
+"""A model of the demo's shape, with random weights, whose answers are as long as asked for.
+
+Long answers are what faults can fall into; what they say does not matter.
+"""
+
+from pathlib import Path
+
+import torch
+
+from models.demo.build import save
+from models.demo.shape import new_model
+from tests.tiny_model import tiny_tokenizer
+
+
+def write_endless_model(folder: Path) -> Path:
+    """Write it to ``folder``; returns that.
+
+    With tied weights a token whose embedding is zero has the logit 0 and never wins.
+    """
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(3)
+    model = new_model(len(tokenizer))
+    with torch.no_grad():
+        for token in model.generation_config.eos_token_id:
+            model.get_input_embeddings().weight[token].zero_()
+    save(model, tokenizer, folder)
+    return folder
