@@ -10,7 +10,7 @@ import streamlit as st
 
 from services.ui import session
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.pages import account, chat, consent, jobs, log, people, system
+from services.ui.views import account, chat, consent, jobs, log, people, system
 from shared.settings import get_settings
 
 Page = tuple[Callable[[Gateway, Json], None], str, str, str]
@@ -78,7 +78,8 @@ def _explain(error: GatewayError) -> None:
 
 def _link(label: str, url: str) -> None:
     """A link that stays in this tab, unlike Streamlit's own."""
-    st.html(f'<a href="{url}" target="_self">{label}</a>')
+    style = "color: #0f6e84; font-weight: 600; text-decoration: underline"
+    st.html(f'<a href="{url}" target="_self" style="{style}">{label}</a>')
 
 
 main()

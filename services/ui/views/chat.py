@@ -6,8 +6,8 @@ from functools import partial
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.pages import history
 from services.ui.text import answer_markdown, plain_markdown, words
+from services.ui.views import history
 from shared.prompts import DISCLAIMER
 
 #: How often a running answer is looked at, in seconds.
@@ -35,9 +35,10 @@ def show(gateway: Gateway, me: Json) -> None:
             _show_end(gateway, conversation)
     _show_unsent(gateway)
     asked = st.chat_input(
-        "Wait for the answer, or stop it" if running else "Ask about a condition, a symptom, a treatment",
+        "Write your next question meanwhile" if running else "Ask about a condition, a symptom, a treatment",
+        # with a key and never disabled: else a question sent to a page that was out of date would be lost
+        key="question",
         max_chars=20_000,
-        disabled=running,
     )
     if conversation_id is None and "unsent" not in st.session_state:
         asked = asked or _offer_examples()
@@ -133,11 +134,20 @@ def _follow(gateway: Gateway, conversation_id: str) -> None:
         if released:
             st.markdown(answer_markdown(released))
         st.caption(_progress(job))
-        if st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=job["cancel_requested"]):
-            try:
-                gateway.cancel(job["id"])
-            except GatewayError as error:
-                st.caption(error.detail)
+        st.button(
+            "Stop",
+            icon=":material/stop_circle:",
+            key="stop",
+            disabled=job["cancel_requested"],
+            on_click=partial(_stop, gateway, job["id"]),
+        )
+
+
+def _stop(gateway: Gateway, job_id: str) -> None:
+    try:
+        gateway.cancel(job_id)
+    except GatewayError as error:
+        st.toast(error.detail, icon=":material/error:")
 
 
 def _progress(job: Json) -> str:

@@ -47,8 +47,12 @@ def _row(gateway: Gateway, job: Json) -> None:
         what.caption(_details(job))
         if job["finished_at"] is None:
             stopping = job["cancel_requested"]
-            if act.button("Stopping" if stopping else "Cancel", key=f"cancel-{job['id']}", disabled=stopping):
-                _cancel(gateway, job["id"])
+            act.button(
+                "Stopping" if stopping else "Cancel",
+                key=f"cancel-{job['id']}",
+                disabled=stopping,
+                on_click=partial(_cancel, gateway, job["id"]),
+            )
         elif job["conversation_id"]:
             act.page_link(st.session_state["home"], label="Open", query_params={"c": job["conversation_id"]})
 
@@ -72,5 +76,3 @@ def _cancel(gateway: Gateway, job_id: str) -> None:
         gateway.cancel(job_id)
     except GatewayError as error:
         st.toast(error.detail, icon=":material/error:")
-        return
-    st.rerun(scope="fragment")

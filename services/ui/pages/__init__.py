@@ -1,1 +1,0 @@
-"""One module a page, each with a `show(gateway, me)`. A page holds no rule: the gateway refuses by itself."""

@@ -1,0 +1,314 @@
+"""The dashboard's pages, run by Streamlit's own test runner against a real gateway."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
+
+from services.ui import client, session
+from shared.auth.roles import AccountStatus, Role
+from shared.jobs.lifecycle import EventKind
+from shared.settings import get_settings
+from tests.support import PASSWORD, Api, Person, ask_async
+
+APP = Path(session.__file__).with_name("app.py")
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The pages know no database."""
+    return "sqlite"
+
+
+@pytest.fixture
+def open_app(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Opens the dashboard as this person, or with no log-in, at a page and a conversation."""
+    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
+    get_settings.cache_clear()
+    client._connections.cache_clear()
+
+    def open_(
+        person: Person | None = None, *, conversation: str | None = None, token: str = "", page: str = ""
+    ) -> AppTest:
+        cookie = token or (api.browser_token(person) if person else None)
+        monkeypatch.setattr(session, "token", lambda: cookie)
+        app = AppTest.from_file(str(APP), default_timeout=20)
+        if conversation:
+            app.query_params["c"] = conversation
+        return to_page(app.run(), page) if page else app.run()
+
+    yield open_
+    client._connections().close()
+    client._connections.cache_clear()
+    get_settings.cache_clear()
+
+
+def to_page(app: AppTest, path: str) -> AppTest:
+    """Go where a click on the page's name leads."""
+    app._page_hash = calc_hash(path)
+    return app.run()
+
+
+def texts(app: AppTest) -> str:
+    """Everything that is written on the page and its sidebar."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success", "code")
+    return "\n".join(str(element.value) for kind in kinds for element in getattr(app, kind))
+
+
+def button(app: AppTest, label: str):  # type: ignore[no-untyped-def]
+    return next(each for each in app.button if each.label == label)
+
+
+def test_without_a_log_in_there_is_only_the_way_to_it(open_app: Open) -> None:
+    app = open_app()
+    assert "Log in to ask" in texts(app)
+    assert not app.button
+    assert not app.chat_input
+
+
+def test_an_ended_log_in_leads_to_a_new_one(open_app: Open) -> None:
+    app = open_app(token="mcs_nonsense")
+    assert "log in again" in texts(app).lower()
+
+
+def test_the_consent_stands_before_the_first_question_and_is_asked_once(open_app: Open, api: Api) -> None:
+    person = api.person(consented=False)
+    app = open_app(person)
+    assert "not a doctor" in texts(app)
+    assert button(app, "Continue").disabled
+    app.checkbox[0].check().run()
+    button(app, "Continue").click().run()
+    assert app.chat_input
+    assert not open_app(person).checkbox
+
+
+def test_a_new_conversation_has_a_disclaimer_and_something_to_start_with(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    assert "not a doctor" in app.info[0].value
+    assert any("asthma" in each.label for each in app.button)
+    assert "No conversations yet." in texts(app)
+
+
+def test_a_question_becomes_a_job_and_its_answer_appears(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    app.chat_input[0].set_value("What is asthma?").run()
+    assert "Waiting for a free worker" in texts(app)
+    api.answer("Asthma narrows the airways.")
+    app.run()
+    assert "Asthma narrows the airways." in texts(app)
+    assert "Waiting" not in texts(app)
+
+
+def test_an_example_is_asked_by_a_click(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    app.button(key="example-0").click().run()
+    assert "What are the symptoms of asthma?" in texts(app)
+
+
+def test_a_running_answer_shows_what_is_released_and_can_be_stopped(open_app: Open, api: Api) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.release(api.claim(), "First sentence.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    assert "First sentence." in texts(app)
+    app.button(key="stop").click().run()
+    assert "Stopping" in texts(app)
+
+
+def test_a_stopped_answer_keeps_what_was_released(open_app: Open, api: Api) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    job = api.claim()
+    api.release(job, "First sentence.")
+    api.finish(job, EventKind.CANCELLED)
+    app = open_app(person, conversation=asked["conversation_id"])
+    assert "First sentence." in texts(app)
+    assert "You stopped this answer." in texts(app)
+
+
+def test_a_failed_answer_says_why_and_can_be_tried_again(open_app: Open, api: Api) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.finish(api.claim(), EventKind.FAILED, error="internal", error_detail="Tell your admin.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    assert "Tell your admin." in texts(app)
+    button(app, "Try again").click().run()
+    api.answer("Now it works.")
+    app.run()
+    assert "Now it works." in texts(app)
+
+
+def test_an_answer_can_be_regenerated_and_rated(open_app: Open, api: Api) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.answer("Once.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    app.feedback[0].set_value(1).run()
+    conversation = api.client(person).get(f"/v1/conversations/{asked['conversation_id']}").json()
+    assert conversation["messages"][-1]["feedback"] == "up"
+    button(app, "Regenerate").click().run()
+    api.answer("Twice.")
+    app.run()
+    assert "Twice." in texts(app)
+    assert "Once." not in texts(app)
+
+
+def test_the_guards_answer_in_a_crisis_is_marked(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    app.chat_input[0].set_value("I want to kill myself").run()
+    assert any("The guard answered at once" in each.value for each in app.error)
+    assert "local emergency number" in texts(app)
+
+
+def test_what_people_type_is_shown_as_typed(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    app.chat_input[0].set_value("**bold** <b>html</b> ![x](http://example.org/x.png) $x$").run()
+    shown = next(each.value for each in app.markdown if "bold" in each.value and "x.png" in each.value)
+    assert "\\*\\*bold" in shown
+    assert "\\<b>" in shown.replace("\\>", ">")
+    assert "!\\[" in shown or "\\!\\[" in shown
+
+
+def test_an_answer_cannot_make_the_browser_fetch_anything(open_app: Open, api: Api) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.answer("See ![x](http://example.org/leak.png) <img src=x> and **this**.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    shown = next(each.value for each in app.markdown if "leak.png" in each.value)
+    assert "!\\[x\\]" in shown
+    assert "\\<img" in shown
+    assert "**this**" in shown
+
+
+def test_a_question_that_was_not_sent_is_kept_for_another_try(open_app: Open, api: Api) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.answer("Done.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    busy = api.client(person)
+    path = f"/v1/conversations/{asked['conversation_id']}/messages"
+    busy.post(path, json={"query": "From another tab"})
+    app.chat_input[0].set_value("From this tab").run()
+    assert "was not sent" in texts(app)
+    assert "From this tab" in texts(app)
+    api.answer("For the other tab.")
+    button(app, "Send again").click().run()
+    api.answer("For this tab.")
+    app.run()
+    assert "For this tab." in texts(app)
+    assert "was not sent" not in texts(app)
+
+
+def test_history_finds_opens_renames_and_removes(open_app: Open, api: Api) -> None:
+    person = api.person()
+    for query in ("What is asthma?", "What is gout?"):
+        ask_async(api.client(person), query)
+        api.answer("An answer.")
+    app = open_app(person)
+    app.text_input(key="search").set_value("gout").run()
+    (found,) = [each for each in app.button if each.key and each.key.startswith("open-")]
+    found.click().run()
+    assert "What is gout?" in texts(app)
+    title = next(each for each in app.text_input if each.label == "Title")
+    title.set_value("Sore toe")
+    app.button(key="rename").click().run()
+    assert any("Sore toe" in each.value for each in app.subheader)
+    app.button(key="hide").click().run()
+    assert len(api.client(person).get("/v1/conversations").json()["items"]) == 1
+
+
+def test_somebody_elses_conversation_is_not_shown(open_app: Open, api: Api) -> None:
+    asked = ask_async(api.log_in(), "A secret question?")
+    app = open_app(api.person(), conversation=asked["conversation_id"])
+    assert "no conversation of yours" in texts(app)
+    assert "secret" not in texts(app)
+
+
+def test_a_gateway_that_is_away_is_said_and_nothing_is_lost(open_app: Open, api: Api, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("MEDICHAT_API_URL", "http://127.0.0.1:9")
+    get_settings.cache_clear()
+    client._connections.cache_clear()
+    app = open_app(api.person())
+    assert "cannot be reached" in texts(app)
+    assert "Nothing is lost" in texts(app)
+    assert button(app, "Try again")
+
+
+@pytest.mark.parametrize(
+    ("role", "title"), [(Role.USER, "Jobs"), (Role.ADMIN, "System"), (Role.AUDITOR, "Log")]
+)
+def test_each_role_has_its_own_pages(open_app: Open, api: Api, role: Role, title: str) -> None:
+    app = open_app(api.person(role))
+    if role is Role.USER:
+        assert app.chat_input
+    else:
+        assert app.title[0].value == title
+        assert not app.chat_input
+
+
+def test_the_job_list_shows_live_states_and_cancels(open_app: Open, api: Api) -> None:
+    person = api.person()
+    ask_async(api.client(person))
+    app = open_app(person, page="jobs")
+    assert "**queued**" in texts(app)
+    button(app, "Cancel").click().run()
+    assert "**cancelled**" in texts(app)
+
+
+def test_an_admin_lets_somebody_in_and_sees_the_password_once(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(Role.ADMIN), page="people")
+    next(each for each in app.text_input if each.label == "Name").set_value("nurse.kim")
+    button(app, "Make the account").click().run()
+    assert "nurse.kim can log in" in texts(app)
+    password = app.code[0].value
+    form = {"username": "nurse.kim", "password": password}
+    assert api.client().post("/v1/auth/token", data=form).status_code == 200
+    app.run()
+    assert password not in texts(app)
+
+
+def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(Role.ADMIN))
+    assert any("No worker is alive" in each.value for each in app.error)
+    assert [each.label for each in app.metric] == ["Waiting", "Running", "Workers alive", "Oldest waits"]
+
+
+def test_an_auditor_filters_the_log_and_says_yes_to_a_new_auditor(open_app: Open, api: Api) -> None:
+    ask_async(api.log_in())
+    waiting = api.person(Role.AUDITOR, status=AccountStatus.PENDING)
+    app = open_app(api.person(Role.AUDITOR))
+    app.text_input(key="action").set_value("question.asked").run()
+    assert list(app.dataframe[0].value["what"]) == ["question.asked"]
+    button(app, "Say yes").click().run()
+    client_ = api.client()
+    form = {"username": waiting.name, "password": PASSWORD}
+    assert client_.post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_ones_password_is_changed_only_when_typed_twice_alike(open_app: Open, api: Api) -> None:
+    person = api.person()
+    app = open_app(person, page="account")
+    for label, value in (
+        ("Current password", PASSWORD),
+        ("New password", "a new long passphrase"),
+        ("New password again", "another long passphrase"),
+    ):
+        next(each for each in app.text_input if each.label == label).set_value(value)
+    button(app, "Change password").click().run()
+    assert "differ" in texts(app)
+    form = {"username": person.name, "password": PASSWORD}
+    assert api.client().post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_an_api_key_is_made_shown_once_and_revoked(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(), page="account")
+    next(each for each in app.text_input if each.label.startswith("What is it for")).set_value("tablet")
+    button(app, "Make a key").click().run()
+    by_key = api.client()
+    by_key.headers["Authorization"] = f"Bearer {app.code[0].value}"
+    assert by_key.get("/v1/me").status_code == 200
+    button(app, "Revoke this key").click().run()
+    assert by_key.get("/v1/me").status_code == 401
