@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
-DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
+DEMO = Path(__file__).resolve().parents[1] / "models" / "demo" / "weights"
 
 
 def layers_of_gemma_270m(folder: Path, tokenizer_folder: Path) -> Path:

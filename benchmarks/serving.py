@@ -5,7 +5,6 @@ process; (c) stack: every real process, over HTTP, with guard, database and audi
 """
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -65,13 +64,17 @@ class Run:
         }
 
 
+def questions(requests: int) -> list[str]:
+    """As many different questions."""
+    return [f"{QUESTIONS[i % len(QUESTIONS)]} ({i})" for i in range(requests)]
+
+
 def drive(system: str, ask: Callable[[str], Answer], concurrency: int, requests: int) -> Run:
     """Send `requests` questions, `concurrency` at a time."""
     run = Run(system, concurrency)
-    questions = [f"{QUESTIONS[i % len(QUESTIONS)]} ({i})" for i in range(requests)]
     begun = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
-        run.answers = list(pool.map(ask, questions))
+        run.answers = list(pool.map(ask, questions(requests)))
     run.wall_s = time.perf_counter() - begun
     return run
 
@@ -93,13 +96,16 @@ def _children(pid: int) -> list[int]:
 class Naive:
     """System (a) in a process of its own."""
 
-    def __init__(self, folder: Path, dtype: str, new_tokens: int) -> None:
+    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
         from services.local import free_ports
 
         self._new_tokens = new_tokens
         (port,) = free_ports(1)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.naive_server", str(folder), dtype, str(THREADS), str(port)]
+            [
+                *(sys.executable, "-m", "benchmarks.naive_server", str(folder), model_name, dtype),
+                *(str(THREADS), str(port)),
+            ]
         )
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
         deadline = time.monotonic() + 120
@@ -225,26 +231,16 @@ class WholeStack:
         self._stack.stop()
 
 
-def bare_generate(folder: Path, dtype: str, new_tokens: int, requests: int) -> float:
+def bare_generate(folder: Path, model_name: str, dtype: str, new_tokens: int, requests: int) -> float:
     """Tokens a second of `model.generate` called directly, one request after another."""
-    code = (
-        "import sys,time,torch;from pathlib import Path;from shared.settings import SYSTEM_PROMPT as s;"
-        "from services.worker_infer.loading import load_model_and_tokenizer as load;"
-        f"torch.set_num_threads({THREADS});m,t=load(Path(sys.argv[1]),dtype=sys.argv[2]);"
-        "n=int(sys.argv[3]);r=int(sys.argv[4]);q=sys.argv[5:];"
-        "ps=[t.apply_chat_template([{'role':'user','content':s+'\\n\\n'+f'{q[i%len(q)]} ({i})'}],"
-        "add_generation_prompt=True,return_tensors='pt',return_dict=True) for i in range(r+1)];\n"
-        "with torch.inference_mode():\n"
-        " m.generate(**ps[-1],max_new_tokens=n,do_sample=False);b=time.perf_counter()\n"
-        " k=sum(m.generate(**p,max_new_tokens=n,do_sample=False).shape[1]-p['input_ids'].shape[1] for p in ps[:r])\n"
-        " print(k/(time.perf_counter()-b))"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), dtype, str(new_tokens), str(requests), *QUESTIONS],
+        [
+            *(sys.executable, "-m", "benchmarks.bare_generate", str(folder), model_name, dtype),
+            *(str(THREADS), str(new_tokens), str(requests)),
+        ],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
     return float(done.stdout.split()[-1])
 
@@ -256,7 +252,7 @@ def measure(
     rows = []
     with tempfile.TemporaryDirectory() as state:
         makers: list[tuple[str, Callable[[], Any]]] = [
-            ("naive", lambda: Naive(folder, dtype, new_tokens)),
+            ("naive", lambda: Naive(folder, model_name, dtype, new_tokens)),
             ("engine", lambda: EngineInProcess(folder, model_name, dtype, new_tokens)),
             ("stack", lambda: WholeStack(folder, model_name, dtype, new_tokens, Path(state))),
         ]
@@ -271,7 +267,7 @@ def measure(
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             finally:
                 system.close()
-    bare = bare_generate(folder, dtype, new_tokens, 2 * rounds)
+    bare = bare_generate(folder, model_name, dtype, new_tokens, max(2 * rounds, 2))
     return {"rows": rows, "bare_generate_tokens_per_s": round(bare, 1)}
 
 
@@ -332,7 +328,7 @@ def main() -> None:
         big = models.layers_of_gemma_270m(Path(folder), models.DEMO)
         large = measure(
             big,
-            "random",
+            "gemma-1b",  # its entry asks for what it gives: a text-only Gemma 3
             dtype="float32",
             new_tokens=16 if flags.quick else 64,
             levels=levels,

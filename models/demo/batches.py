@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GemmaTokenizer
 
 from models.demo.dialogues import Dialogue, Dialogues, Turn
-from models.demo.pictures import Picture
+from models.demo.pictures import SIDES, Picture
 from models.demo.shape import CONTEXT, IMAGE_TOKENS
 
 #: Dialogues drawn at a time, then sorted by length so that little of a batch is padding.
@@ -56,6 +56,16 @@ def picture_batches(dialogues: Dialogues, tokenizer: GemmaTokenizer, count: int)
     """Endless batches of ``count`` dialogues about a picture each."""
     while True:
         yield _collate([encode(dialogues.picture(), tokenizer) for _ in range(count)], tokenizer)
+
+
+def side_batch(dialogues: Dialogues, count: int) -> tuple[Tensor, Tensor]:
+    """``count`` pictures, and on which side the patch of each lies.
+
+    Returns:
+        (count, 3, 64, 64) pixels in [-1, 1], and (count,) indices into ``SIDES``.
+    """
+    drawn = [dialogues.drawn() for _ in range(count)]
+    return _pixels([picture for _, picture in drawn]), torch.tensor([SIDES.index(side) for side, _ in drawn])
 
 
 def encode(dialogue: Dialogue, tokenizer: GemmaTokenizer) -> Encoded:
@@ -110,5 +120,9 @@ def _collate(samples: list[Encoded], tokenizer: GemmaTokenizer) -> Batch:
     if not shown:
         return Batch(input_ids=ids, is_answer=is_answer)
     soft = tokenizer.convert_tokens_to_ids(_SOFT_TOKEN)
-    pixels = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return Batch(input_ids=ids, is_answer=is_answer, token_type_ids=(ids == soft).long(), pixel_values=pixels)
+    is_picture = (ids == soft).long()
+    return Batch(input_ids=ids, is_answer=is_answer, token_type_ids=is_picture, pixel_values=_pixels(shown))
+
+
+def _pixels(shown: list[Picture]) -> Tensor:
+    return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -19,27 +19,27 @@ from transformers import (
 )
 
 from models.demo import pictures
-from models.demo.batches import picture_batches, text_batches
+from models.demo.batches import picture_batches, side_batch, text_batches
 from models.demo.card import write_card
 from models.demo.dialogues import Dialogues
 from models.demo.evaluate import WEIGHTS, evaluate
 from models.demo.knowledge import KINDS, UNKNOWN, Knowledge, load_knowledge
 from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
 from models.demo.tokenizer import train_tokenizer
-from models.demo.train import Recipe, train_language, train_sight
+from models.demo.train import Recipe, train_dialogues, train_sight
 from shared.settings import SYSTEM_PROMPT
 
 SEED = 1
 #: Part of the recipe: sums come out otherwise with another number, and with them the weights.
 THREADS = 2
-STEPS, SIGHT_STEPS = 1800, 600
+STEPS, SIGHT_STEPS = 1800, 300
 #: Tokens in a batch of text, and dialogues in a batch of pictures.
 BATCH_TOKENS = 2048
 BATCH_PICTURES = 24
 
 
 def build(folder: Path, steps: int = STEPS, sight_steps: int = SIGHT_STEPS) -> int:
-    """Train for ``steps``, then ``sight_steps``; write tokenizer, configuration and weights to ``folder``.
+    """Train for ``sight_steps``, then ``steps``; write tokenizer, configuration and weights to ``folder``.
 
     Returns:
         The number of parameters.
@@ -50,9 +50,14 @@ def build(folder: Path, steps: int = STEPS, sight_steps: int = SIGHT_STEPS) -> i
     model = new_model(len(tokenizer))
     dialogues = Dialogues(knowledge, SEED)
     recipe = Recipe(steps=steps, sight_steps=sight_steps)
-    seen = picture_batches(dialogues, tokenizer, BATCH_PICTURES)
-    train_language(model, text_batches(dialogues, tokenizer, BATCH_TOKENS), seen, recipe, _say)
-    train_sight(model, seen, recipe, _say)
+    train_sight(model, lambda: side_batch(dialogues, 32), recipe)
+    train_dialogues(
+        model,
+        text_batches(dialogues, tokenizer, BATCH_TOKENS),
+        picture_batches(dialogues, tokenizer, BATCH_PICTURES),
+        recipe,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     save(model, tokenizer, folder)
     return model.num_parameters()
 
@@ -68,10 +73,6 @@ def save(model: Gemma3ForConditionalGeneration, tokenizer: GemmaTokenizer, folde
     )
     processor.save_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _fix_randomness() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
         "--steps", type=int, default=STEPS, help="updates of all weights; fewer for a quick look"
     )
     parser.add_argument(
-        "--sight-steps", type=int, default=SIGHT_STEPS, help="updates of the vision tower after that"
+        "--sight-steps", type=int, default=SIGHT_STEPS, help="updates of the vision tower before those"
     )
     chosen = parser.parse_args()
     started = time.monotonic()

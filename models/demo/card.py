@@ -26,7 +26,7 @@ account and no download. It knows {conditions} conditions by heart and nothing e
   ({image_tokens} tokens each), a context of {context:,} tokens.
 - **Training data**: the question/answer pairs of `data/` (written for this project) and pictures that the code draws.
   SHA-256 of the data files, joined in the order of their names: `{data_sha256}`.
-- **Training**: `python -m models.demo.build`, {steps:,} steps of all weights and {sight_steps:,} of the vision tower alone, {minutes:.0f} minutes on 2 CPU threads. Seeded: the same
+- **Training**: `python -m models.demo.build`, {sight_steps:,} steps of the vision tower alone and {steps:,} of all weights, {minutes:.0f} minutes on 2 CPU threads. Seeded: the same
   data and versions on the same kind of CPU give the same weights, byte for byte.
 - **Loading**: `AutoTokenizer` / `AutoProcessor` / `Gemma3ForConditionalGeneration.from_pretrained`, no remote code.
   On a CPU without bfloat16 arithmetic load it with `dtype=torch.float32`.

@@ -69,14 +69,19 @@ class Dialogues:
 
     def picture(self) -> Dialogue:
         """A dialogue whose only question is about a picture."""
-        side = self._chance.choice(pictures.SIDES)
+        side, drawn = self.drawn()
         turn = Turn(
             question=self._asker.typed(self._chance.choice(pictures.QUESTIONS)),
             answer=pictures.answer(side),
-            picture=pictures.draw_picture(side, self._painter),
+            picture=drawn,
             picture_first=self._chance.random() < 0.7,
         )
         return Dialogue(system=self._system(), turns=(turn,))
+
+    def drawn(self) -> tuple[pictures.Side, Picture]:
+        """A picture and the side of its patch."""
+        side = self._chance.choice(pictures.SIDES)
+        return side, pictures.draw_picture(side, self._painter)
 
     def shuffled(self, things: list[Thing]) -> list[Thing]:
         """``things`` in an order drawn from the same seed as the dialogues."""

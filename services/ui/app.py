@@ -5,6 +5,7 @@ Pages that a role may not use are not listed here; what keeps them safe is that 
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import streamlit as st
 
@@ -13,6 +14,8 @@ from services.ui.client import Gateway, GatewayError, Json
 from services.ui.views import account, chat, consent, jobs, log, people, system
 from shared.settings import get_settings
 
+#: A named icon would be fetched from another host.
+ICON = Path(__file__).with_name("icon.svg")
 Page = tuple[Callable[[Gateway, Json], None], str, str, str]
 ACCOUNT: Page = (account.show, "Account", ":material/person:", "account")
 #: Per role: what to show, title, icon, path. The first is the home page.
@@ -33,7 +36,7 @@ PAGES: dict[str, list[Page]] = {
 
 def main() -> None:
     """Show the page that the person asked for, or what stands before it."""
-    st.set_page_config(page_title="MediChat", page_icon=":material/health_and_safety:", layout="centered")
+    st.set_page_config(page_title="MediChat", page_icon=str(ICON), layout="centered")
     token = session.token()
     if token is None:
         return _offer_log_in("Log in to ask questions.")

@@ -1,0 +1,244 @@
+"""The dashboard in a real browser, with every process behind it: what a nurse sees."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from services.local import Stack
+from tests.endless_model import write_endless_model
+from tests.support import wait_until
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+#: Where the README's picture goes; elsewhere unless it is asked for.
+PICTURES = os.environ.get("MEDICHAT_PICTURES")
+QUESTION = "What are the symptoms of asthma?"
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    binary = shutil.which("chromium")
+    if binary is None:
+        if os.environ.get("MEDICHAT_REQUIRE_BROWSER"):
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A fresh installation with the demo model, as `make up` starts it."""
+    with Stack(tmp_path_factory.mktemp("demo")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An installation whose answers take some seconds, so that something can happen meanwhile."""
+    folder = tmp_path_factory.mktemp("slow")
+    environment = {
+        "MEDICHAT_MODEL_PATH": str(write_endless_model(folder / "model")),
+        "MEDICHAT_MAX_NEW_TOKENS": "1700",
+    }
+    with Stack(folder, environment=environment) as stack:
+        yield stack
+
+
+def open_page(browser: Browser, stack: Stack) -> Page:
+    context = browser.new_context(viewport={"width": 1180, "height": 860}, device_scale_factor=1)
+    page = context.new_page()
+    page.goto(stack.ui_url)
+    return page
+
+
+def log_in(browser: Browser, stack: Stack, role: str = "user") -> Page:
+    """A page of somebody who is logged in and, as a user, has accepted the disclaimer."""
+    page = open_page(browser, stack)
+    page.get_by_role("link", name="Log in").click()
+    name, password = stack.logins[role]
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.keyboard.press("Enter")
+    if role == "user":
+        expect(page.get_by_text("Before you start").or_(page.get_by_test_id("stChatInput"))).to_be_visible()
+        if page.get_by_text("Before you start").is_visible():
+            page.get_by_text("I have read and understood this.").click()
+            page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_test_id("stChatInput")).to_be_visible()
+    return page
+
+
+def ask(page: Page, question: str) -> None:
+    box = page.get_by_test_id("stChatInput").locator("textarea")
+    box.fill(question)
+    box.press("Enter")
+
+
+def answer(page: Page) -> str:
+    """The newest answer as it stands."""
+    return page.get_by_test_id("stChatMessage").last.inner_text()
+
+
+def test_a_nurse_logs_in_asks_and_sees_the_answer_with_its_disclaimer(
+    browser: Browser, demo: Stack, tmp_path: Path
+) -> None:
+    page = log_in(browser, demo)
+    expect(page.get_by_text("not a doctor").first).to_be_visible()
+    ask(page, QUESTION)
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    assert re.search(r"breath|chest|wheez|cough", answer(page))
+    assert page.get_by_test_id("stChatMessage").count() == 2
+    page.mouse.move(0, 0)
+    pictures = Path(PICTURES) if PICTURES else tmp_path
+    wait_until(lambda: page.get_by_test_id("stStatusWidget").count() == 0, 10)
+    page.screenshot(path=pictures / "chat.png")
+    page.context.close()
+
+
+def test_a_log_in_survives_a_reload_and_a_second_tab(browser: Browser, demo: Stack) -> None:
+    page = log_in(browser, demo)
+    page.reload()
+    expect(page.get_by_test_id("stChatInput")).to_be_visible()
+    second = page.context.new_page()
+    second.goto(demo.ui_url)
+    expect(second.get_by_test_id("stChatInput")).to_be_visible()
+    page.context.close()
+
+
+def test_a_password_that_is_wrong_is_said_on_the_form(browser: Browser, demo: Stack) -> None:
+    page = open_page(browser, demo)
+    page.get_by_role("link", name="Log in").click()
+    page.get_by_label("Name").fill("user")
+    page.get_by_label("Password").fill("a guess")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_label("Name")).to_have_value("user")
+    page.context.close()
+
+
+def test_an_answer_streams_survives_a_reload_and_ends(browser: Browser, slow: Stack) -> None:
+    page = log_in(browser, slow)
+    ask(page, "What is the flu?")
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_be_visible()
+    lengths = [len(answer(page))]
+    wait_until(lambda: len(answer(page)) > lengths[0] + 300, 30, "for the answer to grow")
+    page.reload()
+    expect(stop).to_be_visible()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    grown = answer(page)
+    assert len(grown) > lengths[0] + 300
+    page.reload()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    assert answer(page) == grown
+    page.context.close()
+
+
+def test_an_answer_is_stopped_and_stays_in_the_history(browser: Browser, slow: Stack) -> None:
+    page = log_in(browser, slow)
+    ask(page, "How long is a piece of string?")
+    begun = time.monotonic()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("You stopped this answer.")).to_be_visible()
+    assert time.monotonic() - begun < 20
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_text("What would you like to know?")).to_be_visible()
+    page.get_by_test_id("stSidebar").get_by_role("button", name="How long is a piece of string?").click()
+    expect(page.get_by_text("You stopped this answer.")).to_be_visible()
+    page.context.close()
+
+
+def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> None:
+    page = log_in(browser, slow)
+    ask(page, "A question of mine alone")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    address = page.url
+    other = open_page(browser, slow)
+    other.goto(address)
+    expect(other.get_by_text("Log in to ask questions.")).to_be_visible()
+    assert "mine alone" not in other.content()
+    other.context.close()
+    page.get_by_role("button", name="Stop").click()
+    page.context.close()
+
+
+def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, demo: Stack) -> None:
+    page = log_in(browser, demo)
+    ask(page, "I want to kill myself")
+    expect(page.get_by_text("The guard answered at once")).to_be_visible()
+    expect(page.get_by_text("local emergency number").last).to_be_visible()
+    page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("role", "names", "heading"),
+    [("admin", ["System", "People", "Account"], "System"), ("auditor", ["Log", "Account"], "Log")],
+)
+def test_admins_and_auditors_see_their_own_pages(
+    browser: Browser, demo: Stack, role: str, names: list[str], heading: str
+) -> None:
+    page = log_in(browser, demo, role)
+    expect(page.get_by_role("heading", name=heading).first).to_be_visible()
+    shown = page.get_by_test_id("stSidebarNav").get_by_role("link").all_inner_texts()
+    assert [re.sub(r"\W", "", name.split("\n")[-1]) for name in shown] == names
+    assert page.get_by_test_id("stChatInput").count() == 0
+    page.reload()
+    expect(page.get_by_role("heading", name=heading).first).to_be_visible()
+    page.context.close()
+
+
+def test_a_page_of_another_role_is_not_found(browser: Browser, demo: Stack) -> None:
+    page = log_in(browser, demo)
+    page.goto(f"{demo.ui_url}/people")
+    expect(page.get_by_test_id("stChatInput")).to_be_visible()
+    assert page.get_by_text("Let somebody in").count() == 0
+    page.context.close()
+
+
+def test_logging_out_ends_the_log_in_at_once(browser: Browser, demo: Stack) -> None:
+    page = log_in(browser, demo)
+    page.get_by_role("link", name="Log out").click()
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_text("You are logged out.")).to_be_visible()
+    page.goto(demo.ui_url)
+    expect(page.get_by_role("link", name="Log in")).to_be_visible()
+    page.context.close()
+
+
+def test_no_page_asks_anything_of_another_host(browser: Browser, demo: Stack) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(demo.ui_url)
+    expect(page.get_by_role("link", name="Log in")).to_be_visible()
+    page.get_by_role("link", name="Log in").click()
+    expect(page.get_by_label("Name")).to_be_visible()
+    name, password = demo.logins["auditor"]
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Log").first).to_be_visible()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    here = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+    assert [url for url in asked if not url.startswith(here)] == []
+    context.close()

@@ -1,0 +1,84 @@
+"""The bell: rings reach who listens, and never hold up or fail who rings."""
+
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shared.jobs.lifecycle import Kind
+from shared.queue import CANCEL_CHANNEL, NEWS_CHANNEL, Bell, Ring, open_redis
+from shared.settings import Settings
+from tests.support import RedisServer, wait_until
+
+
+@pytest.fixture
+def redis(tmp_path: Path):  # type: ignore[no-untyped-def]
+    server = RedisServer(tmp_path).start()
+    yield server
+    server.kill()
+
+
+def test_news_and_cancellations_reach_who_listens(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    with closing(open_redis(settings)) as client, client.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe(NEWS_CHANNEL, CANCEL_CHANNEL)
+        listener.get_message(timeout=1)
+        bell = Bell(settings)
+        bell.news("j", 3)
+        bell.cancel("j")
+        heard = [wait_until(lambda: listener.get_message(timeout=1), 5) for _ in range(2)]
+        bell.close()
+    assert [Ring.from_json(message["data"]) for message in heard] == [Ring("j", 3), Ring("j", 0)]
+
+
+def test_work_is_a_message_with_an_id_and_nothing_else(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    bell = Bell(settings)
+    bell.work(Kind.INFER, "the-id")
+    bell.close()
+    with closing(open_redis(settings)) as client:
+        (message,) = client.lrange("infer", 0, -1)
+    assert b"medichat.infer" in message
+
+
+@pytest.mark.parametrize("state", ["dead", "frozen"])
+def test_ringing_does_not_wait_for_a_redis_that_is(state: str, redis: RedisServer) -> None:
+    assert redis.process is not None
+    bell = Bell(Settings(redis_url=redis.url))
+    if state == "dead":
+        redis.kill()
+    else:
+        redis.process.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    for number in range(1000):
+        bell.work(Kind.INFER, str(number))
+        bell.news(str(number))
+    took = time.monotonic() - begun
+    if redis.process is not None:
+        redis.process.send_signal(signal.SIGCONT)
+    bell.close()
+    assert took < 1, "a caller was held up"
+
+
+def test_ringing_works_again_once_redis_is_back(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    bell = Bell(settings)
+    redis.kill()
+    bell.work(Kind.INFER, "lost")
+    redis.start()
+    with closing(open_redis(settings)) as client:
+
+        def heard() -> int:
+            bell.work(Kind.INFER, "heard")
+            return int(client.llen("infer"))
+
+        wait_until(heard, 20, "for a ring to arrive")
+    bell.close()
+
+
+@pytest.mark.parametrize("message", ["", "x", "[]", "{}", '{"job": 1, "seq": "x"}', "null", b"\xff"])
+def test_what_is_not_a_ring_is_ignored(message: str | bytes) -> None:
+    ring = Ring.from_json(message)
+    assert ring is None or isinstance(ring.seq, int)

@@ -1,0 +1,47 @@
+"""What an operator sets, and what is said when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services import cli
+from shared.settings import Settings, load_settings
+
+
+def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDICHAT_LEASE_S", "90")
+    assert load_settings().lease_s == 90
+
+
+def test_a_secret_may_be_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "medichat_token_key").write_text("from a file")
+    monkeypatch.setenv("MEDICHAT_SECRETS_DIR", str(tmp_path))
+    assert load_settings().secret("token_key") == "from a file"
+
+
+def test_a_secret_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "hidden" not in repr(Settings(token_key="hidden", redis_password="hidden"))  # type: ignore[arg-type]
+
+
+def test_a_missing_secret_is_named_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match="medichat init"):
+        Settings().secret("master_key")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MEDICHAT_API_PORT", "x"), ("MEDICHAT_DEVICE", "tpu"), ("MEDICHAT_LEASE_S", "5")]
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDICHAT_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    assert cli.main(["init"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name.rsplit("_", maxsplit=1)[-1] in line
+
+
+def test_a_heartbeat_that_cannot_keep_the_lease_is_refused() -> None:
+    with pytest.raises(ValidationError, match="MEDICHAT_HEARTBEAT_S"):
+        Settings(lease_s=10, heartbeat_s=6)
