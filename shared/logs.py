@@ -10,3 +10,12 @@ def configure_logging(service: str, *, level: int = logging.INFO) -> None:
     )
     for noisy in ("httpx", "httpcore", "celery", "kombu", "amqp", "alembic", "urllib3", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def where(error: BaseException) -> str:
+    """The type of an error and the line that raised it; never its message, which may quote a text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    return f"{type(error).__name__} at {place}"

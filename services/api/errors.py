@@ -15,6 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from shared import errors
+from shared.logs import where
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +160,3 @@ async def _database_away(_request: Request, error: Exception) -> Response:
 async def _unexpected(_request: Request, error: Exception) -> Response:
     log.error("unexpected %s", where(error))
     return problem(500, "internal", "Something went wrong inside MediChat; tell your admin the time.")
-
-
-def where(error: BaseException) -> str:
-    """The type of an error and the line that raised it; never its message, which may quote a text."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    return f"{type(error).__name__} at {place}"

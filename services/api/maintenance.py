@@ -11,7 +11,6 @@ from sqlalchemy import Connection, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.api.errors import where
 from services.api.state import Gateway
 from shared.answers import record_end
 from shared.audit import record
@@ -19,6 +18,7 @@ from shared.db.tables import leases
 from shared.ids import new_id
 from shared.jobs.lifecycle import TERMINAL
 from shared.jobs.records import Job
+from shared.logs import where
 
 log = logging.getLogger(__name__)
 

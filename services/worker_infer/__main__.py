@@ -3,6 +3,8 @@
 import logging
 import sys
 
+from transformers.utils.logging import disable_progress_bar
+
 from services.worker_infer.worker import Worker, is_alive
 from shared.errors import MediChatError
 from shared.logs import configure_logging
@@ -12,6 +14,7 @@ from shared.settings import get_settings
 def main() -> int:
     """Serve until told to stop; returns the exit status."""
     configure_logging("worker_infer")
+    disable_progress_bar()
     settings = get_settings()
     if sys.argv[1:] == ["--health"]:
         return 0 if is_alive(settings) else 1

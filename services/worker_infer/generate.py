@@ -29,6 +29,7 @@ from shared.guard.verdict import Action
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore, Renewal
+from shared.logs import where
 from shared.privacy.envelope import DataKey
 from shared.prompts import prompt_version
 from shared.queue import Bell
@@ -108,7 +109,7 @@ class Answerer:
             except LeaseLost:
                 log.warning("job %s belongs to another worker now; this attempt wrote nothing more", job.id)
             except Exception as error:  # a bug must not leave a job running for ever
-                log.error("job %s failed in %s", job.id, _where(error))
+                log.error("job %s failed in %s", job.id, where(error))
                 attempt.retry(
                     "internal", "Something went wrong inside MediChat; tell your admin the job's id."
                 )
@@ -348,12 +349,3 @@ class _Attempt:
                     raise
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
-
-
-def _where(error: BaseException) -> str:
-    """The type of an error and where it was raised; never its message, which may quote a text."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    return f"{type(error).__name__} at {place}"
