@@ -110,7 +110,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     for kind in (OperationalError, InterfaceError, TimeoutError):
         app.add_exception_handler(kind, _database_away)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _ours(_request: Request, error: Exception) -> Response:
@@ -157,6 +156,7 @@ async def _database_away(_request: Request, error: Exception) -> Response:
     return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
 
 
-async def _unexpected(_request: Request, error: Exception) -> Response:
+def unexpected(error: Exception) -> Response:
+    """The answer to a bug. Its place is logged; its message is not, for it may quote a person."""
     log.error("unexpected %s", where(error))
     return problem(500, "internal", "Something went wrong inside MediChat; tell your admin the time.")

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.errors import problem
+from services.api.errors import problem, unexpected
 from services.api.metrics import REQUESTS, SECONDS
 
 _HEADERS = [
@@ -32,7 +32,7 @@ class Around:
             await self._app(scope, receive, send)
             return
         begun, status, read, too_large = time.perf_counter(), 500, 0, False
-        refusing = False
+        refusing = started = False
 
         async def limited() -> Message:
             nonlocal read, too_large
@@ -44,11 +44,11 @@ class Around:
             return message
 
         async def decorated(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if too_large and not refusing:
                 return  # the application's own words for a body that it could not read to its end
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 present = {name.lower() for name, _ in message["headers"]}
                 message["headers"] += [pair for pair in _HEADERS if pair[0] not in present]
             await send(message)
@@ -61,6 +61,11 @@ class Around:
             if too_large:
                 refusing = True
                 await self._refuse(scope, receive, decorated)
+        except Exception as error:
+            # caught here, since the server would log the message of whatever gets past
+            answer = unexpected(error)
+            if not started:
+                await answer(scope, receive, decorated)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(scope["method"], route, status).inc()

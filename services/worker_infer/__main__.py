@@ -14,7 +14,7 @@ from shared.settings import get_settings
 def main() -> int:
     """Serve until told to stop; returns the exit status."""
     configure_logging("worker_infer")
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = get_settings()
     if sys.argv[1:] == ["--health"]:
         return 0 if is_alive(settings) else 1

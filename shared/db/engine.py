@@ -72,8 +72,8 @@ def connect(url: URL | str, *, pool_size: int = 20) -> Database:
     """Open a database by its SQLAlchemy URL; nothing is created."""
     url = make_url(url)
     if url.get_backend_name() == "sqlite":
-        writer = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
-        reader = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
+        writer = create_engine(url, pool_size=pool_size, max_overflow=pool_size, hide_parameters=True)
+        reader = create_engine(url, pool_size=pool_size, max_overflow=pool_size, hide_parameters=True)
         _configure_sqlite(writer, "BEGIN IMMEDIATE")
         _configure_sqlite(reader, "BEGIN")
         return Database(writer, reader)
@@ -82,6 +82,7 @@ def connect(url: URL | str, *, pool_size: int = 20) -> Database:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
+        hide_parameters=True,  # else an error's message, and with it a log, holds what was stored
         connect_args={"connect_timeout": 5},
     )
     return Database(engine, engine)
