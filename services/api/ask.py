@@ -302,7 +302,7 @@ def _answer_at_once(
 
 def _check_quota(gateway: Gateway, connection: Connection, caller: Principal) -> None:
     limit = gateway.settings.max_queued_jobs_per_user
-    if gateway.jobs.count_queued(connection, caller.user_id) >= limit:
+    if gateway.jobs.count_queued(connection, caller.user_id, limit) >= limit:
         raise LimitReached(
             f"{limit} of your questions are waiting already; wait for some to be answered, or cancel them.",
             retry_after_s=10,

@@ -7,12 +7,14 @@ fairly instead of polling the file.
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DisconnectionError
 
 from shared.settings import Settings
 
@@ -22,6 +24,10 @@ _SQLITE_PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA synchronous=FULL",
 )
+
+
+#: A connection that was not used for longer is tried before it is used, in seconds.
+_IDLE_S = 1.0
 
 
 class Database:
@@ -81,11 +87,32 @@ def connect(url: URL | str, *, pool_size: int = 20) -> Database:
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
         hide_parameters=True,  # else an error's message, and with it a log, holds what was stored
         connect_args={"connect_timeout": 5},
     )
-    return Database(engine, engine)
+    _ping_the_idle(engine)
+    # each statement of a reader sees what is committed, with or without a transaction around it
+    return Database(engine, engine.execution_options(isolation_level="AUTOCOMMIT"))
+
+
+def _ping_the_idle(engine: Engine) -> None:
+    """Try a connection that was not used for a while before it is used: the server may have restarted.
+
+    SQLAlchemy's own `pool_pre_ping` does so each time, a round trip per transaction.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _on_checkin(_connection: Any, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _on_checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used_at", time.monotonic()) < _IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            raise DisconnectionError from error  # the pool opens another
 
 
 def _configure_sqlite(engine: Engine, begin: str) -> None:

@@ -24,9 +24,12 @@ from shared.settings import Settings
 # made once: building a statement costs more than sending it
 _INSERT_JOB = insert(jobs)
 _INSERT_EVENT = insert(job_events)
-_COUNT_QUEUED = select(func.count()).where(
-    jobs.c.user_id == bindparam("user_id"), jobs.c.state == State.QUEUED.value
+_QUEUED_OF_USER = (
+    select(jobs.c.id)
+    .where(jobs.c.user_id == bindparam("user_id"), jobs.c.state == State.QUEUED.value)
+    .limit(bindparam("limit"))
 )
+_COUNT_QUEUED = select(func.count()).select_from(_QUEUED_OF_USER.subquery())
 
 
 class Renewal(StrEnum):
@@ -115,9 +118,9 @@ class JobStore:
             for row in rows
         ]
 
-    def count_queued(self, connection: Connection, user_id: str) -> int:
-        """How many jobs of this person wait for a worker."""
-        return connection.execute(_COUNT_QUEUED, {"user_id": user_id}).scalar_one()
+    def count_queued(self, connection: Connection, user_id: str, limit: int) -> int:
+        """How many jobs of this person wait for a worker; counts no further than `limit`."""
+        return connection.execute(_COUNT_QUEUED, {"user_id": user_id, "limit": limit}).scalar_one()
 
     # -- what a worker does
 
