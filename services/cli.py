@@ -75,7 +75,7 @@ def _up(_options: argparse.Namespace) -> int:
     honcho = Path(sys.executable).with_name("honcho")
     process = subprocess.Popen(
         [str(honcho), "start", "-f", str(local.PROCFILE)],
-        env=local.local_environment(settings, {"MEDICHAT_KEEP": f"{sys.executable} -m services.keep"}),
+        env=local.local_environment(settings, {"KEEP": f"{sys.executable} -m services.keep"}),
         cwd=local.ROOT,
     )
     threading.Thread(target=_announce, args=(settings, process), daemon=True).start()

@@ -208,6 +208,7 @@ def break_once(model: PreTrainedModel, error: BaseException) -> None:
 
 
 # The library passes an Exception on to its requests; at a SystemExit its thread dies without a word.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("error", [RuntimeError("broken on purpose"), SystemExit()])
 def test_after_a_crash_running_requests_fail_and_the_engine_works_again(
     plain_model: PreTrainedModel, error: BaseException
