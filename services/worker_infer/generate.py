@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -63,6 +63,8 @@ class Question:
     released_count: int
     #: Whether the guard ended the answer in an earlier attempt.
     ended_by_guard: bool
+    #: The job's deadline on this process's monotonic clock.
+    deadline: float | None
     key: DataKey
 
 
@@ -127,6 +129,8 @@ class _Attempt:
         self._request_id = request_id
         self._seq = 0
         self._completion_tokens = 0
+        #: What writes this answer and from how much: columns that go along with the first write.
+        self._notes: dict[str, Any] = {}
 
     def run(self) -> None:
         """Generate, guard, release, finish."""
@@ -159,6 +163,7 @@ class _Attempt:
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
             ended_by_guard=any(sentence.action is not Action.ALLOW for sentence in released),
+            deadline=self._deadline(a._jobs.clock.now(connection)),
             key=key,
         )
 
@@ -173,7 +178,13 @@ class _Attempt:
             released=question.released,
             budget_tokens=a._model.context_tokens - wanted,
         )
-        self._persist(lambda connection: self._note_start(connection, len(prompt)))
+        self._notes = {
+            "model_id": a._model.model_id,
+            "model_revision": a._model.revision,
+            "prompt_version": a._prompt_version,
+            "policy_version": a._guard.policy_version,
+            "prompt_tokens": len(prompt),
+        }
         gate = a._guard.gate(job.audience, question.released, locale=a._settings.locale)
         detokeniser = a._model.text.detokeniser()
         request = GenerationRequest(
@@ -185,7 +196,7 @@ class _Attempt:
                 top_p=float(job.sampling.get("top_p") or 1.0),
                 seed=job.seed,
             ),
-            deadline=self._deadline(),
+            deadline=question.deadline,
         )
         with a._model.engine.submit(request) as stream:
             if self._hold.stop is not None:  # told to stop before the engine knew the request
@@ -199,25 +210,10 @@ class _Attempt:
             self._release(gate.feed(detokeniser.close()) + gate.close(), question.key)
         return stream.finish_reason
 
-    def _note_start(self, connection: Connection, prompt_tokens: int) -> None:
-        a = self._a
-        a._jobs.hold(
-            connection,
-            self._job.claim,
-            model_id=a._model.model_id,
-            model_revision=a._model.revision,
-            prompt_version=a._prompt_version,
-            policy_version=a._guard.policy_version,
-            prompt_tokens=prompt_tokens,
-        )
-
-    def _deadline(self) -> float | None:
-        """The job's deadline on this process's monotonic clock."""
+    def _deadline(self, now: datetime) -> float | None:
         if self._job.deadline_at is None:
             return None
-        with self._a._database.read() as connection:
-            left: timedelta = self._job.deadline_at - self._a._jobs.clock.now(connection)
-        return time.monotonic() + left.total_seconds()
+        return time.monotonic() + (self._job.deadline_at - now).total_seconds()
 
     # -- writing, always fenced
 
@@ -234,7 +230,7 @@ class _Attempt:
         self, connection: Connection, releases: list[Release], key: DataKey, first: int
     ) -> None:
         a, job = self._a, self._job
-        values: dict[str, Any] = {}
+        values = dict(self._notes)
         if first == 1 and job.first_sentence_at is None:
             values["first_sentence_at"] = a._jobs.clock.now(connection)
         now = a._jobs.hold(connection, job.claim, **values)
@@ -304,6 +300,7 @@ class _Attempt:
         self._finish(EventKind.FAILED, error=error, error_detail=detail)
 
     def _finish(self, kind: EventKind, **values: Any) -> None:
+        values = {**self._notes, **values}
         self._transition(lambda connection: self._a._jobs.finish(connection, self._job.claim, kind, **values))
 
     def retry(self, error: str, detail: str) -> None:
