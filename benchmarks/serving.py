@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import httpx
@@ -65,8 +66,11 @@ class Run:
 
 
 def questions(requests: int) -> list[str]:
-    """As many different questions."""
-    return [f"{QUESTIONS[i % len(QUESTIONS)]} ({i})" for i in range(requests)]
+    """As many different questions. Told apart by letters: the guard may take a number for a temperature."""
+    letters = (f"{first}{second}" for first in ascii_lowercase for second in ascii_lowercase)
+    return [
+        f"{QUESTIONS[i % len(QUESTIONS)]} ({name})" for i, name in zip(range(requests), letters, strict=False)
+    ]
 
 
 def drive(system: str, ask: Callable[[str], Answer], concurrency: int, requests: int) -> Run:
