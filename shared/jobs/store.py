@@ -48,6 +48,8 @@ class JobRules:
     retry_base_s: float = 2.0
     #: A queued job that nobody took for this long is announced again.
     redispatch_s: float = 5.0
+    #: Such jobs announced in one round, at the most.
+    redispatch_most: int = 100
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "JobRules":
@@ -249,7 +251,11 @@ class JobStore:
         return [self._expire_one(connection, Job.from_row(row), now) for row in rows]
 
     def take_stale(self, connection: Connection) -> list[Job]:
-        """Queued jobs that were announced too long ago, marked as announced now."""
+        """The oldest queued jobs that were announced too long ago, marked as announced now.
+
+        At most `JobRules.redispatch_most`: whoever is woken takes the best job, whatever the hint said, so a
+        long queue needs no message for each of its jobs.
+        """
         now = self.clock.now(connection)
         before = now - timedelta(seconds=self.rules.redispatch_s)
         stale = and_(
@@ -257,7 +263,10 @@ class JobStore:
             jobs.c.available_at <= now,
             func.coalesce(jobs.c.dispatched_at, jobs.c.created_at) <= before,
         )
-        ids = connection.execute(update(jobs).where(stale).values(dispatched_at=now).returning(jobs.c.id))
+        oldest = select(jobs.c.id).where(stale).order_by(jobs.c.created_at).limit(self.rules.redispatch_most)
+        ids = connection.execute(
+            update(jobs).where(jobs.c.id.in_(oldest)).values(dispatched_at=now).returning(jobs.c.id)
+        )
         found = [row.id for row in ids]
         return [Job.from_row(row) for row in connection.execute(_select_jobs().where(jobs.c.id.in_(found)))]
 

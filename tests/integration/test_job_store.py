@@ -400,3 +400,11 @@ def test_a_forgotten_job_is_announced_again_and_not_at_every_look(store: Jobs) -
     assert store.do(store.store.take_stale) == []
     store.clock.advance(5)
     assert [each.id for each in store.do(store.store.take_stale)] == [job.id]
+
+
+def test_a_long_queue_is_announced_in_part(store: Jobs) -> None:
+    store.store.rules = JobRules(redispatch_most=2)
+    asked = [store.submit().id for _ in range(3)]
+    store.clock.advance(5)
+    assert {job.id for job in store.do(store.store.take_stale)} == set(asked[:2])
+    assert {job.id for job in store.do(store.store.take_stale)} == {asked[2]}
