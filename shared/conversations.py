@@ -10,6 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, insert, select, update
 
+from shared.db.rows import Into, Rows, put
 from shared.db.tables import conversations, messages, released_sentences, verdicts
 from shared.errors import NotFound
 from shared.guard.verdict import Action, Verdict
@@ -20,11 +21,6 @@ from shared.privacy.keys import create_data_key, load_data_key
 
 MessageRole = Literal["user", "assistant"]
 TITLE_CHARS = 80
-
-# made once: building a statement costs more than sending it
-_INSERT_CONVERSATION = insert(conversations)
-_INSERT_MESSAGE = insert(messages)
-_INSERT_SENTENCE = insert(released_sentences)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +65,13 @@ class Conversations:
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
 
-    def create(
-        self, connection: Connection, *, user_id: str, question: str, now: datetime
-    ) -> tuple[str, str]:
+    def create(self, into: Into, *, user_id: str, question: str, now: datetime) -> tuple[str, str]:
         """Start a conversation with its first question and a data key of its own.
 
         Returns the ids of the conversation and of the question; the question gives the title.
         """
         conversation_id = new_id()
-        key = create_data_key(
-            connection, self._envelope, scope="conversation", owner_id=conversation_id, now=now
-        )
+        key = create_data_key(into, self._envelope, scope="conversation", owner_id=conversation_id, now=now)
         row = {
             "id": conversation_id,
             "user_id": user_id,
@@ -89,9 +81,9 @@ class Conversations:
             "updated_at": now,
             "message_count": 1,
         }
-        connection.execute(_INSERT_CONVERSATION, row)
+        put(into, conversations, row)
         message_id = self._insert_message(
-            connection, key, conversation_id=conversation_id, seq=1, role="user", text=question, now=now
+            into, key, conversation_id=conversation_id, seq=1, role="user", text=question, now=now
         )
         return conversation_id, message_id
 
@@ -125,8 +117,12 @@ class Conversations:
         now: datetime,
         parent_id: str | None = None,
         job_id: str | None = None,
+        into: Rows | None = None,
     ) -> str:
-        """Append a message; returns its id. Numbers are gapless: the conversation's row is locked."""
+        """Append a message, or keep its row in `into`; returns its id.
+
+        Numbers are gapless: the conversation's row is locked.
+        """
         seq = connection.execute(
             update(conversations)
             .where(conversations.c.id == conversation_id)
@@ -134,7 +130,7 @@ class Conversations:
             .returning(conversations.c.message_count)
         ).scalar_one()
         return self._insert_message(
-            connection,
+            connection if into is None else into,
             key,
             conversation_id=conversation_id,
             seq=seq,
@@ -147,7 +143,7 @@ class Conversations:
 
     def _insert_message(
         self,
-        connection: Connection,
+        into: Into,
         key: DataKey,
         *,
         conversation_id: str,
@@ -171,7 +167,7 @@ class Conversations:
             "job_id": job_id,
             "created_at": now,
         }
-        connection.execute(_INSERT_MESSAGE, row)
+        put(into, messages, row)
         return message_id
 
     def read_messages(self, connection: Connection, conversation_id: str) -> list[Message]:
@@ -234,7 +230,7 @@ class Conversations:
             "verdict_id": verdict_id,
             "created_at": now,
         }
-        connection.execute(_INSERT_SENTENCE, row)
+        put(connection, released_sentences, row)
 
     def read_sentences(
         self, connection: Connection, conversation_id: str, job_id: str, *, after: int = 0

@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 NEWS_CHANNEL = "medichat:news"
 CANCEL_CHANNEL = "medichat:cancel"
 
+#: With this many unread messages nobody is idle: whoever reads one works until no job is left, so that
+#: more of them would only fill Redis and cost the gateway time.
+ENOUGH_UNREAD = 256
+
 _REST_S = 2.0
 
 
@@ -107,20 +111,28 @@ class Ring:
             return None
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A ring for the workers of one kind; the id is a hint."""
+
+    kind: Kind
+    job_id: str
+
+
 class Bell:
     """Rings without making the caller wait; `close()` rings what is pending and stops."""
 
     def __init__(self, settings: Settings) -> None:
         self._celery = make_celery(settings)
         self._redis = open_redis(settings)
-        self._pending: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._pending: queue.SimpleQueue[_Work | Callable[[], object] | None] = queue.SimpleQueue()
         self._resting_until = 0.0
         self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
         self._thread.start()
 
     def work(self, kind: Kind, job_id: str) -> None:
-        """There is work of this kind."""
-        self._pending.put(lambda: self._send_task(kind, job_id))
+        """There is work of this kind. Not sent while `ENOUGH_UNREAD` messages say so already."""
+        self._pending.put(_Work(kind, job_id))
 
     def news(self, job_id: str, seq: int = 0) -> None:
         """A job has a new sentence or another state."""
@@ -137,17 +149,50 @@ class Bell:
         self._redis.close()
         self._celery.close()
 
-    def _send_task(self, kind: Kind, job_id: str) -> None:
-        self._celery.send_task(
-            task_name(kind), kwargs={"job_id": job_id}, queue=kind.value, retry=False, ignore_result=True
-        )
-
     def _run(self) -> None:
-        while (ring := self._pending.get()) is not None:
-            if time.monotonic() < self._resting_until:
-                continue  # Redis is away: the reconciler and polling readers will find the rows
+        while True:
+            rings, closing = self._take()
+            if rings and time.monotonic() >= self._resting_until:
+                try:
+                    self._ring(rings)
+                except (redis.RedisError, KombuError, OSError) as error:
+                    # Redis is away: the reconciler and polling readers will find the rows
+                    log.warning(
+                        "Redis is not reachable (%s); resting for %.0f s", type(error).__name__, _REST_S
+                    )
+                    self._resting_until = time.monotonic() + _REST_S
+            if closing:
+                return
+
+    def _take(self) -> "tuple[list[_Work | Callable[[], object]], bool]":
+        """Wait for a ring and take all that are pending, and whether to stop after them."""
+        rings = []
+        ring = self._pending.get()
+        while ring is not None:
+            rings.append(ring)
             try:
+                ring = self._pending.get_nowait()
+            except queue.Empty:
+                return rings, False
+        return rings, True
+
+    def _ring(self, rings: "list[_Work | Callable[[], object]]") -> None:
+        room: dict[Kind, int] = {}
+        for ring in rings:
+            if not isinstance(ring, _Work):
                 ring()
-            except (redis.RedisError, KombuError, OSError) as error:
-                log.warning("Redis is not reachable (%s); resting for %.0f s", type(error).__name__, _REST_S)
-                self._resting_until = time.monotonic() + _REST_S
+                continue
+            if ring.kind not in room:
+                room[ring.kind] = ENOUGH_UNREAD - self._redis.llen(ring.kind.value)
+            if room[ring.kind] > 0:
+                room[ring.kind] -= 1
+                self._send_task(ring)
+
+    def _send_task(self, work: "_Work") -> None:
+        self._celery.send_task(
+            task_name(work.kind),
+            kwargs={"job_id": work.job_id},
+            queue=work.kind.value,
+            retry=False,
+            ignore_result=True,
+        )

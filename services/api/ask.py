@@ -1,6 +1,7 @@
-"""Accepts a question: screens it, stores it, submits its job. It does not wait for the answer.
+"""Accepts questions: screens them, stores them, submits their jobs. It does not wait for answers.
 
-Everything that belongs to a question is one transaction; the bell rings after the commit.
+Everything that belongs to a question is one transaction, which questions that arrive at the same
+moment share; the bell rings after the commit.
 """
 
 import json
@@ -18,8 +19,16 @@ from shared.answers import record_end
 from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.conversations import StoredVerdict
+from shared.db.rows import Into, Rows
 from shared.db.tables import conversations, jobs, messages
-from shared.errors import Conflict, ConversationBusy, InvalidInput, LimitReached, NotFound
+from shared.errors import (
+    Conflict,
+    ConversationBusy,
+    InvalidInput,
+    LimitReached,
+    MediChatError,
+    NotFound,
+)
 from shared.guard.verdict import Action, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
@@ -40,28 +49,139 @@ class Question:
     temperature: float | None = None
 
 
-def ask(
-    gateway: Gateway, caller: Principal, question: Question, *, idempotency_key: str | None = None
-) -> Job:
-    """Store the question and submit its job.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question as it came in: who asks, and the name under which they may ask it again."""
 
-    The same `idempotency_key` with the same question gives the same job. Raises InvalidInput, NotFound,
-    ConversationBusy, LimitReached or IdempotencyMismatch; nothing is stored then.
+    caller: Principal
+    question: Question
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A question's job, and whether it was made now."""
+
+    job: Job
+    verdict: Verdict
+    made: bool = True
+
+    @property
+    def in_need(self) -> bool:
+        """Whether the guard answers at once."""
+        return self.verdict.action is Action.CRISIS
+
+
+def accept(gateway: Gateway, group: list[Asked]) -> list[Job | Exception]:
+    """Store these questions and submit their jobs; for each its job, or why it was refused.
+
+    Refusals are InvalidInput, NotFound, ConversationBusy, LimitReached or IdempotencyMismatch; nothing of
+    such a question is stored. The same Idempotency-Key with the same question gives the same job. Raises
+    IntegrityError, and stores nothing, when two of the group exclude each other: accept each alone then.
     """
-    _check_size(gateway, question)
-    request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
-    for last_try in (False, True):
-        try:
-            with gateway.database.write() as connection:
-                job, made = _accept(gateway, connection, caller, question, idempotency_key, request_hmac)
-            break
-        except IntegrityError:
-            # somebody took the Idempotency-Key or the conversation meanwhile: look again
-            if last_try:
-                raise
-    if made:
-        _ring(gateway, job)
-    return job
+    try:
+        outcomes = _store(gateway, group)
+    except IntegrityError:
+        if len(group) > 1:
+            raise
+        # somebody took the Idempotency-Key or the conversation meanwhile: look again
+        outcomes = _store(gateway, group)
+    for outcome in outcomes:
+        if isinstance(outcome, _Stored) and outcome.made:
+            _announce(gateway, outcome)
+    return [outcome.job if isinstance(outcome, _Stored) else outcome for outcome in outcomes]
+
+
+def _store(gateway: Gateway, group: list[Asked]) -> list[_Stored | Exception]:
+    # always in the same order, so that two gateways cannot each wait for a conversation of the other's
+    order = sorted(range(len(group)), key=lambda index: group[index].question.conversation_id or "")
+    outcomes: list[_Stored | Exception] = [NotFound()] * len(group)
+    with gateway.database.write() as connection:
+        desk = _Desk(gateway, connection)
+        for index in order:
+            try:
+                outcomes[index] = desk.take(group[index])
+            except MediChatError as error:
+                outcomes[index] = error
+        desk.rows.store(connection)
+        for asked, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, _Stored) and outcome.made and outcome.in_need:
+                _answer_at_once(gateway, connection, outcome, asked.question.query, desk.now)
+    return outcomes
+
+
+class _Desk:
+    """Takes questions within one transaction; their rows wait in `rows`.
+
+    A question is refused before anything is written for it, so a refusal needs no rollback.
+    """
+
+    def __init__(self, gateway: Gateway, connection: Connection) -> None:
+        self.rows = Rows()
+        self.now = gateway.clock.now(connection)
+        self._gateway = gateway
+        self._connection = connection
+        #: Queued jobs by person: those in the database, and those taken here.
+        self._queued: dict[str, int] = {}
+
+    def take(self, asked: Asked) -> _Stored:
+        """Check a question and prepare its rows. Raises a MediChatError to refuse it."""
+        gateway, connection, caller, question = self._gateway, self._connection, asked.caller, asked.question
+        _check_size(gateway, question)
+        verdict = gateway.guard.screen_question(question.query, caller.audience)
+        request_hmac = None
+        if asked.idempotency_key is not None:
+            request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
+            repeat = gateway.jobs.find_repeat(connection, caller.user_id, asked.idempotency_key, request_hmac)
+            if repeat is not None:
+                return _Stored(repeat, verdict, made=False)
+        in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
+        if not in_need:
+            self._check_quota(caller)
+        conversation_id, message_id = self._keep_question(caller, question, check_free=not in_need)
+        job = _submit(
+            gateway,
+            self.rows,
+            caller,
+            conversation_id=conversation_id,
+            question_id=message_id,
+            text=question.query,
+            verdict=verdict,
+            sampling={
+                "max_new_tokens": question.max_new_tokens,
+                "temperature": question.temperature or 0.0,
+            },
+            idempotency_key=asked.idempotency_key,
+            request_hmac=request_hmac,
+            now=self.now,
+        )
+        return _Stored(job, verdict)
+
+    def _keep_question(self, caller: Principal, question: Question, *, check_free: bool) -> tuple[str, str]:
+        """The conversation's id and the new message's."""
+        talk = self._gateway.conversations
+        if question.conversation_id is None:
+            return talk.create(self.rows, user_id=caller.user_id, question=question.query, now=self.now)
+        load_owned(self._connection, question.conversation_id, caller.user_id)
+        if check_free:
+            _check_free(self._connection, question.conversation_id)
+        message_id = talk.add_message(
+            self._connection,
+            talk.key(self._connection, question.conversation_id),
+            conversation_id=question.conversation_id,
+            role="user",
+            text=question.query,
+            now=self.now,
+            into=self.rows,
+        )
+        return question.conversation_id, message_id
+
+    def _check_quota(self, caller: Principal) -> None:
+        queued = self._queued.get(caller.user_id)
+        if queued is None:
+            queued = _count_queued(self._gateway, self._connection, caller)
+        _check_quota(self._gateway, queued)
+        self._queued[caller.user_id] = queued + 1
 
 
 def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job:
@@ -72,7 +192,7 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
     try:
         with gateway.database.write() as connection:
             now = gateway.clock.now(connection)
-            _check_quota(gateway, connection, caller)
+            _check_quota(gateway, _count_queued(gateway, connection, caller))
             load_owned(connection, conversation_id, caller.user_id)
             _check_free(connection, conversation_id)
             said = gateway.conversations.read_messages(connection, conversation_id)
@@ -88,6 +208,7 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
             gateway.conversations.hide_answers(connection, asked.id, now)
             sampling = dict(before.sampling) if before is not None else {}
             sampling["temperature"] = sampling.get("temperature") or REGENERATE_TEMPERATURE
+            verdict = gateway.guard.screen_question(asked.text, caller.audience)
             job = _submit(
                 gateway,
                 connection,
@@ -95,14 +216,17 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 conversation_id=conversation_id,
                 question_id=asked.id,
                 text=asked.text,
-                verdict=gateway.guard.screen_question(asked.text, caller.audience),
+                verdict=verdict,
                 sampling=sampling,
                 parent_job_id=before.id if before is not None else None,
                 now=now,
             )
+            stored = _Stored(job, verdict)
+            if stored.in_need:
+                _answer_at_once(gateway, connection, stored, asked.text, now)
     except IntegrityError as error:
         raise ConversationBusy from error
-    _ring(gateway, job)
+    _announce(gateway, stored)
     return job
 
 
@@ -142,64 +266,9 @@ def _check_size(gateway: Gateway, question: Question) -> None:
         raise InvalidInput(f"max_new_tokens may be at most {settings.max_new_tokens}.")
 
 
-def _accept(
-    gateway: Gateway,
-    connection: Connection,
-    caller: Principal,
-    question: Question,
-    idempotency_key: str | None,
-    request_hmac: str,
-) -> tuple[Job, bool]:
-    """The job of this request, and whether it was made now."""
-    if idempotency_key is not None:
-        repeat = gateway.jobs.find_repeat(connection, caller.user_id, idempotency_key, request_hmac)
-        if repeat is not None:
-            return repeat, False
-    now = gateway.clock.now(connection)
-    verdict = gateway.guard.screen_question(question.query, caller.audience)
-    in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
-    if not in_need:
-        _check_quota(gateway, connection, caller)
-    if question.conversation_id is None:
-        conversation_id, message_id = gateway.conversations.create(
-            connection, user_id=caller.user_id, question=question.query, now=now
-        )
-    else:
-        conversation_id = question.conversation_id
-        load_owned(connection, conversation_id, caller.user_id)
-        if not in_need:
-            _check_free(connection, conversation_id)
-        message_id = gateway.conversations.add_message(
-            connection,
-            gateway.conversations.key(connection, conversation_id),
-            conversation_id=conversation_id,
-            role="user",
-            text=question.query,
-            now=now,
-        )
-    sampling: dict[str, Any] = {
-        "max_new_tokens": question.max_new_tokens,
-        "temperature": question.temperature or 0.0,
-    }
-    job = _submit(
-        gateway,
-        connection,
-        caller,
-        conversation_id=conversation_id,
-        question_id=message_id,
-        text=question.query,
-        verdict=verdict,
-        sampling=sampling,
-        idempotency_key=idempotency_key,
-        request_hmac=request_hmac,
-        now=now,
-    )
-    return job, True
-
-
 def _submit(
     gateway: Gateway,
-    connection: Connection,
+    into: Into,
     caller: Principal,
     *,
     conversation_id: str,
@@ -212,7 +281,7 @@ def _submit(
     idempotency_key: str | None = None,
     request_hmac: str | None = None,
 ) -> Job:
-    """Insert the job of a screened question; a person in need is answered within this transaction."""
+    """The job of a screened question and its event; settled already when the guard answers at once."""
     settings = gateway.settings
     new = NewJob(
         id=new_id(),
@@ -230,13 +299,12 @@ def _submit(
         sampling=sampling,
         policy_version=gateway.guard.policy_version,
     )
-    in_need = verdict.action is Action.CRISIS
-    if in_need:
-        job = gateway.jobs.submit_settled(connection, new, finish_reason="guard")
+    if verdict.action is Action.CRISIS:
+        job = gateway.jobs.submit_settled(into, new, now, finish_reason="guard")
     else:
-        job = gateway.jobs.submit(connection, new)
+        job = gateway.jobs.submit(into, new, now)
     record.append(
-        connection,
+        into,
         now=now,
         actor=caller.actor,
         action="question.asked",
@@ -251,15 +319,14 @@ def _submit(
             "policy_version": gateway.guard.policy_version,
         },
     )
-    if in_need:
-        _answer_at_once(gateway, connection, job, text, verdict, now)
     return job
 
 
 def _answer_at_once(
-    gateway: Gateway, connection: Connection, job: Job, text: str, verdict: Verdict, now: datetime
+    gateway: Gateway, connection: Connection, stored: _Stored, text: str, now: datetime
 ) -> None:
     """Give a person in crisis or emergency the resources, with no queue and no model in between."""
+    job, verdict = stored.job, stored.verdict
     assert job.conversation_id is not None
     category = str(verdict.category)
     talk = gateway.conversations
@@ -297,12 +364,17 @@ def _answer_at_once(
         },
     )
     record_end(connection, talk, job, actor=record.SYSTEM_ACTOR, now=now)
-    GUARDED.labels(category).inc()
 
 
-def _check_quota(gateway: Gateway, connection: Connection, caller: Principal) -> None:
+def _count_queued(gateway: Gateway, connection: Connection, caller: Principal) -> int:
+    """How many questions of this person wait; counted no further than the limit."""
     limit = gateway.settings.max_queued_jobs_per_user
-    if gateway.jobs.count_queued(connection, caller.user_id, limit) >= limit:
+    return gateway.jobs.count_queued(connection, caller.user_id, limit)
+
+
+def _check_quota(gateway: Gateway, queued: int) -> None:
+    limit = gateway.settings.max_queued_jobs_per_user
+    if queued >= limit:
         raise LimitReached(
             f"{limit} of your questions are waiting already; wait for some to be answered, or cancel them.",
             retry_after_s=10,
@@ -317,9 +389,12 @@ def _check_free(connection: Connection, conversation_id: str) -> None:
         raise ConversationBusy
 
 
-def _ring(gateway: Gateway, job: Job) -> None:
-    if job.finished_at is None:
-        gateway.bell.work(job.kind, job.id)
+def _announce(gateway: Gateway, stored: _Stored) -> None:
+    """After the commit: wake a worker, or count that none was needed."""
+    if stored.in_need:
+        GUARDED.labels(str(stored.verdict.category)).inc()
+    else:
+        gateway.bell.work(stored.job.kind, stored.job.id)
 
 
 def owned_message(connection: Connection, message_id: str, user_id: str) -> str:

@@ -5,15 +5,16 @@ signature or `Public` among its dependencies; a test walks all routes for it.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
+from starlette.concurrency import run_in_threadpool
 
+from services.api.identify import Caller
 from services.api.state import Gateway
+from services.api.together import Together
 from shared.audit import record
-from shared.auth import sessions
 from shared.auth.roles import Role, Scope
 from shared.auth.sessions import Principal
 from shared.errors import ConsentRequired, LimitReached, NotAllowed, NotAuthenticated
@@ -30,25 +31,6 @@ async def get_gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
-def authenticate(gateway: Gateway, bearer: str | None) -> Principal:
-    """Who is calling. Raises NotAuthenticated."""
-    if not bearer:
-        raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
-    with gateway.database.read() as connection:
-        now = gateway.clock.now(connection)
-        principal = sessions.resolve(
-            connection,
-            bearer,
-            key=gateway.settings.secret("token_key"),
-            idle=timedelta(minutes=gateway.settings.session_idle_minutes),
-            now=now,
-        )
-    if principal.note_due:
-        with gateway.database.write() as connection:
-            sessions.note_use(connection, principal, now)
-    return principal
-
-
 @dataclass(frozen=True)
 class Access:
     """A dependency that lets only some callers through."""
@@ -57,28 +39,38 @@ class Access:
     scope: Scope | None
     consent: bool = False
 
-    def __call__(self, gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]) -> Principal:
-        """Raises NotAuthenticated, NotAllowed (and logs it), ConsentRequired or LimitReached."""
-        caller = authenticate(gateway, bearer)
-        if (self.role is not None and caller.role is not self.role) or (
-            self.scope is not None and self.scope not in caller.scopes
+    async def __call__(
+        self, request: Request, gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]
+    ) -> Principal:
+        """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
+        if not bearer:
+            raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
+        door: Together[str, Caller] = request.app.state.door
+        caller = await door(bearer)
+        if caller.wait_s is not None:
+            raise LimitReached(
+                "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
+            )
+        principal = caller.principal
+        if (self.role is not None and principal.role is not self.role) or (
+            self.scope is not None and self.scope not in principal.scopes
         ):
-            with gateway.database.write() as connection:
-                record.append(
-                    connection,
-                    now=gateway.clock.now(connection),
-                    actor=caller.actor,
-                    action="access.denied",
-                    outcome=record.Outcome.DENIED,
-                    reason=f"needs role {self.role} and scope {self.scope}",
-                )
+            await run_in_threadpool(self._log_denial, gateway, principal)
             raise NotAllowed
-        if self.consent and not caller.consented:
+        if self.consent and not principal.consented:
             raise ConsentRequired
-        wait_s = gateway.limiter.allow(f"user:{caller.user_id}", gateway.settings.requests_per_minute)
-        if wait_s is not None:
-            raise LimitReached("Too many requests in one minute; wait and try again.", retry_after_s=wait_s)
-        return caller
+        return principal
+
+    def _log_denial(self, gateway: Gateway, principal: Principal) -> None:
+        with gateway.database.write() as connection:
+            record.append(
+                connection,
+                now=gateway.clock.now(connection),
+                actor=principal.actor,
+                action="access.denied",
+                outcome=record.Outcome.DENIED,
+                reason=f"needs role {self.role} and scope {self.scope}",
+            )
 
 
 async def everyone() -> None:

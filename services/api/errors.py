@@ -19,6 +19,9 @@ from shared.logs import where
 
 log = logging.getLogger(__name__)
 
+#: What is raised while the database cannot be reached.
+DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
+
 #: The first class in an error's ancestry that stands here gives the status.
 STATUS: dict[type[errors.MediChatError], int] = {
     errors.InvalidInput: 422,
@@ -108,7 +111,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.MediChatError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    for kind in (OperationalError, InterfaceError, TimeoutError):
+    for kind in DATABASE_AWAY:
         app.add_exception_handler(kind, _database_away)
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anyio import to_thread
 from fastapi import FastAPI
 
 from services.api import errors
+from services.api.ask import accept
+from services.api.identify import identify
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around
 from services.api.routers import (
@@ -25,6 +28,7 @@ from services.api.routers import (
 )
 from services.api.state import open_gateway
 from services.api.streaming import News
+from services.api.together import Together
 from shared.settings import Settings, get_settings
 
 #: Handlers that run at the same time. They are short, and more of them than this only wait for Python's lock:
@@ -43,6 +47,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         news = News(settings)
         maintenance = Maintenance(gateway)
         app.state.gateway, app.state.news = gateway, news
+        away = errors.DATABASE_AWAY
+        app.state.door = Together(partial(identify, gateway), shared_fate=away)
+        app.state.desk = Together(partial(accept, gateway), shared_fate=away)
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         news.start()
         maintenance.start()

@@ -97,7 +97,10 @@ class Answerer:
         self._actor = record.Actor(record.SYSTEM, worker_id)
 
     def answer_next(self) -> bool:
-        """Claim the best queued job and bring it to an end, or back to the queue; False if there is none."""
+        """Claim the best queued job and bring it to an end, or back to the queue.
+
+        Returns whether to look for another: false when none is queued, or this worker cannot take one.
+        """
         with self._database.write() as connection:
             job = self._jobs.claim(connection, Kind.INFER, self._worker_id)
         if job is None:
@@ -116,7 +119,7 @@ class Answerer:
                     "internal", "Something went wrong inside MediChat; tell your admin the job's id."
                 )
         self._bell.news(job.id)
-        return True
+        return not attempt.handed_back
 
 
 class _Attempt:
@@ -127,7 +130,10 @@ class _Attempt:
         self._job = job
         self._hold = hold
         self._request_id = request_id
+        #: Whether the job went back to the queue because the engine takes no more.
+        self.handed_back = False
         self._seq = 0
+        #: Tokens of the answer: those that an earlier attempt released, and all of this one.
         self._completion_tokens = 0
         #: What writes this answer and from how much: columns that go along with the first write.
         self._notes: dict[str, Any] = {}
@@ -170,7 +176,9 @@ class _Attempt:
     def _generate(self, question: Question) -> FinishReason | None:
         """Stream the answer through the gate; None when the gate ended it."""
         a, job = self._a, self._job
-        wanted = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
+        self._completion_tokens = a._model.text.count(question.released)
+        most = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
+        wanted = max(1, most - self._completion_tokens)
         prompt = a._model.text.prompt(
             system=a._settings.system_prompt,
             turns=question.turns,
@@ -313,6 +321,7 @@ class _Attempt:
         log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
 
     def _drain(self) -> None:
+        self.handed_back = True
         job = self._transition(lambda connection: self._a._jobs.drain(connection, self._job.claim))
         log.info("job %s went back to the queue", job.id)
         self._a._bell.work(job.kind, job.id)

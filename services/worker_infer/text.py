@@ -81,6 +81,10 @@ class ChatText:
                 too_few = middle
         return best
 
+    def count(self, text: str) -> int:
+        """How many tokens a text of an answer takes."""
+        return len(self._backend.encode(self._as_plain(text), add_special_tokens=False).ids)
+
     def detokeniser(self) -> "Detokeniser":
         """A fresh one for one answer."""
         return Detokeniser(self)

@@ -44,6 +44,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         """Load the model and open the database; raises a readable error when either cannot be."""
         self.settings = settings
+        self._draining = False
         self.id = worker_id()
         self.database: Database = open_database(settings, pool_size=settings.worker_concurrency + 2)
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
@@ -95,9 +96,10 @@ class Worker:
 
         @app.task(name=task_name(Kind.INFER))  # type: ignore[untyped-decorator]
         def infer(job_id: str) -> None:
-            """There is work: the hint names a job, but the best queued one is taken."""
+            """There is work: the hint names a job, but the best queued one is taken, and then the next."""
             try:
-                self.answerer.answer_next()
+                while not self._draining and self.answerer.answer_next():
+                    continue
             except OperationalError as error:
                 log.warning(
                     "the database is away (%s); the job will be announced again", type(error).__name__
@@ -107,6 +109,7 @@ class Worker:
         return app
 
     def _drain(self, **_: Any) -> None:
+        self._draining = True
         # in a thread: this is called inside a signal handler, which must not wait for locks
         threading.Thread(target=self.model.engine.drain, name="drain", daemon=True).start()
 

@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert
-
+from shared.db.rows import Into, put
 from shared.db.tables import audit_events
 from shared.ids import new_id
 
 SCHEMA_VERSION = 1
 SYSTEM = "system"
 
-_INSERT = insert(audit_events)
 _COLUMNS = ("id", "actor", "session_id", "action", "object", "outcome", "reason", "schema_version")
 
 
@@ -41,7 +39,7 @@ SYSTEM_ACTOR = Actor(SYSTEM)
 
 
 def append(
-    connection: Connection,
+    into: Into,
     *,
     now: datetime,
     actor: Actor,
@@ -78,7 +76,7 @@ def append(
         "occurred_at": now,
         "canonical_bytes": canonical_json(record),
     }
-    connection.execute(_INSERT, row)
+    put(into, audit_events, row)
     return event_id
 
 

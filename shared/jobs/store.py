@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, update
 from sqlalchemy.engine import CursorResult
 
 from shared.clock import Clock
+from shared.db.rows import Into, put
 from shared.db.tables import job_events, jobs
 from shared.errors import IdempotencyMismatch, LeaseLost
 from shared.jobs.lifecycle import ACTIVE, Event, EventKind, Kind, Lane, Snapshot, State, backoff
@@ -22,8 +23,6 @@ from shared.jobs.records import JOB_FIELDS, Claim, Job, NewJob
 from shared.settings import Settings
 
 # made once: building a statement costs more than sending it
-_INSERT_JOB = insert(jobs)
-_INSERT_EVENT = insert(job_events)
 _QUEUED_OF_USER = (
     select(jobs.c.id)
     .where(jobs.c.user_id == bindparam("user_id"), jobs.c.state == State.QUEUED.value)
@@ -84,21 +83,19 @@ class JobStore:
             raise IdempotencyMismatch
         return job
 
-    def submit(self, connection: Connection, new: NewJob) -> Job:
+    def submit(self, into: Into, new: NewJob, now: datetime) -> Job:
         """Insert a queued job and its first event.
 
-        Raises sqlalchemy's IntegrityError when the Idempotency-Key is taken or the conversation
-        already has an active job: roll back and look again.
+        Raises sqlalchemy's IntegrityError (when `into` is stored) when the Idempotency-Key is taken or
+        the conversation already has an active job: roll back and look again.
         """
-        now = self.clock.now(connection)
-        return self._insert(connection, new, now, [EventKind.SUBMITTED], state=State.QUEUED)
+        return self._insert(into, new, now, [EventKind.SUBMITTED], state=State.QUEUED)
 
-    def submit_settled(self, connection: Connection, new: NewJob, **values: Any) -> Job:
+    def submit_settled(self, into: Into, new: NewJob, now: datetime, **values: Any) -> Job:
         """Insert a job that has succeeded already: its answer needs no worker and never queues."""
-        now = self.clock.now(connection)
         times = {"started_at": now, "first_sentence_at": now, "finished_at": now}
         kinds = [EventKind.SUBMITTED, EventKind.SUCCEEDED]
-        return self._insert(connection, new, now, kinds, state=State.SUCCEEDED, **times, **values)
+        return self._insert(into, new, now, kinds, state=State.SUCCEEDED, **times, **values)
 
     def get(self, connection: Connection, job_id: str) -> Job:
         """One job. Raises sqlalchemy's NoResultFound."""
@@ -321,9 +318,7 @@ class JobStore:
         self._record(connection, job, kind, now, reason=reason)
         return job
 
-    def _insert(
-        self, connection: Connection, new: NewJob, now: datetime, kinds: list[EventKind], **values: Any
-    ) -> Job:
+    def _insert(self, into: Into, new: NewJob, now: datetime, kinds: list[EventKind], **values: Any) -> Job:
         """A new row with an event of each kind; the row is known, so it is not read again."""
         row = {
             **dict.fromkeys(JOB_FIELDS),
@@ -335,10 +330,10 @@ class JobStore:
             "created_at": now,
             **values,
         }
-        connection.execute(_INSERT_JOB, row)
+        put(into, jobs, row)
         for seq, kind in enumerate(kinds, start=1):
             event = {"job_id": new.id, "seq": seq, "at": now, "kind": kind, "epoch": 0, "attempt": 0}
-            connection.execute(_INSERT_EVENT, event)
+            put(into, job_events, event)
         return Job(**{name: row[name] for name in JOB_FIELDS})
 
     def _record(
@@ -354,7 +349,7 @@ class JobStore:
             "worker_id": job.worker_id,
             "reason": reason,
         }
-        connection.execute(_INSERT_EVENT, event)
+        put(connection, job_events, event)
 
 
 def snapshot(job: Job) -> Snapshot:

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
+from shared.db.rows import Into, put
 from shared.db.tables import data_keys
 from shared.errors import NotFound
 from shared.ids import new_id
@@ -13,11 +14,9 @@ from shared.privacy.envelope import DataKey, Envelope
 
 KeyScope = Literal["conversation", "dataset", "image"]
 
-_INSERT = insert(data_keys)
-
 
 def create_data_key(
-    connection: Connection, envelope: Envelope, *, scope: KeyScope, owner_id: str, now: datetime
+    into: Into, envelope: Envelope, *, scope: KeyScope, owner_id: str, now: datetime
 ) -> DataKey:
     """Make a data key for one owner and store it wrapped."""
     key, wrapped = envelope.new_data_key(new_id())
@@ -29,7 +28,7 @@ def create_data_key(
         "master_key_version": envelope.version,
         "created_at": now,
     }
-    connection.execute(_INSERT, row)
+    put(into, data_keys, row)
     return key
 
 

@@ -6,6 +6,8 @@ All processes are real; the answers are long, so that the faults fall into their
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ from shared.db.tables import audit_events, job_events, jobs, messages, released_
 from shared.jobs.lifecycle import TERMINAL, Event, EventKind, Kind, State, fold
 from shared.jobs.records import JOB_FIELDS, Job
 from shared.jobs.store import snapshot
-from shared.queue import make_celery, task_name
+from shared.queue import make_celery, open_redis, task_name
 from shared.settings import Settings
 from tests.endless_model import write_endless_model
 from tests.postgresql import PostgresServer
@@ -167,6 +169,7 @@ def test_a_worker_killed_in_the_middle_of_an_answer(clinic: Clinic) -> None:
     job = clinic.wait_for_end(job_id)
     assert (job.state, job.attempt, job.epoch) == (State.SUCCEEDED, 2, 2)
     assert {epoch for _, epoch in clinic.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
+    assert job.completion_tokens == TOKENS, "it is no longer than one that was not interrupted"
     clinic.check(job_id)
 
 
@@ -253,6 +256,25 @@ def test_every_message_delivered_three_times(clinic: Clinic) -> None:
         job = clinic.wait_for_end(job_id)
         assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
         clinic.check(job_id)
+
+
+def test_one_message_is_enough_for_all_that_wait(tmp_path: Path) -> None:
+    environment = {
+        **TIMES,
+        "MEDICHAT_RECONCILE_S": "600",
+        "MEDICHAT_MODEL_PATH": str(write_endless_model(tmp_path)),
+    }
+    stack = Stack(tmp_path / "state", without=["ui"], environment=environment)
+    for clinic in serve(stack, lambda: None):
+        stack.signal("worker_infer", signal.SIGSTOP)
+        asked = [clinic.ask(20) for _ in range(5)]
+        with closing(open_redis(stack.settings)) as redis:
+            redis.delete("infer")
+        celery = make_celery(stack.settings)
+        celery.send_task(task_name(Kind.INFER), kwargs={"job_id": asked[0]}, queue=Kind.INFER.value)
+        celery.close()
+        stack.signal("worker_infer", signal.SIGCONT)
+        assert {clinic.wait_for_end(job_id).state for job_id in asked} == {State.SUCCEEDED}
 
 
 def test_a_forged_message_does_no_harm(clinic: Clinic) -> None:

@@ -146,6 +146,28 @@ def test_too_many_waiting_questions_are_refused_with_when_to_come_back(make_api)
     assert api.count(messages) == 2
 
 
+def test_questions_at_once_do_not_pass_the_limit_together(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(max_queued_jobs_per_user=3)
+    client = api.log_in()
+    with ThreadPoolExecutor(12) as pool:
+        asked = pool.map(lambda i: client.post("/predict", json={"query": f"{i}?"}, headers=ASYNC), range(24))
+        statuses = [answer.status_code for answer in asked]
+    assert sorted(statuses) == [202] * 3 + [429] * 21
+    assert api.count(jobs) == api.count(messages) == api.count(conversations) == 3
+
+
+def test_what_is_refused_leaves_questions_beside_it_theirs(api: Api) -> None:
+    client, somebody = api.log_in(), api.log_in()
+    foreign = ask_async(somebody)["conversation_id"]
+    bodies = [{"query": f"{i}?", **({"conversation_id": foreign} if i % 2 else {})} for i in range(24)]
+    with ThreadPoolExecutor(12) as pool:
+        asked = pool.map(lambda body: client.post("/predict", json=body, headers=ASYNC), bodies)
+        statuses = [answer.status_code for answer in asked]
+    assert sorted(statuses) == [202] * 12 + [404] * 12
+    assert api.count(jobs) == api.count(messages) == 13
+    assert len(api.audit("question.asked")) == 13
+
+
 def test_too_many_requests_are_refused_with_when_to_come_back(make_api) -> None:  # type: ignore[no-untyped-def]
     client = make_api(requests_per_minute=3).log_in()
     statuses = [client.get("/v1/me") for _ in range(4)]

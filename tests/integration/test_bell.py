@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.jobs.lifecycle import Kind
-from shared.queue import CANCEL_CHANNEL, NEWS_CHANNEL, Bell, Ring, open_redis
+from shared.queue import CANCEL_CHANNEL, ENOUGH_UNREAD, NEWS_CHANNEL, Bell, Ring, open_redis
 from shared.settings import Settings
 from tests.support import RedisServer, wait_until
 
@@ -41,6 +41,27 @@ def test_work_is_a_message_with_an_id_and_nothing_else(redis: RedisServer) -> No
     with closing(open_redis(settings)) as client:
         (message,) = client.lrange("infer", 0, -1)
     assert b"medichat.infer" in message
+
+
+def test_rings_that_nobody_answers_do_not_fill_redis(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    bell = Bell(settings)
+    for number in range(ENOUGH_UNREAD + 50):
+        bell.work(Kind.INFER, str(number))
+    bell.close()
+    with closing(open_redis(settings)) as client:
+        assert client.llen("infer") == ENOUGH_UNREAD
+
+
+def test_who_reads_is_rung_for_again(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    with closing(open_redis(settings)) as client:
+        client.rpush("infer", *range(ENOUGH_UNREAD))
+        client.lpop("infer")
+        bell = Bell(settings)
+        bell.work(Kind.INFER, "the-next")
+        bell.close()
+        assert b"the-next" in client.lindex("infer", 0)
 
 
 @pytest.mark.parametrize("state", ["dead", "frozen"])

@@ -77,7 +77,7 @@ class Jobs:
         return NewJob(**given)
 
     def submit(self, user: int = 0, **values: Any) -> Job:
-        job: Job = self.do(self.store.submit, self.new(user, **values))
+        job: Job = self.do(self.store.submit, self.new(user, **values), self.clock.moment)
         self.clock.advance(0.001)
         return job
 

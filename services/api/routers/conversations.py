@@ -4,13 +4,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import select, update
-from starlette.concurrency import run_in_threadpool
 
-from services.api.ask import ask, load_owned, regenerate
+from services.api.ask import Asked, load_owned, regenerate
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
-from services.api.routers.predict import ANSWERS, IdempotencyKey, NewsDep, PreferredWait, question_of, respond
+from services.api.routers.predict import (
+    ANSWERS,
+    DeskDep,
+    IdempotencyKey,
+    NewsDep,
+    PreferredWait,
+    question_of,
+    respond,
+)
 from services.api.schemas import (
     AnswerView,
     AskBody,
@@ -143,13 +150,14 @@ async def ask_in_conversation(
     body: AskBody,
     caller: Asker,
     gateway: GatewayDep,
+    desk: DeskDep,
     news: NewsDep,
     wait_s: PreferredWait,
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
     question = question_of(body, conversation)
-    job = await run_in_threadpool(ask, gateway, caller, question, idempotency_key=idempotency_key)
+    job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
     return await respond(gateway, news, job, wait_s or 0.0)
 
 

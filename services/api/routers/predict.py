@@ -6,12 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from services.api.ask import Question, ask
+from services.api.ask import Asked, Question
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import document, problem
 from services.api.schemas import AnswerView, AskBody, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
+from services.api.together import Together
 from services.api.views import answer_view, job_view
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
@@ -50,6 +51,15 @@ async def get_news(request: Request) -> News:
 
 NewsDep = Annotated[News, Depends(get_news)]
 
+
+async def get_desk(request: Request) -> Together[Asked, Job]:
+    """Where this application takes questions."""
+    desk: Together[Asked, Job] = request.app.state.desk
+    return desk
+
+
+DeskDep = Annotated[Together[Asked, Job], Depends(get_desk)]
+
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "Accepted; the answer is being written", "model": JobView},
     **document(401, 403, 404, 409, 413, 422, 429, 500, 503, 504),
@@ -61,6 +71,7 @@ async def predict(
     body: PredictBody,
     caller: Asker,
     gateway: GatewayDep,
+    desk: DeskDep,
     news: NewsDep,
     wait_s: PreferredWait,
     idempotency_key: IdempotencyKey = None,
@@ -70,7 +81,7 @@ async def predict(
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
     """
     question = question_of(body, body.conversation_id)
-    job = await run_in_threadpool(ask, gateway, caller, question, idempotency_key=idempotency_key)
+    job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
     limit = gateway.settings.wait_limit_s
     return await respond(gateway, news, job, limit if wait_s is None else wait_s)
 

@@ -1,0 +1,54 @@
+"""Finds out who is calling, for many callers at once. Whether they may do what they ask is not its matter."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.api.state import Gateway
+from shared.auth import sessions
+from shared.auth.sessions import Principal
+from shared.errors import NotAuthenticated
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is calling, and for how many seconds they must wait if they called too often (else None)."""
+
+    principal: Principal
+    wait_s: float | None
+
+
+def identify(gateway: Gateway, bearers: list[str]) -> list[Caller | Exception]:
+    """The caller behind each bearer token, or NotAuthenticated; each is counted as one request.
+
+    One read for all: a session that ended before this began is not found.
+    """
+    settings = gateway.settings
+    found: list[Principal | NotAuthenticated] = []
+    with gateway.database.read() as connection:
+        now = gateway.clock.now(connection)
+        for bearer in bearers:
+            try:
+                principal = sessions.resolve(
+                    connection,
+                    bearer,
+                    key=settings.secret("token_key"),
+                    idle=timedelta(minutes=settings.session_idle_minutes),
+                    now=now,
+                )
+            except NotAuthenticated as error:
+                found.append(error)
+            else:
+                found.append(principal)
+    due = {one.session_id: one for one in found if isinstance(one, Principal) and one.note_due}
+    if due:
+        with gateway.database.write() as connection:
+            for principal in due.values():
+                sessions.note_use(connection, principal, now)
+    return [
+        one if isinstance(one, NotAuthenticated) else Caller(one, _wait_s(gateway, one.user_id))
+        for one in found
+    ]
+
+
+def _wait_s(gateway: Gateway, user_id: str) -> float | None:
+    return gateway.limiter.allow(f"user:{user_id}", gateway.settings.requests_per_minute)
