@@ -8,16 +8,39 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from shared.db.rows import Into, Rows, put
-from shared.db.tables import conversations, messages, released_sentences, verdicts
+from shared.db.tables import conversations, data_keys, messages, released_sentences, verdicts
 from shared.errors import NotFound
 from shared.guard.verdict import Action, Verdict
 from shared.ids import new_id
 from shared.jobs.records import Job
 from shared.privacy.envelope import DataKey, Envelope
-from shared.privacy.keys import create_data_key, load_data_key
+from shared.privacy.keys import create_data_key
+
+# made once: building a statement costs more than sending it
+_KEY_OF = (
+    select(data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version)
+    .join(conversations, conversations.c.key_id == data_keys.c.key_id)
+    .where(conversations.c.id == bindparam("conversation_id"))
+)
+_SAID = (
+    select(messages)
+    .where(messages.c.conversation_id == bindparam("conversation_id"), messages.c.hidden_at.is_(None))
+    .order_by(messages.c.seq)
+)
+_RELEASED = (
+    select(
+        released_sentences.c.seq,
+        released_sentences.c.ciphertext,
+        released_sentences.c.action,
+        verdicts.c.category,
+    )
+    .outerjoin(verdicts, verdicts.c.id == released_sentences.c.verdict_id)
+    .where(released_sentences.c.job_id == bindparam("of_job"), released_sentences.c.seq > bindparam("after"))
+    .order_by(released_sentences.c.seq)
+)
 
 MessageRole = Literal["user", "assistant"]
 TITLE_CHARS = 80
@@ -89,12 +112,10 @@ class Conversations:
 
     def key(self, connection: Connection, conversation_id: str) -> DataKey:
         """The conversation's data key. Raises NotFound or KeyDestroyed."""
-        key_id = connection.execute(
-            select(conversations.c.key_id).where(conversations.c.id == conversation_id)
-        ).scalar_one_or_none()
-        if key_id is None:
+        row = connection.execute(_KEY_OF, {"conversation_id": conversation_id}).one_or_none()
+        if row is None:
             raise NotFound
-        return load_data_key(connection, self._envelope, key_id)
+        return self._envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
 
     def rename(self, connection: Connection, conversation_id: str, title: str, now: datetime) -> None:
         """Give the conversation another title."""
@@ -170,14 +191,12 @@ class Conversations:
         put(into, messages, row)
         return message_id
 
-    def read_messages(self, connection: Connection, conversation_id: str) -> list[Message]:
-        """The messages that are not hidden, oldest first."""
-        key = self.key(connection, conversation_id)
-        rows = connection.execute(
-            select(messages)
-            .where(messages.c.conversation_id == conversation_id, messages.c.hidden_at.is_(None))
-            .order_by(messages.c.seq)
-        )
+    def read_messages(
+        self, connection: Connection, conversation_id: str, *, key: DataKey | None = None
+    ) -> list[Message]:
+        """The messages that are not hidden, oldest first; `key` is the conversation's, if it is at hand."""
+        key = key or self.key(connection, conversation_id)
+        rows = connection.execute(_SAID, {"conversation_id": conversation_id})
         return [
             Message(
                 id=row.id,
@@ -233,18 +252,22 @@ class Conversations:
         put(connection, released_sentences, row)
 
     def read_sentences(
-        self, connection: Connection, conversation_id: str, job_id: str, *, after: int = 0
+        self,
+        connection: Connection,
+        conversation_id: str,
+        job_id: str,
+        *,
+        after: int = 0,
+        key: DataKey | None = None,
     ) -> list[Sentence]:
-        """The sentences released after number `after`, in order, without what they replaced."""
-        rows = connection.execute(
-            select(released_sentences, verdicts.c.category)
-            .outerjoin(verdicts, verdicts.c.id == released_sentences.c.verdict_id)
-            .where(released_sentences.c.job_id == job_id, released_sentences.c.seq > after)
-            .order_by(released_sentences.c.seq)
-        ).all()
+        """The sentences released after number `after`, in order, without what they replaced.
+
+        `key` is the conversation's, where the caller has it already.
+        """
+        rows = connection.execute(_RELEASED, {"of_job": job_id, "after": after}).all()
         if not rows:
             return []
-        key = self.key(connection, conversation_id)
+        key = key or self.key(connection, conversation_id)
         return [
             Sentence(
                 seq=row.seq,
@@ -283,12 +306,13 @@ class Conversations:
         """Make what was released for an ended job a message; None when nothing was released."""
         if job.conversation_id is None:
             return None
-        sentences = self.read_sentences(connection, job.conversation_id, job.id)
+        key = self.key(connection, job.conversation_id)
+        sentences = self.read_sentences(connection, job.conversation_id, job.id, key=key)
         if not sentences:
             return None
         return self.add_message(
             connection,
-            self.key(connection, job.conversation_id),
+            key,
             conversation_id=job.conversation_id,
             role="assistant",
             text=join(sentences),

@@ -122,8 +122,8 @@ def conversation_view(
     released: list[Sentence] = []
     if job is not None and job.finished_at is None:
         released = gateway.conversations.read_sentences(connection, conversation_id, job.id)
-    said = gateway.conversations.read_messages(connection, conversation_id)
     key = gateway.conversations.key(connection, conversation_id)
+    said = gateway.conversations.read_messages(connection, conversation_id, key=key)
     return schemas.ConversationView(
         id=row.id,
         title=key.decrypt(row.title_ciphertext, place=f"title:{row.id}"),

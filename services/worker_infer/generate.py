@@ -141,12 +141,13 @@ class _Attempt:
     def run(self) -> None:
         """Generate, guard, release, finish."""
         question = self._persist(self._load)
+        self._key = question.key
         self._seq = question.released_count
         if question.ended_by_guard:
-            self._succeed("guard")
+            self._succeed("guard", [])
             return
         try:
-            finish = self._generate(question)
+            finish, last = self._generate(question)
         except (PromptTooLong, RequestTooLong) as error:
             self._fail(PromptTooLong.code, str(error))
         except EngineCrashed:
@@ -154,15 +155,15 @@ class _Attempt:
         except EngineUnavailable:
             self._drain()
         else:
-            self._end(finish)
+            self._end(finish, last)
 
     def _load(self, connection: Connection) -> Question:
         job, a = self._job, self._a
         assert job.conversation_id is not None
         key = a._conversations.key(connection, job.conversation_id)
-        said = a._conversations.read_messages(connection, job.conversation_id)
+        said = a._conversations.read_messages(connection, job.conversation_id, key=key)
         asked = next(message for message in said if message.id == job.question_id)
-        released = a._conversations.read_sentences(connection, job.conversation_id, job.id)
+        released = a._conversations.read_sentences(connection, job.conversation_id, job.id, key=key)
         return Question(
             turns=[Turn(role=m.role, text=m.text) for m in said if m.seq < asked.seq],
             text=asked.text,
@@ -173,8 +174,11 @@ class _Attempt:
             key=key,
         )
 
-    def _generate(self, question: Question) -> FinishReason | None:
-        """Stream the answer through the gate; None when the gate ended it."""
+    def _generate(self, question: Question) -> tuple[FinishReason | None, list[Release]]:
+        """Stream the answer through the gate.
+
+        Returns why it ended (None: the gate ended it), and the last sentences: they are stored with the end.
+        """
         a, job = self._a, self._job
         self._completion_tokens = a._model.text.count(question.released)
         most = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
@@ -208,15 +212,16 @@ class _Attempt:
         )
         with a._model.engine.submit(request) as stream:
             if self._hold.stop is not None:  # told to stop before the engine knew the request
-                return FinishReason.CANCELLED
+                return FinishReason.CANCELLED, []
             for token_ids in stream:
                 self._completion_tokens += len(token_ids)
-                self._release(gate.feed(detokeniser.feed(token_ids)), question.key)
+                releases = gate.feed(detokeniser.feed(token_ids))
                 if gate.stopped:
-                    return None
+                    return None, releases
+                self._release(releases)
         if stream.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._release(gate.feed(detokeniser.close()) + gate.close(), question.key)
-        return stream.finish_reason
+            return stream.finish_reason, gate.feed(detokeniser.close()) + gate.close()
+        return stream.finish_reason, []
 
     def _deadline(self, now: datetime) -> float | None:
         if self._job.deadline_at is None:
@@ -225,30 +230,36 @@ class _Attempt:
 
     # -- writing, always fenced
 
-    def _release(self, releases: list[Release], key: DataKey) -> None:
+    def _release(self, releases: list[Release]) -> None:
         """Commit the sentences, then say so: never the other way round."""
         if not releases:
             return
-        first = self._seq + 1
-        self._persist(lambda connection: self._write_releases(connection, releases, key, first))
+
+        def write(connection: Connection) -> None:
+            now = self._a._jobs.hold(connection, self._job.claim, **self._columns(connection, releases))
+            self._write_sentences(connection, releases, now)
+
+        self._persist(write)
         self._seq += len(releases)
         self._a._bell.news(self._job.id, self._seq)
 
-    def _write_releases(
-        self, connection: Connection, releases: list[Release], key: DataKey, first: int
-    ) -> None:
-        a, job = self._a, self._job
+    def _columns(self, connection: Connection, releases: list[Release]) -> dict[str, Any]:
+        """What the job's row learns when these sentences are stored."""
         values = dict(self._notes)
-        if first == 1 and job.first_sentence_at is None:
-            values["first_sentence_at"] = a._jobs.clock.now(connection)
-        now = a._jobs.hold(connection, job.claim, **values)
-        for seq, release in enumerate(releases, start=first):
+        if releases and self._seq == 0 and self._job.first_sentence_at is None:
+            values["first_sentence_at"] = self._a._jobs.clock.now(connection)
+        return values
+
+    def _write_sentences(self, connection: Connection, releases: list[Release], now: datetime) -> None:
+        """The caller has fenced the transaction."""
+        a, job = self._a, self._job
+        for seq, release in enumerate(releases, start=self._seq + 1):
             verdict_id = None
             if release.verdict.action is not Action.ALLOW:
                 verdict_id = self._write_verdict(connection, release, now)
             a._conversations.release(
                 connection,
-                key,
+                self._key,
                 job_id=job.id,
                 seq=seq,
                 epoch=job.epoch,
@@ -285,31 +296,40 @@ class _Attempt:
 
     # -- the end of the attempt
 
-    def _end(self, finish: FinishReason | None) -> None:
+    def _end(self, finish: FinishReason | None, last: list[Release]) -> None:
         if self._hold.stop is Renewal.LOST:
             raise LeaseLost
         if finish in (None, FinishReason.STOP, FinishReason.LENGTH):
-            self._succeed("guard" if finish is None else finish.value)
+            self._succeed("guard" if finish is None else finish.value, last)
         elif finish is FinishReason.DRAINED:
             self._drain()
         elif finish is FinishReason.DEADLINE:
             self._fail("deadline", "No answer was ready in time; ask again when the system is less busy.")
         else:
             self._finish(
-                EventKind.CANCELLED, finish_reason="cancelled", completion_tokens=self._completion_tokens
+                EventKind.CANCELLED, [], finish_reason="cancelled", completion_tokens=self._completion_tokens
             )
 
-    def _succeed(self, finish_reason: str) -> None:
+    def _succeed(self, finish_reason: str, last: list[Release]) -> None:
         self._finish(
-            EventKind.SUCCEEDED, finish_reason=finish_reason, completion_tokens=self._completion_tokens
+            EventKind.SUCCEEDED,
+            last,
+            finish_reason=finish_reason,
+            completion_tokens=self._completion_tokens,
         )
 
     def _fail(self, error: str, detail: str) -> None:
-        self._finish(EventKind.FAILED, error=error, error_detail=detail)
+        self._finish(EventKind.FAILED, [], error=error, error_detail=detail)
 
-    def _finish(self, kind: EventKind, **values: Any) -> None:
-        values = {**self._notes, **values}
-        self._transition(lambda connection: self._a._jobs.finish(connection, self._job.claim, kind, **values))
+    def _finish(self, kind: EventKind, last: list[Release], **values: Any) -> None:
+        def move(connection: Connection) -> Job:
+            columns = {**self._columns(connection, last), **values}
+            job = self._a._jobs.finish(connection, self._job.claim, kind, **columns)
+            self._write_sentences(connection, last, self._a._jobs.clock.now(connection))
+            return job
+
+        self._transition(move)
+        self._seq += len(last)
 
     def retry(self, error: str, detail: str) -> None:
         """Give this attempt up; the job is tried again, or fails if this was its last."""

@@ -4,6 +4,7 @@ One process owns one device. Celery's threads wait for rings; each ring answers 
 generate.py) through the one engine, which batches them.
 """
 
+import gc
 import logging
 import os
 import socket
@@ -72,6 +73,8 @@ class Worker:
     def run(self) -> None:
         """Answer questions until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
         self.model.engine.start()
+        # what is loaded stays: searching it for garbage would stop every answer for a moment
+        gc.freeze()
         self._register()
         self.keeper.start()
         app = self._celery()

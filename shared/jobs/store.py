@@ -28,6 +28,7 @@ _QUEUED_OF_USER = (
     .where(jobs.c.user_id == bindparam("user_id"), jobs.c.state == State.QUEUED.value)
     .limit(bindparam("limit"))
 )
+_BY_ID = select(*(jobs.c[name] for name in JOB_FIELDS)).where(jobs.c.id == bindparam("job_id"))
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED_OF_USER.subquery())
 
 
@@ -99,7 +100,7 @@ class JobStore:
 
     def get(self, connection: Connection, job_id: str) -> Job:
         """One job. Raises sqlalchemy's NoResultFound."""
-        return Job.from_row(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
+        return Job.from_row(connection.execute(_BY_ID, {"job_id": job_id}).one())
 
     def events(self, connection: Connection, job_id: str) -> list[Event]:
         """A job's events, oldest first."""

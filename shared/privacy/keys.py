@@ -8,7 +8,6 @@ from sqlalchemy import Connection, select
 
 from shared.db.rows import Into, put
 from shared.db.tables import data_keys
-from shared.errors import NotFound
 from shared.ids import new_id
 from shared.privacy.envelope import DataKey, Envelope
 
@@ -30,14 +29,6 @@ def create_data_key(
     }
     put(into, data_keys, row)
     return key
-
-
-def load_data_key(connection: Connection, envelope: Envelope, key_id: str) -> DataKey:
-    """One data key. Raises NotFound, KeyDestroyed or CannotDecrypt."""
-    keys = load_data_keys(connection, envelope, [key_id])
-    if key_id not in keys:
-        raise NotFound("The encryption key of this text is missing from the database.")
-    return keys[key_id]
 
 
 def load_data_keys(

@@ -80,7 +80,7 @@ def list_conversations(
         for row in rows:
             title = keys[row.key_id].decrypt(row.title_ciphertext, place=f"title:{row.id}")
             if needle and needle not in title.casefold():
-                said = gateway.conversations.read_messages(connection, row.id)
+                said = gateway.conversations.read_messages(connection, row.id, key=keys[row.key_id])
                 if not any(needle in message.text.casefold() for message in said):
                     continue
             found.append((row, title))
