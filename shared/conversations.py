@@ -25,6 +25,12 @@ _KEY_OF = (
     .join(conversations, conversations.c.key_id == data_keys.c.key_id)
     .where(conversations.c.id == bindparam("conversation_id"))
 )
+_NEXT_NUMBER = (
+    update(conversations)
+    .where(conversations.c.id == bindparam("conversation_id"))
+    .values(message_count=conversations.c.message_count + 1, updated_at=bindparam("now"))
+    .returning(conversations.c.message_count)
+)
 _SAID = (
     select(messages)
     .where(messages.c.conversation_id == bindparam("conversation_id"), messages.c.hidden_at.is_(None))
@@ -144,12 +150,7 @@ class Conversations:
 
         Numbers are gapless: the conversation's row is locked.
         """
-        seq = connection.execute(
-            update(conversations)
-            .where(conversations.c.id == conversation_id)
-            .values(message_count=conversations.c.message_count + 1, updated_at=now)
-            .returning(conversations.c.message_count)
-        ).scalar_one()
+        seq = connection.execute(_NEXT_NUMBER, {"conversation_id": conversation_id, "now": now}).scalar_one()
         return self._insert_message(
             connection if into is None else into,
             key,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
 from services.api import schemas
 from services.api.state import Gateway
@@ -13,6 +13,14 @@ from shared.guard.verdict import Action, Severity, Side
 from shared.jobs.lifecycle import Lane, State
 from shared.jobs.records import Job
 from shared.prompts import DISCLAIMER
+
+# made once: building a statement costs more than sending it
+_MESSAGE_OF = select(messages.c.id).where(messages.c.job_id == bindparam("of_job"))
+_VERDICTS_OF = (
+    select(verdicts)
+    .where(verdicts.c.job_id.in_(bindparam("of_jobs", expanding=True)))
+    .order_by(verdicts.c.created_at)
+)
 
 
 def placed_job_view(connection: Connection, job: Job) -> schemas.JobView:
@@ -59,7 +67,7 @@ def answer_view(connection: Connection, gateway: Gateway, job: Job) -> schemas.A
     """The answer of a job that succeeded."""
     assert job.conversation_id is not None
     sentences = gateway.conversations.read_sentences(connection, job.conversation_id, job.id)
-    message_id = connection.execute(select(messages.c.id).where(messages.c.job_id == job.id)).scalar()
+    message_id = connection.execute(_MESSAGE_OF, {"of_job": job.id}).scalar()
     return schemas.AnswerView(
         answer=join(sentences),
         guard=guard_views(connection, [job.id])[job.id],
@@ -88,9 +96,7 @@ def guard_views(connection: Connection, job_ids: Sequence[str]) -> dict[str, sch
         job_id: schemas.GuardView(action="allow", category=None, severity="none", sentences_replaced=0)
         for job_id in job_ids
     }
-    rows = connection.execute(
-        select(verdicts).where(verdicts.c.job_id.in_(job_ids)).order_by(verdicts.c.created_at)
-    )
+    rows = connection.execute(_VERDICTS_OF, {"of_jobs": list(job_ids)})
     for row in rows:
         view = found[row.job_id]
         if Severity(row.severity).rank >= Severity(view.severity).rank:

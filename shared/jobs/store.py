@@ -29,6 +29,15 @@ _QUEUED_OF_USER = (
     .limit(bindparam("limit"))
 )
 _BY_ID = select(*(jobs.c[name] for name in JOB_FIELDS)).where(jobs.c.id == bindparam("job_id"))
+#: The job is still the worker's; see `_owned`.
+_OWNED = and_(
+    jobs.c.id == bindparam("own_id"),
+    jobs.c.state == State.RUNNING,
+    jobs.c.epoch == bindparam("own_epoch"),
+    jobs.c.worker_id == bindparam("own_worker"),
+    jobs.c.lease_expires_at > bindparam("own_now"),
+)
+_UPDATE_OWNED = update(jobs).where(_OWNED)
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED_OF_USER.subquery())
 
 
@@ -152,10 +161,10 @@ class JobStore:
         """Heartbeat: own the job for another lease, and learn whether it should stop."""
         now = self.clock.now(connection)
         row = connection.execute(
-            update(jobs)
-            .where(_owned(claim, now))
-            .values(lease_expires_at=now + timedelta(seconds=self.rules.lease_s))
-            .returning(jobs.c.cancel_requested_at)
+            _UPDATE_OWNED.values(lease_expires_at=now + timedelta(seconds=self.rules.lease_s)).returning(
+                jobs.c.cancel_requested_at
+            ),
+            _owned(claim, now),
         ).one_or_none()
         if row is None:
             return Renewal.LOST
@@ -167,7 +176,7 @@ class JobStore:
         Whatever else the transaction writes is thereby fenced. Raises LeaseLost.
         """
         now = self.clock.now(connection)
-        held = connection.execute(update(jobs).where(_owned(claim, now)).values(epoch=jobs.c.epoch, **values))
+        held = connection.execute(_UPDATE_OWNED.values(epoch=jobs.c.epoch, **values), _owned(claim, now))
         if held.rowcount != 1:
             raise LeaseLost
         return now
@@ -185,15 +194,14 @@ class JobStore:
         """End the job as `succeeded`, `failed` or `cancelled`. Raises LeaseLost."""
         now = self.clock.now(connection)
         ended = connection.execute(
-            update(jobs)
-            .where(_owned(claim, now))
-            .values(
+            _UPDATE_OWNED.values(
                 **_end(kind, now),
                 event_seq=jobs.c.event_seq + 1,
                 error=error,
                 error_detail=error_detail,
                 **values,
-            )
+            ),
+            _owned(claim, now),
         )
         return self._after(connection, ended, claim, kind, now, reason=error)
 
@@ -374,14 +382,14 @@ def _select_jobs() -> Select[Any]:
     return select(*(jobs.c[name] for name in JOB_FIELDS))
 
 
-def _owned(claim: Claim, now: datetime) -> ColumnElement[bool]:
-    return and_(
-        jobs.c.id == claim.job_id,
-        jobs.c.state == State.RUNNING,
-        jobs.c.epoch == claim.epoch,
-        jobs.c.worker_id == claim.worker_id,
-        jobs.c.lease_expires_at > now,
-    )
+def _owned(claim: Claim, now: datetime) -> dict[str, Any]:
+    """The parameters of `_OWNED`."""
+    return {
+        "own_id": claim.job_id,
+        "own_epoch": claim.epoch,
+        "own_worker": claim.worker_id,
+        "own_now": now,
+    }
 
 
 def _best_queued(kind: Kind, now: datetime) -> Select[Any]:
