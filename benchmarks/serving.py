@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
@@ -73,14 +74,12 @@ def questions(requests: int) -> list[str]:
     ]
 
 
-def drive(system: str, ask: Callable[[str], Answer], concurrency: int, requests: int) -> Run:
-    """Send `requests` questions, `concurrency` at a time."""
-    run = Run(system, concurrency)
+def drive(run: Run, ask: Callable[[str], Answer], requests: int) -> None:
+    """Add `requests` questions to a run, as many at a time as its concurrency says."""
     begun = time.perf_counter()
-    with ThreadPoolExecutor(concurrency) as pool:
-        run.answers = list(pool.map(ask, questions(requests)))
-    run.wall_s = time.perf_counter() - begun
-    return run
+    with ThreadPoolExecutor(run.concurrency) as pool:
+        run.answers += pool.map(ask, questions(requests))
+    run.wall_s += time.perf_counter() - begun
 
 
 def peak_mb_of(pid: int) -> float:
@@ -249,29 +248,41 @@ def bare_generate(folder: Path, model_name: str, dtype: str, new_tokens: int, re
     return float(done.stdout.split()[-1])
 
 
+#: The turns at each number of users: a machine that grows slower or faster meanwhile does so for all.
+TURNS = ("engine", "stack", "naive", "stack", "engine")
+
+
 def measure(
     folder: Path, model_name: str, *, dtype: str, new_tokens: int, levels: list[int], rounds: int
 ) -> dict[str, Any]:
-    """Rows of all systems at each number of concurrent requests, one system running at a time."""
+    """Rows of all systems at each number of concurrent requests; all are up, and take turns.
+
+    In a turn each user asks `rounds` times.
+    """
     rows = []
-    with tempfile.TemporaryDirectory() as state:
-        makers: list[tuple[str, Callable[[], Any]]] = [
-            ("naive", lambda: Naive(folder, model_name, dtype, new_tokens)),
-            ("engine", lambda: EngineInProcess(folder, model_name, dtype, new_tokens)),
-            ("stack", lambda: WholeStack(folder, model_name, dtype, new_tokens, Path(state))),
-        ]
-        for name, make in makers:
-            system = make()
-            try:
-                drive(name, system.ask, 1, 1)  # warm up
-                for level in levels:
-                    run = drive(name, system.ask, level, max(level * rounds, 2))
-                    run.peak_mb = system.peak_mb()
-                    rows.append(run.row())
-                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-            finally:
-                system.close()
-    bare = bare_generate(folder, model_name, dtype, new_tokens, max(2 * rounds, 2))
+    with tempfile.TemporaryDirectory() as state, ExitStack() as opened:
+
+        def open_system(system: Any) -> Any:
+            opened.callback(system.close)
+            return system
+
+        systems = {
+            "naive": open_system(Naive(folder, model_name, dtype, new_tokens)),
+            "engine": open_system(EngineInProcess(folder, model_name, dtype, new_tokens)),
+            "stack": open_system(WholeStack(folder, model_name, dtype, new_tokens, Path(state))),
+        }
+        for name, system in systems.items():
+            drive(Run(name, 1), system.ask, 1)  # warm up
+        for level in levels:
+            runs = {name: Run(name, level) for name in systems}
+            for name in TURNS:
+                drive(runs[name], systems[name].ask, max(level * rounds, 2))
+            for name, run in runs.items():
+                run.peak_mb = systems[name].peak_mb()
+                rows.append(run.row())
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if level == 1:
+                bare = bare_generate(folder, model_name, dtype, new_tokens, max(2 * rounds, 2))
     return {"rows": rows, "bare_generate_tokens_per_s": round(bare, 1)}
 
 
@@ -336,7 +347,7 @@ def main() -> None:
             dtype="float32",
             new_tokens=16 if flags.quick else 64,
             levels=levels,
-            rounds=1 if flags.quick else 2,
+            rounds=1,
         )
     result: dict[str, Any] = {
         **report.machine(),
@@ -346,7 +357,7 @@ def main() -> None:
         "overhead_ms": measure_overhead(12 if flags.quick else 60),
     }
     if not flags.quick:
-        demo = measure(models.DEMO, "demo", dtype="float32", new_tokens=64, levels=levels, rounds=3)
+        demo = measure(models.DEMO, "demo", dtype="float32", new_tokens=64, levels=levels, rounds=2)
         result["demo"] = {**demo, "ratios": ratios(demo["rows"])}
     report.save("serving", result, quick=flags.quick)
     if not flags.quick:
