@@ -1,6 +1,5 @@
 """Puts the gateway together: routes, errors, middleware, and what lives as long as the process."""
 
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -52,7 +51,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.door = Together(partial(identify, gateway), shared_fate=away)
         app.state.desk = Together(partial(accept, gateway), shared_fate=away)
         to_thread.current_default_thread_limiter().total_tokens = THREADS
-        gc.freeze()  # what is loaded stays; searching it for garbage would hold up every request
         news.start()
         maintenance.start()
         try:

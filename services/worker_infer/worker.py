@@ -74,6 +74,7 @@ class Worker:
         """Answer questions until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
         self.model.engine.start()
         # what is loaded stays: searching it for garbage would stop every answer for a moment
+        gc.collect()
         gc.freeze()
         self._register()
         self.keeper.start()

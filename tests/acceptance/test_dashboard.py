@@ -94,8 +94,9 @@ def ask(page: Page, question: str) -> None:
 
 
 def answer(page: Page) -> str:
-    """The newest answer as it stands."""
-    return page.get_by_test_id("stChatMessage").last.inner_text()
+    """The newest answer as it stands, without its thumbs, which are drawn a moment after the text."""
+    shown = page.get_by_test_id("stChatMessage").last.inner_text()
+    return shown.replace("thumb_up", "").replace("thumb_down", "").strip()
 
 
 def test_a_nurse_logs_in_asks_and_sees_the_answer_with_its_disclaimer(

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from sqlalchemy import select
 
@@ -109,6 +110,25 @@ def test_a_hundred_identical_requests_at_once_are_one_job(api: Api) -> None:
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert api.count(jobs) == api.count(messages) == api.count(conversations) == 1
+
+
+def test_identical_requests_at_two_gateways_are_one_job(make_api) -> None:  # type: ignore[no-untyped-def]
+    one = make_api()
+    same = ("database_url", "database_owner_url", "master_key")
+    two = make_api(**{name: getattr(one.settings, name) for name in same})
+    person = one.person()
+    clients = [one.client(person), two.client(person)] * 2
+
+    def ask(client: httpx.Client, key: int) -> httpx.Response:
+        headers = {**ASYNC, "Idempotency-Key": str(key)}
+        return client.post("/predict", json={"query": "Why?"}, headers=headers)
+
+    with ThreadPoolExecutor(4) as pool:
+        for key in range(15):
+            answers = list(pool.map(ask, clients, [key] * 4))
+            assert {answer.status_code for answer in answers} == {202}
+            assert len({answer.json()["id"] for answer in answers}) == 1
+    assert one.count(jobs) == one.count(messages) == 15
 
 
 # -- too much

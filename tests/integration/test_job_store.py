@@ -319,6 +319,22 @@ def test_a_worker_that_lost_its_lease_writes_nothing(store: Jobs) -> None:
     assert store.get(claim.job_id).state is State.RUNNING
 
 
+def test_a_worker_that_claims_its_lost_job_again_writes_only_under_the_new_claim(store: Jobs) -> None:
+    store.submit()
+    old = store.claim("w").claim  # type: ignore[union-attr]
+    store.clock.advance(LEASE_S)
+    store.do(store.store.expire)
+    store.clock.advance(60)
+    new = store.claim("w").claim  # type: ignore[union-attr]
+    assert new.epoch == old.epoch + 1
+    with pytest.raises(LeaseLost):
+        store.do(store.store.hold, old)
+    with pytest.raises(LeaseLost):
+        store.do(store.store.finish, old, EventKind.SUCCEEDED)
+    assert store.do(store.store.renew, old) is Renewal.LOST
+    store.do(store.store.hold, new)
+
+
 def test_a_lost_worker_costs_an_attempt_and_the_last_one_fails_the_job(store: Jobs) -> None:
     job = store.submit()
     for attempt in range(1, MAX_ATTEMPTS + 1):
