@@ -1,4 +1,4 @@
-"""What is written when a job that answers a question ends, whoever ends it. It moves no job."""
+"""What is written when a job ends, whoever ends it. It moves no job."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from shared.audit import record
 from shared.conversations import Conversations
-from shared.jobs.lifecycle import State
+from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
 
 _ACTIONS = {
@@ -19,11 +19,14 @@ _ACTIONS = {
 def record_end(
     connection: Connection, conversations: Conversations, job: Job, *, actor: record.Actor, now: datetime
 ) -> str | None:
-    """Keep what was released as a message and log the end, in the transaction that ended the job.
+    """Log the end, and keep an answer's sentences as a message, in the transaction that ended the job.
 
     Returns the message's id; None when nothing was released. A job that has not ended is left alone.
     """
     if job.state not in _ACTIONS:
+        return None
+    if job.kind is not Kind.INFER:
+        _record_work(connection, job, actor=actor, now=now)
         return None
     message_id = conversations.keep_answer(connection, job, now)
     record.append(
@@ -46,3 +49,17 @@ def record_end(
         },
     )
     return message_id
+
+
+def _record_work(connection: Connection, job: Job, *, actor: record.Actor, now: datetime) -> None:
+    """Log the end of work on datasets and adapters; which of them is in the event of its start."""
+    record.append(
+        connection,
+        now=now,
+        actor=actor,
+        action=f"{job.kind}.{job.state}",
+        object=f"job:{job.id}",
+        outcome=record.Outcome.FAILED if job.state is State.FAILED else record.Outcome.DONE,
+        reason=job.error,
+        details={"attempt": job.attempt},
+    )

@@ -39,6 +39,14 @@ class Settings(BaseSettings):
     #: Signs access tokens.
     token_key: SecretStr | None = None
 
+    #: Where datasets, checkpoints and adapters are kept: a folder or an fsspec URL such as `s3://bucket/medichat`;
+    #: a folder in `state_dir` when unset. Workers on several hosts need one that all of them reach.
+    storage_url: str = ""
+    #: Largest dataset that is taken, in bytes.
+    max_dataset_bytes: int = Field(1_000_000_000, ge=1)
+    #: Adapters that one worker holds ready beside the base model; the one idle for longest makes room.
+    max_adapters_loaded: int = Field(3, ge=1)
+
     #: Address that the gateway listens on.
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=1, le=65535)
@@ -92,6 +100,7 @@ class Settings(BaseSettings):
     def _fill_defaults(self) -> "Settings":
         if not self.database_url:
             self.database_url = f"sqlite:///{(self.state_dir / 'medichat.db').absolute()}"
+        self.storage_url = self.storage_url or str((self.state_dir / "storage").absolute())
         self.database_owner_url = self.database_owner_url or self.database_url
         self.api_url = self.api_url or f"http://127.0.0.1:{self.api_port}"
         self.public_api_url = self.public_api_url or self.api_url

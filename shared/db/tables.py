@@ -37,7 +37,7 @@ metadata = MetaData(
     }
 )
 
-INSERT_ONLY = ("audit_events", "audit_seals", "job_events")
+INSERT_ONLY = ("audit_events", "audit_seals", "deployments", "job_events")
 
 users = Table(
     "users",

@@ -28,6 +28,10 @@ class Kind(StrEnum):
     """What sort of work it is; each kind has a Celery queue of the same name."""
 
     INFER = "infer"  #: answer a question
+    VERIFY = "verify"  #: load an adapter in the serving engine and compare what it computes
+    VALIDATE = "validate"  #: check an uploaded dataset
+    TRAIN = "train"  #: fine-tune an adapter
+    EVALUATE = "evaluate"  #: measure an adapter against its base
 
 
 class Lane(StrEnum):

@@ -34,6 +34,8 @@ class NewJob:
     #: `max_new_tokens`, `temperature`, `top_p`.
     sampling: dict[str, Any] = field(default_factory=dict)
     policy_version: str | None = None
+    #: The adapter that shall answer; None takes the one that is active when a worker begins.
+    adapter_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Job:
     request_hmac: str | None
     model_id: str | None
     model_revision: str | None
+    adapter_sha256: str | None
     prompt_version: str | None
     policy_version: str | None
     seed: int

@@ -42,11 +42,19 @@ class DataKey:
 
     def encrypt(self, text: str, *, place: str) -> bytes:
         """nonce ‖ ciphertext ‖ tag of the text in UTF-8, bound to `place`."""
-        return _seal(self._secret, text.encode(), f"{self.key_id}:{place}")
+        return self.encrypt_bytes(text.encode(), place=place)
 
     def decrypt(self, ciphertext: bytes, *, place: str) -> str:
         """The text. Raises CannotDecrypt."""
-        return _open(self._secret, ciphertext, f"{self.key_id}:{place}").decode()
+        return self.decrypt_bytes(ciphertext, place=place).decode()
+
+    def encrypt_bytes(self, data: bytes, *, place: str) -> bytes:
+        """nonce ‖ ciphertext ‖ tag of the bytes, bound to `place`."""
+        return _seal(self._secret, data, f"{self.key_id}:{place}")
+
+    def decrypt_bytes(self, ciphertext: bytes, *, place: str) -> bytes:
+        """The bytes. Raises CannotDecrypt."""
+        return _open(self._secret, ciphertext, f"{self.key_id}:{place}")
 
 
 class Envelope:

@@ -1,6 +1,10 @@
 """Migrations on both databases, and what the application's role cannot do."""
 
+from pathlib import Path
+
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
@@ -8,7 +12,8 @@ from shared.audit import record
 from shared.clock import DatabaseClock
 from shared.db import migrate
 from shared.db.engine import Database, connect
-from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, metadata
+from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, metadata, users
+from shared.db.tables_training import deployments
 from shared.ids import new_id
 from tests.conftest import Databases
 from tests.support import Api, ask_async
@@ -67,12 +72,14 @@ def test_every_insert_only_table_refuses_change(api: Api, table: str) -> None:
     ask_async(api.log_in())
     if table == "audit_seals":
         add_seal(api.gateway.database)
+    if table == "deployments":
+        add_deployment(api.gateway.database)
     for change in (f"DELETE FROM {table}", f"UPDATE {table} SET {KEY[table]} = {KEY[table]}"):
         with pytest.raises(DatabaseError), api.gateway.database.write() as connection:
             connection.execute(text(change))
 
 
-KEY = {"audit_events": "id", "audit_seals": "sequence", "job_events": "seq"}
+KEY = {"audit_events": "id", "audit_seals": "sequence", "deployments": "seq", "job_events": "seq"}
 
 
 def add_seal(database: Database) -> None:
@@ -82,14 +89,59 @@ def add_seal(database: Database) -> None:
         connection.execute(insert(audit_seals), {**row, "sealed_at": DatabaseClock().now(connection)})
 
 
+def add_deployment(database: Database) -> None:
+    with database.write() as connection:
+        somebody = connection.execute(select(users.c.id)).scalars().first()
+        row = {"seq": 1, "base_model": "demo", "kind": "promote", "by": somebody}
+        connection.execute(insert(deployments), {**row, "at": DatabaseClock().now(connection)})
+
+
+def test_jobs_and_what_refers_to_them_survive_the_rebuilding_of_their_table(
+    tmp_path: Path,
+) -> None:
+    made = connect(f"sqlite:///{tmp_path / 'old.db'}")
+    migrate.upgrade(made.writer, "0001")
+    at = "'2026-01-01 00:00:00'"
+    with made.write() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (id, name, role, audience, status, password_hash, created_at) "
+                f"VALUES ('u', 'u', 'user', 'patient', 'active', 'x', {at})"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, kind, lane, state, user_id, audience, max_attempts, sampling, "
+                "available_at, created_at) "
+                f"VALUES ('j', 'infer', 'interactive', 'queued', 'u', 'patient', 3, '{{}}', {at}, {at})"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO job_events (job_id, seq, at, kind, epoch, attempt) "
+                f"VALUES ('j', 1, {at}, 'submitted', 0, 0)"
+            )
+        )
+    migrate.upgrade(made.writer)
+    with made.read() as connection:
+        assert connection.execute(text("SELECT id FROM jobs")).scalar_one() == "j"
+        assert connection.execute(text("SELECT job_id FROM job_events")).scalar_one() == "j"
+    with pytest.raises(IntegrityError), made.write() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+    made.close()
+
+
 def test_a_rebuilt_table_gets_its_protection_back(empty: Database, dialect: str) -> None:
     migrate.upgrade(empty.writer)
     add_event(empty)
     if dialect == "sqlite":  # what a batch migration does: copy, drop, rename
-        with empty.write() as connection:
-            connection.execute(text("CREATE TABLE copy AS SELECT * FROM audit_events"))
-            connection.execute(text("DROP TABLE audit_events"))
-            connection.execute(text("ALTER TABLE copy RENAME TO audit_events"))
+        with (
+            empty.write() as connection,
+            Operations(MigrationContext.configure(connection)).batch_alter_table(
+                "audit_events", recreate="always"
+            ),
+        ):
+            pass
     else:
         with empty.write() as connection:
             connection.execute(text("DROP TRIGGER audit_events_no_change ON audit_events"))

@@ -1,0 +1,1 @@
+"""The training worker: checks datasets, trains adapters, measures them."""

@@ -1,0 +1,59 @@
+"""The programs that do the work run as subprocesses; here is how one speaks to who supervises it.
+
+Events go out as JSON, a line each, on standard output, which is kept for them alone; words for people go to
+standard error. Standard input is a pipe that nobody writes to: its end means that the supervisor died.
+"""
+
+import json
+import os
+import sys
+import threading
+from enum import IntEnum
+from typing import Any, NoReturn
+
+from shared.errors import MediChatError
+
+_lock = threading.Lock()
+
+
+class Exit(IntEnum):
+    """How a program ended, as its exit status; anything else is a crash, which is worth another attempt."""
+
+    DONE = 0
+    OUT_OF_MEMORY = 71  #: try again with a smaller batch
+    DRAINED = 75  #: told to stop (SIGTERM); a checkpoint is saved
+    WAIT = 77  #: there is no room beside what serves; try again later
+    REFUSED = 78  #: will never work as it is; the `stopped` event says why and what to do
+
+
+class Refused(MediChatError):
+    """The work cannot be done as it is; the message says what to change."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = code
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Tell the supervisor. `fields` are JSON; no person's words among them."""
+    line = json.dumps({"event": event, **fields}, allow_nan=False)
+    with _lock:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def stop(status: Exit, code: str, detail: str) -> NoReturn:
+    """End the program for a known reason: `code` is stable, `detail` says what to do."""
+    emit("stopped", code=code, detail=detail)
+    sys.exit(status)
+
+
+def follow_parent() -> None:
+    """End this process at once when the supervisor is gone: nobody would hear of what it does."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            continue
+        os._exit(1)
+
+    threading.Thread(target=wait, name="follow-parent", daemon=True).start()
