@@ -1,0 +1,123 @@
+"""Names of people: after a title or a word that announces one, or known from the census. It knows no places.
+
+The lists are the US census's of 1990, as the `names` package carries them. A word that is capitalised only
+because it is a disease, a test or the start of a sentence is not a name: eponyms are told by what follows.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from presidio_analyzer import LocalRecognizer, RecognizerResult
+
+from shared.privacy.recognisers.words import COMMON_CAPITALISED, starts_eponym
+
+_CAP = r"[A-Z][a-zà-ÿ]+(?:['’][A-Z][a-z]+)?(?:-[A-Z][a-zà-ÿ]+)?|(?:O['’]|D['’]|Mc|Mac)[A-Z][a-z]+"
+_INITIAL = r"[A-Z]\.?(?!\w)(?!['’](?!s\b))"
+_TOKEN = re.compile(rf"(?:{_CAP}|{_INITIAL})")
+_RUN = re.compile(
+    rf"(?<![\w'’])(?:{_CAP}|[A-Z]\.)(?:[ \t]+(?:(?:van|von|de|del|la|bin|al)[ \t]+)?(?:{_CAP}|{_INITIAL}))*"
+)
+_TITLE = re.compile(
+    r"\b(?:Drs?|Mr|Mrs|Ms|Mx|Miss|Prof|Professor|Doctor|Nurse|Sister|Sir|Rev|Capt|Sgt|Lt)\b\.?[ \t]+$"
+)
+_CUE = re.compile(
+    r"(?:\b(?:named|name(?:\s+is|\s+was|:)|name|patient|pt|Patient|Pt|client|Name|resident|mother|father|wife|"
+    r"husband|son|daughter|brother|sister|spouse|attending|physician|surgeon|provider|[Cc]onsult(?:ant)?|"
+    r"signed\s+by|seen\s+by|referred\s+by|under|similar\s+to)[,:]?[ \t]*|(?<!\w)(?<!['’])[Rr]e:[ \t]*|"
+    r"[Pp]atient['’]s\s+name\s*:?\s*)$"
+)
+#: A census surname rarer than this many of the first is too often another word.
+_FIRST_NAMES_MALE, _FIRST_NAMES_FEMALE = 1219, 2500
+_SURNAMES = 40_000
+
+
+class NameRecogniser(LocalRecognizer):
+    """Finds people's names, with their initials."""
+
+    def __init__(self) -> None:
+        super().__init__(supported_entities=["PERSON"], name="MediChatNames")
+
+    def load(self) -> None:
+        """The lists are read at first use."""
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+        """Presidio's interface."""
+        return [RecognizerResult("PERSON", start, end, score) for start, end, score in people(text)]
+
+
+def people(text: str) -> Iterator[tuple[int, int, float]]:
+    """Start, end and certainty of each name."""
+    first, last = census()
+    for run in _RUN.finditer(text):
+        before = text[: run.start()]
+        titled = _TITLE.search(before[-16:])
+        if titled:
+            yield run.start() - (len(titled[0])), run.end(), 0.9
+            continue
+        tokens = list(_TOKEN.finditer(text, run.start(), run.end()))
+        while tokens and (tokens[0][0] in COMMON_CAPITALISED or _at_sentence_start(before, tokens[0], first)):
+            tokens.pop(0)
+        # Wilson, White and May are surnames as well, right behind a first name
+        named = bool(tokens) and tokens[0][0].upper() in first
+        while tokens and tokens[-1][0] in COMMON_CAPITALISED and not (named and _is_surname(tokens, last)):
+            tokens.pop()
+        if not tokens or any(token[0] in COMMON_CAPITALISED for token in tokens[:-1]):
+            continue
+        start, end = tokens[0].start(), tokens[-1].end()
+        if starts_eponym(text, end):
+            continue
+        score = _score([token[0].rstrip(".") for token in tokens], first, last)
+        if (len(tokens) > 1 or score) and _CUE.search(text[max(0, start - 24) : start]):
+            score = max(score, 0.75)
+        if score:
+            yield start, end, score
+
+
+def _score(tokens: list[str], first: frozenset[str], last: frozenset[str]) -> float:
+    """How sure, from the words alone."""
+    words = [token.upper() for token in tokens]
+    if len(words) == 1:
+        return 0.5 if words[0] in _unmistakable() else 0.0
+    initials = sum(len(word) == 1 for word in words)
+    known_first = words[0] in first
+    if initials and (known_first or words[-1] in last or words[0] in last):
+        return 0.8
+    if initials == 0 and known_first and (words[-1] in last or "-" in words[-1]):
+        return 0.85
+    if initials == 0 and known_first and len(words) == 2:
+        return 0.5
+    return 0.0
+
+
+def _is_surname(tokens: "list[re.Match[str]]", last: frozenset[str]) -> bool:
+    return len(tokens) == 2 and tokens[-1][0].upper() in last
+
+
+def _at_sentence_start(before: str, token: "re.Match[str]", first: frozenset[str]) -> bool:
+    """Whether the capital may only be that of a sentence's first word."""
+    begins = not before.strip() or before.rstrip()[-1] in ".?!:\n"
+    return begins and token[0].upper() not in first
+
+
+@lru_cache
+def census() -> tuple[frozenset[str], frozenset[str]]:
+    """First names and surnames in capitals."""
+    first = frozenset(
+        _column("dist.male.first", _FIRST_NAMES_MALE) + _column("dist.female.first", _FIRST_NAMES_FEMALE)
+    )
+    return first, frozenset(_column("dist.all.last", _SURNAMES))
+
+
+@lru_cache
+def _unmistakable() -> frozenset[str]:
+    """First names so frequent that one alone is a person, unless it is another word as well."""
+    both = _column("dist.male.first", 150) + _column("dist.female.first", 200)
+    return frozenset(both) - {word.upper() for word in COMMON_CAPITALISED}
+
+
+def _column(name: str, most: int) -> list[str]:
+    lines = files("names").joinpath(name).read_text().splitlines()
+    return [line.split()[0] for line in lines[:most]]

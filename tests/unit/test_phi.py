@@ -1,0 +1,80 @@
+"""What identifies a person is found and masked; what only looks like it is left."""
+
+from itertools import pairwise
+
+import pytest
+
+from shared.privacy.phi import Finding, find, mask
+
+
+def masked(text: str) -> str:
+    return mask(text, find(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Mr. Okafor asked about his dose.", "[NAME] asked about his dose."),
+        ("Seen by Dr. Lena Hartmann.", "Seen by [NAME]."),
+        ("A 61-year-old man, Peter K., has gout.", "A 61-year-old man, [NAME], has gout."),
+        ("The patient, Laura Wilson, has gout.", "The patient, [NAME], has gout."),
+        ("She was treated at Lakeview Hospital.", "She was treated at [PLACE]."),
+        ("He was seen at our Portland clinic.", "He was seen at our [PLACE]."),
+        ("She lives in Toledo.", "She lives in [PLACE]."),
+        ("He lives at 48 Birch Road, Salem, OR 97301.", "He lives at [PLACE]."),
+        ("Surgery was on March 3rd, 2024.", "Surgery was on [DATE]."),
+        ("Surgery was on 03/14/2024.", "Surgery was on [DATE]."),
+        ("Admitted in March 2024.", "Admitted in [DATE]."),
+        ("MRN: QX-55120 was opened.", "MRN: [RECORD_NUMBER] was opened."),
+        ("Policy number 77120045 applies.", "Policy number [RECORD_NUMBER] applies."),
+        ("Call 312-555-0175.", "Call [PHONE]."),
+        ("Write to l.h@example.org today.", "Write to [EMAIL] today."),
+        ("SSN 219-09-9999.", "SSN [SOCIAL_SECURITY_NUMBER]."),
+        ("From 10.20.30.40 today.", "From [IP_ADDRESS] today."),
+        ("A 93-year-old woman fell.", "A [AGE_OVER_89]-year-old woman fell."),
+    ],
+)
+def test_an_identifier_is_masked(text: str, expected: str) -> None:
+    assert masked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A 67-year-old woman with Crohn's disease and Graves' disease.",
+        "Is Parkinson disease more frequent in men?",
+        "Stevens-Johnson syndrome after amoxicillin.",
+        "The Wells score was 3 and the Glasgow coma scale 15.",
+        "Diagnosed in 2021, with a relapse last summer.",
+        "Take 500 mg twice a day, 1/2 tablet at night.",
+        "Blood pressure 120/80, HbA1c 7.5 %, GFR 45 mL/min/1.73 m2.",
+        "The National Cancer Institute gives advice.",
+        "Compare Humira with Enbrel in African American patients.",
+        "Vitamin B12 and omega-3 were prescribed.",
+    ],
+)
+def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_findings_are_in_order_and_do_not_overlap() -> None:
+    text = "Dr. Amy Stone saw Peter K. (MRN 4451209) at Lakeview Hospital on March 3rd, 2024."
+    findings = find(text)
+    assert [each.type for each in findings] == ["NAME", "NAME", "RECORD_NUMBER", "PLACE", "DATE"]
+    assert all(a.end <= b.start for a, b in pairwise(findings))
+
+
+def test_what_stands_between_findings_is_untouched() -> None:
+    assert mask("a bc d", [Finding("NAME", 2, 4, 1.0)]) == "a [NAME] d"
+
+
+def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert masked("Write to l.h@example.co.uk or see https://example.org/l.h now.") == (
+        "Write to [EMAIL] or see [URL] now."
+    )
