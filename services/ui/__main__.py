@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from services.ui.text import UPLOAD_MB
 from shared.settings import get_settings
 
 APP = Path(__file__).with_name("app.py")
@@ -17,7 +18,7 @@ def command() -> list[str]:
         "server.port": settings.ui_port,
         "server.headless": "true",
         "server.fileWatcherType": "none",
-        "server.maxUploadSize": 1,
+        "server.maxUploadSize": UPLOAD_MB,
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         # an error on screen must not quote what a person wrote, nor send it to a search engine

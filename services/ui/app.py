@@ -11,7 +11,19 @@ import streamlit as st
 
 from services.ui import session
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.views import account, chat, consent, jobs, log, people, system
+from services.ui.views import (
+    account,
+    adapters,
+    chat,
+    compare,
+    consent,
+    data,
+    jobs,
+    log,
+    people,
+    system,
+    training,
+)
 from shared.settings import get_settings
 
 #: A named icon would be fetched from another host.
@@ -27,6 +39,10 @@ PAGES: dict[str, list[Page]] = {
     ],
     "admin": [
         (system.show, "System", ":material/monitoring:", "system"),
+        (data.show, "Data", ":material/dataset:", "data"),
+        (training.show, "Training", ":material/model_training:", "training"),
+        (adapters.show, "Adapters", ":material/extension:", "adapters"),
+        (compare.show, "Compare", ":material/compare:", "compare"),
         (people.show, "People", ":material/group:", "people"),
         ACCOUNT,
     ],
@@ -57,6 +73,9 @@ def _navigate(gateway: Gateway, me: Json) -> None:
         for number, (show, title, icon, path) in enumerate(PAGES[me["role"]])
     ]
     st.session_state["home"] = pages[0]
+    st.session_state["pages"] = {
+        path: page for page, (*_, path) in zip(pages, PAGES[me["role"]], strict=True)
+    }
     st.navigation(pages).run()
     with st.sidebar:
         st.caption(f"Logged in as **{me['name']}** ({me['role']})")

@@ -36,15 +36,15 @@ class Gateway:
 
     def me(self) -> Json:
         """Who is logged in."""
-        return self._call("GET", "/v1/me")
+        return self.call("GET", "/v1/me")
 
     def consent(self, version: str) -> None:
         """Accept the text of this version."""
-        self._call("POST", "/v1/me/consent", json={"version": version})
+        self.call("POST", "/v1/me/consent", json={"version": version})
 
     def change_password(self, current: str, new: str) -> None:
         """Set a new password; other log-ins end."""
-        self._call("POST", "/v1/me/password", json={"current": current, "new": new})
+        self.call("POST", "/v1/me/password", json={"current": current, "new": new})
 
     # -- asking
 
@@ -52,99 +52,98 @@ class Gateway:
         """Ask; returns the job at once, or the finished answer when no model was needed."""
         path = "/predict" if conversation_id is None else f"/v1/conversations/{conversation_id}/messages"
         headers = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key}
-        return self._call("POST", path, json={"query": query}, headers=headers)
+        return self.call("POST", path, json={"query": query}, headers=headers)
 
     def regenerate(self, conversation_id: str) -> Json:
         """Answer the last question again."""
-        return self._call("POST", f"/v1/conversations/{conversation_id}/regenerate")
+        return self.call("POST", f"/v1/conversations/{conversation_id}/regenerate")
 
     def rate(self, message_id: str, rating: str | None) -> None:
         """Say what one thinks of an answer; None takes it back."""
         path = f"/v1/messages/{message_id}/feedback"
         if rating is None:
-            self._call("DELETE", path)
+            self.call("DELETE", path)
         else:
-            self._call("PUT", path, json={"rating": rating})
+            self.call("PUT", path, json={"rating": rating})
 
     def conversations(self, search: str = "", cursor: str | None = None, limit: int = 30) -> Json:
         """A page of one's conversations, newest first."""
-        return self._call(
-            "GET", "/v1/conversations", params=_given(search=search, cursor=cursor, limit=limit)
-        )
+        return self.call("GET", "/v1/conversations", params=given(search=search, cursor=cursor, limit=limit))
 
     def conversation(self, conversation_id: str) -> Json:
         """A whole conversation, with what is released of a running answer."""
-        return self._call("GET", f"/v1/conversations/{conversation_id}")
+        return self.call("GET", f"/v1/conversations/{conversation_id}")
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Give a conversation another title."""
-        self._call("PATCH", f"/v1/conversations/{conversation_id}", json={"title": title})
+        self.call("PATCH", f"/v1/conversations/{conversation_id}", json={"title": title})
 
     def hide(self, conversation_id: str) -> None:
         """Take a conversation out of one's history."""
-        self._call("DELETE", f"/v1/conversations/{conversation_id}")
+        self.call("DELETE", f"/v1/conversations/{conversation_id}")
 
     def jobs(self, state: str | None = None, cursor: str | None = None, limit: int = 20) -> Json:
         """A page of one's jobs, newest first."""
-        return self._call("GET", "/v1/jobs", params=_given(state=state, cursor=cursor, limit=limit))
+        return self.call("GET", "/v1/jobs", params=given(state=state, cursor=cursor, limit=limit))
 
     def cancel(self, job_id: str) -> None:
         """Stop a job."""
-        self._call("POST", f"/v1/jobs/{job_id}/cancel")
+        self.call("POST", f"/v1/jobs/{job_id}/cancel")
 
     # -- administration
 
     def users(self) -> list[Json]:
         """Everybody."""
-        return cast(list[Json], self._call("GET", "/v1/users")["items"])
+        return cast(list[Json], self.call("GET", "/v1/users")["items"])
 
     def create_user(self, name: str, role: str, audience: str) -> Json:
         """Make an account; the answer holds its password."""
-        return self._call("POST", "/v1/users", json={"name": name, "role": role, "audience": audience})
+        return self.call("POST", "/v1/users", json={"name": name, "role": role, "audience": audience})
 
     def change_user(self, user_id: str, **changes: str) -> Json:
         """Change role, audience or status."""
-        return self._call("PATCH", f"/v1/users/{user_id}", json=changes)
+        return self.call("PATCH", f"/v1/users/{user_id}", json=changes)
 
     def reset_password(self, user_id: str) -> str:
         """Give a person a new random password."""
-        return str(self._call("POST", f"/v1/users/{user_id}/password")["password"])
+        return str(self.call("POST", f"/v1/users/{user_id}/password")["password"])
 
     def system(self) -> Json:
         """Queue, workers, latency."""
-        return self._call("GET", "/v1/system")
+        return self.call("GET", "/v1/system")
 
     # -- the log
 
     def audit_events(self, **filters: str | int | None) -> Json:
         """A page of the log, newest first; reading it is itself an event."""
-        return self._call("GET", "/v1/audit/events", params=_given(**filters))
+        return self.call("GET", "/v1/audit/events", params=given(**filters))
 
     def pending_auditors(self) -> list[Json]:
         """Auditors' accounts that wait for an auditor's yes."""
-        return cast(list[Json], self._call("GET", "/v1/users/pending")["items"])
+        return cast(list[Json], self.call("GET", "/v1/users/pending")["items"])
 
     def approve(self, user_id: str) -> None:
         """Say yes to a new auditor."""
-        self._call("POST", f"/v1/users/{user_id}/approve")
+        self.call("POST", f"/v1/users/{user_id}/approve")
 
     # -- API keys
 
     def api_keys(self) -> list[Json]:
         """One's API keys."""
-        return cast(list[Json], self._call("GET", "/v1/api-keys")["items"])
+        return cast(list[Json], self.call("GET", "/v1/api-keys")["items"])
 
     def create_api_key(self, name: str, scope: str, days: int) -> Json:
         """Make a key that ends after some days; the answer holds it, once."""
         expires_at = datetime.now(UTC) + timedelta(days=days)
         body = {"name": name, "scopes": [scope], "expires_at": expires_at.isoformat()}
-        return self._call("POST", "/v1/api-keys", json=body)
+        return self.call("POST", "/v1/api-keys", json=body)
 
     def revoke_api_key(self, key_id: str) -> None:
         """End a key."""
-        self._call("DELETE", f"/v1/api-keys/{key_id}")
+        self.call("DELETE", f"/v1/api-keys/{key_id}")
 
-    def _call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any) -> Json:
+    def call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any) -> Json:
+        """One request; `content` is what httpx takes. Raises GatewayError."""
         sent = {"Authorization": f"Bearer {self._token}", **(headers or {})}
         try:
             response = _connections().request(method, path, headers=sent, **content)
@@ -155,7 +154,8 @@ class Gateway:
         raise _error(response)
 
 
-def _given(**values: str | int | None) -> dict[str, str | int]:
+def given(**values: str | int | float | None) -> dict[str, str | int | float]:
+    """What has a value, as a query."""
     return {name: value for name, value in values.items() if value not in (None, "")}
 
 

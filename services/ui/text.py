@@ -3,6 +3,9 @@
 import re
 from datetime import datetime
 
+#: Largest file that a page takes, in MB: it passes through the dashboard's memory.
+UPLOAD_MB = 200
+
 #: Would start a picture or link (whose address a browser fetches), a formula, HTML or a Streamlit directive.
 _ACTIVE = re.compile(r"[\[\]<$`]|:(?=\w)")
 _MARKUP = re.compile(r"([\\*_#>~|+\-!&])")

@@ -1,0 +1,146 @@
+"""The gateway's side of fine-tuning, for an admin's pages: data, runs, adapters, comparisons. It knows no page."""
+
+from typing import Any, BinaryIO, cast
+
+from services.ui.client import Gateway, Json, given
+
+#: Seconds for a file to pass on to the gateway.
+_UPLOAD_S = 600
+
+
+class Tuning:
+    """What an admin does with data and adapters; every method raises GatewayError."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._call = gateway.call
+
+    # -- data
+
+    def upload(self, file: BinaryIO, *, filename: str, name: str, **options: Any) -> Json:
+        """Send a file as a new dataset; it is then checked by a worker."""
+        query = given(name=name, filename=filename, **options)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._call(
+            "POST", "/v1/datasets", params=query, content=file, headers=headers, timeout=_UPLOAD_S
+        )
+
+    def fetch(self, *, name: str, source: str, location: str, options: Json) -> Json:
+        """Take a dataset from the server's import folder (`path`) or the hub (`hub`)."""
+        body = {"name": name, "source": source, "location": location, "options": options}
+        return self._call("POST", "/v1/datasets/import", json=body)
+
+    def datasets(self, cursor: str | None = None, limit: int = 50) -> Json:
+        """A page of datasets, newest first."""
+        return self._call("GET", "/v1/datasets", params=given(cursor=cursor, limit=limit))
+
+    def dataset(self, dataset_id: str) -> Json:
+        """One dataset with its report."""
+        return self._call("GET", f"/v1/datasets/{dataset_id}")
+
+    def rows(self, dataset_id: str, split: str, offset: int, limit: int) -> Json:
+        """Some rows of a split; reading them is an event of the log."""
+        query = given(split=split, offset=offset, limit=limit)
+        return self._call("GET", f"/v1/datasets/{dataset_id}/rows", params=query)
+
+    def check_again(self, dataset_id: str, options: Json) -> Json:
+        """Check a dataset again with other options."""
+        return self._call("POST", f"/v1/datasets/{dataset_id}/validate", json={"options": options})
+
+    def hide_dataset(self, dataset_id: str) -> None:
+        """Take a dataset out of the list."""
+        self._call("DELETE", f"/v1/datasets/{dataset_id}")
+
+    # -- training
+
+    def recipes(self) -> Json:
+        """The presets, and every knob with its trade-off."""
+        return self._call("GET", "/v1/recipes")
+
+    def train(self, *, name: str, dataset_id: str, preset: str, changes: Json, key: str) -> Json:
+        """Queue a run; the same key is the same run."""
+        body = {"name": name, "dataset_id": dataset_id, "preset": preset, "changes": changes}
+        return self._call("POST", "/v1/training-runs", json=body, headers={"Idempotency-Key": key})
+
+    def runs(self, cursor: str | None = None, limit: int = 50) -> Json:
+        """A page of runs, newest first."""
+        return self._call("GET", "/v1/training-runs", params=given(cursor=cursor, limit=limit))
+
+    def run(self, run_id: str) -> Json:
+        """One run as it is now."""
+        return self._call("GET", f"/v1/training-runs/{run_id}")
+
+    def steps(self, run_id: str) -> list[Json]:
+        """The whole curve of a run."""
+        items: list[Json] = []
+        while True:
+            after = items[-1]["step"] if items else 0
+            page = self._call("GET", f"/v1/training-runs/{run_id}/steps", params={"after": after})
+            if not page["items"]:
+                return items
+            items += page["items"]
+
+    def cancel_run(self, run_id: str) -> None:
+        """Stop a run; its checkpoints stay."""
+        self._call("POST", f"/v1/training-runs/{run_id}/cancel")
+
+    # -- adapters
+
+    def adapters(self) -> list[Json]:
+        """Every adapter, newest first."""
+        return cast(list[Json], self._call("GET", "/v1/adapters", params={"limit": 100})["items"])
+
+    def adapter(self, sha256: str) -> Json:
+        """One adapter with its card, what was verified, and its evaluations."""
+        return self._call("GET", f"/v1/adapters/{sha256}")
+
+    def verify(self, sha256: str) -> None:
+        """Load the adapter in the serving engine and compare what it computes."""
+        self._call("POST", f"/v1/adapters/{sha256}/verify")
+
+    def evaluate(self, sha256: str) -> None:
+        """Measure the adapter against its base on the held-out rows."""
+        self._call("POST", f"/v1/adapters/{sha256}/evaluate", json={})
+
+    def promote(self, sha256: str, override_reason: str | None = None) -> None:
+        """Let the adapter answer; past a failed gate only with a reason, which is logged."""
+        self._call("POST", f"/v1/adapters/{sha256}/promote", json=given(override_reason=override_reason))
+
+    def roll_back(self, base_model: str) -> None:
+        """Let the adapter before the present one answer."""
+        self._call("POST", "/v1/adapters/roll-back", json={"base_model": base_model})
+
+    def recall(self, sha256: str, reason: str) -> None:
+        """Never let the adapter answer again."""
+        self._call("POST", f"/v1/adapters/{sha256}/recall", json={"reason": reason})
+
+    def answers_of(self, sha256: str, cursor: str | None = None) -> Json:
+        """The answers that an adapter gave: ids and times, no text."""
+        return self._call("GET", f"/v1/adapters/{sha256}/answers", params=given(cursor=cursor, limit=50))
+
+    def deployments(self, base_model: str) -> list[Json]:
+        """Which adapter answered since when, newest first."""
+        query = given(base_model=base_model, limit=50)
+        return cast(list[Json], self._call("GET", "/v1/deployments", params=query)["items"])
+
+    def evaluation(self, evaluation_id: str) -> Json:
+        """Figures, gate and samples; reading them is an event of the log."""
+        return self._call("GET", f"/v1/evaluations/{evaluation_id}")
+
+    # -- comparing
+
+    def compare(self, *, question: str, left: str | None, right: str | None, blind: bool) -> Json:
+        """Ask one question of two adapters; None is the base model."""
+        body = {"question": question, "left": left, "right": right, "blind": blind}
+        return self._call("POST", "/v1/comparisons", json=body)
+
+    def comparison(self, comparison_id: str) -> Json:
+        """Both answers as far as they are."""
+        return self._call("GET", f"/v1/comparisons/{comparison_id}")
+
+    def vote(self, comparison_id: str, vote: str) -> Json:
+        """Say which answer is better: left, right or tie."""
+        return self._call("POST", f"/v1/comparisons/{comparison_id}/vote", json={"vote": vote})
+
+    def comparisons(self) -> Json:
+        """The votes per pair, and the newest comparisons."""
+        return self._call("GET", "/v1/comparisons")

@@ -1,0 +1,48 @@
+"""Buttons that do something, and forms that ask before they do. It knows no page."""
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from services.ui.client import GatewayError
+
+
+def attempt(act: Callable[[], Any], done: str | None = None) -> bool:
+    """Do it; when the gateway refuses, say why. Returns whether it was done."""
+    try:
+        act()
+    except GatewayError as error:
+        st.session_state["refusal"] = error.detail
+        return False
+    if done is not None:
+        st.toast(done)
+    return True
+
+
+def show_refusal() -> None:
+    """What the gateway refused at the last click."""
+    detail = st.session_state.pop("refusal", None)
+    if detail is not None:
+        st.error(detail, icon=":material/error:")
+
+
+def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done: str, icon: str) -> None:
+    """A button that asks once more before it acts."""
+    with st.popover(label, icon=icon):
+        st.write(question)
+        if st.button(f"Yes: {label.lower()}", key=f"{key}-yes", type="primary"):
+            attempt(act, done)
+            st.rerun()
+
+
+def with_reason(
+    label: str, question: str, act: Callable[[str], Any], *, key: str, done: str, icon: str
+) -> None:
+    """A button that asks for a reason, which goes into the log."""
+    with st.popover(label, icon=icon):
+        st.write(question)
+        reason = st.text_area("Reason (kept in the log)", key=f"{key}-reason", max_chars=500)
+        if st.button(f"Yes: {label.lower()}", key=f"{key}-yes", type="primary", disabled=not reason.strip()):
+            attempt(lambda: act(reason.strip()), done)
+            st.rerun()

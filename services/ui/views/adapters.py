@@ -1,0 +1,198 @@
+"""Adapters, for admins: which one answers, how each measured, promote, roll back, recall."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, Json
+from services.ui.text import answer_markdown, moment, plain_markdown
+from services.ui.tuning import Tuning
+from services.ui.views import acts, evaluation
+
+_ICONS = {
+    "candidate": ":material/pending:",
+    "approved": ":material/check:",
+    "active": ":material/radio_button_checked:",
+    "archived": ":material/inventory_2:",
+    "recalled": ":material/block:",
+}
+POLL_S = 3
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """What answers now, the list, and one adapter."""
+    tuning = Tuning(gateway)
+    st.title("Adapters")
+    acts.show_refusal()
+    found = tuning.adapters()
+    if not found:
+        st.info("No adapter yet: a finished training run makes one. The base model answers.")
+        return
+    _answering(tuning, found)
+    sha256 = _choose(found)
+    adapter = tuning.adapter(sha256)
+    _one(tuning, adapter)
+
+
+def _answering(tuning: Tuning, found: list[Json]) -> None:
+    base_model = found[0]["base_model"]
+    history = tuning.deployments(base_model)
+    names = {each["sha256"]: _title(each) for each in found}
+    active = next((each for each in found if each["status"] == "active"), None)
+    with st.container(border=True):
+        st.markdown(
+            f"Answering now: **{plain_markdown(_title(active)) if active else 'the base model alone'}**"
+            " for every question that names no adapter."
+        )
+        if active:
+            acts.confirm(
+                "Roll back",
+                "The adapter before this one answers again, from the next question on.",
+                partial(tuning.roll_back, base_model),
+                key="roll-back",
+                done="Rolled back.",
+                icon=":material/undo:",
+            )
+        if history:
+            with st.expander("History"):
+                table = [
+                    {
+                        "since (UTC)": moment(each["at"]),
+                        "answering": names.get(
+                            each["adapter_sha256"], each["adapter_sha256"] or "base model"
+                        ),
+                        "why": each["kind"].replace("_", " "),
+                        "in spite of the gate, because": each["override_reason"] or "",
+                    }
+                    for each in history
+                ]
+                st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+
+
+def _title(adapter: Json) -> str:
+    return f"{adapter['name']} v{adapter['version']}"
+
+
+def _choose(found: list[Json]) -> str:
+    ids = [each["sha256"] for each in found]
+    titles = {each["sha256"]: f"{_title(each)} · {each['status']}" for each in found}
+    wanted = st.query_params.get("a")
+    chosen = st.selectbox("Adapter", ids, ids.index(wanted) if wanted in ids else 0, format_func=titles.get)
+    st.query_params["a"] = chosen
+    return str(chosen)
+
+
+def _one(tuning: Tuning, adapter: Json) -> None:
+    st.subheader(f"{_ICONS[adapter['status']]} {plain_markdown(_title(adapter))}")
+    st.caption(
+        f"{adapter['status']} since {moment(adapter['status_at'])} UTC · {adapter['bytes'] / 1e6:.1f} MB · "
+        f"sha256 {adapter['sha256'][:12]}…"
+    )
+    if adapter["status"] == "recalled":
+        st.error(f"Recalled: {plain_markdown(adapter['recalled_reason'] or '')}", icon=":material/block:")
+    _steps(tuning, adapter)
+    evaluation.show(tuning, adapter)
+    _acts(tuning, adapter)
+    with st.expander("Model card"):
+        st.markdown(answer_markdown(adapter["card"]))
+    with st.expander("Answers it gave"):
+        _answers(tuning, adapter["sha256"])
+
+
+def _steps(tuning: Tuning, adapter: Json) -> None:
+    """What stands before promotion: loaded in the serving engine, and measured."""
+    loaded, measured = st.columns(2)
+    with loaded.container(border=True):
+        st.markdown("**1. Loaded where it will serve**")
+        checked = adapter["verification"]
+        if checked is None:
+            st.caption(
+                "Not yet. The worker loads it and compares what it computes with what the trainer got."
+            )
+        elif checked["ok"]:
+            st.caption(
+                f":material/check_circle: differs from the base by up to {checked['max_diff_base']:.3g}, "
+                f"from the trainer by {checked['max_diff_trainer']:.2g}"
+            )
+        else:
+            st.error(checked["reason"])
+        if adapter["status"] != "recalled":
+            st.button("Load and compare", key="verify", on_click=partial(_verify, tuning, adapter["sha256"]))
+    with measured.container(border=True):
+        st.markdown("**2. Measured against its base**")
+        gate = adapter["gate"]
+        if gate is None:
+            st.caption("Not yet. Takes some minutes on a CPU; the rows are those that were held out.")
+        elif gate["passed"]:
+            st.caption(":material/check_circle: every figure is within its limit")
+        else:
+            st.caption(f":material/warning: {len(gate['failures'])} figures are over their limits, see below")
+        if adapter["status"] != "recalled":
+            st.button("Measure", key="evaluate", on_click=partial(_evaluate, tuning, adapter["sha256"]))
+
+
+def _verify(tuning: Tuning, sha256: str) -> None:
+    acts.attempt(partial(tuning.verify, sha256), "A worker loads it; look again in a moment.")
+
+
+def _evaluate(tuning: Tuning, sha256: str) -> None:
+    acts.attempt(partial(tuning.evaluate, sha256), "A worker measures it; look again in some minutes.")
+
+
+def _acts(tuning: Tuning, adapter: Json) -> None:
+    sha256, gate, checked = adapter["sha256"], adapter["gate"], adapter["verification"]
+    promote, override, recall = st.columns(3)
+    loaded = bool(checked and checked["ok"])
+    if adapter["status"] in ("candidate", "approved", "archived"):
+        with promote:
+            if loaded and gate and gate["passed"]:
+                acts.confirm(
+                    "Promote",
+                    "Every question that names no adapter is answered with it, within seconds.",
+                    partial(tuning.promote, sha256),
+                    key="promote",
+                    done="It answers from now on.",
+                    icon=":material/rocket_launch:",
+                )
+            else:
+                st.caption("Can be promoted once 1 and 2 are done and within their limits.")
+        if loaded and gate and not gate["passed"]:
+            with override:
+                acts.with_reason(
+                    "Promote anyway",
+                    "Its figures are over their limits. Say why it shall answer all the same.",
+                    partial(tuning.promote, sha256),
+                    key="override",
+                    done="It answers from now on.",
+                    icon=":material/gavel:",
+                )
+    if adapter["status"] != "recalled":
+        with recall:
+            acts.with_reason(
+                "Recall",
+                "It will never answer again. The answers that it gave stay listed below.",
+                partial(tuning.recall, sha256),
+                key="recall",
+                done="Recalled.",
+                icon=":material/block:",
+            )
+
+
+def _answers(tuning: Tuning, sha256: str) -> None:
+    page = tuning.answers_of(sha256)
+    if not page["items"]:
+        st.caption("None so far.")
+        return
+    table = [
+        {
+            "job": each["job_id"],
+            "conversation": each["conversation_id"],
+            "asked (UTC)": moment(each["created_at"]),
+            "answered (UTC)": moment(each["finished_at"]),
+        }
+        for each in page["items"]
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    if page["next_cursor"]:
+        st.caption("The newest 50. An auditor finds the conversations by these ids.")

@@ -1,0 +1,131 @@
+"""One question to two adapters, side by side, blind on request; and how the votes stand. For admins."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import answer_markdown, plain_markdown
+from services.ui.tuning import Tuning
+from services.ui.views import acts
+
+POLL_S = 1
+_BASE = "base"
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """A form, both answers, the votes so far."""
+    tuning = Tuning(gateway)
+    st.title("Compare")
+    st.caption("Both answers pass the guard, as every answer does.")
+    acts.show_refusal()
+    names = {_BASE: "base model alone"} | {
+        each["sha256"]: f"{each['name']} v{each['version']} ({each['status']})"
+        for each in tuning.adapters()
+        if each["status"] != "recalled"
+    }
+    _ask(tuning, names)
+    comparison_id = st.query_params.get("q")
+    if comparison_id:
+        st.fragment(partial(_follow, tuning, names, comparison_id), run_every=POLL_S)()
+    _votes(tuning, names)
+
+
+def _ask(tuning: Tuning, names: dict[str, str]) -> None:
+    if len(names) == 1:
+        st.info("There is no adapter to compare with yet.")
+        return
+    with st.form("ask"):
+        question = st.text_area("Question", max_chars=5000, key="compare-question")
+        left, right = st.columns(2)
+        choices = list(names)
+        one = left.selectbox("One", choices, 0, format_func=names.get, key="compare-left")
+        other = right.selectbox("The other", choices, 1, format_func=names.get, key="compare-right")
+        blind = st.checkbox("Blind: hide which is which until I have voted", True, key="compare-blind")
+        if not st.form_submit_button("Ask both", type="primary"):
+            return
+    if not question.strip() or one == other:
+        st.error(
+            "Write a question, and choose two different ones."
+            if question.strip()
+            else "Write a question first."
+        )
+        return
+    try:
+        made = tuning.compare(question=question.strip(), left=_sha(one), right=_sha(other), blind=blind)
+    except GatewayError as error:
+        st.error(error.detail, icon=":material/error:")
+        return
+    st.query_params["q"] = made["id"]
+    st.rerun()
+
+
+def _sha(choice: str) -> str | None:
+    return None if choice == _BASE else choice
+
+
+def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
+    try:
+        seen = tuning.comparison(comparison_id)
+    except GatewayError as error:
+        if error.status == 401:
+            st.rerun()
+        st.caption(error.detail)
+        return
+    st.markdown(f"**{plain_markdown(seen['question'])}**")
+    for column, side, letter in zip(st.columns(2), ("left", "right"), "AB", strict=True):
+        with column.container(border=True):
+            st.markdown(f"**{_who(seen[side], names, letter)}**")
+            st.markdown(answer_markdown(seen[side]["answer"] or ""))
+            if seen[side]["state"] in ("queued", "running"):
+                st.caption("Writing …")
+            elif seen[side]["state"] != "succeeded":
+                st.error((seen[side].get("error") or {}).get("detail") or "It has no answer.")
+    if seen["vote"]:
+        st.success(
+            {"left": "You preferred A.", "right": "You preferred B.", "tie": "You found them equal."}[
+                seen["vote"]
+            ]
+        )
+        return
+    ended = all(seen[side]["state"] == "succeeded" for side in ("left", "right"))
+    for column, vote, label in zip(
+        st.columns(3), ("left", "tie", "right"), ("A is better", "Equal", "B is better"), strict=True
+    ):
+        column.button(
+            label,
+            key=f"vote-{vote}",
+            disabled=not ended,
+            width="stretch",
+            on_click=partial(_vote, tuning, comparison_id, vote),
+        )
+
+
+def _who(side: Json, names: dict[str, str], letter: str) -> str:
+    if side.get("hidden"):
+        return letter
+    return f"{letter}: {plain_markdown(names.get(side['adapter_sha256'] or _BASE, 'a recalled adapter'))}"
+
+
+def _vote(tuning: Tuning, comparison_id: str, vote: str) -> None:
+    acts.attempt(partial(tuning.vote, comparison_id, vote), "Counted.")
+
+
+def _votes(tuning: Tuning, names: dict[str, str]) -> None:
+    st.subheader("Votes")
+    totals = tuning.comparisons()["totals"]
+    if not totals:
+        st.caption("No votes yet.")
+        return
+    table = [
+        {
+            "one": names.get(each["left"] or _BASE, each["left"]),
+            "the other": names.get(each["right"] or _BASE, each["right"]),
+            "one is better": each["left_votes"],
+            "equal": each["ties"],
+            "the other is better": each["right_votes"],
+        }
+        for each in totals
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")

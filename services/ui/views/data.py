@@ -1,0 +1,197 @@
+"""Data to train on, for admins: add a file, read what its check found, look at rows. Nothing is trained here."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import UPLOAD_MB, moment
+from services.ui.tuning import Tuning
+from services.ui.views import acts, data_report
+
+POLL_S = 2
+_PHI = {
+    "mask": "mask them: [NAME], [DATE] …",
+    "quarantine": "set the row aside",
+    "reject": "refuse the whole file",
+}
+_STATES = {"receiving": "coming in", "validating": "being checked", "ready": "ready", "rejected": "refused"}
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """The forms for new data, the list, and one dataset with its report."""
+    tuning = Tuning(gateway)
+    st.title("Data")
+    st.caption("Questions and answers to fine-tune on. They are encrypted before they reach a disk.")
+    acts.show_refusal()
+    _add(tuning)
+    found = tuning.datasets()["items"]
+    if not found:
+        st.info("No data yet. Add a file above: one question and one answer a row is enough.")
+        return
+    dataset_id = _choose(found)
+    if _is_moving(next(each for each in found if each["id"] == dataset_id)):
+        st.fragment(partial(_follow, tuning, dataset_id), run_every=POLL_S)()
+        return
+    _one(tuning, tuning.dataset(dataset_id))
+
+
+def _add(tuning: Tuning) -> None:
+    with st.expander("Add data", icon=":material/upload_file:"):
+        upload, elsewhere = st.tabs(["Upload a file", "From the server or the hub"])
+        with upload, st.form("upload", clear_on_submit=False):
+            file = st.file_uploader(
+                "File",
+                type=["jsonl", "csv", "parquet", "zip"],
+                help="JSON Lines, CSV or Parquet; for questions about pictures a zip with the pictures in it.",
+            )
+            st.caption(f"Up to {UPLOAD_MB} MB here; larger ones: `medichat dataset add FILE`.")
+            name = st.text_input("Name", max_chars=100, key="upload-name")
+            options = _options("upload")
+            if st.form_submit_button("Upload and check", type="primary"):
+                if file is None:
+                    st.error("Choose a file first.")
+                else:
+                    _upload(tuning, file, name.strip() or file.name, options)
+        with elsewhere, st.form("fetch"):
+            source = st.radio(
+                "From",
+                ["hub", "path"],
+                horizontal=True,
+                format_func={"hub": "the Hugging Face hub", "path": "the server's import folder"}.get,
+            )
+            location = st.text_input("Hub id, or file", placeholder="lavita/ChatDoctor-HealthCareMagic-100k")
+            name = st.text_input("Name", max_chars=100, key="fetch-name")
+            options = _options("fetch")
+            if st.form_submit_button("Fetch and check", type="primary"):
+                wish = partial(
+                    tuning.fetch,
+                    name=name.strip() or location.strip()[-100:],
+                    source=source,
+                    location=location.strip(),
+                    options=options,
+                )
+                _made(wish)
+
+
+def _options(key: str, given: Json | None = None) -> Json:
+    given = given or {}
+    phi = st.selectbox(
+        "If a row names a person, a date, a record number …",
+        list(_PHI),
+        list(_PHI).index(given.get("phi", "mask")),
+        format_func=_PHI.get,
+        key=f"{key}-phi",
+    )
+    share, longest = st.columns(2)
+    fraction = share.slider(
+        "Held out to measure with, %",
+        0,
+        50,
+        round(100 * given.get("validation_fraction", 0.1)),
+        help="Rows of one patient (`group`) stay together.",
+        key=f"{key}-share",
+    )
+    tokens = longest.number_input(
+        "Longest row, tokens", 16, 32_768, given.get("max_tokens", 2048), key=f"{key}-tokens"
+    )
+    return {"phi": phi, "validation_fraction": fraction / 100, "max_tokens": int(tokens)}
+
+
+def _upload(
+    tuning: Tuning, file: st.runtime.uploaded_file_manager.UploadedFile, name: str, options: Json
+) -> None:
+    with st.spinner(f"Sending {file.size / 1e6:.1f} MB …"):
+        _made(partial(tuning.upload, file, filename=file.name, name=name, **options))
+
+
+def _made(wish: "partial[Json]") -> None:
+    try:
+        made = wish()
+    except GatewayError as error:
+        st.error(error.detail, icon=":material/error:")
+        return
+    st.query_params["d"] = made["id"]
+    st.rerun()
+
+
+def _choose(found: list[Json]) -> str:
+    """The dataset named in the address, or the newest; a selection changes the address."""
+    ids = [each["id"] for each in found]
+    titles = {
+        each["id"]: f"{each['name']} · {_STATES[each['state']]} · {moment(each['created_at'])}"
+        for each in found
+    }
+    wanted = st.query_params.get("d")
+    chosen = st.selectbox("Dataset", ids, ids.index(wanted) if wanted in ids else 0, format_func=titles.get)
+    st.query_params["d"] = chosen
+    return str(chosen)
+
+
+def _is_moving(dataset: Json) -> bool:
+    return dataset["state"] in ("receiving", "validating")
+
+
+def _follow(tuning: Tuning, dataset_id: str) -> None:
+    try:
+        dataset = tuning.dataset(dataset_id)
+    except GatewayError as error:
+        if error.status in (401, 404):
+            st.rerun()
+        st.caption(f"{error.detail} Trying again.")
+        return
+    if not _is_moving(dataset):
+        st.rerun()
+    progress = dataset["progress"]
+    if progress and progress["total"]:
+        share = min(1.0, progress["done"] / progress["total"])
+        st.progress(share, f"{progress['what']}: {progress['done']:,} of {progress['total']:,}")
+    elif progress:
+        st.progress(0.0, f"{progress['what']}: {progress['done']:,}")
+    else:
+        st.progress(0.0, "Waiting for a worker to check it …")
+    st.caption("The check goes on when you close this page.")
+
+
+def _one(tuning: Tuning, dataset: Json) -> None:
+    if dataset["error"]:
+        st.error(dataset["error"]["detail"], icon=":material/error:")
+    if dataset["state"] == "ready":
+        data_report.show(dataset)
+        data_report.show_rows(tuning, dataset)
+        home = st.session_state.get("pages", {}).get("training")
+        if home is not None:
+            st.page_link(
+                home,
+                label="Train on this data",
+                icon=":material/model_training:",
+                query_params={"d": dataset["id"]},
+            )
+    again, remove = st.columns(2)
+    with again.popover("Check again", icon=":material/refresh:"):
+        options = {**dataset["options"], **_options(f"again-{dataset['id']}", dataset["options"])}
+        if st.button("Check with these options", key="check-again", type="primary"):
+            acts.attempt(partial(tuning.check_again, dataset["id"], options))
+            st.rerun()
+    with remove:
+        acts.confirm(
+            "Remove",
+            "It leaves this list and cannot be trained on any more. Adapters trained on it stay.",
+            partial(tuning.hide_dataset, dataset["id"]),
+            key=f"remove-{dataset['id']}",
+            done="Removed.",
+            icon=":material/delete:",
+        )
+    with st.expander("Origin"):
+        facts = {
+            "file": dataset["source_name"],
+            "bytes": f"{dataset['bytes'] or 0:,}",
+            "sha256 of the file": dataset["sha256"],
+            "sha256 of the manifest": dataset["manifest_sha256"],
+            "rows read as": dataset["shape"],
+            "added (UTC)": moment(dataset["created_at"]),
+            "checked (UTC)": moment(dataset["validated_at"]),
+        }
+        table = pd.DataFrame({"what": facts.keys(), "value": [value or "" for value in facts.values()]})
+        st.dataframe(table, hide_index=True, width="stretch")

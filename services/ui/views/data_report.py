@@ -1,0 +1,173 @@
+"""Shows what the check of a dataset found, and its rows, some at a time. It changes nothing."""
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Json
+from services.ui.text import plain_markdown, words
+from services.ui.tuning import Tuning
+
+_PAGE = 5
+
+
+def show(dataset: Json) -> None:
+    """Figures and plots of the report."""
+    report = dataset["report"]
+    out = report["rows_out"]
+    columns = st.columns(4)
+    columns[0].metric("Rows read", f"{report['rows_in']:,}")
+    columns[1].metric("To train on", f"{out.get('train', 0):,}")
+    columns[2].metric("Held out", f"{out.get('validation', 0):,}")
+    columns[3].metric("Set aside", f"{out.get('quarantine', 0):,}")
+    st.caption(_how_read(report))
+    for note in report["notes"]:
+        st.info(note)
+    _tokens(report)
+    _dropped(report)
+    _people(report)
+    _dangerous(report)
+    _languages(report)
+
+
+def _how_read(report: Json) -> str:
+    read_as = ", ".join(f"{column} as {meaning}" for column, meaning in report["mapping"].items())
+    parts = [f"Read as **{words(report['shape'])}**" + (f" ({plain_markdown(read_as)})" if read_as else "")]
+    if report["images"]:
+        parts.append(f"{report['images']:,} pictures")
+    if report["groups"] is not None:
+        parts.append(f"{report['groups']:,} groups, {report['groups_validation'] or 0:,} of them held out")
+    return " · ".join(parts)
+
+
+def _tokens(report: Json) -> None:
+    st.subheader("Length")
+    histogram = report["tokens"]
+    frame = pd.DataFrame(
+        {
+            "from": histogram["edges"][:-1],
+            "to": histogram["edges"][1:],
+            "rows": histogram["counts"],
+        }
+    )
+    chart = (
+        alt.Chart(frame)
+        .mark_bar()
+        .encode(
+            x=alt.X("from:Q", title="tokens in a row"),
+            x2="to:Q",
+            y=alt.Y("rows:Q", title="rows"),
+            tooltip=["from", "to", "rows"],
+        )
+    )
+    st.altair_chart(chart.properties(height=200), width="stretch")
+    lost = f"; {report['truncated']:,} rows were longer than {report['max_tokens']:,} and are left out"
+    st.caption(
+        f"The longest has {report['longest_tokens']:,} tokens" + (lost if report["truncated"] else "") + "."
+    )
+
+
+def _dropped(report: Json) -> None:
+    st.subheader("Rows left out")
+    if not report["dropped"]:
+        st.caption("None: every row can be used.")
+        return
+    counts = pd.DataFrame(
+        [{"reason": words(each["reason"]), "rows": each["count"]} for each in report["dropped"]]
+    )
+    chart = (
+        alt.Chart(counts)
+        .mark_bar()
+        .encode(x=alt.X("rows:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y("reason:N", sort="-x", title=None))
+    )
+    st.altair_chart(chart.properties(height=40 * len(counts) + 40), width="stretch")
+    table = [
+        {"line": row["line"], "reason": words(each["reason"]), "what to do": row["advice"]}
+        for each in report["dropped"]
+        for row in each["rows"]
+    ]
+    st.dataframe(pd.DataFrame(table).sort_values("line"), hide_index=True, width="stretch", height=210)
+
+
+def _people(report: Json) -> None:
+    st.subheader("What identifies people")
+    phi = report["phi"]
+    if not phi["rows"]:
+        st.caption("Nothing was found. A detector misses things: look at some rows yourself.")
+        return
+    done = {"mask": "masked", "quarantine": "set aside", "reject": "refused"}[phi["policy"]]
+    st.warning(f"Found in {phi['rows']:,} rows, which were {done}.", icon=":material/badge:")
+    found = pd.DataFrame(
+        {"type": [words(kind).lower() for kind in phi["by_type"]], "times": phi["by_type"].values()}
+    )
+    chart = (
+        alt.Chart(found)
+        .mark_bar()
+        .encode(x=alt.X("times:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y("type:N", sort="-x", title=None))
+    )
+    st.altair_chart(chart.properties(height=30 * len(found) + 40), width="stretch")
+
+
+def _dangerous(report: Json) -> None:
+    if not report["dangerous"]:
+        return
+    st.subheader("Answers that the guard would not let out")
+    table = [
+        {
+            "category": words(each["category"]),
+            "rows": each["count"],
+            "lines": ", ".join(map(str, each["lines"][:20])),
+        }
+        for each in report["dangerous"]
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    st.caption("They are set aside and not trained on.")
+
+
+def _languages(report: Json) -> None:
+    others = {code: rows for code, rows in report["languages"].items() if code not in ("en", "und")}
+    if others:
+        named = ", ".join(f"{code} ({rows:,})" for code, rows in others.items())
+        st.warning(
+            f"Not every row is English: {named}. The guard reads English only.", icon=":material/translate:"
+        )
+
+
+def show_rows(tuning: Tuning, dataset: Json) -> None:
+    """A few rows at a time; reading them is an event of the log."""
+    st.subheader("Rows")
+    if not st.toggle("Show rows (this is logged)", key=f"rows-{dataset['id']}"):
+        return
+    split = st.segmented_control(
+        "Which",
+        ["train", "validation", "quarantine"],
+        default="train",
+        format_func={"train": "to train on", "validation": "held out", "quarantine": "set aside"}.get,
+        key=f"split-{dataset['id']}",
+    )
+    place = f"offset-{dataset['id']}-{split}"
+    offset = st.session_state.setdefault(place, 0)
+    page = tuning.rows(dataset["id"], split or "train", offset, _PAGE)
+    if not page["items"]:
+        st.caption("There are no such rows.")
+    for row in page["items"]:
+        _row(row)
+    earlier, later, where = st.columns([0.2, 0.2, 0.6], vertical_alignment="center")
+    if earlier.button("Earlier", disabled=offset == 0):
+        st.session_state[place] = max(0, offset - _PAGE)
+        st.rerun()
+    if later.button("Later", disabled=page["next_offset"] is None):
+        st.session_state[place] = page["next_offset"]
+        st.rerun()
+    if page["items"]:
+        where.caption(f"{offset + 1}–{offset + len(page['items'])} of {page['total']:,}")
+
+
+def _row(row: Json) -> None:
+    with st.container(border=True):
+        if row.get("reason"):
+            st.caption(f"line {row['line']} · {words(row['reason'])}")
+        for message in row["messages"]:
+            st.markdown(f"**{message['role']}**  \n{plain_markdown(message['content'])}")
+        if row["image"]:
+            st.caption(":material/image: with a picture")

@@ -1,0 +1,128 @@
+"""Shows how an adapter measured against its base: figures, gate, answers side by side. It changes nothing."""
+
+from functools import partial
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import GatewayError, Json
+from services.ui.text import answer_markdown, moment, plain_markdown, words
+from services.ui.tuning import Tuning
+
+POLL_S = 3
+_MOVING = ("queued", "running")
+
+
+def show(tuning: Tuning, adapter: Json) -> None:
+    """The newest evaluation, or how far it is."""
+    newest = next(iter(adapter["evaluations"]), None)
+    if newest is None:
+        return
+    st.subheader("How it measured")
+    if newest["state"] in _MOVING:
+        st.fragment(partial(_follow, tuning, newest["id"]), run_every=POLL_S)()
+        return
+    if newest["state"] != "succeeded":
+        st.error((newest["error"] or {}).get("detail") or "It was stopped.", icon=":material/error:")
+        return
+    st.caption(f"Measured {moment(newest['created_at'])} UTC, on rows that no training saw.")
+    _gate(newest["gate"])
+    _figures(newest["figures"])
+    if st.toggle("Show answers side by side (this is logged)", key=f"samples-{newest['id']}"):
+        _samples(tuning.evaluation(newest["id"])["samples"])
+
+
+def _follow(tuning: Tuning, evaluation_id: str) -> None:
+    try:
+        seen = tuning.evaluation(evaluation_id)
+    except GatewayError as error:
+        if error.status in (401, 404):
+            st.rerun()
+        st.caption(f"{error.detail} Trying again.")
+        return
+    if seen["state"] not in _MOVING:
+        st.rerun()
+    progress = seen.get("progress")
+    if progress and progress["total"]:
+        st.progress(min(1.0, progress["done"] / progress["total"]), f"Measuring: {progress['what']}")
+    else:
+        st.progress(0.0, "Waiting for a training worker …" if seen["state"] == "queued" else "Measuring …")
+
+
+def _gate(gate: Json) -> None:
+    table = [
+        {
+            "": "✓" if check["passed"] else "✗",
+            "figure": words(check["figure"]),
+            "value": check["value"],
+            "limit": check["limit"],
+            "verdict": check["message"],
+        }
+        for check in gate["checks"]
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+
+
+def _figures(figures: Json) -> None:
+    rows = [
+        {"figure": words(name), "of": who, "value": side["value"], "low": side["low"], "high": side["high"]}
+        for name, figure in figures.items()
+        for who in ("base", "candidate")
+        if _is_interval(side := _side(figure, who))
+    ]
+    if not rows:
+        return
+    frame = pd.DataFrame(rows)
+    base = alt.Chart(frame).encode(
+        y=alt.Y("of:N", title=None),
+        color=alt.Color(
+            "of:N", legend=None, scale=alt.Scale(domain=["base", "candidate"], range=["#9aa7ad", "#0f6e84"])
+        ),
+    )
+    bars = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title=None, scale=alt.Scale(zero=False)), x2="high:Q"
+    )
+    points = base.mark_point(filled=True, size=70).encode(
+        x="value:Q",
+        tooltip=[
+            "figure",
+            "of",
+            alt.Tooltip("value", format=".4f"),
+            alt.Tooltip("low", format=".4f"),
+            alt.Tooltip("high", format=".4f"),
+        ],
+    )
+    chart = (
+        (bars + points)
+        .properties(height=50, width=250)
+        .facet(facet=alt.Facet("figure:N", title=None), columns=2)
+    )
+    st.altair_chart(chart.resolve_scale(x="independent"))
+    st.caption("Points are the figures, lines their 95 % intervals.")
+
+
+def _side(figure: Any, who: str) -> Any:
+    return figure.get(who) if isinstance(figure, dict) else None
+
+
+def _is_interval(side: Any) -> bool:
+    return isinstance(side, dict) and all(side.get(name) is not None for name in ("value", "low", "high"))
+
+
+def _samples(samples: Json | None) -> None:
+    if not samples:
+        st.caption("No answers were kept.")
+        return
+    for title, name in (("Best", "best"), ("Worst", "worst")):
+        st.markdown(f"**{title} answers, by likeness to the reference**")
+        for sample in samples.get(name, []):
+            with st.expander(plain_markdown(sample["question"])[:120]):
+                st.caption("Reference")
+                st.markdown(answer_markdown(sample["reference"]))
+                base, candidate = st.columns(2)
+                base.caption("Base")
+                base.markdown(answer_markdown(sample["base"]))
+                candidate.caption("Adapter")
+                candidate.markdown(answer_markdown(sample["candidate"]))

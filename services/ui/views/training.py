@@ -1,0 +1,173 @@
+"""Fine-tuning runs, for admins: start one, watch it, stop it. The page owns no run: closing it stops nothing."""
+
+import uuid
+from functools import partial
+
+import streamlit as st
+
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment
+from services.ui.tuning import Tuning
+from services.ui.views import acts, training_run
+
+POLL_S = 2
+#: States in which a run still goes on.
+MOVING = ("queued", "waiting", "running", "cancelling")
+#: Knobs that are shown first; the others are a click away.
+_FIRST = ("epochs", "learning_rate", "batch_size", "r")
+
+
+def show(gateway: Gateway, me: Json) -> None:
+    """A form for a new run, the list, and one run with its curve."""
+    tuning = Tuning(gateway)
+    st.title("Training")
+    st.caption("A run makes an adapter: a small addition to the model. The model itself is never changed.")
+    acts.show_refusal()
+    _new(tuning)
+    runs = tuning.runs()["items"]
+    if not runs:
+        st.info(
+            "No run yet. Start one above; `quick` shows within minutes whether the data teaches anything."
+        )
+        return
+    run_id = _choose(runs)
+    run = tuning.run(run_id)
+    if run["state"] in MOVING:
+        st.fragment(partial(_follow, tuning, run_id), run_every=POLL_S)()
+    else:
+        training_run.show(run, tuning.steps(run_id))
+        _show_adapter(run)
+
+
+def _new(tuning: Tuning) -> None:
+    ready = [each for each in tuning.datasets()["items"] if each["state"] == "ready"]
+    wanted = st.query_params.get("d")
+    with st.expander("New run", icon=":material/add:", expanded=wanted is not None):
+        if not ready:
+            st.info("There is no checked data yet. Add some on the Data page.")
+            return
+        recipes = tuning.recipes()
+        names = {each["id"]: f"{each['name']} ({each['rows_train']:,} rows)" for each in ready}
+        ids = list(names)
+        dataset = st.selectbox(
+            "Data", ids, ids.index(wanted) if wanted in ids else 0, format_func=names.get, key="run-data"
+        )
+        presets = {each["name"]: each for each in recipes["presets"]}
+        preset = st.radio(
+            "Recipe", list(presets), captions=[each["title"] for each in presets.values()], key="run-preset"
+        )
+        name = st.text_input(
+            "Name of the adapter", max_chars=100, key="run-name", placeholder="diabetes-leaflets"
+        )
+        changes = _knobs(recipes["knobs"], presets[preset]["recipe"], preset)
+        if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not name.strip()):
+            _start(tuning, name=name.strip(), dataset_id=dataset, preset=preset, changes=changes)
+
+
+def _start(tuning: Tuning, **wish: object) -> None:
+    # one key for one wish, so that a second click is not a second run
+    key = st.session_state.setdefault("run-key", str(uuid.uuid4()))
+    try:
+        made = tuning.train(**wish, key=key)  # type: ignore[arg-type]
+    except GatewayError as error:
+        del st.session_state["run-key"]
+        st.error(error.detail, icon=":material/error:")
+        return
+    del st.session_state["run-key"]
+    st.query_params.clear()
+    st.query_params["r"] = made["id"]
+    st.rerun()
+
+
+def _knobs(knobs: list[Json], recipe: Json, preset: str) -> Json:
+    """What differs from the preset."""
+    changes: Json = {}
+    first = sorted(
+        (knob for knob in knobs if knob["name"] in _FIRST), key=lambda knob: _FIRST.index(knob["name"])
+    )
+    columns = st.columns(len(first))
+    for column, knob in zip(columns, first, strict=True):
+        with column:
+            _knob(knob, recipe, preset, changes)
+    with st.popover("All knobs", icon=":material/tune:"):
+        for knob in knobs:
+            if knob["name"] not in _FIRST:
+                _knob(knob, recipe, preset, changes)
+    return changes
+
+
+def _knob(knob: Json, recipe: Json, preset: str, changes: Json) -> None:
+    name, usual = knob["name"], recipe[knob["name"]]
+    label, key = name.replace("_", " "), f"knob-{preset}-{name}"
+    shown: dict[str, object] = {"help": knob["doc"], "key": key}
+    value: object
+    if knob["choices"]:
+        choices = list(knob["choices"])
+        value = st.selectbox(label, choices, choices.index(usual), **shown)  # type: ignore[arg-type]
+    elif knob["type"] == "boolean":
+        value = st.checkbox(label, usual, **shown)  # type: ignore[arg-type]
+    elif knob["type"] == "integer":
+        value = st.number_input(
+            label,
+            knob["minimum"] and int(knob["minimum"]),
+            knob["maximum"] and int(knob["maximum"]),
+            usual,
+            1,
+            **shown,
+        )  # type: ignore[call-overload]
+    else:
+        value = st.number_input(
+            label, _float(knob["minimum"]), _float(knob["maximum"]), _float(usual), format="%g", **shown
+        )  # type: ignore[call-overload]
+    if value != usual:
+        changes[name] = value
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _choose(runs: list[Json]) -> str:
+    """The run named in the address, or the newest; a selection changes the address."""
+    ids = [each["id"] for each in runs]
+    titles = {each["id"]: f"{each['name']} · {each['state']} · {moment(each['created_at'])}" for each in runs}
+    wanted = st.query_params.get("r")
+    chosen = st.selectbox("Run", ids, ids.index(wanted) if wanted in ids else 0, format_func=titles.get)
+    st.query_params["r"] = chosen
+    return str(chosen)
+
+
+def _follow(tuning: Tuning, run_id: str) -> None:
+    """The run as it is now, looked at again and again until it has ended."""
+    try:
+        run, steps = tuning.run(run_id), tuning.steps(run_id)
+    except GatewayError as error:
+        if error.status in (401, 404):
+            st.rerun()
+        st.caption(f"{error.detail} The run goes on; trying again.")
+        return
+    if run["state"] not in MOVING:
+        st.rerun()
+    training_run.show(run, steps)
+    if run["state"] == "cancelling":
+        st.caption("Stopping …")
+    else:
+        acts.confirm(
+            "Stop",
+            "The run ends and makes no adapter.",
+            partial(tuning.cancel_run, run_id),
+            key=f"stop-{run_id}",
+            done="Stopping.",
+            icon=":material/stop_circle:",
+        )
+
+
+def _show_adapter(run: Json) -> None:
+    page = st.session_state.get("pages", {}).get("adapters")
+    if run["adapter_sha256"] and page is not None:
+        st.page_link(
+            page,
+            label="To the adapter",
+            icon=":material/extension:",
+            query_params={"a": run["adapter_sha256"]},
+        )

@@ -1,0 +1,128 @@
+"""Draws one run: how far it is, its curves, what happened. It asks nobody and changes nothing."""
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+
+from services.ui.client import Json
+from services.ui.text import moment
+
+_COLOURS = alt.Scale(domain=["training", "held-out rows"], range=["#9aa7ad", "#0f6e84"])
+
+
+def show(run: Json, steps: list[Json]) -> None:
+    """Everything there is to see of the run."""
+    _where(run)
+    if run["error"]:
+        st.error(run["error"]["detail"], icon=":material/error:")
+    if steps:
+        _figures(steps)
+        _loss(steps)
+        _others(steps)
+    for note in run["notes"]:
+        st.caption(f"{moment(note['at'])} · {note['text']}")
+    _estimate(run)
+
+
+def _where(run: Json) -> None:
+    if run["state"] == "waiting":
+        st.warning(f"Waiting: {run['waiting_reason']}", icon=":material/hourglass_top:")
+    elif run["state"] == "queued":
+        st.progress(0.0, "Waiting for a training worker …")
+    elif run["state"] in ("running", "cancelling"):
+        total = f" of {run['total_steps']:,}" if run["total_steps"] else ""
+        left = f", {_duration(run['eta_s'])} to go" if run["eta_s"] is not None else ""
+        st.progress(
+            min(1.0, run["percent"] / 100), f"Step {run['step']:,}{total} ({run['percent']:.0f} %){left}"
+        )
+    elif run["state"] == "succeeded":
+        st.success(f"Finished after {run['step']:,} steps.", icon=":material/check_circle:")
+    elif run["state"] == "cancelled":
+        st.info("Stopped by an admin; it made no adapter.")
+    if run["attempt"] > 1:
+        st.caption(f"Attempt {run['attempt']}: it went on from its last checkpoint.")
+
+
+def _figures(steps: list[Json]) -> None:
+    frame = pd.DataFrame(steps)
+    shown = (
+        ("Loss", "loss", "{:.3f}"),
+        ("Held-out loss", "eval_loss", "{:.3f}"),
+        ("Learning rate", "learning_rate", "{:.1e}"),
+        ("Useful tokens/s", "tokens_per_s", "{:,.0f}"),
+        ("Memory, MB", "memory_mb", "{:,.0f}"),
+    )
+    for column, (label, name, form) in zip(st.columns(len(shown)), shown, strict=True):
+        values = frame[name].dropna()
+        column.metric(label, form.format(values.iloc[-1]) if len(values) else "–")
+
+
+def _loss(steps: list[Json]) -> None:
+    st.subheader("Loss")
+    frame = pd.DataFrame(
+        [
+            {"step": step["step"], "loss": step[name], "on": label}
+            for step in steps
+            for name, label in (("loss", "training"), ("eval_loss", "held-out rows"))
+            if step[name] is not None
+        ]
+    )
+    if frame.empty:
+        st.caption("The first step is not finished yet.")
+        return
+    chart = (
+        alt.Chart(frame)
+        .mark_line(point=alt.OverlayMarkDef(size=18))
+        .encode(
+            x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("loss:Q", scale=alt.Scale(zero=False)),
+            color=alt.Color("on:N", scale=_COLOURS, legend=alt.Legend(orient="top", title=None)),
+            tooltip=["step", alt.Tooltip("loss", format=".4f"), "on"],
+        )
+    )
+    st.altair_chart(chart.properties(height=260), width="stretch")
+
+
+def _others(steps: list[Json]) -> None:
+    frame = pd.DataFrame(steps)
+    plots = (
+        ("Learning rate", "learning_rate"),
+        ("Gradient norm", "grad_norm"),
+        ("Useful tokens/s", "tokens_per_s"),
+        ("Memory, MB", "memory_mb"),
+    )
+    with st.expander("Learning rate, gradient, speed, memory"):
+        for number, (label, name) in enumerate(plots):
+            if number % 2 == 0:
+                columns = st.columns(2)
+            known = frame.dropna(subset=[name])
+            chart = (
+                alt.Chart(known)
+                .mark_line(color="#0f6e84")
+                .encode(x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y(f"{name}:Q", title=label))
+            )
+            columns[number % 2].altair_chart(chart.properties(height=160), width="stretch")
+
+
+def _estimate(run: Json) -> None:
+    with st.expander("Recipe and estimate"):
+        estimate = run["estimate"]
+        if estimate:
+            took = f", about {_duration(estimate['seconds'])}" if estimate.get("seconds") else ""
+            st.caption(
+                f"Estimated before the start: {estimate['memory_mb']:,.0f} MB on {estimate['device']} "
+                f"({estimate['free_mb']:,.0f} MB were free){took}."
+            )
+        st.caption(
+            f"Data: {run['dataset_name']} · base model: {run['base_model']} ({run['base_revision'] or '…'})"
+        )
+        recipe = {name: value for name, value in run["recipe"].items() if name != "data"}
+        st.json(recipe, expanded=False)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
