@@ -1,4 +1,4 @@
-"""Data to train on, for admins: add a file, read what its check found, look at rows. Nothing is trained here."""
+"""Data to train on, for admins: add a file, read what its check found, look at rows. It trains nothing."""
 
 from functools import partial
 
@@ -44,7 +44,7 @@ def _add(tuning: Tuning) -> None:
             file = st.file_uploader(
                 "File",
                 type=["jsonl", "csv", "parquet", "zip"],
-                help="JSON Lines, CSV or Parquet; for questions about pictures a zip with the pictures in it.",
+                help="JSON Lines, CSV or Parquet; a zip of one of them with pictures.",
             )
             st.caption(f"Up to {UPLOAD_MB} MB here; larger ones: `medichat dataset add FILE`.")
             name = st.text_input("Name", max_chars=100, key="upload-name")

@@ -1,4 +1,4 @@
-"""Fine-tuning runs, for admins: start one, watch it, stop it. The page owns no run: closing it stops nothing."""
+"""Fine-tuning runs, for admins: start one, watch it, stop it. Closing the page stops nothing."""
 
 import uuid
 from functools import partial
