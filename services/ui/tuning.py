@@ -1,4 +1,4 @@
-"""The gateway's side of fine-tuning, for an admin's pages: data, runs, adapters, comparisons. It knows no page."""
+"""The gateway's side of fine-tuning: data, runs, adapters, comparisons. It knows no page."""
 
 from typing import Any, BinaryIO, cast
 
