@@ -1,4 +1,4 @@
-"""Writes what a worker found out, again and again while the database is away. It does not know what is written."""
+"""Writes what a worker found out, again while the database is away. It does not know what is written."""
 
 import time
 from collections.abc import Callable

@@ -219,7 +219,7 @@ class JobStore:
         return self._hand_back(connection, claim, EventKind.DRAINED, timedelta())
 
     def postpone(self, connection: Connection, claim: Claim, seconds: float) -> Job:
-        """Hand the job back, to be taken again after `seconds`: there is no room for it now. Raises LeaseLost."""
+        """Hand the job back for `seconds`, because there is no room for it now. Raises LeaseLost."""
         return self._hand_back(connection, claim, EventKind.POSTPONED, timedelta(seconds=seconds))
 
     # -- what others do
