@@ -3,7 +3,8 @@
 MediChatError
 ├── InvalidInput
 │   ├── PromptTooLong
-│   └── IdempotencyMismatch
+│   ├── IdempotencyMismatch
+│   └── AdapterRefused
 ├── NotAuthenticated
 │   └── AccountLocked
 ├── NotAllowed
@@ -47,6 +48,12 @@ class IdempotencyMismatch(InvalidInput):
     """This Idempotency-Key was used for another request; use a new key for a new request."""
 
     code = "idempotency-mismatch"
+
+
+class AdapterRefused(InvalidInput):
+    """The adapter cannot be used; train it again, or name another."""
+
+    code = "adapter-refused"
 
 
 class NotAuthenticated(MediChatError):
