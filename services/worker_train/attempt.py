@@ -4,6 +4,7 @@ It does not know what the program does. Everything it writes is fenced by the cl
 lease writes nothing, and its program is killed.
 """
 
+import errno
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -26,15 +27,15 @@ from shared.logs import where
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: How long a program may take to end itself, in seconds: when cancelled, and when it saves a checkpoint first.
+#: How long a program may take to end itself, in seconds: when cancelled, and when it saves its work first.
 CANCEL_GRACE_S = 5.0
 DRAIN_GRACE_S = 60.0
 #: How long work waits that finds no room beside what serves, in seconds.
 NO_ROOM_S = 60.0
 
 _NO_MEMORY = (
-    "The device has too little memory for this, even at batch size 1: choose quantisation nf4, fewer max_tokens "
-    "or a lower rank."
+    "The device has too little memory for this, even at batch size 1: choose quantisation nf4, "
+    "fewer max_tokens or a lower rank."
 )
 
 
@@ -62,6 +63,12 @@ class Attempt:
                 continue
         except Unusable as error:
             self._fail("unusable", str(error))
+        except OSError as error:
+            log.error("job %s: %s", self._job.id, where(error))
+            self.retry(
+                "storage",
+                f"The worker could not read or write files ({_name(error)}); look at its disk and storage.",
+            )
 
     # -- from other threads
 
@@ -182,7 +189,7 @@ class Attempt:
 
     def _crashed(self, status: int | None) -> None:
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
-        log_file = (self._work.folder / "log.txt").relative_to(self._tools.settings.state_dir)
+        log_file = (self._work.folder / "log.txt").relative_to(self._tools.settings.state_dir.absolute())
         self.retry(
             "crashed",
             f"The program ended unexpectedly ({how}), in attempt {self._job.attempt} of "
@@ -233,3 +240,8 @@ class Attempt:
 
     def _persist(self, write: Callable[[Connection], T]) -> T:
         return persist(self._tools.database, self._held, write, patience_s=self._tools.settings.lease_s)
+
+
+def _name(error: OSError) -> str:
+    """What the system calls the error, e.g. ENOSPC; its message would name files."""
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)

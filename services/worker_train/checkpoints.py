@@ -60,7 +60,8 @@ class Checkpoints:
         self._storage.delete(self._place)
 
     def _local(self) -> set[int]:
-        return {int(path.name.removeprefix(_NAME)) for path in self.folder.glob(f"{_NAME}*[0-9]")}
+        numbers = [path.name.removeprefix(_NAME) for path in self.folder.glob(f"{_NAME}*")]
+        return {int(number) for number in numbers if number.isdecimal()}  # others are not whole yet
 
     def _mirrored(self) -> set[int]:
         """The steps of which every file is there."""

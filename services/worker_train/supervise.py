@@ -137,7 +137,7 @@ class Program:
     def _helpers(self) -> list[psutil.Process]:
         """What it started, also in groups of their own, as launchers of several processes do."""
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            return list(psutil.Process(self.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return []
 

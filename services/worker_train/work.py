@@ -1,6 +1,5 @@
-"""What every kind of work of this worker has in common. It knows neither processes nor transitions of jobs."""
+"""What every kind of work of this worker has in common. It starts no process and moves no job."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,7 +48,7 @@ class Unusable(Exception):
     """What a program delivered cannot be kept; the message says why, in words of ours."""
 
 
-class Work(ABC):
+class Work:
     """One job's work: which program does it, and what its events mean.
 
     Methods that take a connection run in a transaction that is fenced by the claim.
@@ -60,17 +59,17 @@ class Work(ABC):
         self.job = job
 
     @property
-    @abstractmethod
     def folder(self) -> Path:
         """Where this host keeps what belongs to the work."""
+        raise NotImplementedError
 
-    @abstractmethod
     def open(self, connection: Connection) -> None:
         """Read what the work is about. Raises Unusable when that is gone."""
+        raise NotImplementedError
 
-    @abstractmethod
     def arguments(self) -> list[str]:
         """Get the folder ready; returns what is added to the program's command. Raises OSError."""
+        raise NotImplementedError
 
     def started(self, connection: Connection, now: datetime) -> None:
         """The program is about to start."""
@@ -99,9 +98,9 @@ class Work(ABC):
     def deliver(self, done: Mapping[str, Any]) -> None:
         """Bring the result into the storage, before the rows that name it. Raises OSError or Unusable."""
 
-    @abstractmethod
     def conclude(self, connection: Connection, done: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         """Store the result, with the end of the job; returns columns for the job's row. Raises Unusable."""
+        raise NotImplementedError
 
     def refuse(self, connection: Connection, code: str, detail: str) -> None:
         """The job fails for good, in this transaction."""

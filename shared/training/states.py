@@ -23,6 +23,18 @@ class AdapterStatus(StrEnum):
     RECALLED = "recalled"  #: must not answer again
 
 
+class RunState(StrEnum):
+    """Where a training run is: its job's state, and two that a person wants to tell apart."""
+
+    QUEUED = "queued"  #: waits for a worker
+    WAITING = "waiting"  #: waits for room beside what serves; `waiting_reason` says more
+    RUNNING = "running"
+    CANCELLING = "cancelling"  #: somebody stopped it, and its worker has yet to
+    SUCCEEDED = "succeeded"  #: its adapter is a candidate
+    FAILED = "failed"  #: `error` says what to do
+    CANCELLED = "cancelled"
+
+
 class DeploymentKind(StrEnum):
     """Why the answering adapter changed."""
 
