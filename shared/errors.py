@@ -3,6 +3,7 @@
 MediChatError
 ├── InvalidInput
 │   ├── PromptTooLong
+│   ├── TooLarge
 │   ├── IdempotencyMismatch
 │   └── AdapterRefused
 ├── NotAuthenticated
@@ -11,9 +12,11 @@ MediChatError
 │   └── ConsentRequired
 ├── NotFound
 ├── Conflict
-│   └── ConversationBusy
+│   ├── ConversationBusy
+│   └── DatasetDamaged
 ├── LimitReached
 ├── Unavailable
+│   └── StorageFull
 └── LeaseLost
 
 Each message is shown to people: it never holds a word that somebody wrote.
@@ -42,6 +45,12 @@ class PromptTooLong(InvalidInput):
     """The question is longer than the model can read; shorten it and ask again."""
 
     code = "prompt-too-long"
+
+
+class TooLarge(InvalidInput):
+    """What was sent is larger than allowed; send less."""
+
+    code = "body-too-large"
 
 
 class IdempotencyMismatch(InvalidInput):
@@ -98,6 +107,12 @@ class ConversationBusy(Conflict):
     code = "conversation-busy"
 
 
+class DatasetDamaged(Conflict):
+    """A part of the dataset is missing or is not what was checked; check the dataset again."""
+
+    code = "dataset-damaged"
+
+
 class LimitReached(MediChatError):
     """Too many requests; wait and try again."""
 
@@ -108,6 +123,12 @@ class Unavailable(MediChatError):
     """A part of MediChat is not reachable; try again in a moment."""
 
     code = "unavailable"
+
+
+class StorageFull(Unavailable):
+    """The storage has no room left, and nothing was kept; free some space and try again."""
+
+    code = "storage-full"
 
 
 class LeaseLost(MediChatError):

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     storage_url: str = ""
     #: Largest dataset that is taken, in bytes.
     max_dataset_bytes: int = Field(1_000_000_000, ge=1)
+    #: Folder of the gateway's machine from which admins may import datasets; none when unset.
+    dataset_import_dir: Path | None = None
     #: Adapters that one worker holds ready beside the base model; the one idle for longest makes room.
     max_adapters_loaded: int = Field(3, ge=1)
 

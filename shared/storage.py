@@ -3,13 +3,20 @@
 A file appears whole or not at all. What people wrote goes through shared/privacy/sealed.py first.
 """
 
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import fsspec  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from shared.settings import Settings
+
+#: A file that is being written in a folder; it is renamed when it is whole.
+_UNFINISHED = ".part"
 
 
 class Storage:
@@ -31,6 +38,10 @@ class Storage:
 
         Raises OSError, e.g. when the disk is full.
         """
+        if isinstance(self._fs, LocalFileSystem):
+            with _create_beside(Path(self._full(path))) as local:
+                yield local
+            return
         file: Any = self._fs.open(self._full(path), "wb", autocommit=False)
         try:
             yield file
@@ -56,7 +67,8 @@ class Storage:
     def list(self, folder: str) -> list[str]:
         """The paths of all files below a folder, sorted; empty when there is none."""
         start = len(self._root) + 1
-        return sorted(str(found)[start:] for found in self._fs.find(self._full(folder)))
+        found = (str(path)[start:] for path in self._fs.find(self._full(folder)))
+        return sorted(path for path in found if not path.endswith(_UNFINISHED))
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all in it; nothing happens when it is not there."""
@@ -68,3 +80,19 @@ class Storage:
         if not path or any(part in ("", ".", "..") for part in parts):
             raise ValueError("not a path within the storage")
         return f"{self._root}/{path}"
+
+
+@contextmanager
+def _create_beside(path: Path) -> Iterator[IO[bytes]]:
+    """Write next to the file's place and rename: fsspec's own way goes through /tmp, maybe another disk."""
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_UNFINISHED}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -25,6 +25,7 @@ DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 #: The first class in an error's ancestry that stands here gives the status.
 STATUS: dict[type[errors.MediChatError], int] = {
     errors.InvalidInput: 422,
+    errors.TooLarge: 413,
     errors.AccountLocked: 429,
     errors.NotAuthenticated: 401,
     errors.NotAllowed: 403,
@@ -32,6 +33,7 @@ STATUS: dict[type[errors.MediChatError], int] = {
     errors.Conflict: 409,
     errors.LimitReached: 429,
     errors.Unavailable: 503,
+    errors.StorageFull: 507,
     errors.MediChatError: 500,
 }
 TITLES = {
@@ -48,6 +50,7 @@ TITLES = {
     500: "Something went wrong inside MediChat",
     503: "A part of MediChat is not reachable",
     504: "No answer in time",
+    507: "No room left",
 }
 
 

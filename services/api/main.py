@@ -17,6 +17,7 @@ from services.api.routers import (
     audit,
     auth,
     conversations,
+    datasets,
     health,
     jobs,
     login,
@@ -40,6 +41,7 @@ ROUTERS = (
     jobs,
     conversations,
     messages,
+    datasets,
     auth,
     login,
     me,
@@ -87,5 +89,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     for module in ROUTERS:
         app.include_router(module.router)
-    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes)
+    uploads = {("POST", "/v1/datasets"): settings.max_dataset_bytes}
+    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, larger=uploads)
     return app

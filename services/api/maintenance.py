@@ -1,6 +1,6 @@
-"""Takes back lost jobs and announces forgotten ones, in one gateway at a time. It answers no request.
+"""Takes back lost jobs and uploads, and announces forgotten jobs, in one gateway at a time.
 
-Any number of gateways may run: a row in `leases` elects the one that works.
+It answers no request. Any number of gateways may run: a row in `leases` elects the one that works.
 """
 
 import logging
@@ -59,9 +59,13 @@ class Maintenance:
             for job in moved:
                 record_end(connection, gateway.conversations, job, actor=record.SYSTEM_ACTOR, now=now)
             stale = gateway.jobs.take_stale(connection)
+            abandoned = gateway.datasets.abandon_silent(connection, now)
         for job in moved:
             log.warning("job %s was taken back: attempt %d, now %s", job.id, job.attempt, job.state)
             self._announce(job)
+        for dataset_id in abandoned:
+            log.warning("dataset %s was forgotten: nothing more of its upload came", dataset_id)
+            gateway.datasets.delete_files(dataset_id)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
 

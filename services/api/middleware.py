@@ -1,6 +1,7 @@
 """What happens around every request: a body limit, safe headers, metrics. It knows no route."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,14 +24,19 @@ class BodyTooLarge(Exception):
 class Around:
     """ASGI middleware: refuses large bodies before they are read, adds headers, measures."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, larger: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        """`larger` names the limit of those methods and paths that may have more than the others."""
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._larger.get((scope["method"], scope["path"]), self._max_body_bytes)
         begun, status, read, too_large = time.perf_counter(), 500, 0, False
         refusing = started = False
 
@@ -38,7 +44,7 @@ class Around:
             nonlocal read, too_large
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._max_body_bytes:
+            if read > most:
                 too_large = True
                 raise BodyTooLarge
             return message
@@ -54,13 +60,13 @@ class Around:
             await send(message)
 
         try:
-            too_large = self._announces_too_much(scope)
+            too_large = _announces_more(scope, most)
             if not too_large:
                 with suppress(BodyTooLarge):
                     await self._app(scope, limited, decorated)
             if too_large:
                 refusing = True
-                await self._refuse(scope, receive, decorated)
+                await _refuse(most, scope, receive, decorated)
         except Exception as error:
             # caught here, since the server would log the message of whatever gets past
             answer = unexpected(error)
@@ -71,12 +77,14 @@ class Around:
             REQUESTS.labels(scope["method"], route, status).inc()
             SECONDS.labels(route).observe(time.perf_counter() - begun)
 
-    def _announces_too_much(self, scope: Scope) -> bool:
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                return value.isdigit() and int(value) > self._max_body_bytes
-        return False
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"The body may have at most {self._max_body_bytes} bytes; send less."
-        await problem(413, "body-too-large", detail, headers={"Connection": "close"})(scope, receive, send)
+def _announces_more(scope: Scope, most: int) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return value.isdigit() and int(value) > most
+    return False
+
+
+async def _refuse(most: int, scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"The body may have at most {most} bytes; send less."
+    await problem(413, "body-too-large", detail, headers={"Connection": "close"})(scope, receive, send)

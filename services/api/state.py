@@ -11,6 +11,8 @@ from shared.jobs.store import JobRules, JobStore
 from shared.privacy.envelope import Envelope
 from shared.queue import Bell
 from shared.settings import Settings
+from shared.storage import Storage
+from shared.training.datasets import DatasetStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class Gateway:
     conversations: Conversations
     guard: Guard
     bell: Bell
+    datasets: DatasetStore
     limiter: Limiter
 
     def close(self) -> None:
@@ -38,14 +41,16 @@ def open_gateway(settings: Settings) -> Gateway:
     """Open the database, the bell and the guard. Raises ValueError for a missing or bad secret."""
     clock = DatabaseClock()
     envelope = Envelope.from_base64(settings.secret("master_key"))
+    jobs = JobStore(clock, JobRules.from_settings(settings))
     return Gateway(
         settings=settings,
         database=open_database(settings),
         clock=clock,
         envelope=envelope,
-        jobs=JobStore(clock, JobRules.from_settings(settings)),
+        jobs=jobs,
         conversations=Conversations(envelope),
         guard=load_guard(),
         bell=Bell(settings),
+        datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),
     )

@@ -44,6 +44,8 @@ datasets = Table(
     Column("manifest", JSON),  # every part with its sha256, rows and bytes; never changed once set
     Column("manifest_sha256", String(64)),
     Column("report_ciphertext", LargeBinary),
+    Column("progress", JSON),  # done, total and what is being done, while it is received or validated
+    Column("progress_at", UtcDateTime),
     Column("error", String(64)),
     Column("error_detail", Text),
     Column("created_by", Id, ForeignKey("users.id"), nullable=False),

@@ -77,6 +77,8 @@ def upgrade() -> None:
         sa.Column("manifest", sa.JSON(), nullable=True),
         sa.Column("manifest_sha256", sa.String(length=64), nullable=True),
         sa.Column("report_ciphertext", sa.LargeBinary(), nullable=True),
+        sa.Column("progress", sa.JSON(), nullable=True),
+        sa.Column("progress_at", UtcDateTime(), nullable=True),
         sa.Column("error", sa.String(length=64), nullable=True),
         sa.Column("error_detail", sa.Text(), nullable=True),
         sa.Column("created_by", sa.String(length=36), nullable=False),

@@ -1,0 +1,70 @@
+"""What a dataset looks like to the code that handles it. It changes nothing.
+
+A dataset whose check died (the job failed or was cancelled) is seen as rejected, whoever ended the job.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, select
+
+from shared.db.tables import jobs
+from shared.db.tables_training import datasets
+from shared.jobs.lifecycle import State
+from shared.training.states import DatasetState
+
+#: Large ones, which few need, and what only queries use.
+_LEFT_OUT = ("manifest", "report_ciphertext", "hidden_at")
+_COLUMNS = tuple(column for column in datasets.c if column.name not in _LEFT_OUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset's row, and how its check fares."""
+
+    id: str
+    name: str
+    state: DatasetState
+    source: str
+    source_name: str
+    options: dict[str, Any]
+    key_id: str
+    job_id: str | None
+    bytes: int | None
+    #: Of the upload; None when it was thrown away.
+    sha256: str | None
+    shape: str | None
+    rows_train: int | None
+    rows_validation: int | None
+    #: None as long as no check has succeeded.
+    manifest_sha256: str | None
+    progress: dict[str, Any] | None
+    progress_at: datetime | None
+    error: str | None
+    error_detail: str | None
+    created_by: str
+    created_at: datetime
+    validated_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> "Dataset":
+        """Build from a row of `select_datasets()`."""
+        values = dict(row._mapping)
+        job_state, error, detail = (values.pop(f"job_{name}") for name in ("state", "error", "error_detail"))
+        values["state"] = DatasetState(values["state"])
+        if values["state"] is DatasetState.VALIDATING and job_state in (State.FAILED, State.CANCELLED):
+            values["state"] = DatasetState.REJECTED
+            values["error"] = error or "cancelled"
+            values["error_detail"] = detail or "The check was stopped; start it again."
+        return cls(**values)
+
+
+def select_datasets() -> Select[Any]:
+    """The columns of `Dataset`, for every dataset."""
+    return select(
+        *_COLUMNS,
+        jobs.c.state.label("job_state"),
+        jobs.c.error.label("job_error"),
+        jobs.c.error_detail.label("job_error_detail"),
+    ).outerjoin(jobs, jobs.c.id == datasets.c.job_id)

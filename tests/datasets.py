@@ -1,0 +1,106 @@
+"""Datasets for tests: uploads, and what a worker's check would make of them."""
+
+import hashlib
+import json
+from typing import Any
+
+import httpx
+
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.jobs.records import Job
+from shared.privacy.sealed import SealedWriter
+from shared.training.dataset_files import Split, place_of, version_folder
+from shared.training.dataset_records import Dataset
+from tests.support import Api
+
+WORD = "zebrafish"
+ROWS = "".join(
+    json.dumps({"question": f"Question {number}?", "answer": f"A {WORD}."}) + "\n" for number in range(5)
+).encode()
+
+
+def upload(client: httpx.Client, content: Any = ROWS, *, name: str = "A set", **query: Any) -> httpx.Response:
+    """Send a file."""
+    return client.post(
+        "/v1/datasets", params={"name": name, "filename": "set.jsonl", **query}, content=content
+    )
+
+
+def uploaded(client: httpx.Client, content: Any = ROWS, **query: Any) -> str:
+    """The id of a dataset that was just sent."""
+    response = upload(client, content, **query)
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
+
+
+def claim_check(api: Api) -> Job:
+    """Begin the best queued check."""
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.VALIDATE, "hand")
+    assert job is not None, "there was no check to claim"
+    return job
+
+
+def row(number: int, **more: Any) -> dict[str, Any]:
+    """A normalised row."""
+    said = [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": f"{WORD} {number}"}]
+    return {"id": number, "messages": said, "image": None, "group": None, **more}
+
+
+def write_part(
+    api: Api, dataset: Dataset, split: Split, rows: list[dict[str, Any]], part: int = 0
+) -> dict[str, Any]:
+    """Seal rows into the version that is being checked; returns the part as the manifest names it."""
+    store = api.gateway.datasets
+    with api.gateway.database.read() as connection:
+        version = store.next_version(connection, dataset.id)
+        key = store.key(connection, dataset)
+    path = f"{version_folder(dataset.id, version)}/{split}-{part:05}.jsonl"
+    text = "".join(json.dumps(each) + "\n" for each in rows).encode()
+    with store.storage.create(path) as file, SealedWriter(file, key, place=place_of(path)) as sealed:
+        sealed.write(text)
+    with store.storage.open(path) as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    return {"path": path, "split": split.value, "sha256": digest, "rows": len(rows), "bytes": len(text)}
+
+
+def check(
+    api: Api, *, parts: int = 1, rows_a_part: int = 3, report: dict[str, Any] | None = None
+) -> tuple[Dataset, dict[str, Any]]:
+    """Play the worker: check the next dataset and make it ready; returns it and its manifest."""
+    gateway, job = api.gateway, claim_check(api)
+    with gateway.database.read() as connection:
+        dataset = gateway.datasets.by_job(connection, job.id)
+    made = [
+        write_part(
+            api,
+            dataset,
+            Split.TRAIN,
+            [row(number) for number in range(part * rows_a_part, (part + 1) * rows_a_part)],
+            part,
+        )
+        for part in range(parts)
+    ]
+    made.append(write_part(api, dataset, Split.VALIDATION, [row(900)]))
+    aside = row(901, line=5, reason="dangerous")
+    made.append(write_part(api, dataset, Split.QUARANTINE, [aside]))
+    manifest = {
+        "parts": made,
+        "images": [],
+        "raw_sha256": dataset.sha256 or "0" * 64,
+        "shape": "question_answer",
+        "options": dataset.options,
+    }
+    with gateway.database.write() as connection:
+        done = gateway.datasets.mark_ready(
+            connection,
+            job.claim,
+            rows_train=parts * rows_a_part,
+            rows_validation=1,
+            manifest=manifest,
+            report=report or {"rows_in": 5, "dropped": {"duplicate": 1}},
+        )
+        gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
+    with gateway.database.read() as connection:
+        gateway.datasets.tidy(connection, done.id)
+    return done, manifest
