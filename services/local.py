@@ -172,7 +172,7 @@ class Stack:
         self.processes.pop(name).wait()
 
     def wait_ready(self, timeout_s: float = 120.0) -> None:
-        """Wait until the gateway, the dashboard and a worker are there."""
+        """Wait until the gateway, the dashboard and the workers are there."""
         deadline = time.monotonic() + timeout_s
         if "redis" in self.processes:
             self._wait(deadline, "redis", lambda: port_in_use("127.0.0.1", self._redis_port))
@@ -182,6 +182,8 @@ class Stack:
             self._wait(deadline, "ui", lambda: _answers(f"{self.ui_url}/_stcore/health"))
         if "worker_infer" in self.processes:
             self._wait(deadline, "worker_infer", lambda: _workers(self.api_url) > 0)
+        if "worker_train" in self.processes:
+            self._wait(deadline, "worker_train", lambda: _workers(self.api_url, "trainers") > 0)
 
     @property
     def _redis_port(self) -> int:
@@ -265,10 +267,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         return
 
 
-def _workers(api_url: str) -> int:
-    """How many workers say that they live, as the gateway knows it."""
+def _workers(api_url: str, kind: str = "workers") -> int:
+    """How many workers (or `trainers`) say that they live, as the gateway knows it."""
     try:
-        return int(httpx.get(f"{api_url}/readyz", timeout=2).json().get("workers", 0))
+        return int(httpx.get(f"{api_url}/readyz", timeout=2).json().get(kind, 0))
     except (httpx.HTTPError, ValueError):
         return 0
 

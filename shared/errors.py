@@ -4,7 +4,8 @@ MediChatError
 ├── InvalidInput
 │   ├── PromptTooLong
 │   ├── TooLarge
-│   └── IdempotencyMismatch
+│   ├── IdempotencyMismatch
+│   └── AdapterRefused
 ├── NotAuthenticated
 │   └── AccountLocked
 ├── NotAllowed
@@ -56,6 +57,12 @@ class IdempotencyMismatch(InvalidInput):
     """This Idempotency-Key was used for another request; use a new key for a new request."""
 
     code = "idempotency-mismatch"
+
+
+class AdapterRefused(InvalidInput):
+    """The adapter cannot be used; train it again, or name another."""
+
+    code = "adapter-refused"
 
 
 class NotAuthenticated(MediChatError):

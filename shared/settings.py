@@ -48,6 +48,15 @@ class Settings(BaseSettings):
     dataset_import_dir: Path | None = None
     #: Adapters that one worker holds ready beside the base model; the one idle for longest makes room.
     max_adapters_loaded: int = Field(3, ge=1)
+    #: Held-out rows, and multiple-choice questions, that an evaluation scores at the most.
+    evaluation_rows: int = Field(256, ge=1, le=5000)
+    #: Held-out rows, and training rows, whose questions it has answered at the most, and an answer's length.
+    evaluation_answers: int = Field(64, ge=1, le=5000)
+    evaluation_answer_tokens: int = Field(128, ge=1)
+    #: What an evaluation may take, in seconds; short of time it asks fewer questions and says so.
+    evaluation_seconds: float = Field(1800, gt=0)
+    #: JSONL of multiple-choice questions in PubMedQA's form (question, context, answer); none when unset.
+    evaluation_choices: Path | None = None
 
     #: Address that the gateway listens on.
     api_host: str = "127.0.0.1"

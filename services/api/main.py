@@ -25,6 +25,7 @@ from services.api.routers import (
     messages,
     predict,
     system,
+    training,
     users,
 )
 from services.api.state import open_gateway
@@ -46,6 +47,7 @@ ROUTERS = (
     me,
     users,
     api_keys,
+    training,
     audit,
     system,
     health,

@@ -12,11 +12,9 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from services.worker_infer.engines.base import Engine, FinishReason, GenerationRequest, Sampling
 from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
-from services.worker_infer.leases import Hold, LeaseKeeper
 from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end
 from shared.audit import record
@@ -26,7 +24,9 @@ from shared.errors import LeaseLost, PromptTooLong
 from shared.guard import Guard
 from shared.guard.gate import Release
 from shared.guard.verdict import Action
+from shared.jobs.leases import Hold, LeaseKeeper
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.jobs.persist import DATABASE_AWAY, persist
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore, Renewal
 from shared.logs import where
@@ -37,8 +37,6 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +334,7 @@ class _Attempt:
         claim = self._job.claim
         try:
             job = self._transition(lambda c: self._a._jobs.retry(c, claim, error=error, error_detail=detail))
-        except (LeaseLost, *_DATABASE_AWAY):
+        except (LeaseLost, *DATABASE_AWAY):
             return  # the lease will run out, and the reconciler decides
         log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
 
@@ -357,21 +355,4 @@ class _Attempt:
         return self._persist(write)
 
     def _persist(self, write: Callable[[Connection], T]) -> T:
-        """One write transaction, tried again while the database is away and the lease may still hold.
-
-        When a commit's fate is unknown, the repeat finds its own rows (IntegrityError) or a finished
-        job (LeaseLost); both mean that this attempt has nothing more to write here.
-        """
-        give_up = time.monotonic() + self._a._settings.lease_s
-        pause = 0.1
-        while True:
-            try:
-                with self._a._database.write() as connection:
-                    return write(connection)
-            except IntegrityError as error:
-                raise LeaseLost from error
-            except _DATABASE_AWAY:
-                if time.monotonic() + pause > give_up or self._hold.stop is Renewal.LOST:
-                    raise
-                time.sleep(pause)
-                pause = min(pause * 2, 2.0)
+        return persist(self._a._database, self._hold, write, patience_s=self._a._settings.lease_s)

@@ -16,7 +16,6 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.generate import Answerer, Model
-from services.worker_infer.leases import LeaseKeeper
 from services.worker_infer.loading import open_model
 from shared.audit import record
 from shared.clock import DatabaseClock
@@ -24,6 +23,7 @@ from shared.conversations import Conversations
 from shared.db import Database, open_database
 from shared.db.tables import workers
 from shared.guard import load_guard
+from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
 from shared.jobs.store import JobRules, JobStore
 from shared.privacy.envelope import Envelope

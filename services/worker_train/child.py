@@ -6,6 +6,7 @@ standard error. Standard input is a pipe that nobody writes to: its end means th
 
 import json
 import os
+import signal
 import sys
 import threading
 from enum import IntEnum
@@ -49,11 +50,16 @@ def stop(status: Exit, code: str, detail: str) -> NoReturn:
 
 
 def follow_parent() -> None:
-    """End this process at once when the supervisor is gone: nobody would hear of what it does."""
+    """End this process at once when the supervisor is gone: nobody would hear of what it does.
+
+    With it end the helpers that it started, if it leads their process group.
+    """
 
     def wait() -> None:
         while os.read(0, 1024):
             continue
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=wait, name="follow-parent", daemon=True).start()

@@ -2,7 +2,7 @@
 
     queued ──claim──> running ──finish──> succeeded | failed | cancelled
       ^                  │
-      └── retry, lease lost, drain ──┘
+      └── retry, lease lost, drain, postponed ──┘
 
 Cancelling a running job is a request (a flag), not a state; its worker, or the reconciler in its
 place, makes it `cancelled`.
@@ -49,6 +49,7 @@ class EventKind(StrEnum):
     RETRIED = "retried"  #: the attempt failed in a way that may pass
     LEASE_EXPIRED = "lease_expired"  #: the worker was silent for too long
     DRAINED = "drained"  #: the worker is shutting down; no attempt is burnt
+    POSTPONED = "postponed"  #: there is no room for the work now; no attempt is burnt
     CANCEL_REQUESTED = "cancel_requested"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -58,7 +59,7 @@ class EventKind(StrEnum):
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 ACTIVE = frozenset({State.QUEUED, State.RUNNING})
 
-_REQUEUES = frozenset({EventKind.RETRIED, EventKind.LEASE_EXPIRED, EventKind.DRAINED})
+_REQUEUES = frozenset({EventKind.RETRIED, EventKind.LEASE_EXPIRED, EventKind.DRAINED, EventKind.POSTPONED})
 _ENDS = {
     EventKind.SUCCEEDED: State.SUCCEEDED,
     EventKind.FAILED: State.FAILED,

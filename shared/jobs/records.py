@@ -85,8 +85,12 @@ class Job:
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> "Job":
-        """Build from a row of `job_columns()`."""
-        values = dict(row._mapping)
+        """Build from a row of its columns."""
+        return cls.from_values(dict(row._mapping))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> "Job":
+        """Build from the values of its columns, by their names."""
         values["kind"] = Kind(values["kind"])
         values["lane"] = Lane(values["lane"])
         values["state"] = State(values["state"])

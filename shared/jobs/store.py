@@ -216,12 +216,11 @@ class JobStore:
 
     def drain(self, connection: Connection, claim: Claim) -> Job:
         """Hand the job back unfinished, because the worker is shutting down. Raises LeaseLost."""
-        now = self.hold(connection, claim)
-        job = self.get(connection, claim.job_id)
-        if job.cancel_requested_at is not None:
-            return self._move(connection, job, EventKind.CANCELLED, now, _end(EventKind.CANCELLED, now))
-        values = {**_queued(now), "attempt": job.attempt - 1}
-        return self._move(connection, job, EventKind.DRAINED, now, values)
+        return self._hand_back(connection, claim, EventKind.DRAINED, timedelta())
+
+    def postpone(self, connection: Connection, claim: Claim, seconds: float) -> Job:
+        """Hand the job back for `seconds`, because there is no room for it now. Raises LeaseLost."""
+        return self._hand_back(connection, claim, EventKind.POSTPONED, timedelta(seconds=seconds))
 
     # -- what others do
 
@@ -277,6 +276,15 @@ class JobStore:
         return [Job.from_row(row) for row in connection.execute(_select_jobs().where(jobs.c.id.in_(found)))]
 
     # -- inside
+
+    def _hand_back(self, connection: Connection, claim: Claim, kind: EventKind, wait: timedelta) -> Job:
+        """Queued again without burning the attempt, unless somebody wants the job stopped."""
+        now = self.hold(connection, claim)
+        job = self.get(connection, claim.job_id)
+        if job.cancel_requested_at is not None:
+            return self._move(connection, job, EventKind.CANCELLED, now, _end(EventKind.CANCELLED, now))
+        values = {**_queued(now + wait), "attempt": job.attempt - 1}
+        return self._move(connection, job, kind, now, values)
 
     def _expire_one(self, connection: Connection, job: Job, now: datetime) -> Job:
         if job.deadline_at is not None and job.deadline_at <= now:

@@ -110,3 +110,70 @@ class SealedReader(io.RawIOBase):
 
 def _frame_place(place: str, number: int, last: bool) -> str:
     return f"{place}:{number}:{'last' if last else 'more'}"
+
+
+class SealedFile(io.RawIOBase):
+    """Reads a sealed file from any place in it: formats that are read from their end need that.
+
+    Frames have one size, so a place in the plaintext says which frame to read. The last frame is opened
+    first, so a cut file is refused at once. Raises CannotDecrypt as `SealedReader` does.
+    """
+
+    def __init__(self, source: IO[bytes], key: DataKey, *, place: str) -> None:
+        super().__init__()
+        self._source, self._key, self._place = source, key, place
+        self._position = 0
+        if source.read(len(MAGIC)) != MAGIC:
+            raise CannotDecrypt("this is not a sealed file")
+        self._sealed_bytes = source.seek(0, io.SEEK_END)
+        frame_bytes = _LENGTH_BYTES + FRAME_BYTES + _OVERHEAD
+        self._last = (self._sealed_bytes - len(MAGIC) - 1) // frame_bytes
+        if self._last < 0:
+            raise CannotDecrypt("the sealed file is cut short")
+        self._frame_bytes = frame_bytes
+        self._number, self._frame = self._last, self._open(self._last)
+        self._size = self._last * FRAME_BYTES + len(self._frame)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError("before the start of the file")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        """Fill `buffer` as far as one frame goes; 0 at the end."""
+        number, start = divmod(self._position, FRAME_BYTES)
+        if self._position >= self._size:
+            return 0
+        if number != self._number:
+            self._number, self._frame = number, self._open(number)
+        piece = self._frame[start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        """Close the source too."""
+        if not self.closed:
+            self._source.close()
+        super().close()
+
+    def _open(self, number: int) -> bytes:
+        self._source.seek(len(MAGIC) + number * self._frame_bytes)
+        sealed = self._source.read(self._frame_bytes)
+        length = int.from_bytes(sealed[:_LENGTH_BYTES], "big")
+        last = number == self._last
+        if len(sealed) != _LENGTH_BYTES + length or (not last and len(sealed) != self._frame_bytes):
+            raise CannotDecrypt("the sealed file is damaged")
+        place = _frame_place(self._place, number, last)
+        return self._key.decrypt_bytes(sealed[_LENGTH_BYTES:], place=place)

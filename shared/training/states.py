@@ -1,5 +1,6 @@
 """Where a dataset and an adapter are in their lives. They do no I/O."""
 
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 
@@ -22,9 +23,60 @@ class AdapterStatus(StrEnum):
     RECALLED = "recalled"  #: must not answer again
 
 
+class RunState(StrEnum):
+    """Where a training run is: its job's state, and two that a person wants to tell apart."""
+
+    QUEUED = "queued"  #: waits for a worker
+    WAITING = "waiting"  #: waits for room beside what serves; `waiting_reason` says more
+    RUNNING = "running"
+    CANCELLING = "cancelling"  #: somebody stopped it, and its worker has yet to
+    SUCCEEDED = "succeeded"  #: its adapter is a candidate
+    FAILED = "failed"  #: `error` says what to do
+    CANCELLED = "cancelled"
+
+
 class DeploymentKind(StrEnum):
     """Why the answering adapter changed."""
 
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
     RECALL = "recall"  #: the active one was recalled, and the one before it answers
+
+
+#: Names the base model where an adapter can be named; `jobs.adapter_sha256` of an answer that it gave alone.
+BASE = "base"
+
+_MOVES = {
+    AdapterStatus.CANDIDATE: {AdapterStatus.APPROVED, AdapterStatus.RECALLED},
+    AdapterStatus.APPROVED: {AdapterStatus.ACTIVE, AdapterStatus.RECALLED},
+    AdapterStatus.ACTIVE: {AdapterStatus.ARCHIVED, AdapterStatus.RECALLED},
+    AdapterStatus.ARCHIVED: {AdapterStatus.ACTIVE, AdapterStatus.RECALLED},
+    AdapterStatus.RECALLED: frozenset[AdapterStatus](),
+}
+
+
+def may_become(status: AdapterStatus, after: AdapterStatus) -> bool:
+    """Whether an adapter of this status may get the other."""
+    return after in _MOVES[status]
+
+
+def before_now(history: Iterable[tuple[DeploymentKind, str | None]], recalled: Collection[str]) -> str | None:
+    """The adapter that answered before the present one, recalled ones left out; None: the base model.
+
+    Args:
+        history: what was done to one base model and who answers since, oldest first.
+        recalled: adapters that must not answer again, the present one perhaps among them.
+
+    A roll-back takes its promotion out of the history, so a second one goes back further.
+    """
+    answering: list[str | None] = [None]
+    for kind, adapter in history:
+        if kind is DeploymentKind.PROMOTE:
+            answering.append(adapter)
+            continue
+        while len(answering) > 1 and answering[-1] != adapter:
+            answering.pop()
+    now = answering.pop()
+    while answering and (answering[-1] == now or answering[-1] in recalled):
+        answering.pop()
+    return answering[-1] if answering else None

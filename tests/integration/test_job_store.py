@@ -193,6 +193,13 @@ class Life(RuleBasedStateMachine):
             after = self.jobs.get(claim.job_id)
             assert after.state is State.CANCELLED or after.attempt == before.attempt - 1
 
+    @rule(claim=claims, seconds=st.sampled_from([0, 60]))
+    def postpone(self, claim: Claim, seconds: int) -> None:
+        before = self.jobs.get(claim.job_id)
+        if self.fenced(claim, lambda: self.jobs.do(self.jobs.store.postpone, claim, seconds)):
+            after = self.jobs.get(claim.job_id)
+            assert after.state is State.CANCELLED or after.attempt == before.attempt - 1
+
     def fenced(self, claim: Claim, act: Callable[[], Any]) -> bool:
         """Do it; it must work exactly when the claim is still good."""
         owned = self.owns(claim)
@@ -313,6 +320,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(store: Jobs) -> None:
         lambda: store.do(store.store.finish, claim, EventKind.SUCCEEDED),
         lambda: store.do(store.store.retry, claim, error="e", error_detail="d"),
         lambda: store.do(store.store.drain, claim),
+        lambda: store.do(store.store.postpone, claim, 60),
     ):
         with pytest.raises(LeaseLost):
             act()
@@ -379,6 +387,18 @@ def test_draining_costs_no_attempt(store: Jobs) -> None:
         assert claimed is not None
         assert claimed.attempt == 1
         store.do(store.store.drain, claimed.claim)
+
+
+def test_a_postponed_job_is_taken_again_after_its_wait_and_costs_no_attempt(store: Jobs) -> None:
+    store.submit()
+    for _ in range(MAX_ATTEMPTS + 1):
+        claimed = store.claim()
+        assert claimed is not None
+        assert claimed.attempt == 1
+        store.do(store.store.postpone, claimed.claim, 60)
+        store.clock.advance(59)
+        assert store.claim() is None
+        store.clock.advance(1)
 
 
 def test_cancelling_a_running_job_is_a_request_that_its_worker_hears_of(store: Jobs) -> None:

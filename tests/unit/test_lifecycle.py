@@ -52,7 +52,9 @@ def test_a_job_begins_by_being_submitted() -> None:
         fold([])
 
 
-@pytest.mark.parametrize("kind", [EventKind.RETRIED, EventKind.LEASE_EXPIRED, EventKind.DRAINED])
+@pytest.mark.parametrize(
+    "kind", [EventKind.RETRIED, EventKind.LEASE_EXPIRED, EventKind.DRAINED, EventKind.POSTPONED]
+)
 def test_a_running_job_goes_back_to_the_queue(kind: EventKind) -> None:
     after = fold([SUBMITTED, CLAIMED, event(3, kind, 1, 1)])
     assert (after.state, after.worker_id) == (State.QUEUED, None)

@@ -1,5 +1,6 @@
 """Whether this process lives and whether it can serve. No person's data."""
 
+from collections import Counter
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -11,6 +12,7 @@ from services.api.deps import GatewayDep, Public
 from services.api.errors import document
 from services.api.routers.predict import NewsDep
 from services.api.routers.system import workers_alive
+from shared.jobs.lifecycle import Kind
 
 router = APIRouter(tags=["operation"], dependencies=[Public])
 
@@ -26,7 +28,9 @@ class Readiness(BaseModel):
 
     database: Literal["up"] = "up"
     redis: Literal["up", "down"]
+    #: Workers that answer questions, and workers that train.
     workers: int
+    trainers: int
 
 
 @router.get("/healthz")
@@ -40,8 +44,9 @@ def readyz(gateway: GatewayDep, news: NewsDep) -> Readiness:
     """Answers 200 while the database does; says whether Redis and workers are there."""
     with gateway.database.read() as connection:
         connection.execute(text("SELECT 1"))
-        alive = sum(worker.alive for worker in workers_alive(connection, gateway))
-    return Readiness(redis="up" if news.healthy else "down", workers=alive)
+        alive = Counter(worker.kind for worker in workers_alive(connection, gateway) if worker.alive)
+    redis: Literal["up", "down"] = "up" if news.healthy else "down"
+    return Readiness(redis=redis, workers=alive[Kind.INFER], trainers=alive[Kind.TRAIN])
 
 
 @router.get("/metrics", response_class=Response)

@@ -14,16 +14,31 @@ depends_on = None
 KINDS = ("infer", "verify", "validate", "train", "evaluate")
 
 
-def _allow_kinds(kinds: tuple[str, ...]) -> None:
+EVENTS = (
+    "submitted",
+    "claimed",
+    "retried",
+    "lease_expired",
+    "drained",
+    "postponed",
+    "cancel_requested",
+    "succeeded",
+    "failed",
+    "cancelled",
+)
+
+
+def _allow_kinds(table: str, kinds: tuple[str, ...]) -> None:
     values = ", ".join(f"'{kind}'" for kind in kinds)
-    name = op.f("ck_jobs_kind_known")
-    with op.batch_alter_table("jobs") as batch_op:
+    name = op.f(f"ck_{table}_kind_known")
+    with op.batch_alter_table(table) as batch_op:
         batch_op.drop_constraint(name, type_="check")
         batch_op.create_check_constraint(name, f"kind IN ({values})")
 
 
 def upgrade() -> None:
-    _allow_kinds(KINDS)
+    _allow_kinds("jobs", KINDS)
+    _allow_kinds("job_events", EVENTS)
     op.create_table(
         "comparisons",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -241,4 +256,5 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_comparisons_user_id"))
 
     op.drop_table("comparisons")
-    _allow_kinds(KINDS[:1])
+    _allow_kinds("job_events", tuple(kind for kind in EVENTS if kind != "postponed"))
+    _allow_kinds("jobs", KINDS[:1])

@@ -1,0 +1,268 @@
+"""The program that measures an adapter against its base, supervised or by hand.
+
+    python -m services.worker_train.evaluate --evaluation ID
+    python -m services.worker_train.evaluate --adapter FOLDER --rows FILE.jsonl --out FILE.json
+
+It writes figures and samples; it changes nothing in the database and promotes nothing.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import NoResultFound
+from transformers.utils import logging as transformers_logging
+
+from services.worker_train import child
+from services.worker_train.canaries import make_canaries
+from services.worker_train.child import Exit, Refused
+from services.worker_train.evaluation import rows as drawn
+from services.worker_train.evaluation.choices import read_choices
+from services.worker_train.evaluation.loading import CONFIG_FILE, WEIGHTS_FILE, load_examinee
+from services.worker_train.evaluation.measure import Material, Outcome, Plan, Tell, measure
+from shared.db import open_database
+from shared.db.tables_training import adapters, datasets, evaluations, training_runs
+from shared.errors import MediChatError
+from shared.guard import load_guard
+from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
+from shared.privacy.keys import load_data_keys
+from shared.privacy.sealed import SealedWriter
+from shared.settings import Settings, load_settings
+from shared.storage import Storage
+from shared.training.gate import judge
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the database says of an evaluation."""
+
+    adapter: Any
+    recipe: dict[str, Any]
+    #: Whose held-out rows it uses.
+    dataset: Any
+    #: What the adapter was trained on; mostly the same.
+    trained_on: Any
+    #: By id, those of both datasets.
+    keys: dict[str, DataKey]
+
+
+def main() -> None:
+    """Measure an adapter against its base: loss, answers, choices, conduct, memorisation."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.worker_train.evaluate", description=main.__doc__
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--evaluation", help="id of an evaluation in the database (for the training worker)")
+    what.add_argument("--adapter", type=Path, help="folder with an adapter's safetensors and config")
+    parser.add_argument("--rows", type=Path, help="held-out rows, JSONL with `messages`")
+    parser.add_argument("--train", type=Path, help="rows it was trained on, to look for what it recites")
+    parser.add_argument("--out", type=Path, help="where figures, gate and samples are written")
+    parser.add_argument("--model", default="demo", help="catalogue name of the base model")
+    parser.add_argument("--canaries", type=int, default=0, help="how many canaries were planted")
+    parser.add_argument("--canary-seed", type=int, default=SEED, help="the seed of the training")
+    parser.add_argument("--choices", type=Path, help="multiple-choice questions in PubMedQA's form, JSONL")
+    parser.add_argument("--limit-rows", type=int, help="held-out rows and choices scored at the most")
+    parser.add_argument("--answers", type=int, help="held-out and training questions asked at the most")
+    parser.add_argument("--answer-tokens", type=int, help="longest answer")
+    parser.add_argument("--seconds", type=float, help="time for all of it")
+    arguments = parser.parse_args()
+    if arguments.adapter and not (arguments.rows and arguments.out):
+        parser.error("--adapter needs --rows and --out")
+    settings = _with(load_settings(), arguments)
+    quiet: Any = transformers_logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    if arguments.evaluation:
+        _supervised(settings, arguments.evaluation)
+    else:
+        _by_hand(settings, arguments)
+
+
+def _with(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """The settings, where the command line says otherwise changed."""
+    given = {
+        "evaluation_choices": arguments.choices,
+        "evaluation_rows": arguments.limit_rows,
+        "evaluation_answers": arguments.answers,
+        "evaluation_answer_tokens": arguments.answer_tokens,
+        "evaluation_seconds": arguments.seconds,
+    }
+    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+# -- for the worker
+
+
+def _supervised(settings: Settings, evaluation_id: str) -> None:
+    """Tell the supervisor how it goes, and end as the protocol wants it."""
+    child.follow_parent()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome, path = _evaluate(settings, evaluation_id)
+    except KeyboardInterrupt:
+        child.stop(
+            Exit.DRAINED, "drained", "The worker is shutting down; the evaluation starts again elsewhere."
+        )
+    except torch.OutOfMemoryError:
+        child.stop(
+            Exit.OUT_OF_MEMORY,
+            "out-of-memory",
+            "The model does not fit the device's memory beside what runs there.",
+        )
+    except Refused as error:
+        child.stop(Exit.REFUSED, error.reason, error.detail)
+    except MediChatError as error:
+        child.stop(Exit.REFUSED, error.code, error.detail)
+    except (CannotDecrypt, FileNotFoundError):
+        child.stop(
+            Exit.REFUSED, "unreadable", "Rows or adapter are missing, damaged or erased; check the storage."
+        )
+    child.emit("done", figures=outcome.figures, samples_path=path)
+
+
+def _evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
+    database = open_database(settings)
+    try:
+        with database.read() as connection:
+            asked = _look_up(connection, Envelope.from_base64(settings.secret("master_key")), evaluation_id)
+    finally:
+        database.close()
+    storage = Storage.from_settings(settings)
+    with tempfile.TemporaryDirectory(prefix="medichat-") as folder:
+        _fetch_adapter(storage, asked.adapter.sha256, Path(folder))
+        examinee = load_examinee(
+            settings,
+            base_model=asked.adapter.base_model,
+            adapter=Path(folder),
+            revision=asked.adapter.base_revision,
+        )
+    with_images = examinee.text.reads_images
+    material = _sealed_material(settings, storage, asked, with_images=with_images)
+    outcome = _measure(settings, examinee, material, _tell_supervisor)
+    path = f"evaluations/{evaluation_id}/samples.json"
+    with storage.create(path) as file:
+        key = asked.keys[asked.dataset.key_id]
+        sealed = SealedWriter(file, key, place=f"evaluation:{evaluation_id}")
+        sealed.write(json.dumps(outcome.samples).encode())
+        sealed.close()
+    return outcome, path
+
+
+def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> Asked:
+    try:
+        evaluation = connection.execute(select(evaluations).where(evaluations.c.id == evaluation_id)).one()
+    except NoResultFound:
+        raise Refused("not-found", "There is no evaluation of this id.") from None
+    adapter = connection.execute(select(adapters).where(adapters.c.sha256 == evaluation.adapter_sha256)).one()
+    run = connection.execute(select(training_runs.c.recipe).where(training_runs.c.id == adapter.run_id)).one()
+    dataset, trained_on = (
+        connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
+        for dataset_id in (evaluation.dataset_id, adapter.dataset_id)
+    )
+    if not dataset.manifest or not trained_on.manifest:
+        raise Refused("no-rows", "The dataset was not validated; validate it first.")
+    keys = load_data_keys(connection, envelope, {dataset.key_id, trained_on.key_id})
+    return Asked(adapter, cast(dict[str, Any], run.recipe), dataset, trained_on, keys)
+
+
+def _fetch_adapter(storage: Storage, sha256: str, folder: Path) -> None:
+    """Copy the adapter's files. Raises Refused when the weights are not the ones of that name."""
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        with storage.open(f"adapters/{sha256}/{name}") as source, (folder / name).open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise Refused(
+                "tampered", "The adapter's weights are not those that were registered; train it again."
+            )
+
+
+def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with_images: bool) -> Material:
+    def some(dataset: Any, split: str, count: int) -> list[Any]:
+        key = asked.keys[dataset.key_id]
+        records = drawn.read_sealed(storage, key, dataset.id, dataset.manifest, split)
+        image = partial(drawn.read_sealed_image, storage, key, dataset.id)
+        return drawn.to_rows(drawn.draw(records, count, SEED), image if with_images else None)
+
+    return Material(
+        held_out=some(asked.dataset, "validation", settings.evaluation_rows),
+        trained=some(asked.trained_on, "train", settings.evaluation_answers),
+        choices=_choices(settings),
+        canaries=make_canaries(int(asked.recipe.get("canaries") or 0), int(asked.recipe.get("seed") or 0)),
+    )
+
+
+def _tell_supervisor(done: int, total: int, what: str) -> None:
+    child.emit("progress", done=done, total=total, what=what)
+
+
+# -- by hand
+
+
+def _by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
+    try:
+        material = Material(
+            held_out=_from_file(arguments.rows, settings.evaluation_rows),
+            trained=_from_file(arguments.train, settings.evaluation_answers),
+            choices=_choices(settings),
+            canaries=make_canaries(arguments.canaries, arguments.canary_seed),
+        )
+        examinee = load_examinee(settings, base_model=arguments.model, adapter=arguments.adapter)
+        outcome = _measure(settings, examinee, material, _tell_person)
+    except MediChatError as error:
+        sys.exit(error.detail)
+    gate = judge(outcome.figures)
+    written = {"figures": outcome.figures, "gate": gate.to_json(), "samples": outcome.samples}
+    arguments.out.write_text(json.dumps(written, indent=2, ensure_ascii=False), "utf-8")
+    for check in gate.checks:
+        sys.stderr.write(f"{'passed' if check.passed else 'FAILED'}  {check.message}\n")
+
+
+def _from_file(file: Path | None, count: int) -> list[Any]:
+    return [] if file is None else drawn.to_rows(drawn.draw(drawn.read_file(file), count, SEED))
+
+
+def _tell_person(done: int, total: int, what: str) -> None:
+    sys.stderr.write(f"{what}: {done} of {total}\n")
+
+
+# -- both
+
+
+def _choices(settings: Settings) -> list[Any]:
+    if settings.evaluation_choices is None:
+        return []
+    found = read_choices(settings.evaluation_choices)
+    return drawn.draw(found, settings.evaluation_rows, SEED)
+
+
+def _measure(settings: Settings, examinee: Any, material: Material, tell: Tell) -> Outcome:
+    plan = Plan(
+        answers=settings.evaluation_answers,
+        answer_tokens=settings.evaluation_answer_tokens,
+        seconds=settings.evaluation_seconds,
+        seed=SEED,
+    )
+    try:
+        return measure(examinee, material, plan, guard=load_guard(), tell=tell)
+    except ValueError as error:
+        raise Refused(
+            "no-rows",
+            "No held-out row can be measured: the dataset needs validation rows that fit the model.",
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What an adapter is measured by, a module each: likelihood, ROUGE-L, choices, conduct, memorisation."""

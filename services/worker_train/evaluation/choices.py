@@ -1,0 +1,89 @@
+"""Multiple-choice questions answered by log-likelihood: the likeliest of yes, no and maybe counts as said.
+
+Rows are as PubMedQA's labelled ones (Jin et al. 2019): `question`, `context` and `answer`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.worker_train.child import Refused
+from services.worker_train.evaluation.bootstrap import compare_shares
+from services.worker_train.evaluation.examinee import Examinee
+from services.worker_train.evaluation.pace import Pace
+from services.worker_train.evaluation.text import Encoded, Row
+
+CHOICES = ("yes", "no", "maybe")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question about a text, and which of `CHOICES` is right."""
+
+    question: str
+    context: str
+    answer: str
+
+
+def read_choices(file: Path) -> list[Choice]:
+    """The questions of a JSONL file. Raises Refused, naming the line, for one that cannot be used."""
+    try:
+        lines = file.read_text("utf-8").split("\n")  # a text may hold other line separators
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(
+            "choices-unreadable", "The file of choices cannot be read as UTF-8; check its path."
+        ) from error
+    return [_choice(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _choice(number: int, line: str) -> Choice:
+    try:
+        record = json.loads(line)
+        found = Choice(record["question"], record["context"], record["answer"])
+        good = found.answer in CHOICES and isinstance(found.question, str) and isinstance(found.context, str)
+    except (ValueError, TypeError, KeyError):
+        good = False
+    if not good:
+        raise Refused(
+            "choices-unreadable",
+            f"Line {number} of the file of choices needs question, context and answer (yes, no or maybe).",
+        )
+    return found
+
+
+def measure_choices(examinee: Examinee, asked: Sequence[Choice], *, pace: Pace, seed: int) -> dict[str, Any]:
+    """The share of questions answered rightly, beside that of always giving the most frequent answer."""
+    right: dict[bool, list[bool]] = {False: [], True: []}
+    for batch in pace.batches(asked, "choices"):
+        texts = [text for choice in batch for text in _texts(examinee, choice)]
+        for adapted, hits in right.items():
+            scores = [-score.loss for score in examinee.scores(texts, adapted=adapted)]
+            for place, choice in enumerate(batch):
+                mine = scores[place * len(CHOICES) : (place + 1) * len(CHOICES)]
+                hits.append(CHOICES[mine.index(max(mine))] == choice.answer)
+    answered = asked[: len(right[True])]
+    frequent = Counter(choice.answer for choice in answered).most_common(1)[0][1]
+    return {
+        "rows": len(answered),
+        **compare_shares(right[False], right[True], seed=seed).to_json(),
+        "always_the_most_frequent": frequent / len(answered),
+    }
+
+
+def _texts(examinee: Examinee, choice: Choice) -> list[Encoded]:
+    """The question followed by each of the choices; a context too long for the model loses its start."""
+    context = choice.context
+    while True:
+        asked = f"{context}\n\nQuestion: {choice.question}\nAnswer with one word: yes, no or maybe."
+        said = ({"role": "user", "content": asked}, {"role": "assistant", "content": "maybe"})
+        longest = len(examinee.text.whole(Row(messages=said)).ids)
+        if longest <= examinee.text.max_tokens or not context:
+            break
+        context = context[max(len(context) // 8, 1) :]
+    return [
+        examinee.text.whole(Row(messages=(said[0], {"role": "assistant", "content": answer})))
+        for answer in CHOICES
+    ]

@@ -1,0 +1,99 @@
+"""Draws rows to measure on from a dataset's sealed parts or from a file. It knows no model."""
+
+import io
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from services.worker_train.child import Refused
+from services.worker_train.evaluation.text import Row
+from shared.privacy.envelope import DataKey
+from shared.privacy.sealed import SealedReader
+from shared.storage import Storage
+
+Record = dict[str, Any]
+_Drawn = TypeVar("_Drawn")
+
+
+def read_sealed(
+    storage: Storage, key: DataKey, dataset_id: str, manifest: Record, split: str
+) -> Iterator[Record]:
+    """The rows of one split, part by part. Raises CannotDecrypt and FileNotFoundError."""
+    for part in manifest["parts"]:
+        if part["split"] == split:
+            below = part["path"].removeprefix(f"datasets/{dataset_id}/")
+            path, place = f"datasets/{dataset_id}/{below}", f"dataset:{dataset_id}:{below}"
+            with io.BufferedReader(SealedReader(storage.open(path), key, place=place)) as lines:
+                for line in lines:
+                    yield json.loads(line)
+
+
+def read_sealed_image(storage: Storage, key: DataKey, dataset_id: str, sha256: str) -> Image.Image:
+    """One image of a dataset."""
+    below = f"images/{sha256}"
+    sealed = SealedReader(
+        storage.open(f"datasets/{dataset_id}/{below}"), key, place=f"dataset:{dataset_id}:{below}"
+    )
+    with io.BufferedReader(sealed) as file:
+        return Image.open(io.BytesIO(file.read())).convert("RGB")
+
+
+def read_file(file: Path) -> Iterator[Record]:
+    """The rows of a JSONL file in the shape of a dataset's. Raises Refused, naming the line."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _checked(line, number)
+
+
+def _checked(line: str, number: int) -> Record:
+    try:
+        record = json.loads(line)
+        roles = [message["role"] for message in record["messages"] if message["content"].strip()]
+        good = roles[-2:] == ["user", "assistant"]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        good = False
+    if not good:
+        raise Refused(
+            "rows-unreadable",
+            f"Line {number} of the rows needs `messages` that end with a question and its answer.",
+        )
+    return dict(record)
+
+
+def draw(records: Iterable[_Drawn], count: int, seed: int) -> list[_Drawn]:
+    """At most `count` records in an order of chance, each as likely as any other, in flat memory.
+
+    Reservoir sampling (Vitter 1985, algorithm R).
+    """
+    chance = random.Random(seed)  # noqa: S311 - the same rows must come for the same seed
+    kept: list[_Drawn] = []
+    for number, record in enumerate(records):
+        if number < count:
+            kept.append(record)
+        elif (place := chance.randrange(number + 1)) < count:
+            kept[place] = record
+    chance.shuffle(kept)
+    return kept
+
+
+def to_rows(records: Sequence[Record], image: Callable[[str], Image.Image] | None = None) -> list[Row]:
+    """The records as rows; `image` fetches a picture by SHA-256, without it rows with one are left out."""
+    rows = []
+    for record in records:
+        shown = record.get("image")
+        if shown is None or image is not None:
+            rows.append(
+                Row(
+                    messages=tuple(
+                        {"role": said["role"], "content": said["content"]} for said in record["messages"]
+                    ),
+                    image=image(shown) if shown is not None and image is not None else None,
+                    group=record.get("group"),
+                )
+            )
+    return rows

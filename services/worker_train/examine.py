@@ -1,0 +1,199 @@
+"""Judges one row after another: can it be read, may it be used, what is in it. It decides no split."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.worker_train.duplicates import digest, signature
+from services.worker_train.lengths import Lengths
+from services.worker_train.pictures import BrokenPicture, clean_picture
+from services.worker_train.shapes import Conversation, Message, RowProblem, Shape
+from shared.guard import Audience, Guard
+from shared.privacy import phi
+from shared.training.options import DatasetOptions, PhiPolicy
+from shared.training.report import MAX_LINES, Reason
+
+#: How much of a row tells its language, in characters, and below what it cannot be told.
+_LANGUAGE_CHARS, _LANGUAGE_MIN_CHARS = 400, 25
+UNDETERMINED = "und"
+#: The category of an answer that the guard could not judge.
+GUARD_FAILED = "guard_failure"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One row after its examination. Of a row that cannot be read only line and reason are known."""
+
+    line: int
+    reason: Reason | None = None
+    advice: str | None = None
+    messages: list[Message] = field(default_factory=list)
+    image: str | None = None
+    group: str | None = None
+    digest: bytes = b""
+    unit: bytes = b""
+    hashes: NDArray[np.uint32] | None = None
+
+
+@dataclass
+class Tally:
+    """What was counted on the way."""
+
+    rows: int = 0
+    tokens: list[int] = field(default_factory=list)
+    phi_types: Counter[str] = field(default_factory=Counter)
+    phi_rows: int = 0
+    phi_lines: list[int] = field(default_factory=list)
+    dangerous: dict[str, list[int]] = field(default_factory=dict)
+    dangerous_counts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    foreign_lines: list[int] = field(default_factory=list)
+
+
+class Examiner:
+    """Examines the rows of one dataset, in the order of the file.
+
+    Args:
+        shape: how the rows are written.
+        options: what the admin chose.
+        lengths: counts tokens.
+        guard: judges answers, as it does when they are served.
+        picture: the bytes of a picture that a row names; raises KeyError.
+        keep: stores a cleaned picture under its SHA-256.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        options: DatasetOptions,
+        lengths: Lengths,
+        guard: Guard,
+        *,
+        picture: Callable[[str], bytes],
+        keep: Callable[[str, bytes], None],
+    ) -> None:
+        self._shape = shape
+        self._options = options
+        self._lengths = lengths
+        self._guard = guard
+        self._picture = picture
+        self._keep = keep
+        self.tally = Tally()
+        self._seen: dict[bytes, tuple[Reason | None, str | None]] = {}
+
+    def examine(self, line: int, row: dict[str, object]) -> Examined:
+        """Judge one row. Raises Broken for a picture that no row may hold."""
+        self.tally.rows += 1
+        try:
+            found = self._shape.read(row)
+            image = self._clean(found.image)
+        except RowProblem as problem:
+            return Examined(line, problem.reason, problem.advice)
+        messages = [{**turn, "content": self._lengths.plain(turn["content"])} for turn in found.messages]
+        messages, identifies = self._without_phi(line, messages)
+        examined = self._identify(line, messages, image, found)
+        if examined.digest not in self._seen:
+            self._seen[examined.digest] = self._judge(line, messages, image is not None, identifies)
+        reason, advice = self._seen[examined.digest]
+        if reason is None:
+            asked = "\n".join(turn["content"] for turn in messages if turn["role"] != "assistant")
+            answered = "\n".join(turn["content"] for turn in messages if turn["role"] == "assistant")
+            return replace(examined, hashes=signature(f"{asked} {image or ''}", answered))
+        return replace(examined, reason=reason, advice=advice)
+
+    def _clean(self, image: str | bytes | None) -> str | None:
+        """Keep the picture; its SHA-256. Raises RowProblem."""
+        if image is None:
+            return None
+        try:
+            png = clean_picture(self._picture(image) if isinstance(image, str) else image)
+        except KeyError:
+            raise RowProblem(
+                Reason.BROKEN_IMAGE, "The picture that the row names is not in the upload."
+            ) from None
+        except BrokenPicture:
+            raise RowProblem(Reason.BROKEN_IMAGE) from None
+        name = hashlib.sha256(png).hexdigest()
+        self._keep(name, png)
+        return name
+
+    def _without_phi(self, line: int, messages: list[Message]) -> tuple[list[Message], bool]:
+        """The messages, masked where that was chosen, and whether something identified a person."""
+        found = [phi.find(turn["content"]) for turn in messages]
+        if not any(found):
+            return messages, False
+        self.tally.phi_types.update(finding.type for findings in found for finding in findings)
+        self.tally.phi_rows += 1
+        _note(self.tally.phi_lines, line)
+        if self._options.phi is PhiPolicy.MASK:
+            messages = [
+                {**turn, "content": phi.mask(turn["content"], findings)}
+                for turn, findings in zip(messages, found, strict=True)
+            ]
+        return messages, True
+
+    @staticmethod
+    def _identify(line: int, messages: list[Message], image: str | None, found: Conversation) -> Examined:
+        asked = next(turn["content"] for turn in messages if turn["role"] == "user")
+        return Examined(
+            line,
+            messages=messages,
+            image=image,
+            group=found.group,
+            digest=digest(image or "", *(text for turn in messages for text in turn.values())),
+            unit=b"group:" + digest(found.group) if found.group else digest(image or "", asked),
+        )
+
+    def _judge(
+        self, line: int, messages: list[Message], image: bool, identifies: bool
+    ) -> tuple[Reason | None, str | None]:
+        """Why the row cannot be used, and what to do; both None when it can."""
+        self._tell_language(line, messages)
+        tokens = self._lengths.count(messages, image=image)
+        self.tally.tokens.append(tokens)
+        limit = self._options.max_tokens
+        if tokens > limit:
+            lost = self._lengths.prompt(messages, image=image) >= limit
+            what = "its whole answer" if lost else "the end of its answer"
+            return (
+                Reason.TOO_LONG,
+                f"The row takes {tokens} tokens and would lose {what} at {limit}. Raise max_tokens, "
+                "or shorten the row.",
+            )
+        if identifies and self._options.phi is not PhiPolicy.MASK:
+            return Reason.PHI, None
+        answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
+        category = self._danger(answers)
+        if category is None:
+            return None, None
+        self.tally.dangerous_counts[category] += 1
+        _note(self.tally.dangerous.setdefault(category, []), line)
+        return Reason.DANGEROUS, None
+
+    def _danger(self, answers: Iterable[str]) -> str | None:
+        """The category of the first sentence that the guard would replace; None when there is none."""
+        for answer in answers:
+            # a clock that stands still: whether a row is dangerous must not hang on how busy the machine is
+            gate = self._guard.gate(Audience.PATIENT, clock=lambda: 0.0)
+            for release in (*gate.feed(answer), *gate.close()):
+                if not release.verdict.allowed:
+                    return str(release.verdict.category or GUARD_FAILED)
+        return None
+
+    def _tell_language(self, line: int, messages: list[Message]) -> None:
+        import py3langid  # type: ignore[import-untyped]
+
+        text = " ".join(turn["content"] for turn in messages if turn["role"] != "system")[:_LANGUAGE_CHARS]
+        language = py3langid.classify(text)[0] if len(text) >= _LANGUAGE_MIN_CHARS else UNDETERMINED
+        self.tally.languages[language] += 1
+        if language not in ("en", UNDETERMINED):
+            _note(self.tally.foreign_lines, line)
+
+
+def _note(lines: list[int], line: int) -> None:
+    if len(lines) < MAX_LINES:
+        lines.append(line)

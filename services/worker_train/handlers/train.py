@@ -1,0 +1,175 @@
+"""Training runs: the program fine-tunes, its steps become the curve, its adapter a candidate.
+
+It does not know how training works. Checkpoints are mirrored to the storage, so that any host can go on.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from services.worker_train.mirror import Checkpoints, copy_in
+from services.worker_train.supervise import ProgramEvent
+from services.worker_train.work import Tools, Unusable, Work
+from shared.db.tables_training import training_runs
+from shared.jobs.lifecycle import State
+from shared.jobs.records import Job
+from shared.logs import where
+from shared.training.adapter_files import CARD, FILES, WEIGHTS
+from shared.training.adapters import AdapterStore, NewAdapter
+from shared.training.progress import StepReport, add_note, record_steps
+from shared.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+class TrainWork(Work):
+    """A training run."""
+
+    def __init__(self, tools: Tools, job: Job) -> None:
+        super().__init__(tools, job)
+        self._run: Row[Any] | None = None
+        self._recipe = Recipe()
+        self._card = ""
+        #: Whether the program that runs has not reported a step yet.
+        self._fresh = True
+        self._mirror_failed = False
+
+    @property
+    def run(self) -> Row[Any]:
+        """The run's row, as it was when the work began."""
+        assert self._run is not None
+        return self._run
+
+    @property
+    def folder(self) -> Path:
+        return self.tools.settings.state_dir.absolute() / "runs" / str(self.run.id)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.tools.storage, self.run.id, self.folder / "checkpoints")
+
+    def open(self, connection: Connection) -> None:
+        self._run = connection.execute(
+            select(training_runs).where(training_runs.c.job_id == self.job.id)
+        ).one_or_none()
+        if self._run is None:
+            raise Unusable("There is no training run for this job.")
+        self._recipe = Recipe.model_validate(self._run.recipe)
+
+    def arguments(self) -> list[str]:
+        checkpoints = self.checkpoints
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        checkpoints.fetch()
+        recipe = self.folder / "RUN.yaml"
+        recipe.write_text(self._recipe.to_yaml(), encoding="utf-8")
+        return [str(recipe), "--supervised"]
+
+    def started(self, connection: Connection, now: datetime) -> None:
+        self._fresh = True
+        step = self.checkpoints.newest()
+        if step is not None:
+            self.note(
+                connection, f"Goes on from the checkpoint of step {step}, on {self.tools.worker_id}.", now
+            )
+
+    def keep_files(self, events: Sequence[ProgramEvent]) -> None:
+        for step in [int(event.fields["step"]) for event in events if event.name == "checkpoint"][-1:]:
+            try:
+                self.checkpoints.mirror(step)
+                self._mirror_failed = False
+            except OSError as error:  # the checkpoint on this host is whole, and training goes on
+                log.warning("checkpoint %d of run %s is not mirrored: %s", step, self.run.id, where(error))
+                self._mirror_failed = True
+
+    def record(self, connection: Connection, events: Sequence[ProgramEvent], now: datetime) -> None:
+        last = events[-1].received
+        reports = [
+            StepReport.from_fields(event.fields, now - timedelta(seconds=last - event.received))
+            for event in events
+            if event.name == "step"
+        ]
+        if reports:
+            record_steps(connection, self.run.id, reports, starting=self._fresh)
+            self._fresh = False
+        for event in events:
+            if event.name == "note":
+                self.note(connection, str(event.fields["text"]), now)
+            elif event.name == "estimate":
+                self._set(connection, estimate=dict(event.fields))
+            elif event.name == "plan":
+                plan = {name: event.fields[name] for name in ("total_steps", "base_revision")}
+                self._set(connection, **plan, waiting_reason=None)
+            elif event.name == "checkpoint" and self._mirror_failed:
+                self.note(
+                    connection, "A checkpoint could not be copied to the storage; only this host has it.", now
+                )
+
+    def note(self, connection: Connection, text: str, now: datetime) -> None:
+        add_note(connection, self.run.id, text, now)
+
+    def shrink(self, connection: Connection, now: datetime) -> bool:
+        smaller = self._recipe.after_out_of_memory()
+        if smaller is None:
+            return False
+        self._recipe = smaller
+        self._set(connection, recipe=smaller.model_dump(mode="json"))
+        text = (
+            "The device ran out of memory: started again with batch size "
+            f"{smaller.batch_size} and accumulation {smaller.accumulation}"
+            f"{', with gradient checkpointing' if smaller.gradient_checkpointing else ''}."
+        )
+        self.note(connection, text, now)
+        return True
+
+    def wait(self, connection: Connection, reason: str) -> None:
+        self._set(connection, waiting_reason=reason)
+
+    def deliver(self, done: Mapping[str, Any]) -> None:
+        folder, sha256 = self.folder / "output", str(done["sha256"])
+        if _hash(folder / WEIGHTS) != sha256:
+            raise Unusable("The adapter's weights are not what the program said; train again.")
+        self._card = (folder / CARD).read_text(encoding="utf-8")
+        for name in FILES:
+            copy_in(self.tools.storage, folder / name, f"adapters/{sha256}/{name}")
+
+    def conclude(self, connection: Connection, done: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        new = NewAdapter(
+            sha256=str(done["sha256"]),
+            name=self.run.name,
+            run_id=self.run.id,
+            dataset_id=self.run.dataset_id,
+            base_model=self.run.base_model,
+            base_revision=str(done["base_revision"]),
+            bytes=int(done["bytes"]),
+            card=self._card,
+        )
+        adapter = AdapterStore(self.tools.jobs.clock).add(connection, new, self.tools.actor)
+        if adapter.run_id != self.run.id:
+            known = f"version {adapter.version} of {adapter.name}"
+            self.note(connection, f"The same weights are {known} already; they are not added again.", now)
+        self._set(
+            connection, metrics=dict(done["metrics"]), base_revision=new.base_revision, waiting_reason=None
+        )
+        return {"adapter_sha256": new.sha256}
+
+    def tidy(self, job: Job) -> None:
+        if job.state is State.FAILED:
+            return  # somebody may want to see how far it came
+        self.checkpoints.delete()
+        shutil.rmtree(self.folder / "output", ignore_errors=True)
+
+    def _set(self, connection: Connection, **values: Any) -> None:
+        connection.execute(update(training_runs).where(training_runs.c.id == self.run.id).values(**values))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,61 @@
+"""Turns an uploaded picture into one that is safe to keep. It does not know which row it belongs to."""
+
+import io
+import warnings
+
+from PIL import Image, ImageOps
+
+from services.worker_train.reading import Broken
+
+#: Width times height at most: far above the 896 x 896 that MedGemma sees.
+MAX_PIXELS = 16_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class BrokenPicture(Exception):
+    """These bytes are not a picture in a format that is read."""
+
+
+def clean_picture(data: bytes) -> bytes:
+    """The first frame as an RGB PNG, upright and on white, with nothing of what the file said besides.
+
+    Raises:
+        BrokenPicture: it does not open.
+        Broken: it unpacks to more than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _bomb()
+                return _encode(_as_rgb(ImageOps.exif_transpose(image)))
+    except Broken:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _bomb() from None
+    except Exception:  # decoders raise whatever they like on bad bytes
+        raise BrokenPicture from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(
+        "I;16"
+    ):  # grey of 16 bits, as of X-ray images: a plain conversion cuts it off at 255
+        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _encode(image: Image.Image) -> bytes:
+    bare = Image.new("RGB", image.size)  # a fresh image carries no profile, text or EXIF along
+    bare.paste(image)
+    sink = io.BytesIO()
+    bare.save(sink, "PNG", compress_level=3)
+    return sink.getvalue()
+
+
+def _bomb() -> Broken:
+    return Broken("image-bomb", f"A picture has more than {MAX_PIXELS // 10**6} million pixels. Shrink it.")

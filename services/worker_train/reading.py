@@ -1,0 +1,233 @@
+"""Reads rows one by one from a file of questions and answers. It does not know what a row means.
+
+The format is told by the bytes, not by the name. Every way in which a file can be broken ends in `Broken`,
+which says where and what to do; a hostile file costs no more memory than a good one.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from services.worker_train.child import Refused
+
+#: Longest line of text, and longest field, in bytes.
+MAX_LINE_BYTES = 1_000_000
+#: Most rows of one dataset.
+MAX_ROWS = 5_000_000
+_MAX_COLUMNS = 200
+_PARQUET_ROWS_AT_ONCE = 64
+_BOM = b"\xef\xbb\xbf"
+
+Row = dict[str, Any]
+#: The line (in a Parquet file or a dataset of the hub: the row) a row starts at, from 1, and the row.
+NumberedRows = Iterator[tuple[int, Row]]
+
+
+class Broken(Refused):
+    """The file itself is no good, whatever is chosen for it; the message says what to repair."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to read once, and the pictures that they name."""
+
+    kind: str
+    rows: NumberedRows
+    #: The bytes of a picture that a row names; raises KeyError when there is none.
+    picture: Callable[[str], bytes]
+
+
+def no_pictures(_name: str) -> bytes:
+    """For files that can hold no pictures beside the rows."""
+    raise KeyError
+
+
+def open_source(stream: IO[bytes], *, max_bytes: int) -> Source:
+    """Tell what the bytes are, and read rows from them.
+
+    Args:
+        stream: seekable, at its start.
+        max_bytes: what a file may unpack to.
+
+    Raises:
+        Broken: now or while reading.
+    """
+    head = stream.read(64)
+    stream.seek(0)
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+        from services.worker_train.archive import open_archive
+
+        return open_archive(stream, max_bytes=max_bytes)
+    return Source(*open_rows(stream, max_bytes=max_bytes), no_pictures)
+
+
+def open_rows(stream: IO[bytes], *, max_bytes: int) -> tuple[str, NumberedRows]:
+    """The format of a file without pictures beside it, and its rows. Raises Broken."""
+    head = stream.read(4096)
+    stream.seek(0)
+    if head.startswith(b"PAR1"):
+        return "parquet", read_parquet(stream, max_bytes=max_bytes)
+    _refuse_known_binaries(head)
+    start = head.removeprefix(_BOM).lstrip()
+    if not start:
+        raise Broken("no-rows", "The file is empty. Upload one with at least one row.")
+    if start.startswith(b"["):
+        raise Broken(
+            "json-array",
+            "The file is one JSON array. Write one object a line instead: jq -c '.[]' in.json > out.jsonl",
+        )
+    if start.startswith(b"{"):
+        return "jsonl", read_jsonl(stream)
+    return "csv", read_csv(stream)
+
+
+def _refuse_known_binaries(head: bytes) -> None:
+    if head.startswith(
+        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!", b"PK")
+    ):
+        raise Broken(
+            "compressed", "The file is compressed in a way that is not read. Unpack it, and upload that."
+        )
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Broken("not-utf8", "The file is UTF-16. Save it as UTF-8.")
+    if b"\0" in head:
+        raise Broken(
+            "not-text", "The file is none of JSONL, CSV, Parquet and zip. Convert it to one of them."
+        )
+
+
+def lines_of(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
+    """The lines of a text with their numbers from 1, their ends included. Raises Broken."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise Broken(
+                "line-too-long",
+                f"Line {number} is longer than {MAX_LINE_BYTES:,} bytes. Shorten it; pictures belong "
+                "beside the rows in a zip.",
+            )
+        try:
+            text = (line.removeprefix(_BOM) if number == 1 else line).decode()
+        except UnicodeDecodeError as error:
+            raise Broken(
+                "not-utf8",
+                f"Line {number} is not UTF-8 (its byte {error.start + 1}). Save the file as UTF-8.",
+            ) from None
+        if "\0" in text:
+            raise Broken("not-text", f"Line {number} holds a NUL character. Remove it, and upload again.")
+        yield number, text
+
+
+def read_jsonl(stream: IO[bytes]) -> NumberedRows:
+    """The objects of a JSON-lines file; empty lines are passed over. Raises Broken."""
+    for number, line in lines_of(stream):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise Broken(
+                "bad-json", f"Line {number} is not JSON. Each line must be one JSON object."
+            ) from None
+        if not isinstance(row, dict):
+            raise Broken(
+                "bad-json", f"Line {number} is not a JSON object. Write {{…}} with a name for each field."
+            )
+        yield number, row
+
+
+def read_csv(stream: IO[bytes]) -> NumberedRows:
+    """The records below the header of a CSV, separated by comma, semicolon or tab. Raises Broken."""
+    reached = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal reached
+        for reached, line in lines_of(stream):  # noqa: B007
+            yield line
+
+    first = next(lines())
+    delimiter = max(",;\t", key=first.count)
+    csv.field_size_limit(MAX_LINE_BYTES)
+    header = _header(next(csv.reader([first], delimiter=delimiter)))
+    started = reached + 1
+    try:
+        for record in csv.reader(lines(), delimiter=delimiter, strict=True):
+            if record:
+                if len(record) != len(header):
+                    raise Broken(
+                        "ragged-csv",
+                        f"Line {started} has {len(record)} fields, and the header has {len(header)}. Put "
+                        "quotes around fields that hold a separator.",
+                    )
+                yield started, dict(zip(header, record, strict=True))
+            started = reached + 1
+    except csv.Error:
+        raise Broken(
+            "bad-csv",
+            f'The record that starts on line {started} is not CSV: look for a stray ". Double it as "".',
+        ) from None
+
+
+def _header(names: list[str]) -> list[str]:
+    header = [name.strip() or f"column {place}" for place, name in enumerate(names, start=1)]
+    if len(set(header)) != len(header) or len(header) > _MAX_COLUMNS:
+        raise Broken("bad-header", f"Line 1 must name each column once, and at most {_MAX_COLUMNS} of them.")
+    return header
+
+
+def read_parquet(stream: IO[bytes], *, max_bytes: int) -> NumberedRows:
+    """The rows of a Parquet file, a few at a time. Raises Broken."""
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        file = parquet.ParquetFile(stream)
+        groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+        if sum(group.total_byte_size for group in groups) > max_bytes or file.metadata.num_rows > MAX_ROWS:
+            raise Broken(
+                "bomb", "The Parquet file unpacks to more than is taken. Split it into several datasets."
+            )
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE, use_threads=False):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pyarrow.ArrowException, OSError, MemoryError):
+        raise Broken(
+            "bad-parquet",
+            f"The Parquet file cannot be read after row {number}. Write it again, and upload that.",
+        ) from None
+
+
+def read_hub(location: str, *, subset: str | None, split: str) -> Source:
+    """The rows of a dataset of the Hugging Face hub, streamed; no code of the dataset is run.
+
+    Raises:
+        Refused: it is not there, or cannot be read without code of its own.
+    """
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets  # type: ignore[import-untyped]
+
+    def rows() -> NumberedRows:
+        try:
+            found = datasets.load_dataset(location, subset, split=split, streaming=True)
+            for name, feature in (found.features or {}).items():
+                if isinstance(feature, datasets.Image):
+                    found = found.cast_column(name, datasets.Image(decode=False))
+            for number, row in enumerate(found, start=1):
+                yield number, dict(row)
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(
+                "hub-unreadable",
+                f"The dataset could not be read from the hub ({type(error).__name__}). Check its id, subset "
+                "and split and the network, set HF_TOKEN if it is gated, or download it and upload its file.",
+            ) from None
+
+    return Source("hub", rows(), no_pictures)

@@ -1,0 +1,112 @@
+"""Makes the report of a check from what was counted. It reads no row."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from services.worker_train.examine import Tally
+from services.worker_train.shapes import Shape
+from services.worker_train.splitting import Fate
+from shared.training.options import DatasetOptions
+from shared.training.report import (
+    ADVICE,
+    MAX_LINES,
+    Dangerous,
+    Dropped,
+    DroppedRow,
+    Histogram,
+    Phi,
+    Reason,
+    Report,
+)
+
+_BINS = 40
+#: Fewer rows than this teach a model to repeat them.
+_FEW_ROWS = 50
+
+
+def summarise(
+    shape: Shape,
+    columns: list[str],
+    options: DatasetOptions,
+    tally: Tally,
+    fates: Sequence[Fate],
+    *,
+    grouped: set[bytes],
+    images: int,
+    seconds: float,
+) -> Report:
+    """The report on rows whose fates are decided; `grouped` are the units that are groups."""
+    dropped = _dropped(fates)
+    counts = {entry.reason: entry.count for entry in dropped}
+    used = [fate for fate in fates if fate.reason is None]
+    validation = sum(fate.validation for fate in used)
+    groups = {fate.unit: fate.validation for fate in used if fate.unit in grouped}
+    quarantined = sum(counts.get(reason, 0) for reason in Reason if reason.quarantines)
+    return Report(
+        shape=shape.name,
+        columns=columns,
+        mapping=dict(shape.columns),
+        rows_in=len(fates),
+        rows_out={"train": len(used) - validation, "validation": validation, "quarantine": quarantined},
+        dropped=dropped,
+        tokens=_histogram(tally.tokens),
+        longest_tokens=max(tally.tokens, default=0),
+        max_tokens=options.max_tokens,
+        truncated=counts.get(Reason.TOO_LONG, 0),
+        exact_duplicates=counts.get(Reason.EXACT_DUPLICATE, 0),
+        near_duplicates=counts.get(Reason.NEAR_DUPLICATE, 0),
+        overlap=counts.get(Reason.OVERLAP, 0),
+        phi=Phi(
+            policy=options.phi,
+            by_type=dict(sorted(tally.phi_types.items())),
+            rows=tally.phi_rows,
+            lines=tally.phi_lines,
+        ),
+        dangerous=[
+            Dangerous(category=category, count=count, lines=tally.dangerous[category])
+            for category, count in tally.dangerous_counts.most_common()
+        ],
+        languages=dict(tally.languages.most_common()),
+        not_english_lines=tally.foreign_lines,
+        groups=len(groups) if grouped else None,
+        groups_validation=sum(groups.values()) if grouped else None,
+        images=images,
+        notes=list(_notes(options, len(used) - validation, validation, grouped)),
+        seconds=round(seconds, 3),
+        rows_per_s=round(len(fates) / max(seconds, 1e-3), 1),
+    )
+
+
+def _dropped(fates: Sequence[Fate]) -> list[Dropped]:
+    counts: Counter[Reason] = Counter()
+    rows: dict[Reason, list[DroppedRow]] = defaultdict(list)
+    for fate in fates:
+        if fate.reason is None:
+            continue
+        counts[fate.reason] += 1
+        if len(rows[fate.reason]) < MAX_LINES:
+            rows[fate.reason].append(DroppedRow(line=fate.line, advice=fate.advice or ADVICE[fate.reason]))
+    return [Dropped(reason=reason, count=count, rows=rows[reason]) for reason, count in counts.most_common()]
+
+
+def _histogram(tokens: list[int]) -> Histogram:
+    """Bins of equal width, a round number of tokens each."""
+    longest = max(tokens, default=0)
+    width = 8
+    while width * _BINS <= longest:
+        width *= 2
+    edges = list(range(0, longest + width + 1, width))
+    counts, _ = np.histogram(tokens, bins=edges)
+    return Histogram(edges=edges, counts=counts.tolist())
+
+
+def _notes(options: DatasetOptions, train: int, validation: int, grouped: set[bytes]) -> Iterable[str]:
+    if train < _FEW_ROWS:
+        yield f"Only {train} rows are left to train on: a model will learn them by heart. Add more."
+    if not validation and options.validation_fraction > 0:
+        what = "group" if grouped else "question"
+        yield f"No rows were kept back for validation, because all belong to one {what}."
+    elif validation > 2 * options.validation_fraction * (train + validation) + 1:
+        yield "More rows than asked for went to validation, because one group is that large."

@@ -1,0 +1,336 @@
+"""The check of a dataset, as a program: `python -m services.worker_train.validate --dataset ID --attempt N`.
+
+    the upload ─ rows, one by one ─ judged ─> sealed spool ─ split, copies dropped ─> sealed parts, report
+
+It reads the database and writes only to storage: what the database shall say goes to the supervisor as
+events. Once the rows are judged the split needs no text, so memory grows by some 400 bytes a row.
+A check that ends in anything but `done` leaves nothing of itself in storage.
+"""
+
+import argparse
+import hashlib
+import io
+import itertools
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from services.worker_train import child, reading
+from services.worker_train.child import Exit, Refused
+from services.worker_train.duplicates import Neighbours
+from services.worker_train.examine import Examined, Examiner
+from services.worker_train.lengths import Lengths
+from services.worker_train.parts import PartWriter, Pictures, Spool, place_of, store_sealed
+from services.worker_train.shapes import Shape, recognise
+from services.worker_train.splitting import Fate, choose_validation, drop_copies
+from services.worker_train.summary import summarise
+from shared.catalogue import find_model
+from shared.db.engine import open_database
+from shared.db.tables_training import datasets
+from shared.guard import load_guard
+from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
+from shared.privacy.keys import load_data_keys
+from shared.privacy.sealed import SealedFile
+from shared.settings import Settings, load_settings
+from shared.storage import Storage
+from shared.training.options import DatasetOptions, PhiPolicy
+from shared.training.report import ADVICE, Reason
+
+#: Refusals that other options may cure, or another try: the upload is worth keeping.
+CURABLE = frozenset(
+    {"unknown-shape", "unknown-column", "no-usable-rows", "phi-found", "hub-unreadable", "no-tokenizer"}
+)
+#: Rows looked at before the shape is decided.
+_FIRST_ROWS = 100
+#: A file may unpack to this many times the largest upload.
+_UNPACKED = 4
+_PROGRESS_S = 1.0
+SPLITS = ("train", "validation", "quarantine")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be checked, as the database says."""
+
+    dataset_id: str
+    source: str
+    source_name: str
+    options: DatasetOptions
+    key: DataKey
+    fingerprint: Envelope
+    #: SHA-256 of the upload; None when it is not known.
+    sha256: str | None
+    version: int
+
+    @property
+    def folder(self) -> str:
+        """Where everything of the dataset lies."""
+        return f"datasets/{self.dataset_id}"
+
+    @property
+    def rows_folder(self) -> str:
+        """Where this check writes."""
+        return f"{self.folder}/v{self.version}"
+
+
+def main() -> None:
+    """Check one dataset and tell the supervisor; the exit status is one of `child.Exit`."""
+    parser = argparse.ArgumentParser(description="Check a dataset.")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--attempt", required=True, type=int)
+    dataset_id = parser.parse_args().dataset
+    child.follow_parent()
+    signal.signal(signal.SIGTERM, _drain)
+    settings = load_settings()
+    try:
+        task = load_task(settings, dataset_id)
+        done = Check(task, Storage.from_settings(settings), settings).run()
+    except Refused as refusal:
+        child.stop(Exit.REFUSED, refusal.reason, refusal.detail)
+    except CannotDecrypt:
+        child.stop(
+            Exit.REFUSED, "unreadable", "The upload cannot be decrypted any more. Upload the file again."
+        )
+    except _Drained:
+        child.stop(Exit.DRAINED, "drained", "The check was told to stop; it starts again from the beginning.")
+    child.emit("done", **done)
+
+
+class _Drained(BaseException):
+    """The program was told to stop."""
+
+
+def _drain(_signal: int, _frame: object) -> None:
+    raise _Drained
+
+
+def load_task(settings: Settings, dataset_id: str) -> Task:
+    """Read what the program needs from the database. Raises Refused, and CannotDecrypt."""
+    envelope = Envelope.from_base64(settings.secret("master_key"))
+    database = open_database(settings, pool_size=1)
+    with closing(database), database.read() as connection:
+        row = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one_or_none()
+        if row is None:
+            raise Refused("no-dataset", "There is no dataset of this id.")
+        key = load_data_keys(connection, envelope, [row.key_id])[row.key_id]
+    try:
+        options = DatasetOptions.model_validate(row.options)
+    except ValidationError:
+        raise Refused(
+            "bad-options", "The options of the dataset cannot be used. Check it with others."
+        ) from None
+    return Task(
+        dataset_id,
+        row.source,
+        row.source_name,
+        options,
+        key,
+        envelope,
+        row.sha256,
+        next_version(row.manifest),
+    )
+
+
+def next_version(manifest: dict[str, Any] | None) -> int:
+    """The number n of the folder `v<n>`: one more than that of the rows that the manifest names."""
+    if manifest is None:
+        return 1
+    return int(manifest["parts"][0]["path"].split("/")[2].removeprefix("v")) + 1
+
+
+class Check:
+    """One check of one dataset."""
+
+    def __init__(self, task: Task, storage: Storage, settings: Settings) -> None:
+        self._task, self._storage, self._settings = task, storage, settings
+        self._pictures = Pictures(storage, task.key, f"{task.folder}/images")
+        self._fates: list[Fate] = []
+        self._grouped: set[bytes] = set()
+        self._neighbours = Neighbours()
+        self._places: list[int] = []  # of the rows among `_neighbours`
+        self._started = self._told = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        """Check it; returns the fields of the event `done`. Raises Refused, leaving nothing behind."""
+        self._storage.delete(self._task.rows_folder)  # of an attempt that was killed
+        try:
+            return self._run()
+        except BaseException:
+            self._storage.delete(self._task.rows_folder)
+            self._pictures.discard()
+            raise
+
+    def _run(self) -> dict[str, Any]:
+        task = self._task
+        source, raw_sha256 = self._open()
+        shape, columns, rows = _recognised(source.rows, task.options)
+        entry = find_model(task.options.model)
+        own = task.options.model == self._settings.model
+        examiner = Examiner(
+            shape,
+            task.options,
+            Lengths(entry, self._settings.model_path if own else None),
+            load_guard(),
+            picture=source.picture,
+            keep=self._pictures.keep,
+        )
+        spool = Spool(self._settings.state_dir, task.key)
+        for line, row in rows:
+            self._remember(examiner.examine(line, row), spool)
+            self._tell(examiner.tally.rows, None, "rows read")
+        self._refuse_phi(examiner)
+        self._decide()
+        parts, used = self._write(spool)
+        manifest = {
+            "parts": parts,
+            "images": self._pictures.manifest(used),
+            "raw_sha256": raw_sha256,
+            "shape": shape.name,
+            "options": task.options.model_dump(mode="json"),
+        }
+        report = summarise(
+            shape,
+            columns,
+            task.options,
+            examiner.tally,
+            self._fates,
+            grouped=self._grouped,
+            images=len(used),
+            seconds=time.monotonic() - self._started,
+        )
+        path = f"{task.rows_folder}/report.json"
+        store_sealed(self._storage, task.key, path, [report.model_dump_json().encode()])
+        counted = Counter(dict.fromkeys(SPLITS, 0))
+        for part in parts:
+            counted[part["split"]] += part["rows"]
+        return {
+            "shape": shape.name,
+            "rows_train": counted["train"],
+            "rows_validation": counted["validation"],
+            "manifest": manifest,
+            "report_path": path,
+        }
+
+    def _open(self) -> tuple[reading.Source, str]:
+        """The rows, and the SHA-256 of the file (of a dataset of the hub: of its name)."""
+        task = self._task
+        if task.source == "hub":
+            options = task.options
+            named = f"{task.source_name}/{options.subset}/{options.split}"
+            source = reading.read_hub(task.source_name, subset=options.subset, split=options.split)
+            return source, task.sha256 or hashlib.sha256(named.encode()).hexdigest()
+        try:
+            raw = SealedFile(
+                self._storage.open(f"{task.folder}/raw"), task.key, place=place_of(f"{task.folder}/raw")
+            )
+        except FileNotFoundError:
+            raise Refused("no-upload", "The uploaded file is gone. Upload it again.") from None
+        stream = cast(IO[bytes], io.BufferedReader(raw, buffer_size=1 << 16))
+        sha256 = task.sha256 or hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        stream.seek(0)
+        return reading.open_source(stream, max_bytes=_UNPACKED * self._settings.max_dataset_bytes), sha256
+
+    def _remember(self, row: Examined, spool: Spool) -> None:
+        """Keep the text in the spool, and what the decision needs here."""
+        self._fates.append(Fate(row.line, row.unit, row.digest, row.reason, row.advice))
+        if row.hashes is not None:
+            self._places.append(len(self._fates) - 1)
+            self._neighbours.add(row.hashes)
+        if row.group is not None:
+            self._grouped.add(row.unit)
+        if row.reason is None or row.reason.quarantines:
+            named = self._task.fingerprint.fingerprint(f"group:{self._task.dataset_id}:{row.group}")[:16]
+            spool.add(
+                {
+                    "place": len(self._fates) - 1,
+                    "messages": row.messages,
+                    "image": row.image,
+                    "group": None if row.group is None else named,
+                }
+            )
+
+    def _refuse_phi(self, examiner: Examiner) -> None:
+        tally = examiner.tally
+        if self._task.options.phi is not PhiPolicy.REJECT or not tally.phi_rows:
+            return
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.phi_types.items()))
+        lines = ", ".join(map(str, tally.phi_lines[:20]))
+        raise Refused(
+            "phi-found",
+            f"{tally.phi_rows} rows hold what identifies a person ({kinds}), first on lines {lines}. Remove "
+            "it, or choose to mask or quarantine such rows.",
+        )
+
+    def _decide(self) -> None:
+        """Split the rows that can be used, and drop copies."""
+        usable = [fate for fate in self._fates if fate.reason is None]
+        if not self._fates:
+            raise reading.Broken("no-rows", "The file holds no rows. Upload one with at least one.")
+        options = self._task.options
+        units = Counter(fate.unit for fate in usable)
+        held_out = choose_validation(units, fraction=options.validation_fraction, seed=options.seed)
+        for fate in usable:
+            fate.validation = fate.unit in held_out
+        self._tell(len(self._fates), len(self._fates), "looking for copies", now=True)
+        near = {
+            self._places[row]: [self._places[earlier] for earlier in found]
+            for row, found in self._neighbours.pairs().items()
+        }
+        drop_copies(self._fates, near)
+        if not any(fate.reason is None and not fate.validation for fate in self._fates):
+            reasons = Counter(fate.reason for fate in self._fates if fate.reason)
+            listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+            example = next(fate for fate in self._fates if fate.reason)
+            raise Refused(
+                "no-usable-rows",
+                f"None of the {len(self._fates)} rows can be trained on: {listed}; the first on line "
+                f"{example.line}. {example.advice or ADVICE[example.reason or Reason.NOT_TEXT]}",
+            )
+
+    def _write(self, spool: Spool) -> tuple[list[dict[str, Any]], set[str]]:
+        """Write the parts; what the manifest says of them, and the pictures that they name."""
+        task = self._task
+        writers = {split: PartWriter(self._storage, task.key, task.rows_folder, split) for split in SPLITS}
+        used = set()
+        for row in spool.rows():
+            fate = self._fates[row.pop("place")]
+            numbered = {"id": fate.line, **row}
+            if fate.reason is None:
+                writers["validation" if fate.validation else "train"].add(numbered)
+            elif fate.reason.quarantines:
+                writers["quarantine"].add({**numbered, "line": fate.line, "reason": fate.reason})
+            else:
+                continue
+            if row["image"]:
+                used.add(row["image"])
+            self._tell(fate.line, None, "rows written")
+        for writer in writers.values():
+            writer.flush()
+        return [part for writer in writers.values() for part in writer.parts], used
+
+    def _tell(self, done: int, total: int | None, what: str, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._told >= _PROGRESS_S:
+            self._told = time.monotonic()
+            child.emit("progress", done=done, total=total, what=what)
+
+
+def _recognised(
+    rows: reading.NumberedRows, options: DatasetOptions
+) -> tuple[Shape, list[str], Iterator[tuple[int, reading.Row]]]:
+    """The shape of the rows, their columns, and all rows again. Raises Refused."""
+    first = list(itertools.islice(rows, _FIRST_ROWS))
+    if not first:
+        raise reading.Broken("no-rows", "The file holds no rows. Upload one with at least one.")
+    columns = list(dict.fromkeys(name for _, row in first for name in row))
+    return recognise(columns, options.columns), columns, itertools.chain(first, rows)
+
+
+if __name__ == "__main__":
+    main()

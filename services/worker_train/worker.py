@@ -1,0 +1,246 @@
+"""Builds the training worker from the settings and runs it under Celery. It trains nothing itself.
+
+Each job runs in a subprocess, so that a crash costs a job and not the worker, and so that all memory of the
+device comes back. One job at a time has the device; a check of a dataset runs beside it.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from celery import Celery, signals
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import OperationalError
+
+from services.worker_train.attempt import Attempt
+from services.worker_train.handlers.evaluate import EvaluateWork
+from services.worker_train.handlers.train import TrainWork
+from services.worker_train.work import Tools, Work
+from shared.audit import record
+from shared.clock import DatabaseClock
+from shared.conversations import Conversations
+from shared.db import open_database
+from shared.db.tables import workers
+from shared.errors import LeaseLost
+from shared.jobs.leases import LeaseKeeper
+from shared.jobs.lifecycle import Kind
+from shared.jobs.store import JobRules, JobStore
+from shared.logs import where
+from shared.privacy.envelope import Envelope
+from shared.queue import Bell, make_celery, open_redis, task_name
+from shared.settings import Settings
+from shared.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_HERE = "services.worker_train"
+PROGRAMS: Mapping[Kind, Sequence[str]] = MappingProxyType(
+    {
+        Kind.TRAIN: (sys.executable, "-m", f"{_HERE}.finetune"),
+        Kind.EVALUATE: (sys.executable, "-m", f"{_HERE}.evaluate"),
+    }
+)
+WORK: Mapping[Kind, type[Work]] = MappingProxyType({Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork})
+#: Kinds that need the device, the more urgent first; one job of them at a time.
+ON_DEVICE = (Kind.TRAIN, Kind.EVALUATE)
+
+
+def worker_id() -> str:
+    """Names this process: unique among all workers alive."""
+    return f"train@{socket.gethostname()}:{os.getpid()}"
+
+
+class Worker:
+    """Everything a worker process holds."""
+
+    def __init__(self, settings: Settings, programs: Mapping[Kind, Sequence[str]] = PROGRAMS) -> None:
+        """Open database and storage; raises a readable error when one cannot be."""
+        self.settings = settings
+        self.id = worker_id()
+        self.database = open_database(settings, pool_size=6)
+        self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
+        self.keeper = LeaseKeeper(
+            self.database,
+            self.jobs,
+            open_redis(settings),
+            heartbeat_s=settings.heartbeat_s,
+            on_beat=self._report,
+        )
+        envelope = Envelope.from_base64(settings.secret("master_key"))
+        self.tools = Tools(
+            settings=settings,
+            worker_id=self.id,
+            database=self.database,
+            jobs=self.jobs,
+            storage=Storage.from_settings(settings),
+            envelope=envelope,
+            conversations=Conversations(envelope),
+            bell=Bell(settings),
+            keeper=self.keeper,
+            programs=programs,
+        )
+        #: Who holds it may use the device.
+        self._device = threading.Lock()
+        self._attempts: set[Attempt] = set()
+        self._lock = threading.Lock()
+        self._draining = False
+
+    def run(self) -> None:
+        """Work until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
+        self._register()
+        self.keeper.start()
+        app = self._celery()
+        signals.worker_shutting_down.connect(self.drain, weak=False)
+        try:
+            app.Worker(
+                pool="threads",
+                concurrency=2,  # one on the device, and a check beside it
+                queues=[kind.value for kind in WORK],
+                hostname=self.id,
+                loglevel="WARNING",
+                without_gossip=True,
+                without_mingle=True,
+                without_heartbeat=True,
+                quiet=True,
+            ).start()
+        finally:
+            self.close()
+
+    def work_next(self, kind: Kind) -> bool:
+        """Claim the best queued job of this kind and bring it to an end, or back to the queue.
+
+        Returns whether to look for another.
+        """
+        if self._draining:
+            return False
+        with self.database.write() as connection:
+            job = self.jobs.claim(connection, kind, self.id)
+        if job is None:
+            return False
+        self.tools.bell.news(job.id)
+        attempt = Attempt(self.tools, job, WORK[kind](self.tools, job))
+        with self._lock:
+            self._attempts.add(attempt)
+        if self._draining:  # it may have begun before the attempt was known
+            attempt.drain()
+        with self.keeper.holding(job.claim, attempt.stop) as hold:
+            try:
+                attempt.run(hold)
+            except LeaseLost:
+                log.warning("job %s belongs to another worker now; this attempt wrote nothing more", job.id)
+            except Exception as error:  # a bug must not leave a job running for ever
+                log.error("job %s failed in %s", job.id, where(error))
+                attempt.retry(
+                    "internal", "Something went wrong inside MediChat; tell your admin the job's id."
+                )
+            finally:
+                with self._lock:
+                    self._attempts.discard(attempt)
+        self.tools.bell.news(job.id)
+        return not attempt.handed_back
+
+    def _rung(self, kind: Kind) -> None:
+        """There is work of this kind: do all that there is, unless the device is taken."""
+        if kind not in ON_DEVICE:
+            while self.work_next(kind):
+                continue
+        elif self._device.acquire(blocking=False):  # else who has it looks again when it is free
+            try:
+                while any(self.work_next(each) for each in ON_DEVICE):
+                    continue
+            finally:
+                self._device.release()
+
+    def _celery(self) -> Celery:
+        app = make_celery(self.settings)
+        for kind in WORK:
+            app.task(self._task(kind), name=task_name(kind))
+        app.finalize()
+        return app
+
+    def _task(self, kind: Kind) -> Any:
+        def work(job_id: str) -> None:
+            """The hint names a job, but the best queued one is taken, and then the next."""
+            try:
+                self._rung(kind)
+            except OperationalError as error:
+                log.warning(
+                    "the database is away (%s); the job will be announced again", type(error).__name__
+                )
+
+        return work
+
+    def drain(self, **_: Any) -> None:
+        """Take no more work, let the programs save theirs, and hand the jobs back. Returns at once."""
+        self._draining = True
+        # in a thread: this is called inside a signal handler, which must not wait for locks
+        threading.Thread(target=self._drain_attempts, name="drain", daemon=True).start()
+
+    def _drain_attempts(self) -> None:
+        with self._lock:
+            attempts = list(self._attempts)
+        for attempt in attempts:
+            attempt.drain()
+
+    def _register(self) -> None:
+        with self.database.write() as connection:
+            now = self.jobs.clock.now(connection)
+            connection.execute(
+                insert(workers).values(
+                    id=self.id,
+                    kind=Kind.TRAIN,
+                    model_id=self.settings.model,
+                    started_at=now,
+                    last_seen_at=now,
+                    stats={},
+                )
+            )
+            record.append(
+                connection,
+                now=now,
+                actor=self.tools.actor,
+                action="worker.started",
+                object=f"worker:{self.id}",
+                details={"model": self.settings.model},
+            )
+
+    def _report(self) -> None:
+        """Say that this worker lives, and how many jobs it has in hand."""
+        with self._lock:
+            stats = {"jobs": len(self._attempts)}
+        with self.database.write() as connection:
+            connection.execute(
+                update(workers)
+                .where(workers.c.id == self.id)
+                .values(last_seen_at=self.jobs.clock.now(connection), stats=stats)
+            )
+
+    def close(self) -> None:
+        """Give everything back, once nothing is worked on any more."""
+        self.keeper.close()
+        try:
+            with self.database.write() as connection:
+                connection.execute(delete(workers).where(workers.c.id == self.id))
+        except OperationalError:
+            log.warning("the database is away; this worker will be seen as silent")
+        self.tools.bell.close()
+        self.database.close()
+
+
+def is_alive(settings: Settings) -> bool:
+    """Whether a worker of this host reported within the last heartbeats; for a container's health check."""
+    database = open_database(settings, pool_size=1)
+    try:
+        with database.read() as connection:
+            now = DatabaseClock().now(connection)
+            seen = connection.execute(
+                select(workers.c.last_seen_at).where(workers.c.id.like(f"train@{socket.gethostname()}:%"))
+            ).scalars()
+            return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
+    finally:
+        database.close()

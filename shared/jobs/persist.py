@@ -1,0 +1,39 @@
+"""Writes what a worker found out, again while the database is away. It does not know what is written."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+
+from shared.db import Database
+from shared.errors import LeaseLost
+from shared.jobs.leases import Hold
+from shared.jobs.store import Renewal
+
+T = TypeVar("T")
+
+#: What is raised while the database cannot be reached.
+DATABASE_AWAY = (OperationalError, InterfaceError)
+
+
+def persist(database: Database, hold: Hold, write: Callable[[Connection], T], *, patience_s: float) -> T:
+    """One write transaction, tried again while the database is away and the lease may still hold.
+
+    When a commit's fate is unknown, the repeat finds its own rows (IntegrityError) or a finished
+    job (LeaseLost); both mean that this attempt has nothing more to write here.
+    """
+    give_up = time.monotonic() + patience_s
+    pause = 0.1
+    while True:
+        try:
+            with database.write() as connection:
+                return write(connection)
+        except IntegrityError as error:
+            raise LeaseLost from error
+        except DATABASE_AWAY:
+            if time.monotonic() + pause > give_up or hold.stop is Renewal.LOST:
+                raise
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)

@@ -1,0 +1,367 @@
+"""The adapters in the database: which there are, which one answers, and how that came. It loads none.
+
+Every method runs in the caller's transaction, and what is done is in the audit log with it. Reasons that
+people wrote stay in their columns; the log says only that there was one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, func, select, update
+
+from shared.audit import record
+from shared.clock import Clock
+from shared.db.rows import put
+from shared.db.tables import jobs
+from shared.db.tables_training import adapters, deployments, evaluations
+from shared.errors import AdapterRefused, Conflict, NotFound
+from shared.jobs.lifecycle import Kind
+from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
+
+# made once: building a statement costs more than sending it
+_ACTIVE = (
+    select(deployments.c.adapter_sha256)
+    .where(deployments.c.base_model == bindparam("base_model"))
+    .order_by(deployments.c.seq.desc())
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewAdapter:
+    """What a training run made."""
+
+    sha256: str
+    #: Versions are counted by name.
+    name: str
+    run_id: str
+    dataset_id: str
+    base_model: str
+    base_revision: str
+    bytes: int
+    #: The model card, Markdown.
+    card: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """An adapter's row."""
+
+    sha256: str
+    name: str
+    version: int
+    run_id: str
+    dataset_id: str
+    base_model: str
+    base_revision: str
+    status: AdapterStatus
+    bytes: int
+    verify_job_id: str | None
+    verification: dict[str, Any] | None
+    recalled_reason: str | None
+    created_at: datetime
+    status_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Any) -> "Adapter":
+        """Build from a row of `adapters`."""
+        values = {field.name: getattr(row, field.name) for field in fields(cls)}
+        return cls(**{**values, "status": AdapterStatus(values["status"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What the newest evaluation of an adapter came to."""
+
+    evaluation_id: str
+    passed: bool
+    #: Each with `figure`, `limit` and `value`.
+    failures: list[dict[str, Any]]
+
+    def describe(self) -> str:
+        """Which figures failed, and by how much."""
+        return "; ".join(
+            f"{failure['figure']} is {_number(failure['value'])}, the limit is {_number(failure['limit'])}"
+            f"{_distance(failure)}"
+            for failure in self.failures
+        )
+
+
+def active(connection: Connection, base_model: str) -> str | None:
+    """The adapter that answers for this base model; None: the base model alone."""
+    found: str | None = connection.execute(_ACTIVE, {"base_model": base_model}).scalar_one_or_none()
+    return found
+
+
+def find(connection: Connection, sha256: str) -> Adapter:
+    """One adapter. Raises NotFound."""
+    row = connection.execute(select(adapters).where(adapters.c.sha256 == sha256)).one_or_none()
+    if row is None:
+        raise NotFound("There is no adapter of this name; GET /v1/adapters lists them.")
+    return Adapter.from_row(row)
+
+
+def check_usable(connection: Connection, sha256: str, base_model: str) -> Adapter:
+    """The adapter, if it may answer for this base model. Raises NotFound or AdapterRefused."""
+    adapter = find(connection, sha256)
+    if adapter.status is AdapterStatus.RECALLED:
+        raise AdapterRefused("This adapter was recalled and must not answer again; name another.")
+    if adapter.base_model != base_model:
+        raise AdapterRefused(
+            f"This adapter changes the model {adapter.base_model}, and {base_model} is served; name another."
+        )
+    if adapter.verification is not None and not adapter.verification.get("ok"):
+        raise AdapterRefused("The serving engine could not verify this adapter; train it again.")
+    return adapter
+
+
+def newest_gate(connection: Connection, sha256: str) -> Gate | None:
+    """The outcome of the adapter's newest evaluation that ended; None when there is none."""
+    row = connection.execute(
+        select(evaluations.c.id, evaluations.c.passed, evaluations.c.gate)
+        .where(evaluations.c.adapter_sha256 == sha256, evaluations.c.passed.is_not(None))
+        .order_by(evaluations.c.created_at.desc(), evaluations.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Gate(
+        evaluation_id=row.id, passed=bool(row.passed), failures=list((row.gate or {}).get("failures", []))
+    )
+
+
+def answers_of(sha256: str) -> Select[Any]:
+    """The answers of which a person saw at least one sentence that this adapter wrote, in no order."""
+    return select(jobs.c.id, jobs.c.conversation_id, jobs.c.created_at, jobs.c.finished_at).where(
+        jobs.c.adapter_sha256 == sha256, jobs.c.kind == Kind.INFER, jobs.c.first_sentence_at.is_not(None)
+    )
+
+
+class AdapterStore:
+    """Changes adapters and who answers; safe to share between threads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> Adapter:
+        """A new candidate with the next version of its name; the same weights again are the same adapter.
+
+        Raises sqlalchemy's IntegrityError when another took the version meanwhile: try again.
+        """
+        known = connection.execute(select(adapters).where(adapters.c.sha256 == new.sha256)).one_or_none()
+        if known is not None:
+            return Adapter.from_row(known)
+        now = self._clock.now(connection)
+        newest = connection.execute(
+            select(func.max(adapters.c.version)).where(adapters.c.name == new.name)
+        ).scalar()
+        row = {
+            **new.__dict__,
+            "version": (newest or 0) + 1,
+            "status": AdapterStatus.CANDIDATE,
+            "created_at": now,
+            "status_at": now,
+        }
+        put(connection, adapters, row)
+        details = {"run": new.run_id, "base_model": new.base_model, "base_revision": new.base_revision}
+        self._log(connection, actor, now, "adapter.added", new.sha256, details)
+        return find(connection, new.sha256)
+
+    def approve(
+        self, connection: Connection, sha256: str, actor: record.Actor, *, override_reason: str | None = None
+    ) -> Adapter:
+        """Say that a candidate may answer: it was verified, and passed its gate or is let past it.
+
+        Raises Conflict, saying what is missing or which figure failed and by how much.
+        """
+        adapter = find(connection, sha256)
+        gate = self._check_fit(connection, adapter, override_reason)
+        return self._approve(connection, adapter, actor, gate, overridden=override_reason is not None)
+
+    def promote(
+        self,
+        connection: Connection,
+        sha256: str,
+        actor: record.Actor,
+        *,
+        override_reason: str | None = None,
+    ) -> Adapter:
+        """Let an adapter answer from now on, and archive the one before it.
+
+        An override reaches past the gate, never past the verification. Raises Conflict as `approve` does.
+        """
+        adapter = find(connection, sha256)
+        if adapter.status is AdapterStatus.ACTIVE:
+            raise Conflict("This adapter answers already.")
+        gate = self._check_fit(connection, adapter, override_reason)
+        failed = gate is None or not gate.passed
+        if adapter.status is AdapterStatus.CANDIDATE:
+            adapter = self._approve(connection, adapter, actor, gate, overridden=failed)
+        before = active(connection, adapter.base_model)
+        if before is not None:
+            self._move(connection, find(connection, before), AdapterStatus.ARCHIVED)
+        self._move(connection, adapter, AdapterStatus.ACTIVE)
+        self._deploy(
+            connection,
+            adapter.base_model,
+            sha256,
+            DeploymentKind.PROMOTE,
+            actor,
+            override_reason if failed else None,
+        )
+        details = {"before": before, "overridden": failed, "evaluation": gate.evaluation_id if gate else None}
+        self._log(connection, actor, self._clock.now(connection), "adapter.promoted", sha256, details)
+        return find(connection, sha256)
+
+    def roll_back(self, connection: Connection, base_model: str, actor: record.Actor) -> str | None:
+        """Let the adapter before answer again; returns it, None for the base model.
+
+        Raises Conflict when no adapter answers.
+        """
+        now_active = active(connection, base_model)
+        if now_active is None:
+            raise Conflict("The base model answers already; there is nothing to roll back to.")
+        before = self._step_back(connection, base_model, now_active, DeploymentKind.ROLL_BACK, actor)
+        self._move(connection, find(connection, now_active), AdapterStatus.ARCHIVED)
+        details = {"base_model": base_model, "to": before}
+        self._log(connection, actor, self._clock.now(connection), "adapter.rolled_back", now_active, details)
+        return before
+
+    def recall(self, connection: Connection, sha256: str, actor: record.Actor, *, reason: str) -> Adapter:
+        """Never let the adapter answer again; if it does now, the one before it answers.
+
+        Raises Conflict when it was recalled already.
+        """
+        adapter = find(connection, sha256)
+        self._move(connection, adapter, AdapterStatus.RECALLED, recalled_reason=reason)
+        details: dict[str, Any] = {"was": adapter.status}
+        if adapter.status is AdapterStatus.ACTIVE:
+            details["to"] = self._step_back(
+                connection, adapter.base_model, sha256, DeploymentKind.RECALL, actor
+            )
+        self._log(connection, actor, self._clock.now(connection), "adapter.recalled", sha256, details)
+        return find(connection, sha256)
+
+    # -- inside
+
+    def _check_fit(
+        self, connection: Connection, adapter: Adapter, override_reason: str | None
+    ) -> Gate | None:
+        """The newest gate, if the adapter may answer. Raises Conflict."""
+        if adapter.status is AdapterStatus.RECALLED:
+            raise Conflict("This adapter was recalled and must not answer again.")
+        if adapter.verification is None:
+            raise Conflict("The serving engine has not verified this adapter yet; verify it first.")
+        if not adapter.verification.get("ok"):
+            raise Conflict(f"The verification failed: {adapter.verification.get('reason')}")
+        gate = newest_gate(connection, adapter.sha256)
+        if override_reason is not None:
+            return gate
+        if gate is None:
+            raise Conflict("This adapter was never evaluated; evaluate it first, or override with a reason.")
+        if not gate.passed:
+            raise Conflict(f"The gate failed: {gate.describe()}. Train it again, or override with a reason.")
+        return gate
+
+    def _approve(
+        self,
+        connection: Connection,
+        adapter: Adapter,
+        actor: record.Actor,
+        gate: Gate | None,
+        *,
+        overridden: bool,
+    ) -> Adapter:
+        self._move(connection, adapter, AdapterStatus.APPROVED)
+        details = {
+            "evaluation": gate.evaluation_id if gate else None,
+            "overridden": overridden,
+            "failed_figures": [failure["figure"] for failure in gate.failures] if gate else [],
+        }
+        self._log(connection, actor, self._clock.now(connection), "adapter.approved", adapter.sha256, details)
+        return find(connection, adapter.sha256)
+
+    def _step_back(
+        self,
+        connection: Connection,
+        base_model: str,
+        now_active: str,
+        kind: DeploymentKind,
+        actor: record.Actor,
+    ) -> str | None:
+        """Deploy the adapter before `now_active`."""
+        rows = connection.execute(
+            select(deployments.c.kind, deployments.c.adapter_sha256)
+            .where(deployments.c.base_model == base_model)
+            .order_by(deployments.c.seq)
+        )
+        history = [(DeploymentKind(row.kind), row.adapter_sha256) for row in rows]
+        recalled = connection.execute(
+            select(adapters.c.sha256).where(
+                adapters.c.base_model == base_model, adapters.c.status == AdapterStatus.RECALLED
+            )
+        ).scalars()
+        before = before_now(history, {*recalled, now_active})
+        if before is not None:
+            self._move(connection, find(connection, before), AdapterStatus.ACTIVE)
+        self._deploy(connection, base_model, before, kind, actor, None)
+        return before
+
+    def _move(self, connection: Connection, adapter: Adapter, after: AdapterStatus, **values: Any) -> None:
+        """Change the status, unless somebody else did meanwhile. Raises Conflict."""
+        if not may_become(adapter.status, after):
+            raise Conflict(f"This adapter is {adapter.status} and cannot become {after}.")
+        moved = connection.execute(
+            update(adapters)
+            .where(adapters.c.sha256 == adapter.sha256, adapters.c.status == adapter.status)
+            .values(status=after, status_at=self._clock.now(connection), **values)
+        )
+        if moved.rowcount != 1:
+            raise Conflict
+
+    def _deploy(
+        self,
+        connection: Connection,
+        base_model: str,
+        sha256: str | None,
+        kind: DeploymentKind,
+        actor: record.Actor,
+        override_reason: str | None,
+    ) -> None:
+        newest = connection.execute(select(func.max(deployments.c.seq))).scalar()
+        row = {
+            "seq": (newest or 0) + 1,
+            "base_model": base_model,
+            "adapter_sha256": sha256,
+            "kind": kind,
+            "override_reason": override_reason,
+            "by": actor.id,
+            "at": self._clock.now(connection),
+        }
+        put(connection, deployments, row)
+
+    def _log(
+        self,
+        connection: Connection,
+        actor: record.Actor,
+        now: datetime,
+        action: str,
+        sha256: str,
+        details: Mapping[str, Any],
+    ) -> None:
+        record.append(
+            connection, now=now, actor=actor, action=action, object=f"adapter:{sha256}", details=dict(details)
+        )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _distance(failure: Mapping[str, Any]) -> str:
+    limit, value = failure["limit"], failure["value"]
+    if isinstance(limit, int | float) and isinstance(value, int | float):
+        return f" (off by {abs(value - limit):.4g})"
+    return ""

@@ -1,0 +1,280 @@
+"""The training runs in the database: submitted, listed, read. It does not know how training works.
+
+A run's state is its job's; the rest is in tables of its own. Methods run in the caller's transaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+
+from shared.audit import record
+from shared.db.rows import put
+from shared.db.tables import jobs
+from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
+from shared.errors import Conflict, InvalidInput, NotFound
+from shared.guard.verdict import Audience
+from shared.ids import new_id
+from shared.jobs.lifecycle import Kind, Lane, State
+from shared.jobs.records import JOB_FIELDS, Job, NewJob
+from shared.jobs.store import JobStore
+from shared.training.recipe import Recipe, load_preset
+from shared.training.states import DatasetState, RunState
+
+MAX_ATTEMPTS = 5
+#: The time left is judged by the last so many steps.
+_LOOK_BACK = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """A wish to train."""
+
+    name: str
+    dataset_id: str
+    preset: str
+    #: Knobs that shall differ from the preset.
+    changes: Mapping[str, Any]
+    #: The model that the installation serves; an adapter of another could not answer here.
+    model: str
+    idempotency_key: str | None = None
+    request_hmac: str | None = None
+
+
+@dataclass(frozen=True)
+class By:
+    """Who acts, and in whose audience their jobs are."""
+
+    user_id: str
+    audience: Audience
+    actor: record.Actor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's row with its job's, and how far it is."""
+
+    id: str
+    name: str
+    job: Job
+    dataset_id: str
+    dataset_name: str
+    recipe: dict[str, Any]
+    base_model: str
+    base_revision: str | None
+    estimate: dict[str, Any] | None
+    waiting_reason: str | None
+    total_steps: int | None
+    metrics: dict[str, Any] | None
+    created_by: str
+    created_at: datetime
+    #: The last step that was trained, 0 before the first.
+    step: int
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> "Run":
+        """Build from a row of `_select()`."""
+        values = dict(row._mapping)
+        names = {name: values.pop(f"job_{name}") for name in JOB_FIELDS}
+        return cls(**values, job=Job.from_values(names))
+
+    @property
+    def state(self) -> RunState:
+        """Where the run is, as a person sees it."""
+        if self.job.state is State.QUEUED and self.waiting_reason is not None:
+            return RunState.WAITING
+        if self.job.state is State.RUNNING and self.job.cancel_requested_at is not None:
+            return RunState.CANCELLING
+        return RunState(self.job.state.value)
+
+    @property
+    def percent(self) -> float:
+        """How much of it is done."""
+        if self.state is RunState.SUCCEEDED:
+            return 100.0  # it may have stopped early
+        return round(100.0 * min(1.0, self.step / self.total_steps), 1) if self.total_steps else 0.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a person should know of a run."""
+
+    at: datetime
+    text: str
+
+
+class RunStore:
+    """The runs; safe to share between threads."""
+
+    def __init__(self, jobs: JobStore) -> None:
+        self._jobs = jobs
+
+    def submit(self, connection: Connection, new: NewRun, *, by: By, now: datetime) -> Run:
+        """Queue a run and log it; the same wish under the same Idempotency-Key is the same run.
+
+        Raises NotFound for the dataset, Conflict when it is not ready, InvalidInput for a recipe that cannot
+        be used, and IdempotencyMismatch.
+        """
+        if new.idempotency_key is not None and new.request_hmac is not None:
+            known = self._jobs.find_repeat(connection, by.user_id, new.idempotency_key, new.request_hmac)
+            if known is not None:
+                return self._one(connection, training_runs.c.job_id == known.id)
+        _require_ready(connection, new.dataset_id)
+        recipe = make_recipe(new)
+        job = NewJob(
+            id=new_id(),
+            kind=Kind.TRAIN,
+            lane=Lane.BATCH,
+            user_id=by.user_id,
+            audience=by.audience,
+            max_attempts=MAX_ATTEMPTS,
+            seed=recipe.seed % 2**31,
+            idempotency_key=new.idempotency_key,
+            request_hmac=new.request_hmac,
+        )
+        self._jobs.submit(connection, job, now)
+        row = {
+            "id": new_id(),
+            "name": new.name,
+            "job_id": job.id,
+            "dataset_id": new.dataset_id,
+            "recipe": recipe.model_dump(mode="json"),
+            "base_model": recipe.model,
+            "created_by": by.user_id,
+            "created_at": now,
+        }
+        put(connection, training_runs, row)
+        record.append(
+            connection,
+            now=now,
+            actor=by.actor,
+            action="training.submitted",
+            object=f"training_run:{row['id']}",
+            details={
+                "job": job.id,
+                "dataset": new.dataset_id,
+                "preset": recipe.preset,
+                "base_model": recipe.model,
+            },
+        )
+        return self._one(connection, training_runs.c.id == row["id"])
+
+    def cancel(self, connection: Connection, run_id: str, *, by: By, now: datetime) -> Run:
+        """Ask for the end of a run; returns it as it is then. Raises NotFound."""
+        before = self.get(connection, run_id).job
+        after = self._jobs.cancel(connection, before.id)
+        if after.event_seq != before.event_seq:
+            record.append(
+                connection,
+                now=now,
+                actor=by.actor,
+                action="training.cancel_asked",
+                object=f"training_run:{run_id}",
+                details={"job": before.id},
+            )
+        return self.get(connection, run_id)
+
+    def get(self, connection: Connection, run_id: str) -> Run:
+        """One run. Raises NotFound."""
+        return self._one(connection, training_runs.c.id == run_id)
+
+    def list(
+        self, connection: Connection, *, limit: int, where: ColumnElement[bool] | None = None
+    ) -> list[Run]:
+        """Runs, the newest first."""
+        wanted = _select() if where is None else _select().where(where)
+        wanted = wanted.order_by(training_runs.c.created_at.desc(), training_runs.c.id.desc()).limit(limit)
+        return [Run.from_row(row) for row in connection.execute(wanted)]
+
+    def steps(
+        self, connection: Connection, run_id: str, *, after: int = 0, limit: int = 10_000
+    ) -> Sequence[Row[Any]]:
+        """Figures of the steps after that one, in order; rows of `training_steps`."""
+        return connection.execute(
+            select(training_steps)
+            .where(training_steps.c.run_id == run_id, training_steps.c.step > after)
+            .order_by(training_steps.c.step)
+            .limit(limit)
+        ).all()
+
+    def notes(self, connection: Connection, run_id: str) -> Sequence[Note]:
+        """What a person should know, the oldest first."""
+        rows = connection.execute(
+            select(training_notes).where(training_notes.c.run_id == run_id).order_by(training_notes.c.seq)
+        )
+        return [Note(row.at, row.text) for row in rows]
+
+    def seconds_left(self, connection: Connection, run: Run) -> float | None:
+        """How long a running run will take; None when that cannot be said.
+
+        By the median pause between its last steps, which a restart in between does not disturb.
+        """
+        if run.state is not RunState.RUNNING or run.total_steps is None:
+            return None
+        moments = connection.execute(
+            select(training_steps.c.at)
+            .where(training_steps.c.run_id == run.id)
+            .order_by(training_steps.c.step.desc())
+            .limit(_LOOK_BACK)
+        ).scalars()
+        times = list(moments)
+        if len(times) < 2:
+            estimated = (run.estimate or {}).get("seconds")
+            return None if estimated is None or run.step else float(estimated)
+        pause: float = median((later - earlier).total_seconds() for later, earlier in pairwise(times))
+        return round(max(0.0, pause) * max(0, run.total_steps - run.step), 1)
+
+    def _one(self, connection: Connection, where: ColumnElement[bool]) -> Run:
+        row = connection.execute(_select().where(where)).one_or_none()
+        if row is None:
+            raise NotFound("There is no training run under this id.")
+        return Run.from_row(row)
+
+
+def make_recipe(new: NewRun) -> Recipe:
+    """The preset with the changes, for this dataset. Raises InvalidInput, naming what cannot be used."""
+    preset = load_preset(new.preset)
+    known = {knob.name for knob in preset.knobs()}
+    if unknown := set(new.changes) - known:
+        raise InvalidInput(
+            f"{len(unknown)} of the changes name no knob of a recipe; GET /v1/recipes lists the knobs."
+        )
+    data = {**preset.data.model_dump(), "train": f"medichat:{new.dataset_id}", "validation": ""}
+    return preset.changed({**new.changes, "model": new.model, "data": data})
+
+
+def _require_ready(connection: Connection, dataset_id: str) -> None:
+    state = connection.execute(
+        select(datasets.c.state).where(datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None))
+    ).scalar_one_or_none()
+    if state is None:
+        raise NotFound("There is no dataset under this id.")
+    if state != DatasetState.READY:
+        raise Conflict(
+            "This dataset cannot be trained on: wait until its check has ended, or choose another."
+        )
+
+
+_LAST_STEP = (
+    select(func.max(training_steps.c.step))
+    .where(training_steps.c.run_id == training_runs.c.id)
+    .scalar_subquery()
+)
+
+
+def _select() -> Select[Any]:
+    own = [column for column in training_runs.c if column.name != "job_id"]
+    return (
+        select(
+            *own,
+            datasets.c.name.label("dataset_name"),
+            func.coalesce(_LAST_STEP, 0).label("step"),
+            *(jobs.c[name].label(f"job_{name}") for name in JOB_FIELDS),
+        )
+        .join(jobs, jobs.c.id == training_runs.c.job_id)
+        .join(datasets, datasets.c.id == training_runs.c.dataset_id)
+    )

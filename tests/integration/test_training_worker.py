@@ -1,0 +1,291 @@
+"""The training worker: what becomes of a run when its program ends well, badly, or not at all.
+
+The programs are real processes; what they do is practice (tests/practice_program.py).
+"""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from services.worker_train.worker import Worker
+from shared.db.tables import job_events, jobs, workers
+from shared.db.tables_training import adapters
+from shared.jobs.lifecycle import EventKind
+from shared.storage import Storage
+from tests.support import Api, wait_until
+from tests.training import School, WorkerProcess, worker_thread
+
+TIMES = {"lease_s": 4, "heartbeat_s": 1, "reconcile_s": 0.2, "retry_base_s": 0.1}
+#: Long enough to be disturbed; nobody waits for its end.
+LONG = {"steps": 100_000, "pause_s": 0.02}
+DISTURBED = {"steps": 60, "pause_s": 0.03}
+
+
+@pytest.fixture
+def school(make_api) -> School:  # type: ignore[no-untyped-def]
+    return School(make_api(**TIMES))
+
+
+@pytest.fixture
+def worker(school: School) -> Iterator[Worker]:
+    with worker_thread(school.api.settings) as made:
+        yield made
+
+
+on_one_database = pytest.mark.parametrize("dialect", ["sqlite"], indirect=False)
+
+
+def resumed_from(school: School, run_id: str) -> int:
+    """The step of the checkpoint that the run went on from."""
+    found = re.search(r"from the checkpoint of step (\d+)", school.notes(run_id))
+    assert found
+    return int(found[1])
+
+
+def events(school: School) -> list[str]:
+    with school.api.gateway.database.read() as connection:
+        rows = connection.execute(job_events.select().order_by(job_events.c.job_id, job_events.c.seq))
+        return [row.kind for row in rows]
+
+
+def test_a_run_becomes_a_curve_and_a_candidate(school: School, worker: Worker) -> None:
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["percent"], run["attempt"]) == ("succeeded", 100.0, 1)
+    assert (run["total_steps"], run["step"], run["base_revision"]) == (30, 30, "r1")
+    assert run["estimate"]["memory_mb"] == 10
+    assert run["metrics"] == {"eval_loss": 0.5}
+    steps = school.steps(run["id"])
+    assert [step["step"] for step in steps] == list(range(1, 31))
+    assert steps[19]["loss"] == pytest.approx(1 / 20)
+    assert steps[19]["eval_loss"] == pytest.approx(2 / 20), "both figures of a step are in its row"
+    assert [step["step"] for step in school.steps(run["id"], after=28)] == [29, 30]
+    with school.api.gateway.database.read() as connection:
+        adapter = connection.execute(adapters.select()).one()
+    assert adapter.sha256 == run["adapter_sha256"]
+    assert (adapter.name, adapter.version, adapter.status) == ("asthma", 1, "candidate")
+    assert adapter.card == "# A card"
+
+
+@on_one_database
+def test_the_storage_holds_the_adapter_and_nothing_that_is_not_needed(school: School, worker: Worker) -> None:
+    run = school.wait_for_end(school.submit()["id"])
+    storage = Storage.from_settings(school.api.settings)
+    wait_until(lambda: not storage.list("runs"), 10, "for the checkpoints to be removed")
+    names = ("README.md", "adapter_config.json", "adapter_model.safetensors", "probe.json")
+    assert storage.list("adapters") == [f"adapters/{run['adapter_sha256']}/{name}" for name in names]
+
+
+@on_one_database
+def test_the_same_weights_again_are_no_new_version(school: School, worker: Worker) -> None:
+    first = school.wait_for_end(school.submit()["id"])
+    again = school.wait_for_end(school.submit("again")["id"])
+    other = school.wait_for_end(school.submit(changes={"seed": 7})["id"])
+    assert again["adapter_sha256"] == first["adapter_sha256"]
+    assert "version 1 of asthma already" in school.notes(again["id"])
+    with school.api.gateway.database.read() as connection:
+        versions = {row.sha256: row.version for row in connection.execute(adapters.select())}
+    assert versions == {first["adapter_sha256"]: 1, other["adapter_sha256"]: 2}
+
+
+@on_one_database
+def test_a_cancelled_run_ends_within_seconds(school: School, worker: Worker) -> None:
+    school.wish(**LONG)
+    run_id = school.submit()["id"]
+    school.wait_for_step(run_id)
+    assert school.cancel(run_id)["state"] in ("cancelling", "cancelled")
+    assert school.wait_for_end(run_id, timeout_s=5)["state"] == "cancelled"
+    assert [event.action for event in school.api.audit() if event.action.startswith("train")] == [
+        "training.submitted",
+        "training.cancel_asked",
+        "train.cancelled",
+    ]
+
+
+@on_one_database
+def test_a_program_that_ignores_being_cancelled_is_killed(
+    school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker_train.attempt.CANCEL_GRACE_S", 0.3)
+    school.wish(**LONG, deaf=True)
+    run_id = school.submit()["id"]
+    school.wait_for_step(run_id)
+    school.cancel(run_id)
+    assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
+
+
+@on_one_database
+def test_a_run_that_waits_for_a_worker_is_cancelled_at_once(school: School) -> None:
+    run_id = school.submit()["id"]
+    assert school.cancel(run_id)["state"] == "cancelled"
+
+
+def test_a_killed_program_is_started_again_from_its_last_checkpoint(school: School, worker: Worker) -> None:
+    school.wish(**DISTURBED)
+    run_id = school.submit()["id"]
+    school.wait_for_step(run_id, 25)
+    program = school.program_pids(run_id)[0]
+    os.kill(program, signal.SIGKILL)
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"]) == ("succeeded", 2)
+    assert "signal 9" in school.notes(run_id)
+    assert resumed_from(school, run_id) >= 20
+    assert [step["step"] for step in school.steps(run_id)] == list(range(1, 61))
+
+
+@on_one_database
+def test_steps_that_are_trained_again_leave_the_curve(school: School, worker: Worker) -> None:
+    school.wish(steps=60, exit_at={"29": 3, "21": 3})
+    run_id = school.submit()["id"]
+    run = school.wait_for_end(run_id)
+    assert run["state"] == "succeeded"
+    moments = [step["at"] for step in school.steps(run_id)]
+    assert moments == sorted(moments)
+
+
+@on_one_database
+def test_a_program_that_crashes_every_time_fails_the_run_with_what_to_look_at(
+    school: School, worker: Worker
+) -> None:
+    school.wish(steps=60, exit_at={str(step): 3 for step in range(1, 60)}, save_every=1)
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["attempt"]) == ("failed", 5)
+    assert run["error"]["code"] == "crashed"
+    assert f"runs/{run['id']}/log.txt" in run["error"]["detail"]
+
+
+@on_one_database
+def test_out_of_memory_halves_the_batch_and_says_so(school: School, worker: Worker) -> None:
+    school.wish(needs_batch=2)
+    run_id = school.submit(changes={"batch_size": 8, "accumulation": 1})["id"]
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"]) == ("succeeded", 1)
+    assert (run["recipe"]["batch_size"], run["recipe"]["accumulation"]) == (2, 4)
+    assert "batch size 4 and accumulation 2" in school.notes(run_id)
+
+
+@on_one_database
+def test_out_of_memory_with_one_row_fails_with_advice(school: School, worker: Worker) -> None:
+    school.wish(needs_batch=0)
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["error"]["code"]) == ("failed", "out-of-memory")
+    assert "nf4" in run["error"]["detail"]
+
+
+@on_one_database
+def test_a_run_without_room_waits_with_the_reason_and_burns_no_attempt(
+    school: School, worker: Worker
+) -> None:
+    school.wish(wait="The model that serves leaves 2,000 MB.")
+    run_id = school.submit()["id"]
+    wait_until(lambda: school.run(run_id)["state"] == "waiting", 20, "for the run to wait")
+    waiting = school.run(run_id)
+    assert (waiting["waiting_reason"], waiting["attempt"]) == ("The model that serves leaves 2,000 MB.", 0)
+    assert events(school)[-1] == EventKind.POSTPONED
+    school.wish()
+    with school.api.gateway.database.write() as connection:  # a minute later
+        now = school.api.gateway.clock.now(connection)
+        connection.execute(jobs.update().values(available_at=now))
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["waiting_reason"], run["attempt"]) == ("succeeded", None, 1)
+
+
+@on_one_database
+def test_a_refused_run_fails_at_once_with_the_programs_reason(school: School, worker: Worker) -> None:
+    school.wish(refuse="The loss was not a number at step 7: lower the learning rate.")
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["attempt"]) == ("failed", 1)
+    assert run["error"] == {
+        "code": "diverged",
+        "detail": "The loss was not a number at step 7: lower the learning rate.",
+    }
+
+
+@on_one_database
+def test_weights_that_are_not_what_the_program_said_are_refused(school: School, worker: Worker) -> None:
+    school.wish(sha256="0" * 64)
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["error"]["code"]) == ("failed", "unusable")
+    assert not Storage.from_settings(school.api.settings).list("adapters")
+
+
+@on_one_database
+def test_what_a_program_writes_is_for_its_owner_only(school: School, worker: Worker) -> None:
+    run_id = school.wait_for_end(school.submit()["id"])["id"]
+    assert school.folder(run_id).stat().st_mode & 0o777 == 0o700
+    assert (school.folder(run_id) / "log.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_killed_worker_leaves_no_program_and_another_goes_on(school: School) -> None:
+    school.wish(**DISTURBED)
+    with WorkerProcess(school.api.settings) as first:
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id, 15)
+        first.kill()
+        school.wait_until_alone(run_id)
+        # another host has no file of this one
+        (school.folder(run_id) / "checkpoints").rename(school.state_dir / "of-the-first-host")
+        with WorkerProcess(school.api.settings):
+            run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"]) == ("succeeded", 2)
+    assert resumed_from(school, run_id) >= 10
+    assert [step["step"] for step in school.steps(run_id)] == list(range(1, 61))
+    assert EventKind.LEASE_EXPIRED in events(school)
+
+
+@on_one_database
+def test_a_worker_told_to_stop_saves_and_hands_the_run_back(school: School) -> None:
+    school.wish(**DISTURBED)
+    with WorkerProcess(school.api.settings) as first:
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id, 12)
+        assert first.terminate() == 0
+        handed_back = school.run(run_id)
+        assert (handed_back["state"], handed_back["attempt"]) == ("queued", 0)
+        assert school.api.count(workers) == 0
+        school.wait_until_alone(run_id)
+        with WorkerProcess(school.api.settings):
+            run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"]) == ("succeeded", 1)
+    assert resumed_from(school, run_id) == handed_back["step"], "not one step was lost"
+
+
+@on_one_database
+def test_one_run_at_a_time_has_the_device(school: School) -> None:
+    school.wish(**LONG)
+    with WorkerProcess(school.api.settings):
+        first, second = (school.submit()["id"] for _ in range(2))
+        school.wait_for_step(first)
+        school.wait_for_step(first, school.run(first)["step"] + 30)
+        assert school.run(second)["state"] == "queued"
+        school.cancel(first)
+        school.wait_for_step(second)
+        school.cancel(second)
+        school.wait_for_end(second)
+
+
+@on_one_database
+def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_kills_its_program(school: School) -> None:
+    school.wish(**DISTURBED)
+    with WorkerProcess(school.api.settings) as frozen:
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id, 12)
+        frozen.process.send_signal(signal.SIGSTOP)
+        orphans = school.program_pids(run_id)
+        with worker_thread(school.api.settings):
+            wait_until(lambda: school.run(run_id)["attempt"] == 2, 20, "for another to take over")
+            frozen.process.send_signal(signal.SIGCONT)
+            run = school.wait_for_end(run_id)
+        wait_until(lambda: "belongs to another worker" in frozen.log.read_text(), 20, "for it to notice")
+    assert run["state"] == "succeeded"
+    assert orphans != school.program_pids(run_id)
+    assert school.api.count(adapters) == 1
+
+
+def test_a_worker_is_seen_by_the_gateway(school: School, api: Api) -> None:
+    with WorkerProcess(school.api.settings):
+        client = school.api.client()
+        wait_until(lambda: client.get("/readyz").json()["trainers"] == 1, 20, "for the worker")
+        assert client.get("/readyz").json()["workers"] == 0
