@@ -15,6 +15,7 @@ from celery import Celery, signals
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import OperationalError
 
+from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.leases import LeaseKeeper
 from services.worker_infer.loading import open_model
@@ -68,6 +69,7 @@ class Worker:
             guard=load_guard(),
             bell=self.bell,
             keeper=self.keeper,
+            active=ActiveAdapter(self.model.name),
         )
 
     def run(self) -> None:

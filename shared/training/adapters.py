@@ -253,9 +253,7 @@ class AdapterStore:
         if adapter.status is AdapterStatus.RECALLED:
             raise Conflict("This adapter was recalled and must not answer again.")
         if adapter.verification is None:
-            raise Conflict(
-                "The serving engine has not verified this adapter yet; verify it first."
-            )
+            raise Conflict("The serving engine has not verified this adapter yet; verify it first.")
         if not adapter.verification.get("ok"):
             raise Conflict(f"The verification failed: {adapter.verification.get('reason')}")
         gate = newest_gate(connection, adapter.sha256)

@@ -63,6 +63,8 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     #: `time.monotonic()` seconds at which the request is given up, waiting or running.
     deadline: float | None = None
+    #: SHA-256 of the adapter that shall answer; None for the base model alone.
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_token_ids:
@@ -86,6 +88,9 @@ class EngineStats:
     finished_requests: int
     #: How often the engine crashed and started again.
     restarts: int
+    #: SHA-256 of the adapters that are ready, and the bytes that they take beside the base's weights.
+    adapters: list[str] = field(default_factory=list)
+    adapter_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,10 +188,22 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request and return at once; it runs when a slot is free, first come first served.
 
+        Only an adapter that is not loaded makes the caller wait, until it is, or the request has ended.
+
         Raises:
             RequestTooLong: it could never fit.
+            AdapterUnavailable: the adapter cannot be loaded.
             EngineUnavailable: the engine is draining, closed or not started.
             ValueError: a request with this id is in the engine already.
+        """
+        ...
+
+    def score(self, token_ids: list[int], adapter: str | None = None) -> list[float]:
+        """log p(token j+1 | tokens up to j) for each j but the last, in nats; the caller's thread computes.
+
+        Raises:
+            AdapterUnavailable: the adapter cannot be loaded.
+            EngineUnavailable: the engine is draining, closed or not started.
         """
         ...
 
