@@ -13,9 +13,11 @@ from services.api.identify import identify
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around
 from services.api.routers import (
+    adapters,
     api_keys,
     audit,
     auth,
+    comparisons,
     conversations,
     health,
     jobs,
@@ -34,7 +36,22 @@ from shared.settings import Settings, get_settings
 #: Handlers that run at the same time. They are short, and more of them than this only wait for Python's lock:
 #: on 2 cores 40 (the default) accepted a third fewer questions a second.
 THREADS = 6
-ROUTERS = (predict, jobs, conversations, messages, auth, login, me, users, api_keys, audit, system, health)
+ROUTERS = (
+    predict,
+    jobs,
+    conversations,
+    messages,
+    auth,
+    login,
+    me,
+    users,
+    api_keys,
+    audit,
+    adapters,
+    comparisons,
+    system,
+    health,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -15,7 +15,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
-from services.worker_infer.engines.base import Engine, FinishReason, GenerationRequest, Sampling
+from services.worker_infer.engines.base import (
+    AdapterSource,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    Sampling,
+)
 from services.worker_infer.engines.errors import (
     AdapterUnavailable,
     EngineCrashed,
@@ -59,6 +65,7 @@ class Model:
     #: How the weights are held: `float32`, `bfloat16` or `nf4`.
     dtype: str
     engine: Engine
+    source: AdapterSource
     text: ChatText
     context_tokens: int
 

@@ -83,6 +83,12 @@ def open_model(settings: Settings) -> Model:
         max_running=settings.worker_concurrency,
         batch_tokens=_BATCH_TOKENS[device.type],
     )
+    copies = AdapterCopies(
+        Storage.from_settings(settings),
+        settings.state_dir / "adapters",
+        base_revision=loaded.revision,
+        base_layers=linear_layers(loaded.model),
+    )
     return Model(
         name=entry.name,
         model_id=entry.hub_id or entry.name,
@@ -94,14 +100,10 @@ def open_model(settings: Settings) -> Model:
             limits=limits,
             view_limits=replace(limits, cache_tokens=shares.view_tokens),
             max_views=shares.views,
-            source=AdapterCopies(
-                Storage.from_settings(settings),
-                settings.state_dir / "adapters",
-                base_revision=loaded.revision,
-                base_layers=linear_layers(loaded.model),
-            ),
+            source=copies,
             free_bytes=lambda: _free_memory(device),
         ),
+        source=copies,
         text=ChatText(loaded.tokenizer),
         context_tokens=context_tokens,
     )

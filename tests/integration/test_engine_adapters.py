@@ -62,7 +62,10 @@ def start(stored: Path, tmp_path: Path) -> Iterator[Start]:
     def start(model: PreTrainedModel | None = None, **rest: object) -> AdapterEngine:
         model = model or tiny_model()
         copies = AdapterCopies(
-            Storage(str(stored)), tmp_path / "copies", base_revision=REVISION, base_layers=linear_layers(model)
+            Storage(str(stored)),
+            tmp_path / "copies",
+            base_revision=REVISION,
+            base_layers=linear_layers(model),
         )
         values: dict[str, object] = {
             "limits": LIMITS,
@@ -125,7 +128,7 @@ def test_cancels_and_evictions_change_no_other_answer(
     def ask(number: int) -> None:
         name, prompt, leave = asked[number]
         with engine.submit(request(str(number), prompt, new=LONG if leave else 12, adapter=name)) as stream:
-            given[number] = next(stream) if leave else drained(stream)
+            given[number] = next(stream, []) if leave else drained(stream)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
     for thread in threads:

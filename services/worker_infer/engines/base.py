@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from services.worker_infer.engines.errors import EngineError
+from shared.training.adapter_files import AdapterFiles
 
 
 class FinishReason(StrEnum):
@@ -225,4 +226,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Drain, then give the device back. The engine cannot be started again."""
+        ...
+
+
+class AdapterSource(Protocol):
+    """Where adapters come from."""
+
+    def fetch(self, sha256: str) -> AdapterFiles:
+        """The adapter's files on this machine, checked.
+
+        Raises:
+            AdapterRefused: they are not what they should be.
+            OSError: they are not there, or cannot be read now.
+        """
         ...

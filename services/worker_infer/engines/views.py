@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from services.worker_infer.engines.base import (
+    AdapterSource,
     EngineHealth,
     EngineStats,
     FinishReason,
@@ -30,19 +30,6 @@ from shared.errors import AdapterRefused
 from shared.training.adapter_files import AdapterFiles
 
 logger = logging.getLogger(__name__)
-
-
-class AdapterSource(Protocol):
-    """Where adapters come from."""
-
-    def fetch(self, sha256: str) -> AdapterFiles:
-        """The adapter's files on this machine, checked.
-
-        Raises:
-            AdapterRefused: they are not what they should be.
-            OSError: they are not there, or cannot be read now.
-        """
-        ...
 
 
 @dataclass(eq=False)
