@@ -42,6 +42,7 @@ def record_end(
             "message": message_id,
             "model": job.model_id,
             "model_revision": job.model_revision,
+            "adapter": job.adapter_sha256,
             "prompt_version": job.prompt_version,
             "policy_version": job.policy_version,
             "completion_tokens": job.completion_tokens,

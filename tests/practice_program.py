@@ -99,7 +99,9 @@ def main() -> None:
     wishes = json.loads((run_file.parents[2] / "practice.json").read_text())
     practice = Practice(run_file, wishes)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if wishes.get("deaf") else practice.on_term)
-    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL)
+    helper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL
+    )
     (practice.folder / "pids").write_text(f"{os.getpid()} {helper.pid}")
     print("a library prints what is no event", flush=True)  # noqa: T201
     emit("estimate", memory_mb=10, free_mb=100, device="cpu", seconds=9)

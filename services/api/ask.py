@@ -34,6 +34,8 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import Job, NewJob
 from shared.jobs.store import active
+from shared.training.adapters import check_usable
+from shared.training.states import BASE
 
 #: A second answer to the same question is drawn with some chance, or it would be the same answer.
 REGENERATE_TEMPERATURE = 0.7
@@ -47,6 +49,8 @@ class Question:
     conversation_id: str | None = None
     max_new_tokens: int | None = None
     temperature: float | None = None
+    #: SHA-256 of the adapter that shall answer, or BASE; None for the active one.
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """A question's job, and whether it was made now."""
 
     job: Job
@@ -87,15 +91,15 @@ def accept(gateway: Gateway, group: list[Asked]) -> list[Job | Exception]:
         # somebody took the Idempotency-Key or the conversation meanwhile: look again
         outcomes = _store(gateway, group)
     for outcome in outcomes:
-        if isinstance(outcome, _Stored) and outcome.made:
-            _announce(gateway, outcome)
-    return [outcome.job if isinstance(outcome, _Stored) else outcome for outcome in outcomes]
+        if isinstance(outcome, Stored) and outcome.made:
+            announce(gateway, outcome)
+    return [outcome.job if isinstance(outcome, Stored) else outcome for outcome in outcomes]
 
 
-def _store(gateway: Gateway, group: list[Asked]) -> list[_Stored | Exception]:
+def _store(gateway: Gateway, group: list[Asked]) -> list[Stored | Exception]:
     # always in the same order, so that two gateways cannot each wait for a conversation of the other's
     order = sorted(range(len(group)), key=lambda index: group[index].question.conversation_id or "")
-    outcomes: list[_Stored | Exception] = [NotFound()] * len(group)
+    outcomes: list[Stored | Exception] = [NotFound()] * len(group)
     with gateway.database.write() as connection:
         desk = _Desk(gateway, connection)
         for index in order:
@@ -105,8 +109,8 @@ def _store(gateway: Gateway, group: list[Asked]) -> list[_Stored | Exception]:
                 outcomes[index] = error
         desk.rows.store(connection)
         for asked, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, _Stored) and outcome.made and outcome.in_need:
-                _answer_at_once(gateway, connection, outcome, asked.question.query, desk.now)
+            if isinstance(outcome, Stored) and outcome.made and outcome.in_need:
+                answer_at_once(gateway, connection, outcome, asked.question.query, desk.now)
     return outcomes
 
 
@@ -124,22 +128,22 @@ class _Desk:
         #: Queued jobs by person: those in the database, and those taken here.
         self._queued: dict[str, int] = {}
 
-    def take(self, asked: Asked) -> _Stored:
+    def take(self, asked: Asked) -> Stored:
         """Check a question and prepare its rows. Raises a MediChatError to refuse it."""
         gateway, connection, caller, question = self._gateway, self._connection, asked.caller, asked.question
-        _check_size(gateway, question)
+        check_question(gateway, connection, question)
         verdict = gateway.guard.screen_question(question.query, caller.audience)
         request_hmac = None
         if asked.idempotency_key is not None:
             request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
             repeat = gateway.jobs.find_repeat(connection, caller.user_id, asked.idempotency_key, request_hmac)
             if repeat is not None:
-                return _Stored(repeat, verdict, made=False)
+                return Stored(repeat, verdict, made=False)
         in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
         if not in_need:
             self._check_quota(caller)
         conversation_id, message_id = self._keep_question(caller, question, check_free=not in_need)
-        job = _submit(
+        job = submit(
             gateway,
             self.rows,
             caller,
@@ -153,9 +157,10 @@ class _Desk:
             },
             idempotency_key=asked.idempotency_key,
             request_hmac=request_hmac,
+            adapter=question.adapter,
             now=self.now,
         )
-        return _Stored(job, verdict)
+        return Stored(job, verdict)
 
     def _keep_question(self, caller: Principal, question: Question, *, check_free: bool) -> tuple[str, str]:
         """The conversation's id and the new message's."""
@@ -209,7 +214,7 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
             sampling = dict(before.sampling) if before is not None else {}
             sampling["temperature"] = sampling.get("temperature") or REGENERATE_TEMPERATURE
             verdict = gateway.guard.screen_question(asked.text, caller.audience)
-            job = _submit(
+            job = submit(
                 gateway,
                 connection,
                 caller,
@@ -221,12 +226,12 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 parent_job_id=before.id if before is not None else None,
                 now=now,
             )
-            stored = _Stored(job, verdict)
+            stored = Stored(job, verdict)
             if stored.in_need:
-                _answer_at_once(gateway, connection, stored, asked.text, now)
+                answer_at_once(gateway, connection, stored, asked.text, now)
     except IntegrityError as error:
         raise ConversationBusy from error
-    _announce(gateway, stored)
+    announce(gateway, stored)
     return job
 
 
@@ -258,15 +263,21 @@ def load_owned(connection: Connection, conversation_id: str, user_id: str) -> No
         raise NotFound("There is no conversation of yours under this id.")
 
 
-def _check_size(gateway: Gateway, question: Question) -> None:
+def check_question(gateway: Gateway, connection: Connection, question: Question) -> None:
+    """Whether the question can be answered as it is asked.
+
+    Raises InvalidInput, or NotFound for an adapter that is not there.
+    """
     settings = gateway.settings
     if len(question.query) > settings.max_query_chars:
         raise InvalidInput(f"A question may have at most {settings.max_query_chars} characters; shorten it.")
     if (question.max_new_tokens or 1) > settings.max_new_tokens:
         raise InvalidInput(f"max_new_tokens may be at most {settings.max_new_tokens}.")
+    if question.adapter not in (None, BASE):
+        check_usable(connection, str(question.adapter), settings.model)
 
 
-def _submit(
+def submit(
     gateway: Gateway,
     into: Into,
     caller: Principal,
@@ -280,6 +291,8 @@ def _submit(
     parent_job_id: str | None = None,
     idempotency_key: str | None = None,
     request_hmac: str | None = None,
+    adapter: str | None = None,
+    seed: int | None = None,
 ) -> Job:
     """The job of a screened question and its event; settled already when the guard answers at once."""
     settings = gateway.settings
@@ -295,9 +308,10 @@ def _submit(
         deadline_at=now + timedelta(seconds=settings.job_deadline_s),
         idempotency_key=idempotency_key,
         request_hmac=request_hmac,
-        seed=secrets.randbits(31),
+        seed=secrets.randbits(31) if seed is None else seed,
         sampling=sampling,
         policy_version=gateway.guard.policy_version,
+        adapter_sha256=None if verdict.action is Action.CRISIS else adapter,
     )
     if verdict.action is Action.CRISIS:
         job = gateway.jobs.submit_settled(into, new, now, finish_reason="guard")
@@ -313,6 +327,7 @@ def _submit(
             "conversation": conversation_id,
             "message": question_id,
             "parent_job": parent_job_id,
+            "adapter": adapter,
             "text_hmac": gateway.envelope.fingerprint(text),
             "guard_action": verdict.action,
             "guard_category": verdict.category,
@@ -322,8 +337,8 @@ def _submit(
     return job
 
 
-def _answer_at_once(
-    gateway: Gateway, connection: Connection, stored: _Stored, text: str, now: datetime
+def answer_at_once(
+    gateway: Gateway, connection: Connection, stored: Stored, text: str, now: datetime
 ) -> None:
     """Give a person in crisis or emergency the resources, with no queue and no model in between."""
     job, verdict = stored.job, stored.verdict
@@ -389,7 +404,7 @@ def _check_free(connection: Connection, conversation_id: str) -> None:
         raise ConversationBusy
 
 
-def _announce(gateway: Gateway, stored: _Stored) -> None:
+def announce(gateway: Gateway, stored: Stored) -> None:
     """After the commit: wake a worker, or count that none was needed."""
     if stored.in_need:
         GUARDED.labels(str(stored.verdict.category)).inc()

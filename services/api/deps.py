@@ -1,7 +1,7 @@
 """What a route may ask for in its signature: the gateway, and who is calling. It answers nothing.
 
-Every route declares who may call it, by one of `Asker`, `AnyUser`, `Admin`, `Auditor` in its
-signature or `Public` among its dependencies; a test walks all routes for it.
+Every route declares who may call it, by one of `Asker`, `AnyUser`, `Admin`, `Auditor`,
+`AdminOrAuditor` in its signature or `Public` among its dependencies; a test walks all routes for it.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ class Access:
     role: Role | None
     scope: Scope | None
     consent: bool = False
+    #: Another role, and its scope, that may call as well.
+    also: tuple[Role, Scope] | None = None
 
     async def __call__(
         self, request: Request, gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]
@@ -52,14 +54,19 @@ class Access:
                 "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
             )
         principal = caller.principal
-        if (self.role is not None and principal.role is not self.role) or (
-            self.scope is not None and self.scope not in principal.scopes
-        ):
+        if not self._lets_in(principal):
             await run_in_threadpool(self._log_denial, gateway, principal)
             raise NotAllowed
         if self.consent and not principal.consented:
             raise ConsentRequired
         return principal
+
+    def _lets_in(self, principal: Principal) -> bool:
+        allowed = [(self.role, self.scope), *([self.also] if self.also else [])]
+        return any(
+            (role is None or principal.role is role) and (scope is None or scope in principal.scopes)
+            for role, scope in allowed
+        )
 
     def _log_denial(self, gateway: Gateway, principal: Principal) -> None:
         with gateway.database.write() as connection:
@@ -80,5 +87,8 @@ async def everyone() -> None:
 Asker = Annotated[Principal, Depends(Access(Role.USER, Scope.ASK, consent=True))]
 AnyUser = Annotated[Principal, Depends(Access(None, None))]
 Admin = Annotated[Principal, Depends(Access(Role.ADMIN, Scope.ADMIN))]
+AdminOrAuditor = Annotated[
+    Principal, Depends(Access(Role.ADMIN, Scope.ADMIN, also=(Role.AUDITOR, Scope.AUDIT)))
+]
 Auditor = Annotated[Principal, Depends(Access(Role.AUDITOR, Scope.AUDIT))]
 Public = Depends(everyone)

@@ -13,9 +13,11 @@ from services.api.identify import identify
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around
 from services.api.routers import (
+    adapters,
     api_keys,
     audit,
     auth,
+    comparisons,
     conversations,
     datasets,
     health,
@@ -48,6 +50,8 @@ ROUTERS = (
     users,
     api_keys,
     training,
+    adapters,
+    comparisons,
     audit,
     system,
     health,

@@ -37,6 +37,12 @@ class AskBody(Body):
     temperature: float | None = Field(
         None, ge=0, le=2, description="0 (the default) always gives the likeliest words."
     )
+    adapter: str | None = Field(
+        None,
+        pattern="^([0-9a-f]{64}|base)$",
+        description="SHA-256 of the adapter that shall answer, or `base` for the base model alone; "
+        "left out: the active one.",
+    )
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"query": "What are the symptoms of asthma?"}]}
@@ -83,6 +89,7 @@ class ModelView(BaseModel):
 
     id: str | None
     revision: str | None
+    adapter_sha256: str | None = Field(description="Null for the base model alone.")
     prompt_version: str | None
     policy_version: str | None
 
@@ -134,6 +141,9 @@ class JobView(BaseModel):
     cancel_requested: bool
     error: ErrorView | None
     model_id: str | None
+    adapter_sha256: str | None = Field(
+        description="The adapter that answers; null for the base model alone, or until a worker begins."
+    )
     prompt_tokens: int | None
     completion_tokens: int | None
     position: int | None = Field(

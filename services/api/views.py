@@ -13,6 +13,7 @@ from shared.guard.verdict import Action, Severity, Side
 from shared.jobs.lifecycle import Lane, State
 from shared.jobs.records import Job
 from shared.prompts import DISCLAIMER
+from shared.training.states import BASE
 
 # made once: building a statement costs more than sending it
 _MESSAGE_OF = select(messages.c.id).where(messages.c.job_id == bindparam("of_job"))
@@ -56,6 +57,7 @@ def job_view(job: Job, *, position: int | None = None) -> schemas.JobView:
         cancel_requested=job.cancel_requested_at is not None,
         error=error,
         model_id=job.model_id,
+        adapter_sha256=_adapter(job),
         prompt_tokens=job.prompt_tokens,
         completion_tokens=job.completion_tokens,
         position=position,
@@ -75,6 +77,7 @@ def answer_view(connection: Connection, gateway: Gateway, job: Job) -> schemas.A
         model=schemas.ModelView(
             id=job.model_id,
             revision=job.model_revision,
+            adapter_sha256=_adapter(job),
             prompt_version=job.prompt_version,
             policy_version=job.policy_version,
         ),
@@ -179,6 +182,10 @@ def _position(connection: Connection, job: Job) -> int:
         select(func.count()).where(jobs.c.kind == job.kind, jobs.c.state == State.QUEUED, before)
     ).scalar_one()
     return int(ahead) + 1
+
+
+def _adapter(job: Job) -> str | None:
+    return None if job.adapter_sha256 == BASE else job.adapter_sha256
 
 
 def _ms(start: datetime, end: datetime | None) -> float | None:

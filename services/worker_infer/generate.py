@@ -13,14 +13,26 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from services.worker_infer.engines.base import Engine, FinishReason, GenerationRequest, Sampling
-from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
+from services.worker_infer.adapters import ActiveAdapter
+from services.worker_infer.engines.base import (
+    AdapterSource,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    Sampling,
+)
+from services.worker_infer.engines.errors import (
+    AdapterUnavailable,
+    EngineCrashed,
+    EngineUnavailable,
+    RequestTooLong,
+)
 from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database
-from shared.errors import LeaseLost, PromptTooLong
+from shared.errors import AdapterRefused, LeaseLost, PromptTooLong
 from shared.guard import Guard
 from shared.guard.gate import Release
 from shared.guard.verdict import Action
@@ -34,6 +46,7 @@ from shared.privacy.envelope import DataKey
 from shared.prompts import prompt_version
 from shared.queue import Bell
 from shared.settings import Settings
+from shared.training.states import BASE
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,9 +56,14 @@ T = TypeVar("T")
 class Model:
     """What answers, and how it is named in the rows."""
 
+    #: In the catalogue; adapters belong to one of these.
+    name: str
     model_id: str
-    revision: str | None
+    revision: str
+    #: How the weights are held: `float32`, `bfloat16` or `nf4`.
+    dtype: str
     engine: Engine
+    source: AdapterSource
     text: ChatText
     context_tokens: int
 
@@ -64,6 +82,8 @@ class Question:
     #: The job's deadline on this process's monotonic clock.
     deadline: float | None
     key: DataKey
+    #: SHA-256 of the adapter that answers; None for the base model alone.
+    adapter: str | None
 
 
 class Answerer:
@@ -81,6 +101,7 @@ class Answerer:
         guard: Guard,
         bell: Bell,
         keeper: LeaseKeeper,
+        active: ActiveAdapter,
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
@@ -91,6 +112,7 @@ class Answerer:
         self._guard = guard
         self._bell = bell
         self._keeper = keeper
+        self._active = active
         self._prompt_version = prompt_version(settings.system_prompt)
         self._actor = record.Actor(record.SYSTEM, worker_id)
 
@@ -138,7 +160,11 @@ class _Attempt:
 
     def run(self) -> None:
         """Generate, guard, release, finish."""
-        question = self._persist(self._load)
+        try:
+            question = self._persist(self._load)
+        except AdapterRefused as error:
+            self._fail(error.code, error.detail)
+            return
         self._key = question.key
         self._seq = question.released_count
         if question.ended_by_guard:
@@ -148,6 +174,9 @@ class _Attempt:
             finish, last = self._generate(question)
         except (PromptTooLong, RequestTooLong) as error:
             self._fail(PromptTooLong.code, str(error))
+        except AdapterUnavailable as error:
+            end = self.retry if error.may_pass else self._fail
+            end("adapter-unavailable", str(error))
         except EngineCrashed:
             self.retry("engine-crashed", "The model stopped unexpectedly, several times; ask again later.")
         except EngineUnavailable:
@@ -170,6 +199,7 @@ class _Attempt:
             ended_by_guard=any(sentence.action is not Action.ALLOW for sentence in released),
             deadline=self._deadline(a._jobs.clock.now(connection)),
             key=key,
+            adapter=a._active.choose(connection, job),
         )
 
     def _generate(self, question: Question) -> tuple[FinishReason | None, list[Release]]:
@@ -191,6 +221,7 @@ class _Attempt:
         self._notes = {
             "model_id": a._model.model_id,
             "model_revision": a._model.revision,
+            "adapter_sha256": question.adapter or BASE,
             "prompt_version": a._prompt_version,
             "policy_version": a._guard.policy_version,
             "prompt_tokens": len(prompt),
@@ -207,6 +238,7 @@ class _Attempt:
                 seed=job.seed,
             ),
             deadline=question.deadline,
+            adapter=question.adapter,
         )
         with a._model.engine.submit(request) as stream:
             if self._hold.stop is not None:  # told to stop before the engine knew the request

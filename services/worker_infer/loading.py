@@ -4,7 +4,7 @@ Knows the catalogue, devices and number formats; nothing of jobs, prompts or how
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +13,16 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from services.worker_infer.engines.manager import PagedLimits
-from services.worker_infer.engines.paged import PagedEngine
+from services.worker_infer.adapters import AdapterCopies
+from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
+from services.worker_infer.engines.view import linear_layers
+from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.generate import Model
 from services.worker_infer.text import ChatText
 from shared.catalogue import CatalogueModel, Quantisation, find_model
 from shared.errors import InvalidInput, Unavailable
 from shared.settings import Settings
+from shared.storage import Storage
 
 #: Bytes that a weight takes, scales included.
 _BYTES_PER_WEIGHT = {torch.float32: 4.0, torch.bfloat16: 2.0}
@@ -63,19 +66,52 @@ def open_model(settings: Settings) -> Model:
     )
     text_config = loaded.model.config.get_text_config()
     context_tokens = min(entry.context_tokens, text_config.max_position_embeddings)
+    shares = share_cache(
+        affordable=_affordable_tokens(loaded.model, device),
+        context_tokens=context_tokens,
+        requests=settings.worker_concurrency,
+        views=settings.max_adapters_loaded,
+    )
+    if shares is None:
+        raise Unavailable(
+            f"Beside the model, {device.type} has no memory for the {context_tokens} cached tokens that one "
+            "answer may need: choose a smaller MEDICHAT_MODEL or set MEDICHAT_QUANTISE=nf4."
+        )
     limits = PagedLimits(
         context_tokens=context_tokens,
-        cache_tokens=_cache_tokens(loaded.model, device, context_tokens, settings.worker_concurrency),
+        cache_tokens=shares.base_tokens,
         max_running=settings.worker_concurrency,
         batch_tokens=_BATCH_TOKENS[device.type],
     )
+    copies = AdapterCopies(
+        Storage.from_settings(settings),
+        settings.state_dir / "adapters",
+        base_revision=loaded.revision,
+        base_layers=linear_layers(loaded.model),
+    )
     return Model(
+        name=entry.name,
         model_id=entry.hub_id or entry.name,
         revision=loaded.revision,
-        engine=PagedEngine(loaded.model, stop_token_ids=loaded.stop_token_ids, limits=limits),
+        dtype=_format_name(loaded.model),
+        engine=AdapterEngine(
+            loaded.model,
+            stop_token_ids=loaded.stop_token_ids,
+            limits=limits,
+            view_limits=replace(limits, cache_tokens=shares.view_tokens),
+            max_views=shares.views,
+            source=copies,
+            free_bytes=lambda: _free_memory(device),
+        ),
+        source=copies,
         text=ChatText(loaded.tokenizer),
         context_tokens=context_tokens,
     )
+
+
+def _format_name(model: PreTrainedModel) -> str:
+    """`nf4` for 4-bit weights, else the name of their number format."""
+    return "nf4" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch.")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -195,23 +231,9 @@ def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def _cache_tokens(model: PreTrainedModel, device: torch.device, context_tokens: int, requests: int) -> int:
-    """How many tokens the KV cache shall hold: every request at half the context, or what the memory allows.
-
-    Raises:
-        Unavailable: not even one request would fit.
-    """
-    config = model.config.get_text_config()
-    bytes_per_token = (
-        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
-    )
-    affordable = int(_free_memory(device) * _CACHE_SHARE[device.type] / bytes_per_token)
-    if affordable < context_tokens:
-        raise Unavailable(
-            f"Beside the model, {device.type} has memory for {affordable} cached tokens, and one answer may "
-            f"need {context_tokens}: choose a smaller MEDICHAT_MODEL or set MEDICHAT_QUANTISE=nf4."
-        )
-    return min(affordable, max(context_tokens, requests * context_tokens // 2))
+def _affordable_tokens(model: PreTrainedModel, device: torch.device) -> int:
+    """Tokens of KV cache that the memory left after loading has room for."""
+    return int(_free_memory(device) * _CACHE_SHARE[device.type] / cache_bytes_per_token(model))
 
 
 def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

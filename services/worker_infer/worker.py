@@ -1,7 +1,7 @@
 """Builds the inference worker from the settings and runs it under Celery. It answers nothing itself.
 
 One process owns one device. Celery's threads wait for rings; each ring answers one job (see
-generate.py) through the one engine, which batches them.
+generate.py) or verifies an adapter (see verify.py) through the one engine, which batches them.
 """
 
 import gc
@@ -9,14 +9,17 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import OperationalError
 
+from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.loading import open_model
+from services.worker_infer.verify import Verifier
 from shared.audit import record
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
@@ -49,6 +52,7 @@ class Worker:
         self.id = worker_id()
         self.database: Database = open_database(settings, pool_size=settings.worker_concurrency + 2)
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
+        self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
         self.bell = Bell(settings)
         self.model: Model = open_model(settings)
         self.keeper = LeaseKeeper(
@@ -64,8 +68,19 @@ class Worker:
             model=self.model,
             database=self.database,
             jobs=self.jobs,
-            conversations=Conversations(Envelope.from_base64(settings.secret("master_key"))),
+            conversations=self.conversations,
             guard=load_guard(),
+            bell=self.bell,
+            keeper=self.keeper,
+            active=ActiveAdapter(self.model.name),
+        )
+        self.verifier = Verifier(
+            worker_id=self.id,
+            model=self.model,
+            source=self.model.source,
+            database=self.database,
+            jobs=self.jobs,
+            conversations=self.conversations,
             bell=self.bell,
             keeper=self.keeper,
         )
@@ -84,7 +99,7 @@ class Worker:
             app.Worker(
                 pool="threads",
                 concurrency=self.settings.worker_concurrency,
-                queues=[Kind.INFER.value],
+                queues=[Kind.INFER.value, Kind.VERIFY.value],
                 hostname=self.id,
                 loglevel="WARNING",
                 without_gossip=True,
@@ -101,16 +116,22 @@ class Worker:
         @app.task(name=task_name(Kind.INFER))  # type: ignore[untyped-decorator]
         def infer(job_id: str) -> None:
             """There is work: the hint names a job, but the best queued one is taken, and then the next."""
-            try:
-                while not self._draining and self.answerer.answer_next():
-                    continue
-            except OperationalError as error:
-                log.warning(
-                    "the database is away (%s); the job will be announced again", type(error).__name__
-                )
+            self._work_off(self.answerer.answer_next)
+
+        @app.task(name=task_name(Kind.VERIFY))  # type: ignore[untyped-decorator]
+        def verify(job_id: str) -> None:
+            """Likewise."""
+            self._work_off(self.verifier.verify_next)
 
         app.finalize()
         return app
+
+    def _work_off(self, take_next: Callable[[], bool]) -> None:
+        try:
+            while not self._draining and take_next():
+                continue
+        except OperationalError as error:
+            log.warning("the database is away (%s); the job will be announced again", type(error).__name__)
 
     def _drain(self, **_: Any) -> None:
         self._draining = True

@@ -8,7 +8,7 @@ model has. Pickles are refused unread: PEFT would fall back to `torch.load` on t
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -102,6 +102,14 @@ def check_adapter(
 
 def _check_names(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    check_names(found)
+    if any((folder / name).is_symlink() or not (folder / name).is_file() for name in found):
+        raise AdapterRefused("The adapter holds something that is not a plain file.")
+
+
+def check_names(found: Iterable[str]) -> None:
+    """Whether an adapter's folder may hold these files, and has those it needs. Raises AdapterRefused."""
+    found = list(found)
     if any(Path(name).suffix.lower() in _PICKLED for name in found):
         raise AdapterRefused(
             "The adapter holds a pickled file, which could run code; only safetensors is read."
@@ -110,8 +118,6 @@ def _check_names(folder: Path) -> None:
         raise AdapterRefused(f"The adapter holds a file that is none of {', '.join(FILES)}.")
     if WEIGHTS not in found or CONFIG not in found:
         raise AdapterRefused(f"The adapter is incomplete: it needs {WEIGHTS} and {CONFIG}.")
-    if any((folder / name).is_symlink() or not (folder / name).is_file() for name in found):
-        raise AdapterRefused("The adapter holds something that is not a plain file.")
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, tuple[str, list[int]]]]:

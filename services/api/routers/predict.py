@@ -25,7 +25,14 @@ IdempotencyKey = Annotated[
 ]
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?")
 #: The HTTP status for a failed job, by its error code; 500 for any other.
-_FAILED = {"prompt-too-long": 422, "deadline": 504, "worker-lost": 503, "engine-crashed": 503}
+_FAILED = {
+    "prompt-too-long": 422,
+    "deadline": 504,
+    "worker-lost": 503,
+    "engine-crashed": 503,
+    "adapter-unavailable": 503,
+    "adapter-refused": 422,
+}
 
 
 async def preferred_wait_s(
@@ -93,6 +100,7 @@ def question_of(body: AskBody, conversation_id: str | None) -> Question:
         conversation_id=conversation_id,
         max_new_tokens=body.max_new_tokens,
         temperature=body.temperature,
+        adapter=body.adapter,
     )
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from services.worker_infer.engines.errors import EngineError
+from shared.training.adapter_files import AdapterFiles
 
 
 class FinishReason(StrEnum):
@@ -63,6 +64,8 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     #: `time.monotonic()` seconds at which the request is given up, waiting or running.
     deadline: float | None = None
+    #: SHA-256 of the adapter that shall answer; None for the base model alone.
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_token_ids:
@@ -86,6 +89,9 @@ class EngineStats:
     finished_requests: int
     #: How often the engine crashed and started again.
     restarts: int
+    #: SHA-256 of the adapters that are ready, and the bytes that they take beside the base's weights.
+    adapters: list[str] = field(default_factory=list)
+    adapter_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,10 +189,22 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request and return at once; it runs when a slot is free, first come first served.
 
+        Only an adapter that is not loaded makes the caller wait, until it is, or the request has ended.
+
         Raises:
             RequestTooLong: it could never fit.
+            AdapterUnavailable: the adapter cannot be loaded.
             EngineUnavailable: the engine is draining, closed or not started.
             ValueError: a request with this id is in the engine already.
+        """
+        ...
+
+    def score(self, token_ids: list[int], adapter: str | None = None) -> list[float]:
+        """log p(token j+1 | tokens up to j) for each j but the last, in nats; the caller's thread computes.
+
+        Raises:
+            AdapterUnavailable: the adapter cannot be loaded.
+            EngineUnavailable: the engine is draining, closed or not started.
         """
         ...
 
@@ -208,4 +226,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Drain, then give the device back. The engine cannot be started again."""
+        ...
+
+
+class AdapterSource(Protocol):
+    """Where adapters come from."""
+
+    def fetch(self, sha256: str) -> AdapterFiles:
+        """The adapter's files on this machine, checked.
+
+        Raises:
+            AdapterRefused: they are not what they should be.
+            OSError: they are not there, or cannot be read now.
+        """
         ...

@@ -2,6 +2,7 @@
 
 EngineError
 ├── RequestTooLong   the request can never fit: a permanent error of the request
+├── AdapterUnavailable the adapter cannot be loaded; the base model and other adapters answer on
 ├── EngineUnavailable  the engine takes no requests: it is draining, closed or not started
 └── EngineCrashed    the engine failed while it held the request: worth another attempt
 """
@@ -26,6 +27,15 @@ class RequestTooLong(EngineError):
             f"{prompt_tokens + max_new_tokens}; {limited_by} holds {limit_tokens}. "
             "Shorten the prompt or ask for fewer new tokens."
         )
+
+
+class AdapterUnavailable(EngineError):
+    """The adapter that the request names cannot be loaded; requests without it are not touched."""
+
+    def __init__(self, detail: str, *, may_pass: bool) -> None:
+        """`may_pass`: another attempt may succeed (memory, storage), or never will (a bad adapter)."""
+        self.may_pass = may_pass
+        super().__init__(detail)
 
 
 class EngineUnavailable(EngineError):

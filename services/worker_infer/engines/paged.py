@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +51,25 @@ class _Held:
 
 
 class PagedEngine:
-    """An `Engine` on a transformers model; see `Engine` for what each method promises.
+    """Generates on one transformers model; see `Engine` for what each method promises.
 
     A supervisor thread owns the library's manager: when the manager's loop dies, the requests it ran fail
     with EngineCrashed, the waiting ones stay, and a new manager is made.
     """
 
-    def __init__(self, model: PreTrainedModel, *, stop_token_ids: Iterable[int], limits: PagedLimits) -> None:
-        """`stop_token_ids` end an answer and are not part of it."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        stop_token_ids: Iterable[int],
+        limits: PagedLimits,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stop_token_ids` end an answer and are not part of it.
+
+        `on_end` is called once for each request that was taken, when it ends; it must not call the engine.
+        """
+        self._on_end = on_end
         self._model = model
         if model.device.type == "cpu":
             use_few_rows_linear(model)
@@ -224,6 +235,7 @@ class PagedEngine:
         elif end not in (FinishReason.STOP, FinishReason.LENGTH) and self._manager is not None:
             self._manager.cancel_request(held.key)
         held.stream.finish(end)
+        self._on_end()
         self._fill_slots()
 
     def _abandon_manager(self) -> None:

@@ -1,0 +1,254 @@
+"""Verifies one claimed adapter: what the serving engine computes under it, against what its trainer saw.
+
+It knows neither Celery nor HTTP. It judges the numbers only, not whether the adapter is any good.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy import Connection, update
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from services.worker_infer.engines.base import AdapterSource
+from services.worker_infer.engines.errors import AdapterUnavailable, EngineUnavailable
+from services.worker_infer.generate import Model
+from shared.answers import record_end
+from shared.audit import record
+from shared.conversations import Conversations
+from shared.db import Database
+from shared.db.tables_training import adapters
+from shared.errors import AdapterRefused, LeaseLost
+from shared.jobs.leases import LeaseKeeper
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.jobs.records import Job
+from shared.jobs.store import JobStore
+from shared.logs import where
+from shared.queue import Bell
+from shared.training.adapter_files import PROBE
+from shared.training.adapters import Adapter, find
+
+log = logging.getLogger(__name__)
+
+#: An adapter that changes no log-likelihood by more than this changes nothing.
+LEAST_CHANGE = 1e-3
+#: Most that engine and trainer may differ by, in nats: both in float32, or one of them in fewer bits.
+MOST_APART = {"float32": 0.02, "fewer bits": 0.25}
+
+_Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=2, max_length=4096)]
+_Numbers = list[Annotated[float, Field(le=0.01, allow_inf_nan=False)]]
+
+
+class Probe(BaseModel):
+    """What the trainer computed on a few prompts and answers of its own."""
+
+    base_revision: str
+    dtype: str
+    token_ids: Annotated[list[_Tokens], Field(min_length=1, max_length=16)]
+    #: log p(token j+1 | tokens up to j) in nats.
+    logprobs_base: list[_Numbers]
+    logprobs_adapter: list[_Numbers]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Probe":
+        """The folder's probe. Raises AdapterRefused."""
+        refused = AdapterRefused("The adapter's probe.json is missing or malformed: train it again.")
+        try:
+            probe = cls.model_validate(json.loads((folder / PROBE).read_bytes()))
+        except (OSError, ValueError, ValidationError) as error:
+            raise refused from error
+        lengths = [len(tokens) - 1 for tokens in probe.token_ids]
+        if any(
+            [len(row) for row in rows] != lengths for rows in (probe.logprobs_base, probe.logprobs_adapter)
+        ):
+            raise refused
+        return probe
+
+
+class Scorer(Protocol):
+    """The part of an engine that is needed here."""
+
+    def score(self, token_ids: list[int], adapter: str | None = None) -> list[float]:
+        """See `Engine.score`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found; stored with the adapter."""
+
+    ok: bool
+    #: How the serving engine holds the base's weights.
+    dtype: str
+    #: What is wrong, for people; None when nothing is.
+    reason: str | None
+    #: Largest change of a log-likelihood by the adapter, and largest distance to the trainer's; in nats.
+    max_diff_base: float | None = None
+    max_diff_trainer: float | None = None
+
+    def to_json(self, at: datetime) -> dict[str, Any]:
+        """As it is stored."""
+        return {**self.__dict__, "at": at.isoformat()}
+
+
+def verify(engine: Scorer, probe: Probe, adapter: str, *, base_revision: str, dtype: str) -> Verification:
+    """Load the adapter in the engine and compare what it computes.
+
+    Raises AdapterUnavailable or EngineUnavailable.
+    """
+    if probe.base_revision != base_revision:
+        return Verification(
+            ok=False,
+            dtype=dtype,
+            reason="It was trained on another base model, or on another revision of it.",
+        )
+    base = [engine.score(tokens) for tokens in probe.token_ids]
+    changed = [engine.score(tokens, adapter) for tokens in probe.token_ids]
+    both_exact = {dtype, probe.dtype.removeprefix("torch.")} == {"float32"}
+    limit = MOST_APART["float32" if both_exact else "fewer bits"]
+    change, apart = _largest(changed, base), _largest(changed, probe.logprobs_adapter)
+    reason = None
+    if not math.isfinite(change + apart):
+        reason = "The model computes no finite numbers under it."
+    elif _largest(base, probe.logprobs_base) > limit:
+        reason = "The base model here does not compute what the trainer's did: it is another one."
+    elif change <= LEAST_CHANGE:
+        reason = "It changes nothing: the model says the same with it as without."
+    elif apart > limit:
+        reason = f"It does not compute what its trainer saw: {apart:.3g} nats apart, the limit is {limit}."
+    if not math.isfinite(change + apart):
+        return Verification(ok=False, dtype=dtype, reason=reason)
+    return Verification(
+        ok=reason is None, dtype=dtype, reason=reason, max_diff_base=change, max_diff_trainer=apart
+    )
+
+
+def _largest(mine: list[list[float]], theirs: list[list[float]]) -> float:
+    """The largest absolute difference; NaN counts as infinite."""
+    apart = [
+        abs(a - b) for left, right in zip(mine, theirs, strict=True) for a, b in zip(left, right, strict=True)
+    ]
+    return max(math.inf if math.isnan(one) else one for one in apart)
+
+
+class Verifier:
+    """Verifies adapters, one per call of `verify_next`; safe to share between threads."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        model: Model,
+        source: AdapterSource,
+        database: Database,
+        jobs: JobStore,
+        conversations: Conversations,
+        bell: Bell,
+        keeper: LeaseKeeper,
+    ) -> None:
+        self._worker_id = worker_id
+        self._model = model
+        self._source = source
+        self._database = database
+        self._jobs = jobs
+        self._conversations = conversations
+        self._bell = bell
+        self._keeper = keeper
+        self._actor = record.Actor(record.SYSTEM, worker_id)
+
+    def verify_next(self) -> bool:
+        """Claim the best queued job and bring it to an end, or back to the queue.
+
+        Returns whether to look for another.
+        """
+        with self._database.write() as connection:
+            job = self._jobs.claim(connection, Kind.VERIFY, self._worker_id)
+        if job is None:
+            return False
+        again = True
+        with self._keeper.holding(job.claim, lambda: None):
+            try:
+                self._verify(job)
+            except EngineUnavailable:
+                again = False
+                self._end(job, lambda connection: self._jobs.drain(connection, job.claim))
+                self._bell.work(job.kind, job.id)
+            except AdapterUnavailable as error:
+                self._retry(job, "adapter-unavailable", str(error))
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception as error:  # a bug must not leave a job running for ever
+                log.error("job %s failed in %s", job.id, where(error))
+                self._retry(
+                    job, "internal", "Something went wrong inside MediChat; tell your admin the job's id."
+                )
+        self._bell.news(job.id)
+        return again
+
+    def _verify(self, job: Job) -> None:
+        assert job.adapter_sha256 is not None
+        with self._database.read() as connection:
+            adapter = find(connection, job.adapter_sha256)
+        if adapter.base_model != self._model.name:
+            self._retry(
+                job,
+                "other-base",
+                f"The adapter changes the model {adapter.base_model}, and this worker serves another.",
+            )
+            return
+        began = time.monotonic()
+        found = self._look(adapter)
+        log.info("adapter %s: verified in %.1f s, ok %s", adapter.sha256, time.monotonic() - began, found.ok)
+
+        def finish(connection: Connection) -> Job:
+            values = {"model_id": self._model.model_id, "model_revision": self._model.revision}
+            ended = self._jobs.finish(connection, job.claim, EventKind.SUCCEEDED, **values)
+            connection.execute(
+                update(adapters)
+                .where(adapters.c.sha256 == adapter.sha256)
+                .values(verification=found.to_json(self._jobs.clock.now(connection)))
+            )
+            return ended
+
+        self._end(job, finish)
+
+    def _look(self, adapter: Adapter) -> Verification:
+        """Raises AdapterUnavailable when it may be loaded another time, and EngineUnavailable."""
+        model = self._model
+        try:
+            probe = Probe.read(self._source.fetch(adapter.sha256).folder)
+            return verify(
+                model.engine, probe, adapter.sha256, base_revision=model.revision, dtype=model.dtype
+            )
+        except AdapterRefused as error:
+            return Verification(ok=False, dtype=model.dtype, reason=error.detail)
+        except AdapterUnavailable as error:
+            if error.may_pass:
+                raise
+            return Verification(ok=False, dtype=model.dtype, reason=str(error))
+        except OSError as error:
+            raise AdapterUnavailable(
+                "The adapter's files cannot be read; see that the storage can be reached.", may_pass=True
+            ) from error
+
+    def _retry(self, job: Job, error: str, detail: str) -> None:
+        self._end(
+            job, lambda connection: self._jobs.retry(connection, job.claim, error=error, error_detail=detail)
+        )
+
+    def _end(self, job: Job, move: Callable[[Connection], Job]) -> None:
+        """Move the job and log its end, in one transaction. A lost lease is somebody else's end."""
+        try:
+            with self._database.write() as connection:
+                moved = move(connection)
+                now = self._jobs.clock.now(connection)
+                record_end(connection, self._conversations, moved, actor=self._actor, now=now)
+        except LeaseLost:
+            log.warning("job %s belongs to another worker now; this one wrote nothing", job.id)
