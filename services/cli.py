@@ -6,9 +6,10 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
 from pydantic import ValidationError
 
-from services import local, setup
+from services import cli_training, local, setup
 from services.smoke import smoke
 from shared.db import migrate, open_database
 from shared.settings import Settings, load_settings
@@ -25,9 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except (Refused, local.StartFailed, ValueError, OSError) as error:
+    except httpx.TransportError as error:
+        print(
+            f"medichat: the gateway cannot be reached ({type(error).__name__}); see MEDICHAT_API_URL",
+            file=sys.stderr,
+        )
+        return 1
+    except (Refused, cli_training.CommandRefused, local.StartFailed, ValueError, OSError) as error:
         print(f"medichat: {_explain(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("init", _init, "make secrets, tables and the first log-ins, where they are missing")
     add("migrate", _migrate, "bring the database's tables to the newest version, as their owner")
     add("smoke", _smoke, "start everything in a temporary folder, ask a question, check every trace of it")
+    cli_training.add_commands(commands)
     return parser
 
 

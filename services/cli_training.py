@@ -1,0 +1,222 @@
+"""`medichat dataset …`: sends datasets to the gateway and follows their check. It reads no database."""
+
+import argparse
+import getpass
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from shared.settings import Settings, load_settings
+from shared.training.options import PhiPolicy
+
+Json = dict[str, Any]
+
+ACCEPTED, REFUSED, REJECTED = 0, 1, 3
+_EPILOG = (
+    "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in MEDICHAT_API_KEY, or by name and "
+    f"password. Exit status: {ACCEPTED} done, {REFUSED} not sent, {REJECTED} the check rejected the dataset."
+)
+_BLOCK_BYTES = 1 << 20
+_POLL_S = 1.0
+#: A moving line is drawn this often; a log gets a line this often.
+_DRAW_S, _LOG_S = 0.2, 10.0
+
+
+class CommandRefused(Exception):
+    """The command cannot be done; the message says what to change."""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `dataset` to the command line."""
+    text = "send datasets to fine-tune on, and list them"
+    dataset = commands.add_parser("dataset", help=text, description=text)
+    actions = dataset.add_subparsers(required=True, metavar="ACTION")
+
+    add = actions.add_parser("add", help="send a file and have it checked", epilog=_EPILOG)
+    add.add_argument(
+        "file", type=Path, metavar="FILE", help="JSONL, CSV, Parquet, or a zip of images and JSONL"
+    )
+    add.add_argument("--name", help="what to call it; the file's name when left out")
+    add.add_argument(
+        "--phi", choices=[each.value for each in PhiPolicy], help="rows with personal information"
+    )
+    add.add_argument("--validation-fraction", type=float, metavar="F", help="share held out, 0 to 0.5")
+    add.add_argument("--seed", type=int, help="draws the rows that are held out")
+    add.add_argument("--max-tokens", type=int, metavar="N", help="longest row that training takes")
+    add.add_argument("--model", help="catalogue name of the model whose tokenizer counts")
+    add.add_argument(
+        "--column", action="append", metavar="MEANING:NAME", help="e.g. question:Frage; may be repeated"
+    )
+    add.add_argument("--wait", action="store_true", help="follow the check and print what it found")
+    add.set_defaults(run=_add)
+
+    show = actions.add_parser("list", help="the newest datasets", epilog=_EPILOG)
+    show.set_defaults(run=_list)
+
+
+def _add(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    size = _check_file(options.file, settings)
+    query = {
+        name: value
+        for name in ("phi", "validation_fraction", "seed", "max_tokens", "model", "column")
+        if (value := getattr(options, name)) is not None
+    }
+    query |= {"name": options.name or options.file.stem[:100], "filename": options.file.name}
+    with _log_in(settings) as client:
+        made = _send(client, options.file, size, query)
+        print(f"{made['id']}  {made['name']}: received, sha256 {made['sha256']}")
+        if not options.wait:
+            return ACCEPTED
+        return _follow(client, made["id"])
+
+
+def _send(client: httpx.Client, path: Path, size: int, query: Json) -> Json:
+    # may this person send at all? A refusal of the upload itself may be lost with the connection
+    _expect(client.get("/v1/datasets", params={"limit": 1}))
+    line = ProgressLine()
+    headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+    try:
+        return _expect(
+            client.post("/v1/datasets", params=query, content=_blocks(path, size, line), headers=headers)
+        )
+    except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError) as error:
+        raise CommandRefused(
+            "the gateway broke the upload off: it went down, or allows less (its MEDICHAT_MAX_DATASET_BYTES)"
+        ) from error
+    finally:
+        line.end()
+
+
+def _list(_options: argparse.Namespace) -> int:
+    with _log_in(load_settings()) as client:
+        for item in _expect(client.get("/v1/datasets", params={"limit": 100}))["items"]:
+            rows = "-" if item["rows_train"] is None else f"{item['rows_train']}+{item['rows_validation']}"
+            print(f"{item['id']}  {item['state']:10}  {rows:>12} rows  {item['name']}")
+    return ACCEPTED
+
+
+def _check_file(path: Path, settings: Settings) -> int:
+    """The file's size. Raises CommandRefused for what cannot be sent."""
+    if path.is_dir():
+        raise CommandRefused(f"{path} is a folder; zip it, or send the files one by one")
+    if not path.is_file():
+        raise CommandRefused(f"there is no file {path}")
+    size = path.stat().st_size
+    if size == 0:
+        raise CommandRefused(f"{path} is empty")
+    if size > settings.max_dataset_bytes:
+        raise CommandRefused(
+            f"{path} has {size} bytes, and a dataset may have {settings.max_dataset_bytes}; split it, "
+            "or raise MEDICHAT_MAX_DATASET_BYTES"
+        )
+    return size
+
+
+@contextmanager
+def _log_in(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of the gateway with somebody's rights."""
+    with httpx.Client(base_url=settings.api_url, timeout=httpx.Timeout(60, connect=10)) as client:
+        token = os.environ.get("MEDICHAT_API_KEY", "")
+        if not token:
+            if not sys.stdin.isatty():
+                raise CommandRefused("set MEDICHAT_API_KEY to an admin's API key, or run this at a terminal")
+            form = {"username": input("Name: "), "password": getpass.getpass()}
+            token = _expect(client.post("/v1/auth/token", data=form))["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield client
+
+
+def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
+    begun, sent = time.monotonic(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+            sent += len(block)
+            speed = sent / max(time.monotonic() - begun, 1e-3) / 1e6
+            line.show(f"{sent:,} of {size:,} bytes  {sent / size:4.0%}  {speed:.1f} MB/s", last=sent >= size)
+
+
+def _follow(client: httpx.Client, dataset_id: str) -> int:
+    line = ProgressLine()
+    while (dataset := _expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] == "validating":
+        line.show(_checking(dataset["progress"]))
+        time.sleep(_POLL_S)
+    line.end()
+    if dataset["report"]:
+        print("\n".join(summary(dataset["report"])))
+    if dataset["state"] != "ready":
+        print(f"medichat: rejected: {dataset['error']['detail']}", file=sys.stderr)
+        return REJECTED
+    print(f"ready: {dataset['rows_train']} rows to train on, {dataset['rows_validation']} held out")
+    return ACCEPTED
+
+
+def _checking(progress: Json | None) -> str:
+    if progress is None:
+        return "waiting for a worker to check it"
+    of = "" if progress["total"] is None else f" of {progress['total']:,}"
+    return f"checking: {progress['done']:,}{of} {progress['what']}"
+
+
+def summary(report: Json) -> list[str]:
+    """The figures of a report, a line each; no row's text."""
+    return [f"{name.replace('_', ' ')}: {said}" for name, value in report.items() if (said := _figure(value))]
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, dict):
+        counted = {name: each for name, each in value.items() if isinstance(each, int | float)}
+        return ", ".join(f"{name} {each}" for name, each in counted.items())
+    if isinstance(value, list) and value:
+        return f"{len(value)} listed in the report"
+    return ""
+
+
+class ProgressLine:
+    """A line on standard error: redrawn at a terminal, now and then a new one in a log."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._moves = sys.stderr.isatty()
+        self._due = 0.0
+        self._drawn = False
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Say it, unless something was said a moment ago."""
+        now = self._clock()
+        if now < self._due and not last:
+            return
+        self._due = now + (_DRAW_S if self._moves else _LOG_S)
+        self._drawn = True
+        print(f"\r\x1b[K{text}" if self._moves else text, end="" if self._moves else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._moves and self._drawn:
+            print(file=sys.stderr)
+
+
+def _expect(response: httpx.Response) -> Json:
+    """The body of an answer. Raises CommandRefused with the gateway's own words."""
+    if response.is_success:
+        body: Json = response.json()
+        return body
+    try:
+        problem = response.json()
+        fields = [
+            f"{each['field'].rsplit('.', 1)[-1]}: {each['message']}" for each in problem.get("errors", [])
+        ]
+        detail = "; ".join(fields) or str(problem["detail"])
+    except (ValueError, KeyError, AttributeError):
+        detail = f"the gateway answered {response.status_code}"
+    raise CommandRefused(detail)

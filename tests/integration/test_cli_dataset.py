@@ -1,0 +1,147 @@
+"""`medichat dataset` against a gateway that listens."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from services import cli, cli_training
+from shared.auth.roles import Role
+from shared.db.tables_training import datasets
+from shared.jobs.lifecycle import EventKind
+from tests.datasets import ROWS, WORD, check, claim_check, uploaded
+from tests.support import PASSWORD, Api, wait_until
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The command line speaks HTTP; one database is enough."""
+    return "sqlite"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "ward notes.jsonl"
+    path.write_bytes(ROWS)
+    return path
+
+
+@pytest.fixture
+def key(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of an admin with an API key."""
+    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
+    made = api.log_in(Role.ADMIN).post("/v1/api-keys", json={"name": "cli", "scopes": ["admin"]})
+    monkeypatch.setenv("MEDICHAT_API_KEY", made.json()["key"])
+
+
+def in_the_background(*arguments: str) -> tuple[threading.Thread, list[int]]:
+    """Run a command that waits for something."""
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(cli.main([*arguments])))
+    thread.start()
+    return thread, status
+
+
+@pytest.mark.usefixtures("key")
+def test_a_file_is_sent_with_its_options_and_progress(
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--phi", "reject", "--validation-fraction", "0.3", "--column", "messages:chat"]
+    assert cli.main(["dataset", "add", str(file), *arguments]) == 0
+    said = capsys.readouterr()
+    with api.gateway.database.read() as connection:
+        (dataset,) = api.gateway.datasets.list(connection, limit=2)
+    assert dataset.id in said.out
+    assert f"{len(ROWS):,} of {len(ROWS):,} bytes  100%" in said.err
+    assert (dataset.name, dataset.source_name, dataset.bytes) == ("ward notes", "ward notes.jsonl", len(ROWS))
+    assert dataset.options["phi"] == "reject"
+    assert dataset.options["validation_fraction"] == 0.3
+    assert dataset.options["columns"] == {"messages": "chat"}
+
+
+@pytest.mark.usefixtures("key")
+def test_waiting_ends_with_the_figures_of_the_report(
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thread, status = in_the_background("dataset", "add", str(file), "--wait")
+    wait_until(lambda: api.count(datasets, datasets.c.state == "validating"))
+    check(api, report={"rows_in": 5, "dropped": {"duplicate": 1}, "quarantined": [WORD], "best": WORD})
+    thread.join()
+    said = capsys.readouterr()
+    assert status == [0]
+    assert "rows in: 5\ndropped: duplicate 1\nquarantined: 1 listed in the report\n" in said.out
+    assert "ready: 3 rows to train on, 1 held out" in said.out
+    assert WORD not in said.out + said.err
+
+
+@pytest.mark.usefixtures("key")
+def test_a_rejected_dataset_has_a_status_of_its_own(
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thread, status = in_the_background("dataset", "add", str(file), "--wait")
+    wait_until(lambda: api.count(datasets, datasets.c.state == "validating"))
+    job = claim_check(api)
+    with api.gateway.database.write() as connection:
+        api.gateway.datasets.reject(connection, job.claim, code="no-rows", detail="There is no row in it.")
+        api.gateway.jobs.finish(connection, job.claim, EventKind.FAILED, error="no-rows")
+    thread.join()
+    assert status == [cli_training.REJECTED]
+    assert "rejected: There is no row in it." in capsys.readouterr().err
+
+
+def test_a_person_logs_in_by_name_and_password(api: Api, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = api.person(Role.ADMIN)
+    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _prompt: person.name)
+    monkeypatch.setattr("getpass.getpass", lambda: PASSWORD)
+    assert cli.main(["dataset", "add", str(file)]) == 0
+    assert api.count(datasets, datasets.c.created_by == person.id) == 1
+
+
+@pytest.mark.usefixtures("key")
+def test_the_list_names_state_and_rows(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN), name="Ward notes")
+    check(api)
+    assert cli.main(["dataset", "list"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert [dataset_id, "ready", "3+1", "Ward", "notes"] == [word for word in line.split() if word != "rows"]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["dataset", "add", *arguments]) == cli_training.REFUSED
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.usefixtures("key")
+def test_what_cannot_be_sent_is_refused_in_one_line(
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "is a folder" in refusal(capsys, str(file.parent))
+    assert "there is no file" in refusal(capsys, str(file) + "x")
+    monkeypatch.setenv("MEDICHAT_MAX_DATASET_BYTES", "10")
+    assert "MEDICHAT_MAX_DATASET_BYTES" in refusal(capsys, str(file))
+    file.write_bytes(b"")
+    assert "is empty" in refusal(capsys, str(file))
+    assert api.count(datasets) == 0
+
+
+@pytest.mark.usefixtures("key")
+def test_the_gateways_own_words_are_shown(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["dataset", "add", str(file), "--validation-fraction", "0.9"]) == 1
+    assert "validation_fraction: Input should be less than or equal to 0.5" in capsys.readouterr().err
+
+
+def test_a_key_without_the_right_is_refused_before_anything_is_sent(
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
+    monkeypatch.setenv("MEDICHAT_API_KEY", "wrong")
+    refusal(capsys, str(file))
+    monkeypatch.delenv("MEDICHAT_API_KEY")
+    assert "MEDICHAT_API_KEY" in refusal(capsys, str(file))
+    monkeypatch.setenv("MEDICHAT_API_KEY", "wrong")
+    monkeypatch.setenv("MEDICHAT_API_URL", "http://127.0.0.1:9")
+    assert "cannot be reached" in refusal(capsys, str(file))
