@@ -76,7 +76,7 @@ def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
     st.markdown(f"**{plain_markdown(seen['question'])}**")
     for column, side, letter in zip(st.columns(2), ("left", "right"), "AB", strict=True):
         with column.container(border=True):
-            st.markdown(f"**{_who(seen[side], names, letter)}**")
+            st.markdown(f"**{_who(seen, side, names, letter)}**")
             st.markdown(answer_markdown(seen[side]["answer"] or ""))
             if seen[side]["state"] in ("queued", "running"):
                 st.caption("Writing …")
@@ -102,10 +102,10 @@ def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
         )
 
 
-def _who(side: Json, names: dict[str, str], letter: str) -> str:
-    if side.get("hidden"):
+def _who(seen: Json, side: str, names: dict[str, str], letter: str) -> str:
+    if not seen["told"]:
         return letter
-    return f"{letter}: {plain_markdown(names.get(side['adapter_sha256'] or _BASE, 'a recalled adapter'))}"
+    return f"{letter}: {plain_markdown(names.get(seen[f'adapter_{side}'] or _BASE, 'a recalled adapter'))}"
 
 
 def _vote(tuning: Tuning, comparison_id: str, vote: str) -> None:
@@ -120,11 +120,11 @@ def _votes(tuning: Tuning, names: dict[str, str]) -> None:
         return
     table = [
         {
-            "one": names.get(each["left"] or _BASE, each["left"]),
-            "the other": names.get(each["right"] or _BASE, each["right"]),
-            "one is better": each["left_votes"],
+            "one": names.get(each["first"] or _BASE, each["first"]),
+            "the other": names.get(each["second"] or _BASE, each["second"]),
+            "one is better": each["first_wins"],
             "equal": each["ties"],
-            "the other is better": each["right_votes"],
+            "the other is better": each["second_wins"],
         }
         for each in totals
     ]
