@@ -10,6 +10,7 @@ from typing import IO
 
 import httpx
 import pytest
+from sqlalchemy.engine import make_url
 
 from shared.audit import record
 from shared.auth.roles import Role
@@ -73,10 +74,30 @@ def test_an_upload_is_kept_as_it_came_and_its_check_is_queued(api: Api, admin: h
 
 def test_no_word_of_it_is_on_disk_in_the_clear(api: Api, admin: httpx.Client) -> None:
     uploaded(admin)
-    check(api)
+    check(api, report={"worst": WORD})
     assert len(files(api)) == 4
-    for path in api.settings.state_dir.rglob("*"):
+    database = make_url(api.settings.database_url).database or ""
+    for path in [*api.settings.state_dir.rglob("*"), *Path(database).parent.glob(f"{Path(database).name}*")]:
         assert not path.is_file() or WORD.encode() not in path.read_bytes(), path
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
+def forget_peak() -> int:
+    """Begin to watch memory; returns what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes()
+
+
+def test_memory_does_not_grow_with_the_file(admin: httpx.Client) -> None:
+    block = b"x" * 100_000
+    before = forget_peak()
+    uploaded(admin, (block for _ in range(1000)))
+    assert peak_bytes() - before < 40_000_000
 
 
 def test_an_upload_of_many_frames_comes_back_whole(api: Api, admin: httpx.Client) -> None:
