@@ -127,7 +127,9 @@ class DatasetStore:
             bytes=size,
             sha256=sha256,
         )
-        return self._submit(connection, dataset_id, "dataset.received", by, now, {"bytes": size})
+        return self._submit(
+            connection, dataset_id, "dataset.received", by, now, {"bytes": size, "sha256": sha256}
+        )
 
     def abandon(self, connection: Connection, dataset_id: str) -> bool:
         """Forget a dataset that was not received to its end; the caller then deletes its files.

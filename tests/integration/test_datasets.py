@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import pytest
+from sqlalchemy.engine import make_url
 
 from shared.audit import record
 from shared.auth.roles import Role
@@ -20,12 +21,13 @@ from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import NewJob
+from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
-from shared.training.dataset_files import open_sealed, raw_path
+from shared.training.dataset_files import Split, open_sealed, place_of, raw_path
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import SILENT_FOR, By
 from shared.training.options import DatasetOptions
-from tests.datasets import ROWS, WORD, check, claim_check, upload, uploaded
+from tests.datasets import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part
 from tests.support import Api, wait_until
 
 
@@ -73,10 +75,30 @@ def test_an_upload_is_kept_as_it_came_and_its_check_is_queued(api: Api, admin: h
 
 def test_no_word_of_it_is_on_disk_in_the_clear(api: Api, admin: httpx.Client) -> None:
     uploaded(admin)
-    check(api)
+    check(api, report={"worst": WORD})
     assert len(files(api)) == 4
-    for path in api.settings.state_dir.rglob("*"):
+    database = make_url(api.settings.database_url).database or ""
+    for path in [*api.settings.state_dir.rglob("*"), *Path(database).parent.glob(f"{Path(database).name}*")]:
         assert not path.is_file() or WORD.encode() not in path.read_bytes(), path
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
+def forget_peak() -> int:
+    """Begin to watch memory; returns what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes()
+
+
+def test_memory_does_not_grow_with_the_file(admin: httpx.Client) -> None:
+    block = b"x" * 100_000
+    before = forget_peak()
+    uploaded(admin, (block for _ in range(1000)))
+    assert peak_bytes() - before < 40_000_000
 
 
 def test_an_upload_of_many_frames_comes_back_whole(api: Api, admin: httpx.Client) -> None:
@@ -89,7 +111,9 @@ def test_columns_can_be_named(admin: httpx.Client) -> None:
     assert view["options"]["columns"] == {"question": "Frage", "answer": "Antwort"}
 
 
-def test_a_client_that_goes_away_leaves_nothing(api: Api, admin: httpx.Client) -> None:
+@contextmanager
+def half_an_upload(api: Api, admin: httpx.Client) -> Iterator[None]:
+    """A connection that has sent the first third of what it announced."""
     head = (
         "POST /v1/datasets?name=a&filename=a.jsonl HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
         f"Authorization: {admin.headers['Authorization']}\r\n\r\n"
@@ -97,11 +121,30 @@ def test_a_client_that_goes_away_leaves_nothing(api: Api, admin: httpx.Client) -
     with socket.create_connection(("127.0.0.1", api.settings.api_port)) as connection:
         connection.sendall(head.encode() + b"x" * 3_000_000)
         wait_until(lambda: files(api), what="for the first bytes in storage")
+        yield
+
+
+def test_an_upload_under_way_is_in_the_list(api: Api, admin: httpx.Client) -> None:
+    with half_an_upload(api, admin):
         (item,) = admin.get("/v1/datasets").json()["items"]
         assert item["state"] == "receiving"
+        assert admin.delete(f"/v1/datasets/{item['id']}").status_code == 409
+
+
+def test_a_client_that_goes_away_leaves_nothing(api: Api, admin: httpx.Client) -> None:
+    with half_an_upload(api, admin):
+        pass
     wait_until(lambda: nothing_is_left(api), what="for the upload to be forgotten")
     (event,) = api.audit("dataset.received")
     assert event.outcome == "failed"
+
+
+def test_a_client_that_falls_silent_leaves_nothing(
+    api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.routers.datasets._SILENCE_S", 0.3)
+    with half_an_upload(api, admin):
+        wait_until(lambda: nothing_is_left(api), what="for the upload to be given up")
 
 
 def test_an_upload_whose_gateway_died_is_forgotten(api: Api, admin: httpx.Client) -> None:
@@ -153,9 +196,8 @@ def test_a_full_disk_is_named_and_leaves_nothing(api: Api, admin: httpx.Client, 
     assert nothing_is_left(api)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
+def test_a_wrong_option_is_refused_before_anything_is_kept(api: Api, admin: httpx.Client) -> None:
+    wrong: list[dict[str, Any]] = [
         {"phi": "ignore"},
         {"validation_fraction": "nan"},
         {"validation_fraction": 0.6},
@@ -166,12 +208,8 @@ def test_a_full_disk_is_named_and_leaves_nothing(api: Api, admin: httpx.Client, 
         {"colour": "red"},
         {"name": " "},
         {"filename": "a\x00b"},
-    ],
-)
-def test_a_wrong_option_is_refused_before_anything_is_kept(
-    api: Api, admin: httpx.Client, query: dict[str, str]
-) -> None:
-    assert upload(admin, **query).status_code == 422  # type: ignore[arg-type]
+    ]
+    assert [upload(admin, **query).status_code for query in wrong] == [422] * len(wrong)
     assert nothing_is_left(api)
 
 
@@ -243,14 +281,17 @@ def test_before_the_check_has_ended_there_are_no_rows(admin: httpx.Client) -> No
     assert admin.get(f"/v1/datasets/{uploaded(admin)}/rows").status_code == 409
 
 
-def test_a_part_that_was_changed_is_not_read(api: Api, admin: httpx.Client) -> None:
+def test_a_part_that_was_changed_or_lost_is_not_read(api: Api, admin: httpx.Client) -> None:
     dataset_id = uploaded(admin)
-    _, manifest = check(api)
-    part = Path(api.settings.storage_url) / manifest["parts"][0]["path"]
-    part.write_bytes(part.read_bytes()[:-1])
+    dataset, manifest = check(api)
+    path, store = manifest["parts"][0]["path"], api.gateway.datasets
+    with api.gateway.database.read() as connection:
+        key = store.key(connection, dataset)
+    with store.storage.create(path) as file, SealedWriter(file, key, place=place_of(path)) as sealed:
+        sealed.write(b"{}")  # under the right key and place, but not what was checked
     answer = admin.get(f"/v1/datasets/{dataset_id}/rows")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:medichat:problem:dataset-damaged")
-    part.unlink()
+    store.storage.delete(path)
     assert admin.get(f"/v1/datasets/{dataset_id}/rows").status_code == 409
 
 
@@ -299,7 +340,10 @@ def test_a_broken_file_is_thrown_away_and_says_what_to_do(api: Api, admin: httpx
 
 def test_what_other_options_may_cure_can_be_checked_again(api: Api, admin: httpx.Client) -> None:
     dataset_id = uploaded(admin)
+    with api.gateway.database.read() as connection:
+        write_part(api, api.gateway.datasets.get(connection, dataset_id), Split.TRAIN, [row(1)])
     reject(api, keep_upload=True)
+    assert [path.name for path in files(api)] == ["raw"]
     again = admin.post(
         f"/v1/datasets/{dataset_id}/validate",
         json={"options": {"columns": {"question": "Frage", "answer": "Antwort"}}},
@@ -327,6 +371,7 @@ def test_checking_again_makes_a_new_version_and_removes_the_old(api: Api, admin:
     assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 202
     assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 409
     assert admin.get(f"/v1/datasets/{dataset_id}/rows").json()["total"] == 3  # the former, until then
+    assert admin.get(f"/v1/datasets/{dataset_id}").json()["report"] is None
     second, new = check(api, rows_a_part=2)
     assert [part["path"].split("/")[2] for part in new["parts"]] == ["v2"] * 3
     stored = {str(path.relative_to(api.settings.storage_url)) for path in files(api)}

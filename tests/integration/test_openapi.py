@@ -9,6 +9,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from shared.auth.roles import Role
+from tests.datasets import check, uploaded
 from tests.support import Api, ask_async
 
 EXAMPLES = 8
@@ -24,6 +25,8 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
     """Ids of things that the person owns: a fuzzer alone would never get past "not found"."""
     job = ask_async(client)
     api.answer("An answer.")
+    dataset_id = uploaded(api.log_in(Role.ADMIN))
+    check(api)
     said = client.get(f"/v1/conversations/{job['conversation_id']}").json()["messages"]
     return {
         "job_id": job["id"],
@@ -31,6 +34,7 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
         "message_id": said[-1]["id"],
         "user_id": api.person().id,
         "key_id": client.post("/v1/api-keys", json={"name": "k", "scopes": ["ask"]}).json()["id"],
+        "dataset_id": dataset_id,
     }
 
 

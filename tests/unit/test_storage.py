@@ -75,6 +75,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert storage.size("datasets/a/raw") == 5
 
 
+def test_what_is_being_written_lies_beside_its_place_and_is_not_listed(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with storage.create("datasets/a/raw") as file:
+        file.write(b"x")
+        assert len(list((tmp_path / "datasets" / "a").iterdir())) == 1
+        assert storage.list("datasets") == []
+
+
 def test_a_folder_is_deleted_with_all_in_it_and_again(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     with storage.create("datasets/a/raw") as file:

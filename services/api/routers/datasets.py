@@ -33,6 +33,7 @@ from shared.jobs.lifecycle import Kind
 from shared.training.dataset_files import Split
 from shared.training.dataset_records import Dataset
 from shared.training.options import DatasetOptions
+from shared.training.states import DatasetState
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -108,10 +109,11 @@ def list_datasets(
 
 @router.get("/{dataset_id}", responses=document(401, 403, 404, 429))
 def read_dataset(dataset_id: str, caller: Admin, gateway: GatewayDep) -> DatasetReportView:
-    """A dataset with the report of its newest check; showing a report is logged."""
+    """A dataset with the report of its newest check, once that has ended; showing a report is logged."""
     with gateway.database.read() as connection:
         dataset = gateway.datasets.get(connection, dataset_id)
-        report = gateway.datasets.read_report(connection, dataset)
+        ended = dataset.state in (DatasetState.READY, DatasetState.REJECTED)
+        report = gateway.datasets.read_report(connection, dataset) if ended else None
     if report is not None:
         with gateway.database.write() as connection:
             record.append(
