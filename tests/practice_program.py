@@ -1,8 +1,8 @@
-"""A program that trains nothing: it counts steps, saves checkpoints, and ends in the ways that a test asks for.
+"""A program that trains nothing: it counts steps, saves checkpoints, and ends in the ways a test asks for.
 
-What to do is in `practice.json` in the state folder, read at each start:
-`steps`, `pause_s` a step, `save_every`, and for the faults `exit_at` {step: status} (each only once),
-`needs_batch` (a larger batch size runs out of memory), `wait` (reason), `refuse` (detail), `deaf` (ignores SIGTERM).
+What to do is in `practice.json` in the state folder, read at each start: `steps`, `pause_s` a step,
+`save_every`, and for the faults `exit_at` {step: status} (each only once), `needs_batch` (a larger batch size
+runs out of memory), `wait` (a reason), `refuse` (a detail), `sha256` (a wrong one), `deaf` (ignores SIGTERM).
 """
 
 import hashlib
@@ -99,7 +99,9 @@ def main() -> None:
     wishes = json.loads((run_file.parents[2] / "practice.json").read_text())
     practice = Practice(run_file, wishes)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if wishes.get("deaf") else practice.on_term)
-    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL)
+    helper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL
+    )
     (practice.folder / "pids").write_text(f"{os.getpid()} {helper.pid}")
     print("a library prints what is no event", flush=True)  # noqa: T201
     emit("estimate", memory_mb=10, free_mb=100, device="cpu", seconds=9)

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from services.worker_train.attempt import Attempt
 from services.worker_train.handlers.evaluate import EvaluateWork
 from services.worker_train.handlers.train import TrainWork
+from services.worker_train.handlers.validate import ValidateWork
 from services.worker_train.work import Tools, Work
 from shared.audit import record
 from shared.clock import DatabaseClock
@@ -41,11 +42,14 @@ log = logging.getLogger(__name__)
 _HERE = "services.worker_train"
 PROGRAMS: Mapping[Kind, Sequence[str]] = MappingProxyType(
     {
+        Kind.VALIDATE: (sys.executable, "-m", f"{_HERE}.validate"),
         Kind.TRAIN: (sys.executable, "-m", f"{_HERE}.finetune"),
         Kind.EVALUATE: (sys.executable, "-m", f"{_HERE}.evaluate"),
     }
 )
-WORK: Mapping[Kind, type[Work]] = MappingProxyType({Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork})
+WORK: Mapping[Kind, type[Work]] = MappingProxyType(
+    {Kind.VALIDATE: ValidateWork, Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork}
+)
 #: Kinds that need the device, the more urgent first; one job of them at a time.
 ON_DEVICE = (Kind.TRAIN, Kind.EVALUATE)
 
