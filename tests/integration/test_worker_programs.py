@@ -1,0 +1,82 @@
+"""The training worker with its real programs: a file becomes a dataset, a run, an adapter."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shared.auth.roles import Role
+from shared.storage import Storage
+from tests.datasets import uploaded
+from tests.support import Api, wait_until
+from tests.training import WorkerProcess
+
+TIMES = {"lease_s": 4, "heartbeat_s": 1, "reconcile_s": 0.2, "retry_base_s": 0.1}
+
+
+@pytest.fixture
+def dialect() -> str:
+    return "sqlite"
+
+
+@pytest.fixture
+def api(make_api: Any) -> Api:
+    made: Api = make_api(**TIMES)
+    return made
+
+
+@pytest.fixture
+def worker(api: Api) -> Iterator[WorkerProcess]:
+    with WorkerProcess(api.settings, "services.worker_train") as process:
+        yield process
+
+
+def questions(count: int) -> bytes:
+    """Rows of questions and answers that differ from one another."""
+    parts = ("lung", "heart", "liver", "kidney", "skin", "eye", "ear", "bone", "nerve", "stomach")
+    signs = ("pain", "swelling", "fever", "a rash", "weakness", "itching", "bleeding", "stiffness")
+    rows = (
+        {
+            "question": f"What does {signs[n % 8]} near the {parts[n // 8 % 10]} mean in case {n}?",
+            "answer": f"{signs[n % 8].capitalize()} of the {parts[n // 8 % 10]} has many causes. "
+            f"A doctor who sees you can tell which of the {n + 2} it is.",
+        }
+        for n in range(count)
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def checked(client: Any, dataset_id: str) -> dict[str, Any]:
+    """The dataset once its check has ended."""
+
+    def look() -> dict[str, Any] | None:
+        seen: dict[str, Any] = client.get(f"/v1/datasets/{dataset_id}").json()
+        return seen if seen["state"] in ("ready", "rejected") else None
+
+    found: dict[str, Any] = wait_until(look, 90, "for the check")
+    return found
+
+
+def test_an_upload_is_checked_and_its_report_kept(api: Api, worker: WorkerProcess) -> None:
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, questions(60)))
+    assert (dataset["state"], dataset["error"]) == ("ready", None)
+    assert dataset["rows_train"] + dataset["rows_validation"] > 20
+    assert dataset["report"]
+    rows = client.get(f"/v1/datasets/{dataset['id']}/rows", params={"split": "train"})
+    assert rows.status_code == 200
+    names = Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}")
+    assert not [name for name in names if name.endswith("report.json")], "the database keeps the report"
+
+
+def test_a_broken_upload_is_rejected_with_what_to_do_and_leaves_nothing(
+    api: Api, worker: WorkerProcess
+) -> None:
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, b"\xff\xfe\x00 no text"))
+    assert dataset["state"] == "rejected"
+    assert dataset["error"]["detail"]
+    wait_until(
+        lambda: not Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}"), 10, "to be tidied"
+    )
