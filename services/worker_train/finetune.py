@@ -1,0 +1,179 @@
+"""Trains an adapter: `python -m services.worker_train.finetune RUN.yaml [--supervised]`.
+
+The story, top to bottom: read the recipe and its rows, turn them into tokens, judge whether it fits, open the base
+model, train, and write the adapter with its card. Each part has a module of its own; this one puts them in order.
+
+`RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes on, and
+`output/`, the adapter. With `--supervised`, events go to standard output and the program ends with its supervisor
+(see child.py); without it, they go to standard error as well as there.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.worker_train import base, batches, callbacks, child, output
+from services.worker_train.checkpoints import newest_checkpoint
+from services.worker_train.child import Exit, Refused
+from services.worker_train.rows import Rows, read_rows
+from services.worker_train.tokens import Encoder, Sample
+from services.worker_train.trainer import AdapterTrainer, arguments
+from shared.errors import InvalidInput
+from shared.settings import load_settings
+from shared.training.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """All that is known before the weights are read."""
+
+    recipe: Recipe
+    source: base.Source
+    rows: Rows
+    tokenizer: Any
+    train: list[Sample]
+    validation: list[Sample]
+    #: Whether rows lie behind one another, without padding.
+    packed: bool
+    sampler: batches.StepSampler
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program; exits with a status of child.Exit."""
+    parser = argparse.ArgumentParser(description="Train an adapter as a recipe says.")
+    parser.add_argument("run", type=Path, help="the recipe, in the run's folder")
+    parser.add_argument("--supervised", action="store_true", help="end when standard input ends")
+    options = parser.parse_args(argv)
+    if options.supervised:
+        child.follow_parent()
+    stop = callbacks.StopRequest()
+    stop.install()
+    try:
+        status = run(read_recipe(options.run.read_text(encoding="utf-8")), options.run.absolute().parent, stop)
+    except InvalidInput as error:
+        child.stop(Exit.REFUSED, "bad-recipe", error.detail)
+    except Refused as error:
+        child.stop(Exit.REFUSED, error.reason, error.detail)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        child.stop(Exit.OUT_OF_MEMORY, "out-of-memory", "The memory is full: a smaller batch is tried next.")
+    sys.exit(status)
+
+
+def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
+    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done."""
+    material = prepare(recipe)
+    device = base.choose_device()
+    dtype = base.choose_dtype(recipe, device)
+    model = base.open_model(
+        material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
+    )
+    revision = material.source.revision()
+    checkpoints = folder / "checkpoints"
+    watch = callbacks.Watch(child.emit, stop, patience=recipe.early_stopping_patience)
+    trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
+    child.emit("plan", total_steps=trainer.total_steps(), base_revision=revision)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
+    if watch.drained:
+        child.emit("stopped", code="drained", detail="Stopped on request; a checkpoint is saved.")
+        return Exit.DRAINED
+    trainer.take_best()
+    child.emit("done", **output.write(trainer, material, folder / "output", revision=revision))
+    return Exit.DONE
+
+
+def prepare(recipe: Recipe) -> Material:
+    """Read the rows and turn them into tokens. Raises Refused when they cannot be learnt."""
+    settings = load_settings()
+    source = base.find_source(recipe.model, settings)
+    tokenizer = base.open_tokenizer(source)
+    rows = read_rows(recipe.data, seed=recipe.seed)
+    pictures = any(row.picture is not None for row in (*rows.train, *rows.validation))
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        max_tokens=recipe.max_tokens,
+        system=settings.system_prompt if recipe.system == "serving" else "",
+        train_on_all=recipe.train_on == "all",
+        picture_tokens=base.picture_tokens(source) if pictures else 0,
+    )
+    if pictures and recipe.packing == "on":
+        raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
+    packed = recipe.packing != "off" and not pictures
+    train, validation = encoder.encode_all(rows.train), encoder.encode_all(rows.validation)
+    return Material(
+        recipe=recipe,
+        source=source,
+        rows=rows,
+        tokenizer=tokenizer,
+        train=train,
+        validation=sorted(validation, key=lambda sample: len(sample.ids)),
+        packed=packed,
+        sampler=batches.StepSampler(
+            [len(sample.ids) for sample in train],
+            batch_size=recipe.batch_size,
+            passes=recipe.accumulation * recipe.processes,
+            seed=recipe.seed,
+            packed=packed,
+        ),
+    )
+
+
+def make_trainer(
+    material: Material,
+    model: Any,
+    checkpoints: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    watch: callbacks.Watch,
+) -> AdapterTrainer:
+    """The trainer, ready to start or to go on."""
+    trainer = AdapterTrainer(
+        sampler=material.sampler,
+        collators=_collators(material),
+        model=model,
+        args=arguments(
+            material.recipe, checkpoints, device=device, dtype=dtype, evaluates=bool(material.validation)
+        ),
+        train_dataset=batches.as_dataset(material.train),
+        eval_dataset=batches.as_dataset(material.validation) if material.validation else None,
+        processing_class=material.tokenizer,
+        peft_config=base.lora_config(material.recipe),
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    return trainer
+
+
+def _collators(material: Material) -> tuple[Any, Any]:
+    """For the rows that are learnt, and for those held out."""
+    if material.packed:
+        return batches.PackedCollator(), batches.PackedCollator()
+    pictures = any(sample.picture is not None for sample in (*material.train, *material.validation))
+    processor = base.open_image_processor(material.source) if pictures else None
+    soft = material.tokenizer.convert_tokens_to_ids("<image_soft_token>") if pictures else None
+    train, validation = (
+        batches.PaddedCollator(
+            pad_id=material.tokenizer.pad_token_id,
+            soft_id=soft,
+            image_processor=processor,
+            pictures=[sample.picture for sample in samples],
+        )
+        for samples in (material.train, material.validation)
+    )
+    return train, validation
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no memory left."""
+    words = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+if __name__ == "__main__":
+    main()
