@@ -50,8 +50,8 @@ PROGRAMS: Mapping[Kind, Sequence[str]] = MappingProxyType(
 WORK: Mapping[Kind, type[Work]] = MappingProxyType(
     {Kind.VALIDATE: ValidateWork, Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork}
 )
-#: Kinds that need the device, the more urgent first; one job of them at a time.
-ON_DEVICE = (Kind.TRAIN, Kind.EVALUATE)
+#: Kinds that need the device, one job of them at a time: the shorter first, lest a queue of runs hold it up.
+ON_DEVICE = (Kind.EVALUATE, Kind.TRAIN)
 
 
 def worker_id() -> str:

@@ -80,3 +80,41 @@ def test_a_broken_upload_is_rejected_with_what_to_do_and_leaves_nothing(
     wait_until(
         lambda: not Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}"), 10, "to be tidied"
     )
+
+
+QUICK = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "eval_steps": 3,
+    "batch_size": 2,
+    "accumulation": 1,
+    "max_tokens": 128,
+}
+
+
+def train(client: Any, dataset_id: str, **changes: Any) -> str:
+    """Submit a run of the demo model; returns its id."""
+    body = {"name": "signs", "dataset_id": dataset_id, "preset": "quick", "changes": {**QUICK, **changes}}
+    response = client.post("/v1/training-runs", json=body)
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
+
+
+def run_of(client: Any, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = client.get(f"/v1/training-runs/{run_id}").json()
+    return run
+
+
+def test_a_checked_upload_is_trained_on_and_yields_a_candidate(api: Api, worker: WorkerProcess) -> None:
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, questions(60)))
+    run_id = train(client, dataset["id"])
+    wait_until(lambda: run_of(client, run_id)["finished_at"], 120, "for the run")
+    run = run_of(client, run_id)
+    assert (run["state"], run["error"]) == ("succeeded", None)
+    steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
+    assert [step["step"] for step in steps] == list(range(1, 7))
+    assert all(step["loss"] > 0 for step in steps)
+    assert [step["step"] for step in steps if step["eval_loss"] is not None] == [3, 6]
+    names = Storage.from_settings(api.settings).list(f"adapters/{run['adapter_sha256']}")
+    assert len(names) == 4
