@@ -29,7 +29,9 @@ class StepSampler(Sampler[int]):
     needs.
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, passes: int, seed: int, packed: bool) -> None:
+    def __init__(
+        self, lengths: Sequence[int], *, batch_size: int, passes: int, seed: int, packed: bool
+    ) -> None:
         """`passes`: accumulation × processes, the passes of a step."""
         self._lengths, self._batch_size, self._passes = lengths, batch_size, passes
         self._seed, self._packed = seed, packed

@@ -18,11 +18,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from services.worker_train.child import Refused
 from services.worker_train.trainer import AdapterTrainer
+from shared.errors import MediChatError
 
 Emit = Callable[..., None]
 #: A loss so many times the median of the last steps, for so many steps in a row, has exploded.
 _EXPLODED, _IN_A_ROW, _REMEMBERED = 3.0, 3, 20
 _MB = 1e6
+
+
+class MustWait(MediChatError):
+    """There is no room beside what runs now; try again later."""
 
 
 class StopRequest:
@@ -140,7 +145,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _diverged(self, step: int, what: str) -> Refused:
         rate = self.trainer.args.learning_rate
         if step == 1:
-            cause = "It was so before anything was learnt: the base weights are damaged, or dtype is too coarse."
+            cause = (
+                "It was so before anything was learnt: the base weights are damaged, or dtype is too coarse."
+            )
         else:
             cause = (
                 f"Likely the learning rate, {rate:g}, is too high (the gradient's length was {self._gradient:.3g} "

@@ -19,7 +19,13 @@ _WRITING = ".writing"
 _PREFIX = "checkpoint-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: How the writers of safetensors and torch, which know no errno, word it.
-_FULL_WORDS = ("No space left on device", "os error 28", "os error 27", "File too large", "failed writing file")
+_FULL_WORDS = (
+    "No space left on device",
+    "os error 28",
+    "os error 27",
+    "File too large",
+    "failed writing file",
+)
 
 
 class DiskFull(Refused):

@@ -5,7 +5,7 @@ model, train, and write the adapter with its card. Each part has a module of its
 
 `RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes on, and
 `output/`, the adapter. With `--supervised`, events go to standard output and the program ends with its supervisor
-(see child.py); without it, they go to standard error as well as there.
+(see child.py).
 """
 
 import argparse
@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from services.worker_train import base, batches, callbacks, child, output
+from services.worker_train import base, batches, callbacks, child, output, processes
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
+from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.rows import Rows, read_rows
 from services.worker_train.tokens import Encoder, Sample
 from services.worker_train.trainer import AdapterTrainer, arguments
@@ -50,41 +51,105 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.supervised:
         child.follow_parent()
-    stop = callbacks.StopRequest()
-    stop.install()
     try:
-        status = run(read_recipe(options.run.read_text(encoding="utf-8")), options.run.absolute().parent, stop)
+        recipe = read_recipe(options.run.read_text(encoding="utf-8"))
     except InvalidInput as error:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
+    if recipe.processes > 1 and not processes.is_launched():
+        sys.exit(processes.launch(recipe.processes, sys.argv[1:] if argv is None else argv))
+    sys.exit(_run_and_report(recipe, options.run.absolute().parent))
+
+
+def _run_and_report(recipe: Recipe, folder: Path) -> Exit:
+    """Train; whatever ends it is told in an event and as a status."""
+    stop = callbacks.StopRequest()
+    stop.install()
+    status, code, detail = Exit.DONE, "", ""
+    try:
+        status = run(recipe, folder, stop)
     except Refused as error:
-        child.stop(Exit.REFUSED, error.reason, error.detail)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        status, code, detail = Exit.REFUSED, error.reason, error.detail
+    except callbacks.MustWait as error:
+        status, code, detail = Exit.WAIT, "waiting-for-memory", error.detail
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        child.stop(Exit.OUT_OF_MEMORY, "out-of-memory", "The memory is full: a smaller batch is tried next.")
-    sys.exit(status)
+        status, code = Exit.OUT_OF_MEMORY, "out-of-memory"
+        detail = "The memory was full; a smaller batch with more accumulation gives the same training."
+    if status is Exit.DRAINED:
+        code, detail = "drained", "Stopped on request; a checkpoint is saved."
+    processes.leave_status(status)
+    if code:
+        say("stopped", code=code, detail=detail)
+    return status
+
+
+def say(event: str, **fields: Any) -> None:
+    """Tell the supervisor; of several processes only the first does."""
+    if processes.is_first():
+        child.emit(event, **fields)
 
 
 def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
-    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done."""
+    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done, MustWait when not now."""
     material = prepare(recipe)
     device = base.choose_device()
     dtype = base.choose_dtype(recipe, device)
+    judge(material, device, dtype)
     model = base.open_model(
         material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
     )
     revision = material.source.revision()
     checkpoints = folder / "checkpoints"
-    watch = callbacks.Watch(child.emit, stop, patience=recipe.early_stopping_patience)
+    watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
     trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
-    child.emit("plan", total_steps=trainer.total_steps(), base_revision=revision)
+    say("plan", total_steps=trainer.total_steps(), base_revision=revision)
     trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
     if watch.drained:
-        child.emit("stopped", code="drained", detail="Stopped on request; a checkpoint is saved.")
         return Exit.DRAINED
     trainer.take_best()
-    child.emit("done", **output.write(trainer, material, folder / "output", revision=revision))
+    metrics = trainer.figures()
+    if processes.is_first():
+        done = output.write(
+            trainer.accelerator.unwrap_model(trainer.model),
+            folder / "output",
+            source=material.source,
+            base_revision=revision,
+            recipe=recipe,
+            tokenizer=material.tokenizer,
+            data_sha256=material.rows.sha256,
+            rows=(len(material.train), len(material.validation)),
+            metrics=metrics,
+            dtype=dtype,
+        )
+        say("done", **done)
     return Exit.DONE
+
+
+def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
+    """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too little."""
+    recipe = material.recipe
+    free, total = callbacks.free_memory(device)
+    lengths = [len(sample.ids) for sample in material.train]
+    judged = estimate(
+        recipe,
+        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
+        largest_pass=material.sampler.largest_pass(),
+        longest_row=max(lengths),
+        tokens=round(sum(lengths) * recipe.epochs),
+        device=device.type,
+        weight_bytes=dtype.itemsize,
+        free=free,
+        total=total,
+    )
+    say("estimate", **judged.fields())
+    if judged.memory_mb > judged.total_mb:
+        raise DoesNotFit(judged, recipe)
+    if judged.memory_mb > judged.free_mb:
+        raise callbacks.MustWait(
+            f"This needs about {judged.memory_mb / 1000:.1f} GB, and beside what runs now "
+            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free; it starts when there is room."
+        )
 
 
 def prepare(recipe: Recipe) -> Material:
@@ -172,7 +237,9 @@ def _collators(material: Material) -> tuple[Any, Any]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the machine, had no memory left."""
     words = ("can't allocate memory", "not enough memory", "CUDA out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        word in str(error) for word in words
+    )
 
 
 if __name__ == "__main__":

@@ -140,7 +140,9 @@ def _foreign(name: str) -> Rows:
     if path.is_file():
         return _file(path)
     if path.suffix or name.count("/") != 1:
-        raise Refused("no-data", "There is no such file; give an existing path, or a dataset's id on the hub.")
+        raise Refused(
+            "no-data", "There is no such file; give an existing path, or a dataset's id on the hub."
+        )
     return _hub(name)
 
 
@@ -167,7 +169,9 @@ def _hub(name: str) -> Rows:
             "The dataset could not be read from the hub; check its id and the network, or give a file.",
         ) from error
     digest = hashlib.sha256(str(table._fingerprint).encode()).hexdigest()
-    return Rows(train=list(_converted(cast(Iterable[dict[str, Any]], table), Path())), validation=[], sha256=digest)
+    return Rows(
+        train=list(_converted(cast(Iterable[dict[str, Any]], table), Path())), validation=[], sha256=digest
+    )
 
 
 def _converted(values: Iterable[dict[str, Any]], folder: Path) -> Iterator[Row]:

@@ -96,7 +96,9 @@ class Encoder:
             Refused: a row whose answer is lost to `max_tokens`, or a picture that this model cannot read.
         """
         if not self.picture_tokens and any(row.picture is not None for row in rows):
-            raise Refused("no-pictures", "The data has pictures, and this model reads none: choose another model.")
+            raise Refused(
+                "no-pictures", "The data has pictures, and this model reads none: choose another model."
+            )
         samples = [self.encode(row) for row in rows]
         lost = [
             number

@@ -156,6 +156,12 @@ class AdapterTrainer(SFTTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def figures(self) -> dict[str, Any]:
+        """How it went, for the card."""
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        seen = {"steps": self.state.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
+        return seen | ({"eval_loss": self.best_loss} if self._best else {})
+
     # -- the best weights so far
 
     def keep_if_best(self, loss: float) -> bool:
@@ -164,7 +170,8 @@ class AdapterTrainer(SFTTrainer):
             return False
         self.best_loss = loss
         self._best = {
-            name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._trained().items()
+            name: weight.detach().to("cpu", copy=True).contiguous()
+            for name, weight in self._trained().items()
         }
         return True
 
@@ -199,6 +206,12 @@ class AdapterTrainer(SFTTrainer):
                 path.rename(aside / path.name)
             (aside / name).rmdir()
         drop_old_checkpoints(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter alone; asking a hub whether its base has other embeddings is left out."""
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(str(output_dir), safe_serialization=True, save_embedding_layers=False)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(getattr(self, "_into", self.args.output_dir))

@@ -78,7 +78,10 @@ class Recipe(BaseModel):
         None, ge=1, description="Ends after so many steps, whatever the epochs say. For a quick look."
     )
     batch_size: int = Field(
-        4, ge=1, le=256, description="Rows in one pass through the model. More is faster and takes more memory."
+        4,
+        ge=1,
+        le=256,
+        description="Rows in one pass through the model. More is faster and takes more memory.",
     )
     accumulation: int = Field(
         4,
@@ -91,13 +94,20 @@ class Recipe(BaseModel):
         2e-4, gt=0, le=1, description="Size of a step. Higher learns faster, and at some point falls apart."
     )
     warmup_ratio: float = Field(
-        0.03, ge=0, lt=1, description="Share of the steps in which the rate rises to its full size; more is safer."
+        0.03,
+        ge=0,
+        lt=1,
+        description="Share of the steps in which the rate rises to its full size; more is safer.",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the rate falls after that. Cosine stays high for longer, then lands softly."
+        "cosine",
+        description="How the rate falls after that. Cosine stays high for longer, then lands softly.",
     )
     weight_decay: float = Field(
-        0.0, ge=0, le=1, description="Pulls the adapter back to nothing; a little helps against learning by heart."
+        0.0,
+        ge=0,
+        le=1,
+        description="Pulls the adapter back to nothing; a little helps against learning by heart.",
     )
     r: int = Field(
         16,
@@ -106,7 +116,10 @@ class Recipe(BaseModel):
         description="Rank of the adapter. Higher can learn more from many rows, and takes more memory.",
     )
     alpha: float = Field(
-        32, gt=0, le=2048, description="Scale of the adapter, divided by r. Higher acts like a higher learning rate."
+        32,
+        gt=0,
+        le=2048,
+        description="Scale of the adapter, divided by r. Higher acts like a higher learning rate.",
     )
     dropout: float = Field(
         0.0,
@@ -133,7 +146,8 @@ class Recipe(BaseModel):
         "a third slower. For small cards and for the 27B models.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Format of the arithmetic. Auto: bfloat16 on a GPU that has it, float32 elsewhere."
+        "auto",
+        description="Format of the arithmetic. Auto: bfloat16 on a GPU that has it, float32 elsewhere.",
     )
     optimiser: Optimiser = Field(
         Optimiser.ADAMW,
@@ -146,7 +160,10 @@ class Recipe(BaseModel):
         "them: the same result, faster and in less memory. Auto: on for text; pictures need padding.",
     )
     max_tokens: int = Field(
-        2048, ge=16, le=131072, description="Longest row; what is longer is cut. Memory and time grow with it."
+        2048,
+        ge=16,
+        le=131072,
+        description="Longest row; what is longer is cut. Memory and time grow with it.",
     )
     gradient_checkpointing: bool = Field(
         True,
@@ -157,7 +174,9 @@ class Recipe(BaseModel):
         25, ge=1, description="Steps between two looks at the held-out rows. Each look costs time."
     )
     save_steps: int = Field(
-        25, ge=1, description="Steps between two checkpoints: what a crash can cost at most. Each writes to disk."
+        25,
+        ge=1,
+        description="Steps between two checkpoints: what a crash can cost at most. Each writes to disk.",
     )
     early_stopping_patience: int | None = Field(
         3,
@@ -166,14 +185,20 @@ class Recipe(BaseModel):
         "is kept in any case.",
     )
     max_grad_norm: float = Field(
-        1.0, gt=0, description="A step's gradient is cut to this length. Lower guards against bad rows, and slows."
+        1.0,
+        gt=0,
+        description="A step's gradient is cut to this length. Lower guards against bad rows, and slows.",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Equal seeds on equal machines give equal adapters.")
     processes: int = Field(
-        1, ge=1, le=64, description="Processes that train together, one a GPU. On a CPU more than one is slower."
+        1,
+        ge=1,
+        le=64,
+        description="Processes that train together, one a GPU. On a CPU more than one is slower.",
     )
     train_on: Literal["answers", "all"] = Field(
-        "answers", description="Learn the assistant's words only, or the questions too. Answers is nearly always right."
+        "answers",
+        description="Learn the assistant's words only, or the questions too. Answers is nearly always right.",
     )
     system: Literal["serving", "as-is"] = Field(
         "serving",
@@ -208,9 +233,13 @@ class Recipe(BaseModel):
                 "unpacked each time; use one of the two"
             )
         if self.dora and self.rslora:
-            raise ValueError("dora with rslora: DoRA learns the scale that rsLoRA would set; use one of the two")
+            raise ValueError(
+                "dora with rslora: DoRA learns the scale that rsLoRA would set; use one of the two"
+            )
         if self.target == "all-linear" and self.quantisation == "nf4" and self.processes > 1:
-            raise ValueError("all-linear with nf4 on several processes is not supported; choose target: language")
+            raise ValueError(
+                "all-linear with nf4 on several processes is not supported; choose target: language"
+            )
         return self
 
     @classmethod
