@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.auth.roles import Role
@@ -118,3 +119,36 @@ def test_a_checked_upload_is_trained_on_and_yields_a_candidate(api: Api, worker:
     assert [step["step"] for step in steps if step["eval_loss"] is not None] == [3, 6]
     names = Storage.from_settings(api.settings).list(f"adapters/{run['adapter_sha256']}")
     assert len(names) == 4
+
+
+def test_a_run_is_killed_handed_back_and_cancelled_and_loses_nothing(api: Api, worker: WorkerProcess) -> None:
+    """One story, because opening the model takes most of the time."""
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, questions(60)))
+    run_id = train(client, dataset["id"], max_steps=2_000, epochs=100, early_stopping_patience=None)
+    wait_for_step(client, run_id, 5)
+    (program,) = psutil.Process(worker.process.pid).children()
+    program.kill()
+    wait_until(lambda: len(run_of(client, run_id)["notes"]) >= 2, 60, "for the program to start again")
+    wait_for_step(client, run_id, run_of(client, run_id)["step"] + 3)
+    assert worker.terminate() == 0
+    handed_back = run_of(client, run_id)
+    assert (handed_back["state"], handed_back["attempt"]) == ("queued", 1)
+    with WorkerProcess(api.settings, "services.worker_train") as another:
+        wait_for_step(client, run_id, handed_back["step"] + 1)
+        assert (
+            f"from the checkpoint of step {handed_back['step']},"
+            in run_of(client, run_id)["notes"][-1]["text"]
+        )
+        (program,) = psutil.Process(another.process.pid).children()
+        client.post(f"/v1/training-runs/{run_id}/cancel")
+        wait_until(lambda: run_of(client, run_id)["state"] == "cancelled", 15, "for the end")
+        assert not program.is_running()
+    steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+
+
+def wait_for_step(client: Any, run_id: str, step: int) -> None:
+    wait_until(
+        lambda: run_of(client, run_id)["step"] >= step, 90, f"for step {step}: {run_of(client, run_id)}"
+    )
