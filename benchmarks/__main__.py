@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ("guard", "gateway", "serving")
+NAMES = ("guard", "gateway", "serving", "training")
 
 
 def main() -> int:

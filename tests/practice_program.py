@@ -1,8 +1,8 @@
-"""A program that trains nothing: it counts steps, saves checkpoints, and ends in the ways that a test asks for.
+"""A program that trains nothing: it counts steps, saves checkpoints, and ends in the ways a test asks for.
 
-What to do is in `practice.json` in the state folder, read at each start:
-`steps`, `pause_s` a step, `save_every`, and for the faults `exit_at` {step: status} (each only once),
-`needs_batch` (a larger batch size runs out of memory), `wait` (reason), `refuse` (detail), `deaf` (ignores SIGTERM).
+What to do is in `practice.json` in the state folder, read at each start: `steps`, `pause_s` a step,
+`save_every`, and for the faults `exit_at` {step: status} (each only once), `needs_batch` (a larger batch size
+runs out of memory), `wait` (a reason), `refuse` (a detail), `sha256` (a wrong one), `deaf` (ignores SIGTERM).
 """
 
 import hashlib
@@ -95,6 +95,8 @@ class Practice:
 
 def main() -> None:
     follow_parent()
+    if sys.argv[1] == "--dataset":
+        stop(Exit.REFUSED, "unknown-shape", "The columns mean nothing to us: name them.")
     run_file = Path(sys.argv[1])
     wishes = json.loads((run_file.parents[2] / "practice.json").read_text())
     practice = Practice(run_file, wishes)

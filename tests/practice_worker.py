@@ -7,7 +7,7 @@ from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
 from shared.settings import get_settings
 
-PROGRAMS = {Kind.TRAIN: (sys.executable, "-m", "tests.practice_program")}
+PROGRAMS = dict.fromkeys((Kind.VALIDATE, Kind.TRAIN), (sys.executable, "-m", "tests.practice_program"))
 
 if __name__ == "__main__":
     configure_logging("practice")

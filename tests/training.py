@@ -132,7 +132,7 @@ def _alive(pid: int) -> bool:
 
 @contextmanager
 def worker_thread(settings: Settings) -> Iterator[Worker]:
-    """A training worker of this process that looks for runs, one after the other, without waiting for rings."""
+    """A training worker in a thread of this process, which looks for runs without waiting for rings."""
     worker = Worker(settings, PROGRAMS)
     worker.keeper.start()
     closing = threading.Event()

@@ -113,12 +113,14 @@ class Program:
     def _read(self) -> None:
         """Take every event at once, so that the program never waits for the database."""
         assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                event = _parse(line)
-                if event is not None:
-                    self._events.put(event)
-        self._events.put(None)
+        try:
+            with self._process.stdout as lines:
+                for line in lines:
+                    event = _parse(line)
+                    if event is not None:
+                        self._events.put(event)
+        finally:
+            self._events.put(None)
 
     def _reap(self) -> None:
         """When the program has ended, end what it left behind; its id is not free before that."""
@@ -147,7 +149,7 @@ def _parse(line: bytes) -> ProgramEvent | None:
     try:
         fields = json.loads(line)
         return ProgramEvent(str(fields.pop("event")), fields, time.monotonic())
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         log.warning("a program wrote a line that is not an event (%d bytes)", len(line))
         return None
 

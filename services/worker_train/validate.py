@@ -43,10 +43,6 @@ from shared.storage import Storage
 from shared.training.options import DatasetOptions, PhiPolicy
 from shared.training.report import ADVICE, Reason
 
-#: Refusals that other options may cure, or another try: the upload is worth keeping.
-CURABLE = frozenset(
-    {"unknown-shape", "unknown-column", "no-usable-rows", "phi-found", "hub-unreadable", "no-tokenizer"}
-)
 #: Rows looked at before the shape is decided.
 _FIRST_ROWS = 100
 #: A file may unpack to this many times the largest upload.

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from services.worker_train.attempt import Attempt
 from services.worker_train.handlers.evaluate import EvaluateWork
 from services.worker_train.handlers.train import TrainWork
+from services.worker_train.handlers.validate import ValidateWork
 from services.worker_train.work import Tools, Work
 from shared.audit import record
 from shared.clock import DatabaseClock
@@ -41,13 +42,16 @@ log = logging.getLogger(__name__)
 _HERE = "services.worker_train"
 PROGRAMS: Mapping[Kind, Sequence[str]] = MappingProxyType(
     {
+        Kind.VALIDATE: (sys.executable, "-m", f"{_HERE}.validate"),
         Kind.TRAIN: (sys.executable, "-m", f"{_HERE}.finetune"),
         Kind.EVALUATE: (sys.executable, "-m", f"{_HERE}.evaluate"),
     }
 )
-WORK: Mapping[Kind, type[Work]] = MappingProxyType({Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork})
-#: Kinds that need the device, the more urgent first; one job of them at a time.
-ON_DEVICE = (Kind.TRAIN, Kind.EVALUATE)
+WORK: Mapping[Kind, type[Work]] = MappingProxyType(
+    {Kind.VALIDATE: ValidateWork, Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork}
+)
+#: Kinds that need the device, one job of them at a time: the shorter first, lest a queue of runs hold it up.
+ON_DEVICE = (Kind.EVALUATE, Kind.TRAIN)
 
 
 def worker_id() -> str:

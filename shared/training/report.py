@@ -122,3 +122,9 @@ class Report(_Part):
     notes: list[str]
     seconds: float
     rows_per_s: float
+
+
+#: Refusals that other options may cure, or another try: the upload is worth keeping.
+CURABLE = frozenset(
+    {"unknown-shape", "unknown-column", "no-usable-rows", "phi-found", "hub-unreadable", "no-tokenizer"}
+)

@@ -17,11 +17,11 @@ from shared.db.rows import put
 from shared.db.tables import jobs
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.errors import Conflict, InvalidInput, NotFound
-from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import JOB_FIELDS, Job, NewJob
 from shared.jobs.store import JobStore
+from shared.training.datasets import By
 from shared.training.recipe import Recipe, load_preset
 from shared.training.states import DatasetState, RunState
 
@@ -43,15 +43,6 @@ class NewRun:
     model: str
     idempotency_key: str | None = None
     request_hmac: str | None = None
-
-
-@dataclass(frozen=True)
-class By:
-    """Who acts, and in whose audience their jobs are."""
-
-    user_id: str
-    audience: Audience
-    actor: record.Actor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ BODIES = {
     "/v1/users": {"name": "somebody", "role": "user"},
     "/v1/users/{user_id}": {"audience": "clinician"},
     "/v1/api-keys": {"name": "a key", "scopes": ["ask"]},
+    "/v1/training-runs": {"name": "a run", "dataset_id": "nobodys", "preset": "quick"},
     "/v1/datasets/import": {"name": "a set", "source": "path", "location": "set.jsonl"},
     "/v1/datasets/{dataset_id}/validate": {"options": {"phi": "quarantine"}},
 }
@@ -74,7 +75,7 @@ def call(client: httpx.Client, method: str, route: APIRoute, ids: dict[str, str]
 
 
 NOBODYS = dict.fromkeys(
-    ("job_id", "conversation_id", "message_id", "user_id", "key_id", "dataset_id"),
+    ("job_id", "conversation_id", "message_id", "user_id", "key_id", "dataset_id", "run_id"),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )
 

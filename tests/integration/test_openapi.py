@@ -11,6 +11,7 @@ from schemathesis import GenerationMode
 from shared.auth.roles import Role
 from tests.datasets import check, uploaded
 from tests.support import Api, ask_async
+from tests.training import School
 
 EXAMPLES = 8
 
@@ -33,6 +34,7 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
         "conversation_id": job["conversation_id"],
         "message_id": said[-1]["id"],
         "user_id": api.person().id,
+        "run_id": School(api).submit()["id"],
         "key_id": client.post("/v1/api-keys", json={"name": "k", "scopes": ["ask"]}).json()["id"],
         "dataset_id": dataset_id,
     }

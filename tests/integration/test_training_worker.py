@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
 from shared.jobs.lifecycle import EventKind
 from shared.storage import Storage
+from tests.datasets import uploaded
 from tests.support import Api, wait_until
 from tests.training import School, WorkerProcess, worker_thread
 
@@ -264,6 +266,23 @@ def test_one_run_at_a_time_has_the_device(school: School) -> None:
         school.wait_for_step(second)
         school.cancel(second)
         school.wait_for_end(second)
+
+
+@on_one_database
+def test_a_dataset_is_checked_while_a_run_has_the_device(school: School) -> None:
+    school.wish(**LONG)
+    with WorkerProcess(school.api.settings):
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id)
+        dataset_id = uploaded(school.client)
+        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
+        assert seen(school, dataset_id)["error"]["code"] == "unknown-shape"
+        assert school.run(run_id)["state"] == "running"
+
+
+def seen(school: School, dataset_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = school.client.get(f"/v1/datasets/{dataset_id}").json()
+    return found
 
 
 @on_one_database

@@ -27,8 +27,9 @@ from shared.auth.sessions import Principal
 from shared.db.tables_training import training_runs
 from shared.errors import LimitReached
 from shared.jobs.lifecycle import Kind
+from shared.training.datasets import By
 from shared.training.recipe import load_preset, preset_names
-from shared.training.runs import By, NewRun, Run, RunStore
+from shared.training.runs import NewRun, Run, RunStore
 
 router = APIRouter(prefix="/v1", tags=["training"])
 

@@ -1,7 +1,8 @@
-"""Evaluations: the program measures an adapter against its base. It does not know how."""
+"""Evaluations: the program measures an adapter against its base, the gate judges. It measures nothing."""
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from shared.jobs.records import Job
 from shared.privacy.envelope import DataKey
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedReader
+from shared.training.gate import judge
 
 
 class EvaluateWork(Work):
@@ -45,10 +47,18 @@ class EvaluateWork(Work):
         key = load_data_keys(connection, self.tools.envelope, [self._key_id])[self._key_id]
         place = f"evaluation:{self._id}"
         samples = key.encrypt_bytes(self._samples(key, str(done["samples_path"]), place), place=place)
+        gate = judge(done["figures"])
+        verdict = {**gate.to_json(), "failures": [asdict(check) for check in gate.failures]}
         connection.execute(
             update(evaluations)
             .where(evaluations.c.id == self._id)
-            .values(figures=dict(done["figures"]), samples_ciphertext=samples, key_id=key.key_id)
+            .values(
+                figures=done["figures"],
+                gate=verdict,
+                passed=gate.passed,
+                samples_ciphertext=samples,
+                key_id=key.key_id,
+            )
         )
         return {}
 

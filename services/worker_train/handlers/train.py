@@ -134,6 +134,8 @@ class TrainWork(Work):
 
     def deliver(self, done: Mapping[str, Any]) -> None:
         folder, sha256 = self.folder / "output", str(done["sha256"])
+        if missing := [name for name in FILES if not (folder / name).is_file()]:
+            raise Unusable(f"The adapter lacks {' and '.join(missing)}; train again.")
         if _hash(folder / WEIGHTS) != sha256:
             raise Unusable("The adapter's weights are not what the program said; train again.")
         self._card = (folder / CARD).read_text(encoding="utf-8")

@@ -1,0 +1,176 @@
+"""What our fine-tuning gains over the official notebook's: same model, same answers seen once.
+
+`python -m benchmarks.training [ROWS.jsonl[.gz]] [--json] [--quick] [--gpu]`: rows are `question, answer` (MedQuAD),
+without a path the project's own. Each system runs in a process of its own, so that its peak memory is its own. With
+`--gpu`, or where there is one, MedGemma 4B's true shapes with random weights are trained too (training_gpu.py).
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import notebook_recipe, training_gpu
+from benchmarks.report import machine, options, save
+from models.demo.knowledge import KINDS, load_knowledge
+from services.worker_train import base, callbacks, finetune
+from services.worker_train.tokens import Sample
+from shared.training.recipe import Data, load_preset
+
+ROWS, HELD_OUT = 2000, 200
+QUICK_ROWS, QUICK_HELD_OUT = 160, 40
+MAX_TOKENS = 1024
+SYSTEMS = ("baseline", "ours")
+
+
+def main() -> None:
+    """Measure both systems, and the GPU where there is one."""
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument(
+        "rows", nargs="?", type=Path, help="JSON Lines with question and answer, may be gzipped"
+    )
+    parser.add_argument("--gpu", action="store_true", help="only the part that needs a GPU")
+    parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.system:
+        print(json.dumps(measure(chosen.system, chosen.folder)))
+        return
+    result: dict[str, Any] = {"rows": chosen.rows.name if chosen.rows else "data/", **machine()}
+    if not chosen.gpu:
+        result |= compare(chosen.rows, quick=chosen.quick)
+    result["gpu"] = training_gpu.measure(quick=chosen.quick)
+    save("training", result, quick=chosen.quick or chosen.gpu)
+    show(result)
+    if chosen.json:
+        print(json.dumps(result))
+
+
+def compare(path: Path | None, *, quick: bool) -> dict[str, Any]:
+    """Both systems on the same rows."""
+    count, held_out = (QUICK_ROWS, QUICK_HELD_OUT) if quick else (ROWS, HELD_OUT)
+    rows = read_rows(path)
+    random.Random(0).shuffle(rows)
+    held_out = min(held_out, len(rows) // 5)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, part in (("validation", rows[:held_out]), ("train", rows[held_out : held_out + count])):
+            (folder / f"{file}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+        found = {system: _in_a_process(system, folder) for system in SYSTEMS}
+    ours, other = found["ours"], found["baseline"]
+    return {
+        "answers": len(rows[held_out : held_out + count]),
+        **found,
+        "speed_up": round(ours["supervised_tokens_per_s"] / other["supervised_tokens_per_s"], 2),
+        "eval_loss_ratio": round(ours["eval_loss"] / other["eval_loss"], 4),
+        "memory_ratio": round(ours["peak_mb"] / other["peak_mb"], 3),
+    }
+
+
+def read_rows(path: Path | None) -> list[dict[str, str]]:
+    """Questions and answers of a file, or of the project's own data."""
+    if path is None:
+        return [
+            {"question": question, "answer": condition.answers[kind]}
+            for condition in load_knowledge().conditions
+            for kind in KINDS
+            for question in condition.questions[kind]
+        ]
+    import gzip
+
+    text = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with text as lines:
+        rows = [json.loads(line) for line in lines]
+    return [{"question": row["question"], "answer": row["answer"]} for row in rows]
+
+
+def _in_a_process(system: str, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.training", "--system", system, "--folder", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(system: str, folder: Path) -> dict[str, Any]:
+    """Train one system in this process."""
+    recipe = load_preset("quick").changed(
+        {
+            "epochs": 1,
+            "max_tokens": MAX_TOKENS,
+            "system": "as-is",
+            "eval_steps": 10**6,
+            "save_steps": 10**6,
+            "data": Data(
+                train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")
+            ).model_dump(),
+        }
+    )
+    material = finetune.prepare(recipe)
+    device = base.choose_device()
+    dtype = base.choose_dtype(recipe, device)
+    model = base.open_model(material.source, device=device, dtype=dtype, nf4=False, packed=system == "ours")
+    if system == "ours":
+        watch = callbacks.Watch(lambda *_, **__: None, callbacks.StopRequest(), patience=None)
+        trainer = finetune.make_trainer(
+            material, model, folder / "ours", device=device, dtype=dtype, watch=watch
+        )
+        started = time.monotonic()
+        trainer.train()
+        seconds, trained = time.monotonic() - started, trainer.model
+    else:
+        trained, seconds = notebook_recipe.train(
+            model, material.tokenizer, material.train, dtype=dtype, folder=str(folder / "baseline")
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    del model, trained.base_model.model.forward  # both trainers put a forward of their own there
+    return {
+        "supervised_tokens_per_s": round(sum(sum(s.learnt) for s in material.train) / seconds, 1),
+        "eval_loss": round(answer_loss(trained, material.validation), 4),
+        "peak_mb": round(peak, 1),
+        "seconds": round(seconds, 1),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+@torch.no_grad()
+def answer_loss(model: Any, samples: Sequence[Sample]) -> float:
+    """Mean loss of a held-out answer token, one row at a time, by transformers' own forward pass."""
+    model.eval()
+    model.get_base_model().set_attn_implementation("sdpa")
+    total, count = 0.0, 0
+    for sample in samples:
+        ids = torch.tensor([sample.ids], device=model.device)
+        wanted = torch.tensor(sample.learnt[1:], device=model.device)
+        logits = model(input_ids=ids).logits[0, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[wanted]
+        total, count = total + float(losses.sum()), count + int(wanted.sum())
+    return total / count
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result for a person."""
+    for name in (name for name in SYSTEMS if name in result):
+        found = result[name]
+        print(
+            f"{name:9} {found['supervised_tokens_per_s']:>8.1f} supervised tokens/s   "
+            f"eval loss {found['eval_loss']:.4f}   peak {found['peak_mb']:.0f} MB   {found['dtype']}"
+        )
+    if "speed_up" in result:
+        print(
+            f"speed × {result['speed_up']}, eval loss × {result['eval_loss_ratio']}, "
+            f"memory × {result['memory_ratio']}"
+        )
+    print(f"GPU: {json.dumps(result['gpu'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Opens the model that is to be adapted, and gives it its LoRA matrices. It knows no data and no training loop."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from peft import LoraConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerFast as Tokenizer
+
+from services.worker_train.attention import PACKED
+from services.worker_train.child import Refused
+from shared.catalogue import CatalogueModel, find_model
+from shared.settings import Settings
+from shared.training.recipe import Recipe
+
+#: The language model's linear layers, and no others: the vision tower has layers of the same names.
+LANGUAGE_LAYERS = (
+    r"^(?!.*vision_tower).*\.layers\.\d+\.(?:self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|up|down)_proj)$"
+)
+#: Processors with one of these multiply bfloat16 several times as fast as float32; others do so slower.
+_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a base model comes from."""
+
+    entry: CatalogueModel
+    #: A folder, or None for the hub.
+    folder: Path | None
+
+    @property
+    def where(self) -> str:
+        """What `from_pretrained` is given."""
+        return str(self.folder or self.entry.hub_id)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What else it is given: a pinned revision, and no code from elsewhere."""
+        pinned = {"local_files_only": True} if self.folder else {"revision": self.entry.revision}
+        return {"trust_remote_code": False, **pinned}
+
+    def revision(self) -> str:
+        """Names the weights: the hub's commit, or the SHA-256 over the folder's weight files."""
+        return hash_weights(self.folder) if self.folder else str(self.entry.revision)
+
+
+def find_source(model: str, settings: Settings) -> Source:
+    """The catalogue's model of that name; `MEDICHAT_MODEL_PATH` holds where it is the served one."""
+    entry = find_model(model)
+    own = settings.model_path if settings.model == model else None
+    return Source(entry=entry, folder=own or entry.folder)
+
+
+def choose_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def choose_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """The format of the arithmetic; never float16, in which Gemma 3 overflows."""
+    if recipe.dtype != "auto":
+        return cast(torch.dtype, getattr(torch, recipe.dtype))
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        fast = any(able.get(name) for name in _CPU_BFLOAT16)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def open_tokenizer(source: Source) -> Tokenizer:
+    """The model's tokenizer. Raises Refused when the model cannot be read."""
+    with _readable(source):
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(source.where, **source.options))
+
+
+def picture_tokens(source: Source) -> int:
+    """How many tokens one picture takes; 0 for a model that reads none."""
+    if not source.entry.reads_images:
+        return 0
+    return int(read_config(source).mm_tokens_per_image)
+
+
+def read_config(source: Source) -> Any:
+    """The model's configuration."""
+    with _readable(source):
+        return AutoConfig.from_pretrained(source.where, **source.options)
+
+
+def open_image_processor(source: Source) -> Any:
+    """What turns pictures into pixels."""
+    with _readable(source):
+        return AutoImageProcessor.from_pretrained(source.where, use_fast=False, **source.options)
+
+
+def open_model(
+    source: Source, *, device: torch.device, dtype: torch.dtype, nf4: bool, packed: bool
+) -> PreTrainedModel:
+    """The base model, frozen. Raises Refused when it cannot be read."""
+    config = (
+        cast(Any, BitsAndBytesConfig)(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        if nf4
+        else None
+    )
+    with _readable(source):
+        model: PreTrainedModel = getattr(transformers, source.entry.model_class).from_pretrained(
+            source.where,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            quantization_config=config,
+            **source.options,
+        )
+    if packed:
+        pack(model)
+    model.config.use_cache = False
+    return model.requires_grad_(False)
+
+
+def pack(model: PreTrainedModel) -> None:
+    """Let the language model take samples that lie behind one another (see attention.py)."""
+    parts = model.config.sub_configs
+    model.set_attn_implementation({"text_config": PACKED} if "text_config" in parts else PACKED)
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """The adapter's shape. Nothing but LoRA matrices is trained: full copies of layers could not be merged."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.r,
+        lora_alpha=cast(int, recipe.alpha),
+        lora_dropout=recipe.dropout,
+        use_rslora=recipe.rslora,
+        use_dora=recipe.dora,
+        target_modules=LANGUAGE_LAYERS if recipe.target == "language" else "all-linear",
+    )
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over the folder's weight files in the order of their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+class _readable:
+    """Turns what goes wrong while a model is read into what to do about it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise Refused(
+                "no-model",
+                f"The model {self._source.entry.name} could not be read. Accept its licence on the hub, set HF_TOKEN "
+                "and check the network; or set MEDICHAT_MODEL_PATH to its folder.",
+            ) from error

@@ -1,0 +1,145 @@
+"""In what order samples are learnt, and how those of one pass lie together. It knows no words and no weights.
+
+Text is packed: the samples of a pass lie behind one another in one row, and attention keeps them apart
+(attention.py), so no arithmetic is spent on padding. Pictures need a mask of their own, so samples with pictures are
+padded, and those of like length go together.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image
+from torch.utils.data import Sampler
+
+from services.worker_train.tokens import Sample
+
+#: The label of what is not to be predicted.
+IGNORED = -100
+
+
+class StepSampler(Sampler[int]):
+    """The order of an epoch: the rows of each step are random, and dealt so that its passes are of like size.
+
+    A step's gradient does not depend on how its rows are dealt to passes, so halving the batch and doubling the
+    accumulation gives the same training. Equal seed and epoch give the equal order, which is all that a resumed run
+    needs.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, batch_size: int, passes: int, seed: int, packed: bool
+    ) -> None:
+        """`passes`: accumulation × processes, the passes of a step."""
+        self._lengths, self._batch_size, self._passes = lengths, batch_size, passes
+        self._seed, self._packed = seed, packed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        chance = random.Random(f"{self._seed}:{self._epoch}")
+        order = list(range(len(self._lengths)))
+        chance.shuffle(order)
+        step = self._batch_size * self._passes
+        for start in range(0, len(order), step):
+            yield from self._dealt(order[start : start + step])
+
+    def largest_pass(self) -> int:
+        """Most tokens of one pass in the first epoch, padding included."""
+        self._epoch, before = 0, self._epoch
+        order = list(self)
+        self._epoch = before
+        passes = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        return max(self._size(indices) for indices in passes)
+
+    def _size(self, indices: Sequence[int]) -> int:
+        lengths = [self._lengths[index] for index in indices]
+        return sum(lengths) if self._packed else max(lengths) * len(lengths)
+
+    def _dealt(self, indices: list[int]) -> list[int]:
+        longest_first = sorted(indices, key=lambda index: self._lengths[index], reverse=True)
+        if not self._packed:
+            return longest_first
+        # The longest to the lightest pass that has room (Graham 1969); the last pass of an epoch may be short.
+        count = -(-len(indices) // self._batch_size)
+        room = [self._batch_size] * count
+        room[-1] -= count * self._batch_size - len(indices)
+        passes: list[list[int]] = [[] for _ in range(count)]
+        for index in longest_first:
+            lightest = min(
+                (number for number in range(count) if len(passes[number]) < room[number]),
+                key=lambda number: sum(self._lengths[held] for held in passes[number]),
+            )
+            passes[lightest].append(index)
+        return [index for dealt in passes for index in dealt]
+
+
+def as_dataset(samples: Sequence[Sample]) -> Dataset:
+    """Samples as columns in memory (nothing of them is written to a disk): `input_ids`, `labels`, `row`."""
+    return Dataset.from_dict(
+        {
+            "input_ids": [sample.ids for sample in samples],
+            "labels": [_labels(sample) for sample in samples],
+            "row": list(range(len(samples))),
+        }
+    )
+
+
+class PackedCollator:
+    """Samples behind one another in one row of T tokens, each with positions of its own."""
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`input_ids`, `labels`, `position_ids`, each (1, T); `segments`: the samples' lengths."""
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        return {
+            "input_ids": torch.tensor([[token for sample in samples for token in sample["input_ids"]]]),
+            "labels": torch.tensor([[label for sample in samples for label in sample["labels"]]]),
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "segments": lengths,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedCollator:
+    """B samples in rows of equal length, with their pictures."""
+
+    pad_id: int
+    #: The token that a picture's features take the place of.
+    soft_id: int | None = None
+    #: Turns pictures into pixels; None for a model that reads none.
+    image_processor: Any = None
+    #: By `row`, what reads its picture.
+    pictures: Sequence[Callable[[], Image.Image] | None] = ()
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`input_ids`, `labels`, `attention_mask` (B, T), and with pictures `token_type_ids` and `pixel_values`."""
+        length = max(len(sample["input_ids"]) for sample in samples)
+        ids = torch.full((len(samples), length), self.pad_id)
+        labels = torch.full((len(samples), length), IGNORED)
+        mask = torch.zeros((len(samples), length), dtype=torch.long)
+        for row, sample in enumerate(samples):
+            count = len(sample["input_ids"])
+            ids[row, :count] = torch.tensor(sample["input_ids"])
+            labels[row, :count] = torch.tensor(sample["labels"])
+            mask[row, :count] = 1
+        batch: dict[str, Any] = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        readers = [self.pictures[sample["row"]] for sample in samples] if self.pictures else []
+        shown = [read() for read in readers if read is not None]
+        if shown:
+            batch["token_type_ids"] = (ids == self.soft_id).long()
+            batch["pixel_values"] = self.image_processor(images=shown, return_tensors="pt")["pixel_values"]
+        return batch
+
+
+def _labels(sample: Sample) -> list[int]:
+    """What is to be predicted; the first token of a sample is not, as nothing stands before it."""
+    learnt = [False, *sample.learnt[1:]]
+    return [token if wanted else IGNORED for token, wanted in zip(sample.ids, learnt, strict=True)]

@@ -1,0 +1,173 @@
+"""What is said and decided between two steps: events, a stop on request, a stop when the loss falls apart.
+
+It knows the trainer's state and nothing of how a step is computed.
+"""
+
+import math
+import signal
+import statistics
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from services.worker_train.child import Refused
+from services.worker_train.trainer import AdapterTrainer
+from shared.errors import MediChatError
+
+Emit = Callable[..., None]
+#: A loss so many times the median of the last steps, for so many steps in a row, has exploded.
+_EXPLODED, _IN_A_ROW, _REMEMBERED = 3.0, 3, 20
+_MB = 1e6
+
+
+class MustWait(MediChatError):
+    """There is no room beside what runs now; try again later."""
+
+
+class StopRequest:
+    """Remembers SIGTERM; the run ends after the step that it is in."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def install(self) -> None:
+        """Take SIGTERM over."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells of every step, keeps the best weights, and ends the run when it should end."""
+
+    def __init__(self, emit: Emit, stop: StopRequest, *, patience: int | None) -> None:
+        self._emit, self._stop, self._patience = emit, stop, patience
+        self.trainer: AdapterTrainer
+        self.drained = False
+        self._losses: deque[float] = deque(maxlen=_REMEMBERED)
+        self._high = 0
+        self._unmoved = 0
+        self._gradient = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this."""
+        return {"losses": list(self._losses), "high": self._high, "unmoved": self._unmoved}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        self._losses.extend(state["losses"])
+        self._high, self._unmoved = state["high"], state["unmoved"]
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The order of rows follows from the epoch alone, so that a resumed run meets the same."""
+        self.trainer.begin_epoch()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save and stop when told to."""
+        if self.trainer.anyone(self._stop.asked) and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = self.drained = True
+            control.should_evaluate = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One event a step. Raises Refused when the loss is no number, or has exploded."""
+        if not logs or "loss" not in logs:
+            return
+        gradient = float(logs.get("grad_norm", 0.0))
+        self._judge(state.global_step, logs["loss"], gradient)
+        self._emit(
+            "step",
+            step=state.global_step,
+            loss=round(logs["loss"], 6),
+            learning_rate=logs["learning_rate"],
+            grad_norm=round(gradient, 5),
+            tokens_per_s=round(self.trainer.tokens_per_second(), 1),
+            memory_mb=round(memory_mb(), 1),
+        )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Keep the best weights; stop when they have not been beaten for long enough."""
+        loss = metrics["eval_loss"]
+        if not math.isfinite(loss):
+            raise self._diverged(state.global_step, "the loss on the held-out rows is not a number")
+        self._emit("step", step=state.global_step, eval_loss=round(loss, 6))
+        self._unmoved = 0 if self.trainer.keep_if_best(loss) else self._unmoved + 1
+        if self._patience is not None and self._unmoved >= self._patience:
+            self._emit(
+                "note",
+                text=f"Stopped early at step {state.global_step}: the held-out loss has not fallen for "
+                f"{self._unmoved} looks.",
+            )
+            control.should_training_stop = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Tell of the checkpoint, which is in place by now."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        self._emit("checkpoint", step=state.global_step, folder=str(folder))
+
+    def _judge(self, step: int, loss: float, gradient: float) -> None:
+        if not math.isfinite(loss) or not math.isfinite(gradient):
+            raise self._diverged(step, "the loss is not a number")
+        usual = statistics.median(self._losses) if len(self._losses) >= _IN_A_ROW else math.inf
+        self._high = self._high + 1 if loss > _EXPLODED * usual + 1 else 0
+        if self._high >= _IN_A_ROW:
+            raise self._diverged(step, f"the loss rose to {loss:.2f} from {usual:.2f}")
+        if not self._high:
+            self._losses.append(loss)
+        self._gradient = gradient
+
+    def _diverged(self, step: int, what: str) -> Refused:
+        rate = self.trainer.args.learning_rate
+        if step == 1:
+            cause = (
+                "It was so before anything was learnt: the base weights are damaged, or dtype is too coarse."
+            )
+        else:
+            cause = (
+                f"Likely the learning rate, {rate:g}, is too high (the gradient's length was {self._gradient:.3g} "
+                "before): divide it by 3, or lengthen warmup_ratio, or lower max_grad_norm."
+            )
+        return Refused("diverged", f"Step {step}: {what}. {cause}")
+
+
+def memory_mb() -> float:
+    """Most memory that this process has held, in MB: the GPU's where one is used."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / _MB
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MB
+
+
+def free_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that are free now, and bytes in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total

@@ -1,0 +1,99 @@
+"""Checkpoints that are whole or not there. It knows the trainer's files by name only.
+
+A checkpoint is written aside, flushed to the disk and renamed into place: a crash or a full disk in the middle leaves
+the ones before it as they were.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.worker_train.child import Refused
+
+#: So many are kept.
+KEPT = 2
+_WRITING = ".writing"
+_PREFIX = "checkpoint-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How the writers of safetensors and torch, which know no errno, word it.
+_FULL_WORDS = (
+    "No space left on device",
+    "os error 28",
+    "os error 27",
+    "File too large",
+    "failed writing file",
+)
+
+
+class DiskFull(Refused):
+    """The disk has no room for a checkpoint or for the adapter."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            "disk-full",
+            "The disk is full: free space where MEDICHAT_STATE_DIR and the storage lie, and start the run again; the "
+            f"checkpoints before ({len(all_checkpoints(folder))}) are whole.",
+        )
+
+
+@contextmanager
+def written_aside(folder: Path, name: str) -> Iterator[Path]:
+    """A folder to write to that becomes `folder / name` when the block ends, and is removed when it raises.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    aside = folder / _WRITING
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        _flush(aside)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        aside.rename(folder / name)
+        _sync(folder)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if _is_full(error):
+            raise DiskFull(folder) from error
+        raise
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints, the oldest first."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Where to go on from; None to start afresh."""
+    return next(reversed(all_checkpoints(folder)), None)
+
+
+def drop_old_checkpoints(folder: Path) -> None:
+    """Remove all but the newest `KEPT`."""
+    for path in all_checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(path)
+
+
+def _flush(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(word in str(error) for word in _FULL_WORDS)

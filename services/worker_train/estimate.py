@@ -1,0 +1,176 @@
+"""Judges before the weights are read whether a training fits, and how long it takes. It reads no weights and no words.
+
+The terms are those of a LoRA step: the frozen base, the adapter with its gradients and moments, what the backward
+pass needs of the largest pass of the run (which is known, as the order of the rows is), one tile of logits, and what
+Python and its libraries take. Constants were fitted to measured peaks; tests hold the result to within a factor.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from services.worker_train.child import Refused
+from shared.training.recipe import Optimiser, Recipe
+
+_MB = 1e6
+_GB = 1e9
+#: Bytes that a weight takes in 4 bits, with its scales.
+_NF4_BYTES = 0.53
+#: Bytes of a weight's two moments.
+_MOMENTS = {
+    Optimiser.ADAMW: 8,
+    Optimiser.PAGED_ADAMW: 8,
+    Optimiser.ADAMW_8BIT: 2,
+    Optimiser.PAGED_ADAMW_8BIT: 2,
+}
+#: Python with its libraries, or a CUDA context with cuBLAS's workspace.
+_RUNTIME = {"cpu": 750 * _MB, "cuda": 900 * _MB}
+#: Tile of logits, see loss.py, in logits; a few copies live at a time.
+_TILE = {"cpu": 1 << 20, "cuda": 1 << 28}
+_TILE_BYTES = 12
+#: Share of the arithmetic that a device is known for which training reaches.
+_REACHED = 0.35
+_FLOPS = {"cpu": 60e9, "cuda": 400e12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The sizes of the language model that matter."""
+
+    parameters: int
+    embedding: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any, parameters: int) -> "Shapes":
+        """From a transformers configuration."""
+        text = config.get_text_config()
+        return cls(
+            parameters=parameters,
+            embedding=text.vocab_size * text.hidden_size,
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=text.head_dim,
+            vocabulary=text.vocab_size,
+        )
+
+    @property
+    def adapter_per_rank(self) -> int:
+        """Weights of a rank-1 adapter on every linear layer."""
+        query, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = (self.hidden + query) * 2 + (self.hidden + keys) * 2
+        return self.layers * (attention + 3 * (self.hidden + self.intermediate))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a training is judged to take."""
+
+    memory_mb: float
+    free_mb: float
+    total_mb: float
+    device: str
+    #: None where nothing is known of the device.
+    seconds: float | None
+
+    def fields(self) -> dict[str, Any]:
+        """For the `estimate` event."""
+        return asdict(self)
+
+
+class DoesNotFit(Refused):
+    """The training needs more memory than the device has."""
+
+    def __init__(self, estimate: Estimate, recipe: Recipe) -> None:
+        ways = [
+            way
+            for way, open_to_it in (
+                ("quantisation: nf4", recipe.quantisation == "none"),
+                ("gradient_checkpointing: true", not recipe.gradient_checkpointing),
+                ("a smaller batch_size with more accumulation", recipe.batch_size > 1),
+                ("a smaller max_tokens", recipe.max_tokens > 512),
+                ("a smaller model", True),
+            )
+            if open_to_it
+        ]
+        super().__init__(
+            "does-not-fit",
+            f"This needs about {estimate.memory_mb / 1000:.1f} GB, and the {estimate.device} has "
+            f"{estimate.total_mb / 1000:.1f} GB in all. Try {'; or '.join(ways)}.",
+        )
+
+
+def estimate(
+    recipe: Recipe,
+    shapes: Shapes,
+    *,
+    largest_pass: int,
+    longest_row: int,
+    tokens: int,
+    device: str,
+    weight_bytes: int,
+    free: int,
+    total: int,
+) -> Estimate:
+    """Judge a training.
+
+    Args:
+        largest_pass: most tokens in one pass, padding included.
+        longest_row: most tokens in one row.
+        tokens: tokens of the whole training, over all epochs.
+        device: "cpu" or "cuda".
+        weight_bytes: of one number of the arithmetic, 2 or 4.
+        free: bytes free on the device. total: bytes in all.
+    """
+    adapter = shapes.adapter_per_rank * recipe.r
+    needed = (
+        _base_bytes(recipe, shapes, weight_bytes)
+        + adapter * (8 + _MOMENTS[recipe.optimiser])
+        + _activation_bytes(recipe, shapes, largest_pass, longest_row, weight_bytes)
+        + _TILE[device] * _TILE_BYTES
+        + _RUNTIME[device]
+    )
+    passes = 8 if recipe.gradient_checkpointing else 6
+    if recipe.train_on == "answers":
+        passes -= (
+            1  # no gradient by the frozen weights: one of three matrix products is spared, but for LoRA's own
+        )
+    flops = passes * (shapes.parameters + adapter) * tokens
+    return Estimate(
+        memory_mb=round(needed / _MB, 1),
+        free_mb=round(free / _MB, 1),
+        total_mb=round(total / _MB, 1),
+        device=device,
+        seconds=round(flops / (_FLOPS[device] * _REACHED * recipe.processes), 1),
+    )
+
+
+def _base_bytes(recipe: Recipe, shapes: Shapes, weight_bytes: int) -> float:
+    if recipe.quantisation == "nf4":
+        return shapes.embedding * weight_bytes + (shapes.parameters - shapes.embedding) * _NF4_BYTES
+    return shapes.parameters * weight_bytes
+
+
+def _activation_bytes(
+    recipe: Recipe, shapes: Shapes, largest_pass: int, longest_row: int, weight_bytes: int
+) -> float:
+    """What is kept for the way back: all layers' work, or each layer's input and one layer's work."""
+    query, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    # inputs and outputs of projections and norms, some of them in float32
+    attention = 4 * query + 4 * keys + 8 * shapes.hidden
+    feed_forward = 5 * shapes.intermediate + 8 * shapes.hidden
+    lora = 14 * recipe.r + (7 * shapes.hidden if recipe.dropout else 0)
+    layer = (attention + feed_forward + lora) * weight_bytes * largest_pass * (2 if weight_bytes == 2 else 1)
+    kept = shapes.hidden * weight_bytes * largest_pass
+    masks = longest_row * longest_row * weight_bytes * (1 if recipe.packing != "off" else shapes.heads)
+    if recipe.gradient_checkpointing:
+        return shapes.layers * kept + layer + masks
+    return shapes.layers * layer + masks

@@ -1,0 +1,246 @@
+"""Trains an adapter: `python -m services.worker_train.finetune RUN.yaml [--supervised]`.
+
+The story, top to bottom: read the recipe and its rows, turn them into tokens, judge whether it fits, open the base
+model, train, and write the adapter with its card. Each part has a module of its own; this one puts them in order.
+
+`RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes on, and
+`output/`, the adapter. With `--supervised`, events go to standard output and the program ends with its supervisor
+(see child.py).
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.worker_train import base, batches, callbacks, child, output, processes
+from services.worker_train.checkpoints import newest_checkpoint
+from services.worker_train.child import Exit, Refused
+from services.worker_train.estimate import DoesNotFit, Shapes, estimate
+from services.worker_train.rows import Rows, read_rows
+from services.worker_train.tokens import Encoder, Sample
+from services.worker_train.trainer import AdapterTrainer, arguments
+from shared.errors import InvalidInput
+from shared.settings import load_settings
+from shared.training.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """All that is known before the weights are read."""
+
+    recipe: Recipe
+    source: base.Source
+    rows: Rows
+    tokenizer: Any
+    train: list[Sample]
+    validation: list[Sample]
+    #: Whether rows lie behind one another, without padding.
+    packed: bool
+    sampler: batches.StepSampler
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program; exits with a status of child.Exit."""
+    parser = argparse.ArgumentParser(description="Train an adapter as a recipe says.")
+    parser.add_argument("run", type=Path, help="the recipe, in the run's folder")
+    parser.add_argument("--supervised", action="store_true", help="end when standard input ends")
+    options = parser.parse_args(argv)
+    if options.supervised:
+        child.follow_parent()
+    try:
+        recipe = read_recipe(options.run.read_text(encoding="utf-8"))
+    except InvalidInput as error:
+        child.stop(Exit.REFUSED, "bad-recipe", error.detail)
+    if recipe.processes > 1 and not processes.is_launched():
+        sys.exit(processes.launch(recipe.processes, sys.argv[1:] if argv is None else argv))
+    sys.exit(_run_and_report(recipe, options.run.absolute().parent))
+
+
+def _run_and_report(recipe: Recipe, folder: Path) -> Exit:
+    """Train; whatever ends it is told in an event and as a status."""
+    stop = callbacks.StopRequest()
+    stop.install()
+    status, code, detail = Exit.DONE, "", ""
+    try:
+        status = run(recipe, folder, stop)
+    except Refused as error:
+        status, code, detail = Exit.REFUSED, error.reason, error.detail
+    except callbacks.MustWait as error:
+        status, code, detail = Exit.WAIT, "waiting-for-memory", error.detail
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        status, code = Exit.OUT_OF_MEMORY, "out-of-memory"
+        detail = "The memory was full; a smaller batch with more accumulation gives the same training."
+    if status is Exit.DRAINED:
+        code, detail = "drained", "Stopped on request; a checkpoint is saved."
+    processes.leave_status(status)
+    if code:
+        say("stopped", code=code, detail=detail)
+    return status
+
+
+def say(event: str, **fields: Any) -> None:
+    """Tell the supervisor; of several processes only the first does."""
+    if processes.is_first():
+        child.emit(event, **fields)
+
+
+def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
+    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done, MustWait when not now."""
+    material = prepare(recipe)
+    device = base.choose_device()
+    dtype = base.choose_dtype(recipe, device)
+    judge(material, device, dtype)
+    model = base.open_model(
+        material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
+    )
+    revision = material.source.revision()
+    checkpoints = folder / "checkpoints"
+    watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
+    trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
+    say("plan", total_steps=trainer.total_steps(), base_revision=revision)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
+    if watch.drained:
+        return Exit.DRAINED
+    trainer.take_best()
+    metrics = trainer.figures()
+    if processes.is_first():
+        done = output.write(
+            trainer.accelerator.unwrap_model(trainer.model),
+            folder / "output",
+            source=material.source,
+            base_revision=revision,
+            recipe=recipe,
+            tokenizer=material.tokenizer,
+            data_sha256=material.rows.sha256,
+            rows=(len(material.train), len(material.validation)),
+            metrics=metrics,
+            dtype=dtype,
+        )
+        say("done", **done)
+    return Exit.DONE
+
+
+def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
+    """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too little."""
+    recipe = material.recipe
+    free, total = callbacks.free_memory(device)
+    lengths = [len(sample.ids) for sample in material.train]
+    judged = estimate(
+        recipe,
+        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
+        largest_pass=material.sampler.largest_pass(),
+        longest_row=max(lengths),
+        tokens=round(sum(lengths) * recipe.epochs),
+        device=device.type,
+        weight_bytes=dtype.itemsize,
+        free=free,
+        total=total,
+    )
+    say("estimate", **judged.fields())
+    if judged.memory_mb > judged.total_mb:
+        raise DoesNotFit(judged, recipe)
+    if judged.memory_mb > judged.free_mb:
+        raise callbacks.MustWait(
+            f"This needs about {judged.memory_mb / 1000:.1f} GB, and beside what runs now "
+            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free; it starts when there is room."
+        )
+
+
+def prepare(recipe: Recipe) -> Material:
+    """Read the rows and turn them into tokens. Raises Refused when they cannot be learnt."""
+    settings = load_settings()
+    source = base.find_source(recipe.model, settings)
+    tokenizer = base.open_tokenizer(source)
+    rows = read_rows(recipe.data, seed=recipe.seed)
+    pictures = any(row.picture is not None for row in (*rows.train, *rows.validation))
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        max_tokens=recipe.max_tokens,
+        system=settings.system_prompt if recipe.system == "serving" else "",
+        train_on_all=recipe.train_on == "all",
+        picture_tokens=base.picture_tokens(source) if pictures else 0,
+    )
+    if pictures and recipe.packing == "on":
+        raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
+    packed = recipe.packing != "off" and not pictures
+    train, validation = encoder.encode_all(rows.train), encoder.encode_all(rows.validation)
+    return Material(
+        recipe=recipe,
+        source=source,
+        rows=rows,
+        tokenizer=tokenizer,
+        train=train,
+        validation=sorted(validation, key=lambda sample: len(sample.ids)),
+        packed=packed,
+        sampler=batches.StepSampler(
+            [len(sample.ids) for sample in train],
+            batch_size=recipe.batch_size,
+            passes=recipe.accumulation * recipe.processes,
+            seed=recipe.seed,
+            packed=packed,
+        ),
+    )
+
+
+def make_trainer(
+    material: Material,
+    model: Any,
+    checkpoints: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    watch: callbacks.Watch,
+) -> AdapterTrainer:
+    """The trainer, ready to start or to go on."""
+    trainer = AdapterTrainer(
+        sampler=material.sampler,
+        collators=_collators(material),
+        model=model,
+        args=arguments(
+            material.recipe, checkpoints, device=device, dtype=dtype, evaluates=bool(material.validation)
+        ),
+        train_dataset=batches.as_dataset(material.train),
+        eval_dataset=batches.as_dataset(material.validation) if material.validation else None,
+        processing_class=material.tokenizer,
+        peft_config=base.lora_config(material.recipe),
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    return trainer
+
+
+def _collators(material: Material) -> tuple[Any, Any]:
+    """For the rows that are learnt, and for those held out."""
+    if material.packed:
+        return batches.PackedCollator(), batches.PackedCollator()
+    pictures = any(sample.picture is not None for sample in (*material.train, *material.validation))
+    processor = base.open_image_processor(material.source) if pictures else None
+    soft = material.tokenizer.convert_tokens_to_ids("<image_soft_token>") if pictures else None
+    train, validation = (
+        batches.PaddedCollator(
+            pad_id=material.tokenizer.pad_token_id,
+            soft_id=soft,
+            image_processor=processor,
+            pictures=[sample.picture for sample in samples],
+        )
+        for samples in (material.train, material.validation)
+    )
+    return train, validation
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no memory left."""
+    words = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        word in str(error) for word in words
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Runs the program as several processes under `accelerate launch`, one a GPU, or on a CPU over gloo.
+
+It knows nothing of what they train. The launcher turns every exit status into 1, so the first process leaves its
+own in a file.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+_STATUS = "MEDICHAT_TRAIN_STATUS_FILE"
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all: it is alone, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave_status(status: int) -> None:
+    """Tell the process that started this one how it ended."""
+    path = os.environ.get(_STATUS)
+    if path and is_first():
+        Path(path).write_text(str(status), encoding="ascii")
+
+
+def launch(count: int, arguments: Sequence[str]) -> int:
+    """Run `services.worker_train.finetune` as `count` processes and wait; returns the first one's exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        status = Path(folder) / "status"
+        device = [] if torch.cuda.is_available() else ["--cpu"]
+        command = [
+            *(sys.executable, "-m", "accelerate.commands.launch", *device),
+            *("--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no"),
+            *("--dynamo_backend", "no", "--main_process_port", "0"),
+            *("-m", "services.worker_train.finetune", *arguments),
+        ]
+        # standard input is passed on: its end ends each of them
+        process = subprocess.Popen(command, env={**os.environ, _STATUS: str(status)})
+        signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+        returned = process.wait()
+        return int(status.read_text()) if status.exists() else returned

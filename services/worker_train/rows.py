@@ -1,0 +1,210 @@
+"""Reads the rows that a recipe names: a dataset of MediChat, a file, or a dataset of the hub. It knows no token.
+
+What comes out is the same for all of them: messages whose roles alternate, and at most one picture.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+from sqlalchemy import select
+
+from services.worker_train.child import Refused
+from shared.db import open_database
+from shared.db.tables_training import datasets
+from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.keys import load_data_keys
+from shared.privacy.sealed import SealedReader
+from shared.settings import load_settings
+from shared.storage import Storage
+from shared.training.recipe import Data
+
+_OWN = "medichat:"
+_MAX_PIXELS = 40_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One conversation to learn; its last turn is the assistant's."""
+
+    messages: list[dict[str, str]]
+    #: Reads the picture of the row, RGB; None without one.
+    picture: Callable[[], Image.Image] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a recipe's data came to."""
+
+    train: list[Row]
+    validation: list[Row]
+    #: Names exactly these rows: the SHA-256 of a dataset's manifest, or of the file.
+    sha256: str
+
+
+def read_rows(data: Data, *, seed: int) -> Rows:
+    """The rows to learn and the rows held out. Raises Refused, saying what is wrong with the data."""
+    if not data.train:
+        raise Refused("no-data", "The recipe names no data: set data.train.")
+    found = _dataset(data.train) if data.train.startswith(_OWN) else _foreign(data.train)
+    train, validation, sha256 = found.train, found.validation, found.sha256
+    if data.validation:
+        other = _dataset(data.validation) if data.validation.startswith(_OWN) else _foreign(data.validation)
+        validation = other.validation or other.train
+    if not validation and data.validation_fraction > 0:
+        train, validation = _held_out(train, data.validation_fraction, seed)
+    if not train:
+        raise Refused("no-rows", "There are no rows to learn in the data.")
+    return Rows(train=train, validation=validation, sha256=sha256)
+
+
+def _held_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    count = min(round(len(rows) * fraction), len(rows) - 1)
+    chosen = set(order[:count])
+    return (
+        [row for index, row in enumerate(rows) if index not in chosen],
+        [row for index, row in enumerate(rows) if index in chosen],
+    )
+
+
+def _dataset(name: str) -> Rows:
+    """The parts of a checked dataset, from storage."""
+    dataset_id = name.removeprefix(_OWN)
+    settings = load_settings()
+    envelope = Envelope.from_base64(settings.secret("master_key"))
+    database = open_database(settings, pool_size=1)
+    try:
+        with database.read() as connection:
+            row = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one_or_none()
+            if row is None or row.manifest is None:
+                raise Refused("no-data", "There is no checked dataset of this id; validate it first.")
+            key = load_data_keys(connection, envelope, [row.key_id])[row.key_id]
+    finally:
+        database.close()
+    parts = _Sealed(Storage.from_settings(settings), key, dataset_id)
+    return Rows(
+        train=[row for part in _of_split(row.manifest, "train") for row in parts.rows(part)],
+        validation=[row for part in _of_split(row.manifest, "validation") for row in parts.rows(part)],
+        sha256=row.manifest_sha256,
+    )
+
+
+def _of_split(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    return [part for part in manifest["parts"] if part["split"] == split]
+
+
+class _Sealed:
+    """The sealed files of one dataset."""
+
+    def __init__(self, storage: Storage, key: DataKey, dataset_id: str) -> None:
+        self._storage, self._key, self._dataset_id = storage, key, dataset_id
+
+    def rows(self, part: dict[str, Any]) -> Iterator[Row]:
+        """The rows of a part, which must be the one that the manifest names."""
+        path = str(part["path"])
+        digest = hashlib.sha256()
+        with self._storage.open(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != part["sha256"]:
+            raise Refused("data-altered", "A part of the dataset is not what its manifest says.")
+        with self._open(path) as lines:
+            for line in lines:
+                yield self._row(json.loads(line))
+
+    def _row(self, values: dict[str, Any]) -> Row:
+        image = values.get("image")
+        return Row(messages=values["messages"], picture=(lambda: self._picture(image)) if image else None)
+
+    def _picture(self, sha256: str) -> Image.Image:
+        with self._open(f"datasets/{self._dataset_id}/images/{sha256}") as file:
+            return _decode(file.read())
+
+    def _open(self, path: str) -> io.BufferedReader:
+        below = path.split("/", 2)[2]
+        source = self._storage.open(path)
+        return io.BufferedReader(SealedReader(source, self._key, place=f"dataset:{self._dataset_id}:{below}"))
+
+
+def _foreign(name: str) -> Rows:
+    path = Path(name)
+    if path.is_file():
+        return _file(path)
+    if path.suffix or name.count("/") != 1:
+        raise Refused(
+            "no-data", "There is no such file; give an existing path, or a dataset's id on the hub."
+        )
+    return _hub(name)
+
+
+def _file(path: Path) -> Rows:
+    raw = path.read_bytes()
+    text = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    try:
+        lines = text.decode().splitlines()
+        values = (json.loads(line) for line in lines if line.strip())
+        rows = list(_converted(values, path.parent))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise Refused("bad-data", "The file is not JSON Lines in UTF-8.") from error
+    return Rows(train=rows, validation=[], sha256=hashlib.sha256(raw).hexdigest())
+
+
+def _hub(name: str) -> Rows:
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(name, split="train")
+    except Exception as error:
+        raise Refused(
+            "no-data",
+            "The dataset could not be read from the hub; check its id and the network, or give a file.",
+        ) from error
+    digest = hashlib.sha256(str(table._fingerprint).encode()).hexdigest()
+    return Rows(
+        train=list(_converted(cast(Iterable[dict[str, Any]], table), Path())), validation=[], sha256=digest
+    )
+
+
+def _converted(values: Iterable[dict[str, Any]], folder: Path) -> Iterator[Row]:
+    for number, value in enumerate(values, start=1):
+        messages = _messages(value)
+        if not messages or messages[-1].get("role") != "assistant":
+            raise Refused(
+                "bad-data",
+                f"Row {number} has no answer to learn: it needs `messages` that end with the assistant's turn, "
+                "or `question` and `answer`, or `prompt` and `completion`.",
+            )
+        image = value.get("image")
+        yield Row(messages=messages, picture=_picture_file(folder / str(image)) if image else None)
+
+
+def _messages(value: dict[str, Any]) -> list[dict[str, str]]:
+    if "messages" in value:
+        return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in value["messages"]]
+    for asked, answered in (("question", "answer"), ("prompt", "completion")):
+        if value.get(asked) and value.get(answered):
+            return [
+                {"role": "user", "content": str(value[asked])},
+                {"role": "assistant", "content": str(value[answered])},
+            ]
+    return []
+
+
+def _picture_file(path: Path) -> Callable[[], Image.Image]:
+    return lambda: _decode(path.read_bytes())
+
+
+def _decode(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise Refused("bad-data", "A picture is too large; keep pictures under 40 million pixels.")
+        return image.convert("RGB")

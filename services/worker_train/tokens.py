@@ -1,0 +1,136 @@
+"""Rows as token ids in Gemma's chat format, and which of them are learnt. It knows nothing of models or training.
+
+The text is rendered by an own template (templates/gemma3_training.jinja), which gives the same bytes as the model's
+and marks what the assistant says. Google's template has no such marks, and a trainer that looks for them finds
+none: it then learns nothing, or the questions too, without a word. So every row is checked here.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from services.worker_train.child import Refused
+from services.worker_train.rows import Row
+
+TEMPLATE = (Path(__file__).parent / "templates" / "gemma3_training.jinja").read_text(encoding="utf-8")
+_END_OF_TURN = "<end_of_turn>"
+_SOFT_TOKEN = "<image_soft_token>"
+#: At most so many row numbers in a message.
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One row, ready to be learnt."""
+
+    ids: list[int]
+    #: For each id whether the model is to learn to say it.
+    learnt: list[bool]
+    picture: Callable[[], Image.Image] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Turns rows into samples."""
+
+    tokenizer: PreTrainedTokenizerFast
+    max_tokens: int
+    #: Put in front of rows that have no system text; empty for none.
+    system: str = ""
+    #: Learn the questions too.
+    train_on_all: bool = False
+    #: Tokens that stand for one picture; 0 for a model that reads none.
+    picture_tokens: int = 0
+
+    def render(self, row: Row) -> tuple[str, list[tuple[int, int]]]:
+        """The row's text, and where in it the assistant speaks, as (start, end) in characters."""
+        messages: list[dict[str, Any]] = [
+            {**turn, "content": self._as_plain(turn["content"])} for turn in row.messages
+        ]
+        if self.system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.system})
+        if row.picture is not None:
+            asked = next(turn for turn in messages if turn["role"] == "user")
+            asked["content"] = [{"type": "image"}, {"type": "text", "text": asked["content"]}]
+        rendered, spoken = render_jinja_template(
+            [messages],
+            chat_template=TEMPLATE,
+            return_assistant_tokens_mask=True,
+            bos_token=self.tokenizer.bos_token,
+            picture=f"\n\n<start_of_image>{_SOFT_TOKEN * self.picture_tokens}<end_of_image>\n\n",
+        )
+        return rendered[0], list(spoken[0])
+
+    def encode(self, row: Row) -> Sample:
+        """The row's tokens, cut to `max_tokens`; see `encode_all` for what is refused."""
+        text, spoken = self.render(row)
+        encoded = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        learnt = [self.train_on_all] * len(encoded.ids)
+        if not self.train_on_all:
+            turn = 0
+            for index, (start, end) in enumerate(encoded.offsets):
+                while turn < len(spoken) and start >= spoken[turn][1]:
+                    turn += 1
+                learnt[index] = turn < len(spoken) and spoken[turn][0] <= start and end <= spoken[turn][1]
+        if not any(wanted and token == self._end for token, wanted in zip(encoded.ids, learnt, strict=True)):
+            raise Refused(
+                "no-end-of-turn",
+                "The tokenizer's chat format does not mark where an answer ends, so the model would never learn to "
+                "stop; use a Gemma 3 model.",
+            )
+        return Sample(
+            ids=list(encoded.ids[: self.max_tokens]), learnt=learnt[: self.max_tokens], picture=row.picture
+        )
+
+    def encode_all(self, rows: Sequence[Row]) -> list[Sample]:
+        """All rows as samples.
+
+        Raises:
+            Refused: a row whose answer is lost to `max_tokens`, or a picture that this model cannot read.
+        """
+        if not self.picture_tokens and any(row.picture is not None for row in rows):
+            raise Refused(
+                "no-pictures", "The data has pictures, and this model reads none: choose another model."
+            )
+        samples = [self.encode(row) for row in rows]
+        lost = [
+            number
+            for number, sample in enumerate(samples, start=1)
+            if not any(sample.learnt[1:]) or self._cuts_picture(sample)
+        ]
+        if lost:
+            named = ", ".join(map(str, lost[:_NAMED])) + (" …" if len(lost) > _NAMED else "")
+            raise Refused(
+                "nothing-to-learn",
+                f"{len(lost)} rows have no answer left within {self.max_tokens} tokens (rows {named}): raise "
+                "max_tokens, or shorten their questions.",
+            )
+        return samples
+
+    def _cuts_picture(self, sample: Sample) -> bool:
+        return sample.picture is not None and sample.ids.count(self._soft) != self.picture_tokens
+
+    @cached_property
+    def _end(self) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(_END_OF_TURN))
+
+    @cached_property
+    def _soft(self) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(_SOFT_TOKEN))
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        specials = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        ordered = sorted(specials | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, ordered)))
+
+    def _as_plain(self, text: str) -> str:
+        """`text` with a space inside every control token that it spells, as when answering."""
+        return self._specials.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)

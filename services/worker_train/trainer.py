@@ -1,0 +1,227 @@
+"""TRL's trainer with our order of rows, our checkpoints and a count of what is learnt. It knows no files of a run."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback, Trainer
+from trl import SFTConfig, SFTTrainer
+
+from services.worker_train.batches import IGNORED, StepSampler
+from services.worker_train.checkpoints import drop_old_checkpoints, written_aside
+from services.worker_train.loss import answer_with_loss
+from shared.training.recipe import Optimiser, Recipe
+
+_OPTIMISERS = {
+    Optimiser.ADAMW: "adamw_torch_fused",
+    Optimiser.ADAMW_8BIT: "adamw_8bit",
+    Optimiser.PAGED_ADAMW: "paged_adamw_32bit",
+    Optimiser.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
+}
+_BEST = "best.safetensors"
+
+
+def arguments(
+    recipe: Recipe, checkpoints: Path, *, device: torch.device, dtype: torch.dtype, evaluates: bool
+) -> SFTConfig:
+    """The recipe in the trainer's words."""
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_ratio,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        optim=_OPTIMISERS[recipe.optimiser],
+        bf16=dtype is torch.bfloat16,
+        fp16=False,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=recipe.eval_steps,
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would put a plausible number in the place of NaN
+        disable_tqdm=True,
+        report_to="none",
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        max_length=None,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=device.type == "cuda",
+        # Text never reaches the vision tower, so its adapters get no gradients.
+        ddp_find_unused_parameters=recipe.target == "all-linear",
+        ddp_backend="gloo" if device.type == "cpu" and recipe.processes > 1 else None,
+    )
+
+
+class AdapterTrainer(SFTTrainer):
+    """Trains the adapter; knows how many answer tokens each step learnt from and how long it took."""
+
+    def __init__(self, *, sampler: StepSampler, collators: tuple[Any, Any], **rest: Any) -> None:
+        """`collators`: for the rows that are learnt, and for those held out."""
+        super().__init__(data_collator=collators[0], **rest)
+        self.remove_callback(PrinterCallback)
+        answer_with_loss(self.model.get_base_model())
+        self._sampler, self._eval_collator = sampler, collators[1]
+        self._started = time.monotonic()
+        self._tokens = 0
+        #: Lowest loss on the held-out rows, and the weights that had it.
+        self.best_loss = float("inf")
+        self._best: dict[str, torch.Tensor] = {}
+
+    # -- order
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
+        return self._sampler
+
+    def begin_epoch(self) -> None:
+        """Tell the order of rows which epoch begins; it follows from the steps done, also after a resume."""
+        self._sampler.set_epoch(self.state.global_step // self.steps_per_epoch())
+
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over all rows, on all processes."""
+        batches = -(-len(self._sampler) // (self.args.per_device_train_batch_size * self.args.world_size))
+        return -(-batches // self.args.gradient_accumulation_steps)
+
+    def total_steps(self) -> int:
+        """Steps of the whole training, unless it stops early."""
+        if self.args.max_steps > 0:
+            return int(self.args.max_steps)
+        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch())
+
+    def anyone(self, flag: bool) -> bool:
+        """Whether the flag is up on any of the processes that train together."""
+        if self.args.world_size == 1:
+            return flag
+        raised = torch.tensor([int(flag)], device=self.args.device)
+        return bool(self.accelerator.gather(raised).any())
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The held-out rows, which may have pictures of their own."""
+        learning, self.data_collator = self.data_collator, self._eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = learning
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The passes of the next step, and how many tokens they teach; here a step begins."""
+        self._started = time.monotonic()
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._tokens = int(count) if count is not None else 0
+        return batches, count
+
+    def tokens_per_second(self) -> float:
+        """Supervised tokens of the step that just ended, over all processes, by its time."""
+        return self._tokens / max(time.monotonic() - self._started, 1e-9)
+
+    # -- loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This pass's share of the step's mean loss, each answer token of the step counting the same."""
+        loss: torch.Tensor = model(**inputs) / num_items_in_batch
+        # gradients are averaged over the processes, and the tokens were counted over all of them
+        return loss * self.args.world_size
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The mean loss of a held-out answer token."""
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for inputs in self.get_eval_dataloader(eval_dataset):
+                sums[0] += self.model(**self._prepare_inputs(inputs))
+                sums[1] += (inputs["labels"][:, 1:] != IGNORED).sum()
+        loss, tokens = self.accelerator.reduce(sums).tolist()
+        metrics = {f"{metric_key_prefix}_loss": loss / tokens}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def figures(self) -> dict[str, Any]:
+        """How it went, for the card."""
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        seen = {"steps": self.state.global_step, "first_loss": losses[0], "last_loss": losses[-1]}
+        return seen | ({"eval_loss": self.best_loss} if self._best else {})
+
+    # -- the best weights so far
+
+    def keep_if_best(self, loss: float) -> bool:
+        """Remember the weights when no earlier ones did better on the held-out rows; says whether they did."""
+        if not loss < self.best_loss:
+            return False
+        self.best_loss = loss
+        self._best = {
+            name: weight.detach().to("cpu", copy=True).contiguous()
+            for name, weight in self._trained().items()
+        }
+        return True
+
+    def take_best(self) -> None:
+        """Put the best weights in the place of the last."""
+        with torch.no_grad():
+            for name, weight in self._trained().items():
+                if name in self._best:
+                    weight.copy_(self._best[name])
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    # -- checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As in `Trainer`, but written aside and renamed, without a model card of its own."""
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        if not self.args.should_save:
+            self._into = folder / ".writing"
+            Trainer._save_checkpoint(self, model, trial)
+            self.accelerator.wait_for_everyone()
+            return
+        with written_aside(folder, name) as aside:
+            self._into = aside
+            Trainer._save_checkpoint(self, model, trial)
+            if self._best:
+                save_file(self._best, aside / name / _BEST, metadata={"loss": repr(self.best_loss)})
+            self.accelerator.wait_for_everyone()
+            for path in (aside / name).iterdir():
+                path.rename(aside / path.name)
+            (aside / name).rmdir()
+        drop_old_checkpoints(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter alone; asking a hub whether its base has other embeddings is left out."""
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(str(output_dir), safe_serialization=True, save_embedding_layers=False)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(getattr(self, "_into", self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / _BEST
+        if path.exists():
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                self.best_loss = float(file.metadata()["loss"])
+            self._best = load_file(path)

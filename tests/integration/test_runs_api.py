@@ -1,0 +1,126 @@
+"""Training runs over HTTP: what can be asked for, what is refused, and what is told."""
+
+from typing import Any
+
+import pytest
+
+from shared.auth.roles import Role
+from shared.db.tables import jobs
+from shared.db.tables_training import training_runs
+from shared.training.states import DatasetState
+from tests.support import Api, RedisServer
+from tests.training import School, add_dataset
+
+
+@pytest.fixture
+def dialect() -> str:
+    """What is asked and told does not depend on the database; the tests of the worker run on both."""
+    return "sqlite"
+
+
+@pytest.fixture
+def school(api: Api) -> School:
+    return School(api)
+
+
+def wanted(school: School, **changes: Any) -> dict[str, Any]:
+    return {"name": "asthma", "dataset_id": school.dataset_id, "preset": "quick", **changes}
+
+
+def test_every_knob_of_every_preset_says_what_it_costs(school: School) -> None:
+    recipes = school.client.get("/v1/recipes").json()
+    assert [preset["name"] for preset in recipes["presets"]] == ["quick", "qlora", "lora-bf16", "multi-gpu"]
+    assert all(knob["doc"] for knob in recipes["knobs"])
+    for preset in recipes["presets"]:
+        assert {knob["name"] for knob in recipes["knobs"]} <= set(preset["recipe"])
+
+
+def test_a_submitted_run_is_queued_under_the_recipe_asked_for(school: School) -> None:
+    response = school.client.post("/v1/training-runs", json=wanted(school, changes={"r": 8}))
+    assert response.status_code == 202
+    run = response.json()
+    assert response.headers["Location"] == f"/v1/training-runs/{run['id']}"
+    assert (run["state"], run["percent"], run["step"], run["eta_s"]) == ("queued", 0.0, 0, None)
+    assert (run["recipe"]["r"], run["base_model"], run["dataset_name"]) == (8, "demo", "questions")
+    assert run["recipe"]["data"]["train"] == f"medichat:{school.dataset_id}"
+    assert school.run(run["id"]) == run
+    (event,) = school.api.audit("training.submitted")
+    assert (event.object, event.actor) == (f"training_run:{run['id']}", school.admin.id)
+    assert school.api.count(jobs, jobs.c.kind == "train", jobs.c.max_attempts == 5) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"r": 0}, "r:"),
+        ({"nonsense": 1}, "no knob"),
+        ({"data": "/etc/passwd"}, "no knob"),
+        ({"dora": True, "quantisation": "nf4"}, "dora"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_refused_by_name(
+    school: School, changes: dict[str, Any], named: str
+) -> None:
+    response = school.client.post("/v1/training-runs", json=wanted(school, changes=changes))
+    assert response.status_code == 422
+    assert named in response.json()["detail"]
+    assert school.api.count(training_runs) == 0
+
+
+def test_an_unknown_preset_is_refused_with_those_that_there_are(school: School) -> None:
+    response = school.client.post("/v1/training-runs", json=wanted(school, preset="fast"))
+    assert response.status_code == 422
+    assert "lora-bf16" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("state", [state for state in DatasetState if state is not DatasetState.READY])
+def test_only_a_checked_dataset_is_trained_on(school: School, state: DatasetState) -> None:
+    school.dataset_id = add_dataset(school.api, school.admin, state)
+    assert school.client.post("/v1/training-runs", json=wanted(school)).status_code == 409
+
+
+def test_a_dataset_in_use_is_not_hidden(school: School) -> None:
+    run = school.submit()
+    assert school.client.delete(f"/v1/datasets/{school.dataset_id}").status_code == 409
+    school.cancel(run["id"])
+    assert school.client.delete(f"/v1/datasets/{school.dataset_id}").status_code == 204
+    assert school.client.post("/v1/training-runs", json=wanted(school)).status_code == 404
+
+
+def test_the_same_wish_under_the_same_key_is_the_same_run(school: School) -> None:
+    headers = {"Idempotency-Key": "once"}
+    first, second = (
+        school.client.post("/v1/training-runs", json=wanted(school), headers=headers) for _ in range(2)
+    )
+    assert second.json() == first.json()
+    other = school.client.post("/v1/training-runs", json=wanted(school, name="other"), headers=headers)
+    assert other.status_code == 422
+
+
+def test_runs_are_listed_by_page_the_newest_first(school: School) -> None:
+    ids = [school.submit(f"run {number}")["id"] for number in range(3)]
+    first = school.client.get("/v1/training-runs", params={"limit": 2}).json()
+    rest = school.client.get("/v1/training-runs", params={"cursor": first["next_cursor"]}).json()
+    assert [run["id"] for run in first["items"] + rest["items"]] == ids[::-1]
+    assert rest["next_cursor"] is None
+
+
+def test_every_admin_sees_every_run(school: School) -> None:
+    run = school.submit()
+    other = school.api.log_in(Role.ADMIN)
+    assert other.get(f"/v1/training-runs/{run['id']}").json()["id"] == run["id"]
+
+
+def test_a_queue_has_an_end(make_api: Any) -> None:
+    school = School(make_api(max_queued_jobs_per_user=1))
+    school.submit()
+    assert school.client.post("/v1/training-runs", json=wanted(school)).status_code == 429
+
+
+def test_without_redis_no_training_begins(make_api: Any, tmp_path: Any) -> None:
+    redis = RedisServer(tmp_path).start()
+    school = School(make_api(redis_url=redis.url))
+    redis.kill()
+    response = school.client.post("/v1/training-runs", json=wanted(school))
+    assert response.status_code == 503
+    assert school.api.count(training_runs) == 0

@@ -1,0 +1,154 @@
+"""The training worker with its real programs: a file becomes a dataset, a run, an adapter."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from shared.auth.roles import Role
+from shared.storage import Storage
+from tests.datasets import uploaded
+from tests.support import Api, wait_until
+from tests.training import WorkerProcess
+
+TIMES = {"lease_s": 4, "heartbeat_s": 1, "reconcile_s": 0.2, "retry_base_s": 0.1}
+
+
+@pytest.fixture
+def dialect() -> str:
+    return "sqlite"
+
+
+@pytest.fixture
+def api(make_api: Any) -> Api:
+    made: Api = make_api(**TIMES)
+    return made
+
+
+@pytest.fixture
+def worker(api: Api) -> Iterator[WorkerProcess]:
+    with WorkerProcess(api.settings, "services.worker_train") as process:
+        yield process
+
+
+def questions(count: int) -> bytes:
+    """Rows of questions and answers that differ from one another."""
+    parts = ("lung", "heart", "liver", "kidney", "skin", "eye", "ear", "bone", "nerve", "stomach")
+    signs = ("pain", "swelling", "fever", "a rash", "weakness", "itching", "bleeding", "stiffness")
+    rows = (
+        {
+            "question": f"What does {signs[n % 8]} near the {parts[n // 8 % 10]} mean in case {n}?",
+            "answer": f"{signs[n % 8].capitalize()} of the {parts[n // 8 % 10]} has many causes. "
+            f"A doctor who sees you can tell which of the {n + 2} it is.",
+        }
+        for n in range(count)
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def checked(client: Any, dataset_id: str) -> dict[str, Any]:
+    """The dataset once its check has ended."""
+
+    def look() -> dict[str, Any] | None:
+        seen: dict[str, Any] = client.get(f"/v1/datasets/{dataset_id}").json()
+        return seen if seen["state"] in ("ready", "rejected") else None
+
+    found: dict[str, Any] = wait_until(look, 90, "for the check")
+    return found
+
+
+def test_an_upload_is_checked_and_its_report_kept(api: Api, worker: WorkerProcess) -> None:
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, questions(60)))
+    assert (dataset["state"], dataset["error"]) == ("ready", None)
+    assert dataset["rows_train"] + dataset["rows_validation"] > 20
+    assert dataset["report"]
+    rows = client.get(f"/v1/datasets/{dataset['id']}/rows", params={"split": "train"})
+    assert rows.status_code == 200
+    names = Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}")
+    assert not [name for name in names if name.endswith("report.json")], "the database keeps the report"
+
+
+def test_a_broken_upload_is_rejected_with_what_to_do_and_leaves_nothing(
+    api: Api, worker: WorkerProcess
+) -> None:
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, b"\xff\xfe\x00 no text"))
+    assert dataset["state"] == "rejected"
+    assert dataset["error"]["detail"]
+    wait_until(
+        lambda: not Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}"), 10, "to be tidied"
+    )
+
+
+QUICK = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "eval_steps": 3,
+    "batch_size": 2,
+    "accumulation": 1,
+    "max_tokens": 128,
+}
+
+
+def train(client: Any, dataset_id: str, **changes: Any) -> str:
+    """Submit a run of the demo model; returns its id."""
+    body = {"name": "signs", "dataset_id": dataset_id, "preset": "quick", "changes": {**QUICK, **changes}}
+    response = client.post("/v1/training-runs", json=body)
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
+
+
+def run_of(client: Any, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = client.get(f"/v1/training-runs/{run_id}").json()
+    return run
+
+
+def test_a_checked_upload_is_trained_on_and_yields_a_candidate(api: Api, worker: WorkerProcess) -> None:
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, questions(60)))
+    run_id = train(client, dataset["id"])
+    wait_until(lambda: run_of(client, run_id)["finished_at"], 120, "for the run")
+    run = run_of(client, run_id)
+    assert (run["state"], run["error"]) == ("succeeded", None)
+    steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
+    assert [step["step"] for step in steps] == list(range(1, 7))
+    assert all(step["loss"] > 0 for step in steps)
+    assert [step["step"] for step in steps if step["eval_loss"] is not None] == [3, 6]
+    names = Storage.from_settings(api.settings).list(f"adapters/{run['adapter_sha256']}")
+    assert len(names) == 4
+
+
+def test_a_run_is_killed_handed_back_and_cancelled_and_loses_nothing(api: Api, worker: WorkerProcess) -> None:
+    """One story, because opening the model takes most of the time."""
+    client = api.log_in(Role.ADMIN)
+    dataset = checked(client, uploaded(client, questions(60)))
+    run_id = train(client, dataset["id"], max_steps=2_000, epochs=100, early_stopping_patience=None)
+    wait_for_step(client, run_id, 5)
+    (program,) = psutil.Process(worker.process.pid).children()
+    program.kill()
+    wait_until(lambda: len(run_of(client, run_id)["notes"]) >= 2, 60, "for the program to start again")
+    wait_for_step(client, run_id, run_of(client, run_id)["step"] + 3)
+    assert worker.terminate() == 0
+    handed_back = run_of(client, run_id)
+    assert (handed_back["state"], handed_back["attempt"]) == ("queued", 1)
+    with WorkerProcess(api.settings, "services.worker_train") as another:
+        wait_for_step(client, run_id, handed_back["step"] + 1)
+        assert (
+            f"from the checkpoint of step {handed_back['step']},"
+            in run_of(client, run_id)["notes"][-1]["text"]
+        )
+        (program,) = psutil.Process(another.process.pid).children()
+        client.post(f"/v1/training-runs/{run_id}/cancel")
+        wait_until(lambda: run_of(client, run_id)["state"] == "cancelled", 15, "for the end")
+        assert not program.is_running()
+    steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+
+
+def wait_for_step(client: Any, run_id: str, step: int) -> None:
+    wait_until(
+        lambda: run_of(client, run_id)["step"] >= step, 90, f"for step {step}: {run_of(client, run_id)}"
+    )
