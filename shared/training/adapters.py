@@ -77,16 +77,12 @@ class Gate:
 
     evaluation_id: str
     passed: bool
-    #: Each with `figure`, `limit` and `value`.
+    #: Each with `figure`, `limit`, `value` (None: it is missing) and `excess`, as shared/training/gate.py has it.
     failures: list[dict[str, Any]]
 
     def describe(self) -> str:
         """Which figures failed, and by how much."""
-        return "; ".join(
-            f"{failure['figure']} is {_number(failure['value'])}, the limit is {_number(failure['limit'])}"
-            f"{_distance(failure)}"
-            for failure in self.failures
-        )
+        return "; ".join(_describe(failure) for failure in self.failures)
 
 
 def active(connection: Connection, base_model: str) -> str | None:
@@ -127,9 +123,8 @@ def newest_gate(connection: Connection, sha256: str) -> Gate | None:
     ).one_or_none()
     if row is None:
         return None
-    return Gate(
-        evaluation_id=row.id, passed=bool(row.passed), failures=list((row.gate or {}).get("failures", []))
-    )
+    failures = [check for check in (row.gate or {}).get("checks", []) if not check["passed"]]
+    return Gate(evaluation_id=row.id, passed=bool(row.passed), failures=failures)
 
 
 def answers_of(sha256: str) -> Select[Any]:
@@ -356,12 +351,10 @@ class AdapterStore:
         )
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
-
-
-def _distance(failure: Mapping[str, Any]) -> str:
-    limit, value = failure["limit"], failure["value"]
-    if isinstance(limit, int | float) and isinstance(value, int | float):
-        return f" (off by {abs(value - limit):.4g})"
-    return ""
+def _describe(failure: Mapping[str, Any]) -> str:
+    if failure["value"] is None or failure["limit"] is None:
+        return f"{failure['figure']} is missing"
+    off = abs(failure["value"] - failure["limit"])
+    return (
+        f"{failure['figure']} is {failure['value']:.4g}, {off:.4g} past the limit of {failure['limit']:.4g}"
+    )
