@@ -77,12 +77,12 @@ class Gate:
 
     evaluation_id: str
     passed: bool
-    #: Each with `figure`, `limit`, `value` (None: it is missing) and `excess`, as shared/training/gate.py has it.
+    #: Checks that failed, each with `figure`, `limit`, `value` and `message`; see shared/training/gate.py.
     failures: list[dict[str, Any]]
 
     def describe(self) -> str:
         """Which figures failed, and by how much."""
-        return "; ".join(_describe(failure) for failure in self.failures)
+        return " ".join(failure["message"] for failure in self.failures)
 
 
 def active(connection: Connection, base_model: str) -> str | None:
@@ -257,7 +257,7 @@ class AdapterStore:
         if gate is None:
             raise Conflict("This adapter was never evaluated; evaluate it first, or override with a reason.")
         if not gate.passed:
-            raise Conflict(f"The gate failed: {gate.describe()}. Train it again, or override with a reason.")
+            raise Conflict(f"The gate failed. {gate.describe()} Train it again, or override with a reason.")
         return gate
 
     def _approve(
@@ -349,12 +349,3 @@ class AdapterStore:
         record.append(
             connection, now=now, actor=actor, action=action, object=f"adapter:{sha256}", details=dict(details)
         )
-
-
-def _describe(failure: Mapping[str, Any]) -> str:
-    if failure["value"] is None or failure["limit"] is None:
-        return f"{failure['figure']} is missing"
-    off = abs(failure["value"] - failure["limit"])
-    return (
-        f"{failure['figure']} is {failure['value']:.4g}, {off:.4g} past the limit of {failure['limit']:.4g}"
-    )
