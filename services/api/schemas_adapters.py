@@ -17,8 +17,8 @@ class FailureView(BaseModel):
     """A figure that failed its gate."""
 
     figure: str
-    limit: float | str | None
-    value: float | str | None
+    limit: float | None
+    value: float | None
 
 
 class GateView(BaseModel):
@@ -43,7 +43,7 @@ class AdapterView(BaseModel):
     created_at: datetime
     status_at: datetime
     verification: dict[str, Any] | None = Field(
-        description="What the serving engine found: `ok`, `reason` and the differences in nats; null until then."
+        description="What the serving engine found: `ok`, `reason`, differences in nats; null until then."
     )
     verify_job_id: str | None
     gate: GateView | None

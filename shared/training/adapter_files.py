@@ -157,10 +157,11 @@ def _read_entry(entry: Any) -> tuple[str, list[int], tuple[int, int]]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise malformed
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise AdapterRefused(f"The adapter's weights must be {' or '.join(_DTYPES)}.")
-    numbers = [*shape, *span] if isinstance(shape, list) and isinstance(span, list) else [None]
-    if len(span) != 2 or not all(type(number) is int and 0 <= number < 1 << 40 for number in numbers):
+    if not isinstance(shape, list) or not isinstance(span, list) or len(span) != 2:
+        raise malformed
+    if not all(type(number) is int and 0 <= number < 1 << 40 for number in (*shape, *span)):
         raise malformed
     count = 1
     for length in shape:

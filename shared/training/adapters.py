@@ -77,16 +77,12 @@ class Gate:
 
     evaluation_id: str
     passed: bool
-    #: Each with `figure`, `limit` and `value`.
+    #: Checks that failed, each with `figure`, `limit`, `value` and `message`; see shared/training/gate.py.
     failures: list[dict[str, Any]]
 
     def describe(self) -> str:
         """Which figures failed, and by how much."""
-        return "; ".join(
-            f"{failure['figure']} is {_number(failure['value'])}, the limit is {_number(failure['limit'])}"
-            f"{_distance(failure)}"
-            for failure in self.failures
-        )
+        return " ".join(failure["message"] for failure in self.failures)
 
 
 def active(connection: Connection, base_model: str) -> str | None:
@@ -127,9 +123,8 @@ def newest_gate(connection: Connection, sha256: str) -> Gate | None:
     ).one_or_none()
     if row is None:
         return None
-    return Gate(
-        evaluation_id=row.id, passed=bool(row.passed), failures=list((row.gate or {}).get("failures", []))
-    )
+    failures = [check for check in (row.gate or {}).get("checks", []) if not check["passed"]]
+    return Gate(evaluation_id=row.id, passed=bool(row.passed), failures=failures)
 
 
 def answers_of(sha256: str) -> Select[Any]:
@@ -262,7 +257,7 @@ class AdapterStore:
         if gate is None:
             raise Conflict("This adapter was never evaluated; evaluate it first, or override with a reason.")
         if not gate.passed:
-            raise Conflict(f"The gate failed: {gate.describe()}. Train it again, or override with a reason.")
+            raise Conflict(f"The gate failed. {gate.describe()} Train it again, or override with a reason.")
         return gate
 
     def _approve(
@@ -354,14 +349,3 @@ class AdapterStore:
         record.append(
             connection, now=now, actor=actor, action=action, object=f"adapter:{sha256}", details=dict(details)
         )
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
-
-
-def _distance(failure: Mapping[str, Any]) -> str:
-    limit, value = failure["limit"], failure["value"]
-    if isinstance(limit, int | float) and isinstance(value, int | float):
-        return f" (off by {abs(value - limit):.4g})"
-    return ""

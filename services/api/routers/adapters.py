@@ -185,7 +185,7 @@ def list_answers(
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[AnswerItem]:
-    """The answers of which somebody saw at least a sentence that this adapter wrote, newest first: ids only."""
+    """The answers of which somebody saw a sentence that this adapter wrote, newest first: ids only."""
     wanted = answers_of(sha256)
     if cursor is not None:
         wanted = wanted.where(older_than(jobs.c.created_at, jobs.c.id, cursor))

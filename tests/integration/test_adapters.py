@@ -1,0 +1,310 @@
+"""Adapters over HTTP: promoted when they may be, rolled back, recalled, named in a question, compared."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.auth.roles import Role
+from shared.db.tables import jobs
+from shared.db.tables_training import comparisons, deployments
+from shared.jobs.lifecycle import Kind
+from shared.training.adapters import active
+from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from tests.support import Api, Person, ask_async
+
+A, B, C = sha_of("a"), sha_of("b"), sha_of("c")
+FAILED = {
+    "figure": "perplexity",
+    "limit": 12.0,
+    "value": 15.5,
+    "passed": False,
+    "excess": 3.5,
+    "message": "perplexity: the candidate's is 15.5, 3.5 above the limit of 12.",
+}
+
+
+@pytest.fixture
+def admin(api: Api) -> Person:
+    return api.person(Role.ADMIN)
+
+
+@pytest.fixture
+def client(api: Api, admin: Person) -> httpx.Client:
+    return api.client(admin)
+
+
+def promote(client: httpx.Client, sha256: str, **body: Any) -> httpx.Response:
+    return client.post(f"/v1/adapters/{sha256}/promote", json=body)
+
+
+def status(client: httpx.Client, sha256: str) -> str:
+    return str(client.get(f"/v1/adapters/{sha256}").json()["status"])
+
+
+def answering(api: Api) -> str | None:
+    with api.gateway.database.read() as connection:
+        return active(connection, "demo")
+
+
+def test_versions_count_by_name(api: Api, admin: Person, client: httpx.Client) -> None:
+    for sha256, name in ((A, "doses"), (B, "doses"), (C, "rashes"), (A, "doses")):
+        add_adapter(api, admin, sha256=sha256, name=name)
+    found = {item["sha256"]: item["version"] for item in client.get("/v1/adapters").json()["items"]}
+    assert found == {A: 1, B: 2, C: 1}
+
+
+def test_lists_come_in_pages(api: Api, admin: Person, client: httpx.Client) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    for path in ("/v1/adapters", "/v1/deployments"):
+        first = client.get(path, params={"limit": 2}).json()
+        rest = client.get(path, params={"limit": 2, "cursor": first["next_cursor"]}).json()
+        key = "sha256" if path == "/v1/adapters" else "adapter_sha256"
+        assert [item[key] for item in first["items"] + rest["items"]] == [C, B, A]
+        assert rest["next_cursor"] is None
+
+
+def test_a_promotion_waits_for_a_verification(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A, checks=[])
+    refused = promote(client, A, override_reason="I am in a hurry.")
+    assert refused.status_code == 409
+    assert "not verified" in refused.json()["detail"]
+    add_adapter(api, admin, sha256=B, verification={**GOOD, "ok": False, "reason": "It changes nothing."})
+    refused = promote(client, B, override_reason="I am in a hurry.")
+    assert "It changes nothing." in refused.json()["detail"]
+    assert answering(api) is None
+
+
+def test_a_promotion_waits_for_an_evaluation(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    assert "never evaluated" in promote(client, A).json()["detail"]
+
+
+def test_a_failed_gate_names_the_figure_and_by_how_much(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    refused = promote(client, A)
+    assert refused.status_code == 409
+    assert "perplexity: the candidate's is 15.5, 3.5 above the limit of 12." in refused.json()["detail"]
+    assert client.get(f"/v1/adapters/{A}").json()["gate"] == {
+        "passed": False,
+        "failures": [{"figure": "perplexity", "limit": 12.0, "value": 15.5}],
+    }
+    assert api.count(deployments) == 0
+
+
+def test_an_override_promotes_and_is_audited_without_its_words(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    assert promote(client, A, override_reason="Zebrafinch needs it today.").json()["status"] == "active"
+    (deployed,) = client.get("/v1/deployments", params={"base_model": "demo"}).json()["items"]
+    assert deployed["override_reason"] == "Zebrafinch needs it today."
+    events = api.audit("adapter.promoted") + api.audit("adapter.approved")
+    assert all(b'"overridden":true' in event.canonical_bytes for event in events)
+    assert not any(b"ebrafinch" in event.canonical_bytes for event in api.audit())
+
+
+def test_a_promotion_archives_the_one_before(api: Api, admin: Person, client: httpx.Client) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+        assert promote(client, sha256).status_code == 200
+    assert (status(client, A), status(client, B), answering(api)) == ("archived", "active", B)
+    assert promote(client, B).status_code == 409
+
+
+def test_rolling_back_goes_back_step_by_step_to_the_base(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    seen = [client.post("/v1/adapters/roll-back", json={"base_model": "demo"}) for _ in range(4)]
+    assert [answer.json().get("adapter_sha256") for answer in seen[:3]] == [B, A, None]
+    assert seen[3].status_code == 409
+    assert {status(client, sha256) for sha256 in (A, B, C)} == {"archived"}
+    assert len(api.audit("adapter.rolled_back")) == 3
+
+
+def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, client: httpx.Client) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    client.post(f"/v1/adapters/{B}/recall", json={"reason": "It gives wrong doses."})
+    recalled = client.post(f"/v1/adapters/{C}/recall", json={"reason": "It gives wrong doses too."}).json()
+    assert (recalled["status"], recalled["recalled_reason"]) == ("recalled", "It gives wrong doses too.")
+    assert (answering(api), status(client, A)) == (A, "active")
+    assert promote(client, C, override_reason="please").status_code == 409
+    assert client.post(f"/v1/adapters/{C}/recall", json={"reason": "again"}).status_code == 409
+
+
+def test_another_base_model_has_its_own_history(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_good_adapter(api, admin, A)
+    add_good_adapter(api, admin, B, base_model="medgemma-4b")
+    for sha256 in (A, B):
+        promote(client, sha256)
+    assert (status(client, A), status(client, B)) == ("active", "active")
+    client.post("/v1/adapters/roll-back", json={"base_model": "medgemma-4b"})
+    assert answering(api) == A
+
+
+def test_a_question_may_name_an_adapter(api: Api, admin: Person) -> None:
+    add_adapter(api, admin, sha256=A)
+    asker = api.log_in()
+    assert ask_async(asker, adapter=A)["adapter_sha256"] == A
+    assert api.claim().adapter_sha256 == A
+    talk = ask_async(asker)["conversation_id"]
+    api.answer("Yes.")
+    asked = asker.post(
+        f"/v1/conversations/{talk}/messages",
+        json={"query": "And now?", "adapter": A},
+        headers={"Prefer": "respond-async"},
+    )
+    assert asked.json()["adapter_sha256"] == A
+
+
+@pytest.mark.parametrize(
+    ("adapter", "code", "message"),
+    [
+        (sha_of("unknown"), 404, "no adapter of this name"),
+        (A, 422, "was recalled"),
+        (B, 422, "changes the model medgemma-4b, and demo is served"),
+        (C, 422, "could not verify"),
+        ("nonsense", 422, "see `errors`"),
+    ],
+)
+def test_an_adapter_that_must_not_answer_cannot_be_named(
+    api: Api, admin: Person, client: httpx.Client, adapter: str, code: int, message: str
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    add_adapter(api, admin, sha256=B, base_model="medgemma-4b")
+    add_adapter(api, admin, sha256=C, verification={**GOOD, "ok": False})
+    answer = api.log_in().post("/predict", json={"query": "What is asthma?", "adapter": adapter})
+    assert answer.status_code == code
+    assert message in answer.json()["detail"]
+    assert api.count(jobs, jobs.c.kind == Kind.INFER) == 0
+
+
+def test_an_answer_says_which_adapter_gave_it_and_a_recall_lists_it(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    asker = api.log_in()
+    job = ask_async(asker, adapter=A)
+    ask_async(asker, adapter="base")
+    api.answer("Asthma is a disease of the airways.")
+    api.answer("Asthma is a disease.")
+    ask_async(asker, "And copd?", adapter=A)  # waits: nobody saw a word of it
+    end = asker.get(f"/v1/jobs/{job['id']}/events").text
+    assert end.count(A) == 2  # in the job and in the answer's model
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    for reader in (client, api.log_in(Role.AUDITOR)):
+        listed = reader.get(f"/v1/adapters/{A}/answers").json()["items"]
+        assert [item["job_id"] for item in listed] == [job["id"]]
+        assert set(listed[0]) == {"job_id", "conversation_id", "created_at", "finished_at"}
+    assert len(api.audit("adapter.answers_listed")) == 2
+
+
+def test_a_crisis_is_no_answer_of_the_adapter(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    answer = api.log_in().post("/predict", json={"query": "I want to kill myself.", "adapter": A})
+    assert answer.json()["model"]["adapter_sha256"] is None
+    assert client.get(f"/v1/adapters/{A}/answers").json()["items"] == []
+
+
+def test_a_verification_is_a_job_of_its_own_and_one_at_a_time(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    job = client.post(f"/v1/adapters/{A}/verify")
+    assert job.status_code == 202
+    assert (job.json()["kind"], job.json()["adapter_sha256"]) == ("verify", A)
+    assert client.get(f"/v1/adapters/{A}").json()["verify_job_id"] == job.json()["id"]
+    assert client.post(f"/v1/adapters/{A}/verify").status_code == 409
+
+
+# -- comparisons
+
+
+def compare(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    asked = {"question": "What is asthma?", "left": None, "right": A, **body}
+    answer = client.post("/v1/comparisons", json=asked)
+    assert answer.status_code == 202, answer.text
+    view: dict[str, Any] = answer.json()
+    return view
+
+
+def test_a_comparison_asks_both_and_shows_both_answers(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    begun = compare(client)
+    assert (begun["state"], begun["adapter_left"], begun["adapter_right"]) == ("running", None, A)
+    taken = [api.claim(), api.claim()]
+    assert {job.adapter_sha256 for job in taken} == {"base", A}
+    assert len({(job.seed, job.conversation_id is None) for job in taken}) == 1
+    for job in taken:
+        api.release(job, f"As {job.adapter_sha256}.")
+        api.finish(job)
+    done = client.get(f"/v1/comparisons/{begun['id']}").json()
+    assert (done["state"], done["question"]) == ("done", "What is asthma?")
+    assert (done["left"]["answer"], done["right"]["answer"]) == ("As base.", f"As {A}.")
+
+
+def test_a_blind_one_tells_which_is_which_only_after_the_vote(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    begun = compare(client, blind=True)
+    path = f"/v1/comparisons/{begun['id']}"
+    assert client.post(f"{path}/vote", json={"vote": "left"}).status_code == 409
+    for _ in range(2):
+        api.answer("An answer.")
+    blind = client.get(path)
+    assert A not in blind.text
+    assert A not in client.get("/v1/comparisons").text
+    assert not blind.json()["told"]
+    told = client.post(f"{path}/vote", json={"vote": "left"}).json()
+    assert told["told"]
+    assert {told["adapter_left"], told["adapter_right"]} == {None, A}
+    assert client.post(f"{path}/vote", json={"vote": "right"}).status_code == 409
+    (total,) = client.get("/v1/comparisons").json()["totals"]
+    assert (total["first_wins"], total["second_wins"]) == ((1, 0) if told["adapter_left"] is None else (0, 1))
+
+
+def test_blind_sides_are_shuffled(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    for _ in range(16):  # all on one side by chance: once in 32,768 runs
+        compare(client, blind=True)
+    assert api.count(comparisons, comparisons.c.adapter_left == A)
+    assert api.count(comparisons, comparisons.c.adapter_right == A)
+
+
+def test_the_guard_answers_in_a_comparison_too(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    begun = compare(client, question="I want to kill myself.")
+    assert begun["state"] == "done"
+    assert begun["left"]["answer"] == begun["right"]["answer"] != ""
+
+
+def test_a_comparison_is_its_askers_alone(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    begun = compare(client)
+    other = api.log_in(Role.ADMIN)
+    assert other.get(f"/v1/comparisons/{begun['id']}").status_code == 404
+    assert other.post(f"/v1/comparisons/{begun['id']}/vote", json={"vote": "tie"}).status_code == 404
+    assert other.get("/v1/comparisons").json()["newest"] == []
+
+
+def test_one_adapter_cannot_be_compared_with_itself_or_a_recalled_one(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    same = client.post("/v1/comparisons", json={"question": "Why?", "left": A, "right": A})
+    assert same.status_code == 422
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    recalled = client.post("/v1/comparisons", json={"question": "Why?", "left": None, "right": A})
+    assert recalled.status_code == 422
+    assert api.count(jobs, jobs.c.kind == Kind.INFER) == 0
