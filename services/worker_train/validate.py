@@ -3,7 +3,7 @@
     the upload ─ rows, one by one ─ judged ─> sealed spool ─ split, copies dropped ─> sealed parts, report
 
 It reads the database and writes only to storage: what the database shall say goes to the supervisor as
-events. Once the rows are judged the split needs no text, so memory grows by some 400 bytes a row.
+events. Once the rows are judged the split needs no text, so memory grows by some 500 bytes a row.
 A check that ends in anything but `done` leaves nothing of itself in storage.
 """
 
@@ -189,6 +189,7 @@ class Check:
         report = summarise(
             shape,
             columns,
+            source.kind,
             task.options,
             examiner.tally,
             self._fates,

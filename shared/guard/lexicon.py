@@ -64,8 +64,6 @@ class Lexicon:
         for phrase in sorted(phrases, key=len, reverse=True):
             self._phrases.setdefault(phrase[0], []).append((phrase, tuple(sorted(phrases[phrase]))))
         self.tags_of = lru_cache(maxsize=8192)(self._tags_of)
-        #: `read`, which several rails ask for the same sentence one after another.
-        self.read = lru_cache(maxsize=32)(self._read)
 
     def _add(self, tag: str, entry: str, phrases: dict[tuple[str, ...], list[str]]) -> None:
         words = tuple(entry.split())
@@ -86,7 +84,7 @@ class Lexicon:
             tags.add("num")
         return tuple(sorted(tags))
 
-    def _read(self, text: str) -> Tagged:
+    def read(self, text: str) -> Tagged:
         """Tag `text`. Linear in its length."""
         words, spans = self._split(text)
         tags = self._tag(words)

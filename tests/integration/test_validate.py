@@ -300,6 +300,7 @@ def test_pictures_of_a_zip_are_cleaned_sealed_and_named_by_their_hash(checked: C
     assert (image.format, image.size) == ("PNG", (40, 30))
     assert dataset.lines(Reason.BROKEN_IMAGE) == [3]
     assert dataset.report.images == 2
+    assert dataset.report.format == "zip of jsonl"
 
 
 def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from shared.training.report import Reason
 
 ANSWER = (
     "Asthma is a condition in which the airways narrow and swell and may produce extra mucus, which makes "
-    "breathing difficult and triggers coughing, a whistling sound when breathing out, and short breath."
+    "breathing difficult and triggers coughing, a whistling sound when breathing out, and short breath. "
+    "Attacks come with exercise, cold air, pollen, smoke and infections of the nose, and most people need "
+    "an inhaler that they carry with them and another one that they use each morning and each evening."
 )
 
 
