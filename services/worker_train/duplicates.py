@@ -2,7 +2,7 @@
 
 Near duplicates by MinHash (Broder 1997) with locality-sensitive hashing in bands (Leskovec, Rajaraman,
 Ullman, *Mining of Massive Datasets*, 3.4). The signatures are datasketch's; its index takes some 5 KB a row,
-so the bands are kept in arrays here, at 140 bytes a row and some for Python.
+so the bands are kept in arrays here, at 140 bytes a row.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ _PERMUTATIONS = _BANDS * _ROWS_A_BAND
 _WORD = re.compile(r"\w+")
 #: How often a question's triples may count, so that it weighs as much as the answer.
 _MAX_WEIGHT = 24
+#: Rows of one band that later ones are compared with.
+_LEADERS = 50
 _SCHEME = "affine32"
 _PERMUTED = MinHash(_PERMUTATIONS, seed=1, scheme=_SCHEME).permutations
 
@@ -74,8 +76,8 @@ def _word_hash(word: str) -> int:
 class Neighbours:
     """Signatures of rows in the order they came, and which of them are near each other."""
 
-    _bands: list[NDArray[np.uint64]] = field(default_factory=list)
-    _bytes: list[NDArray[np.uint8]] = field(default_factory=list)
+    _bands: bytearray = field(default_factory=bytearray)
+    _low: bytearray = field(default_factory=bytearray)
 
     def add(self, hashes: NDArray[np.uint32]) -> None:
         """Keep one row's signature: a hash of each band, and the low byte of each value to compare by."""
@@ -84,18 +86,19 @@ class Neighbours:
         for column in range(_ROWS_A_BAND):
             band = (band ^ mixed[:, column]) * np.uint64(0x9E3779B97F4A7C15)
             band ^= band >> np.uint64(29)
-        self._bands.append(band)
-        self._bytes.append(hashes.astype(np.uint8))
+        self._bands += band.tobytes()
+        self._low += hashes.astype(np.uint8).tobytes()
 
     def pairs(self) -> dict[int, list[int]]:
         """For each row, the earlier rows that it is near to, nearest in the order of the file first.
 
-        Of rows that share a band each is compared with the one before it and with the first: a run of copies
-        is found without comparing all with all.
+        Of rows that share a band each is compared with the first `_LEADERS` that are near to none before
+        them: a run of copies is found without comparing all with all.
         """
         if not self._bands:
             return {}
-        bands, low = np.stack(self._bands), np.stack(self._bytes)
+        bands = np.frombuffer(self._bands, dtype=np.uint64).reshape(-1, _BANDS)
+        low = np.frombuffer(self._low, dtype=np.uint8).reshape(-1, _PERMUTATIONS)
         found: dict[int, set[int]] = {}
         for band in range(_BANDS):
             order = np.argsort(bands[:, band], kind="stable")
@@ -112,5 +115,5 @@ class Neighbours:
             alike = (low[leaders] == low[row]).mean(axis=1) >= NEAR
             if alike.any():
                 found.setdefault(row, set()).add(leaders[int(alike.argmax())])
-            elif len(leaders) < 50:
+            elif len(leaders) < _LEADERS:
                 leaders.append(row)

@@ -29,8 +29,12 @@ class Spool:
         """Keep a row."""
         self._writer.write(_line(row))
 
+    def close(self) -> None:
+        """Throw all away."""
+        self._file.close()
+
     def rows(self) -> Iterator[Row]:
-        """All rows in the order they came; nothing can be added after."""
+        """All rows in the order they came; nothing can be added after, and they can be read once."""
         self._writer.close()
         self._file.seek(0)
         with io.BufferedReader(SealedReader(cast(IO[bytes], self._file), self._key, place="spool")) as lines:

@@ -143,18 +143,20 @@ def read_csv(stream: IO[bytes]) -> NumberedRows:
     """The records below the header of a CSV, separated by comma, semicolon or tab. Raises Broken."""
     reached = 0
 
-    def lines() -> Iterator[str]:
+    def read_lines() -> Iterator[str]:
         nonlocal reached
-        for reached, line in lines_of(stream):  # noqa: B007
+        for number, line in lines_of(stream):
+            reached = number
             yield line
 
-    first = next(lines())
+    lines = read_lines()
+    first = next(lines)
     delimiter = max(",;\t", key=first.count)
     csv.field_size_limit(MAX_LINE_BYTES)
     header = _header(next(csv.reader([first], delimiter=delimiter)))
     started = reached + 1
     try:
-        for record in csv.reader(lines(), delimiter=delimiter, strict=True):
+        for record in csv.reader(lines, delimiter=delimiter, strict=True):
             if record:
                 if len(record) != len(header):
                     raise Broken(

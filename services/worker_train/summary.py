@@ -29,6 +29,7 @@ _FEW_ROWS = 50
 def summarise(
     shape: Shape,
     columns: list[str],
+    kind: str,
     options: DatasetOptions,
     tally: Tally,
     fates: Sequence[Fate],
@@ -45,6 +46,7 @@ def summarise(
     groups = {fate.unit: fate.validation for fate in used if fate.unit in grouped}
     quarantined = sum(counts.get(reason, 0) for reason in Reason if reason.quarantines)
     return Report(
+        format=kind,
         shape=shape.name,
         columns=columns,
         mapping=dict(shape.columns),

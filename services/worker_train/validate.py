@@ -3,7 +3,7 @@
     the upload ─ rows, one by one ─ judged ─> sealed spool ─ split, copies dropped ─> sealed parts, report
 
 It reads the database and writes only to storage: what the database shall say goes to the supervisor as
-events. Once the rows are judged the split needs no text, so memory grows by some 400 bytes a row.
+events. Once the rows are judged the split needs no text, so memory grows by some 500 bytes a row.
 A check that ends in anything but `done` leaves nothing of itself in storage.
 """
 
@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -165,25 +165,16 @@ class Check:
 
     def _run(self) -> dict[str, Any]:
         task = self._task
-        source, raw_sha256 = self._open()
-        shape, columns, rows = _recognised(source.rows, task.options)
-        entry = find_model(task.options.model)
-        own = task.options.model == self._settings.model
-        examiner = Examiner(
-            shape,
-            task.options,
-            Lengths(entry, self._settings.model_path if own else None),
-            load_guard(),
-            picture=source.picture,
-            keep=self._pictures.keep,
-        )
-        spool = Spool(self._settings.state_dir, task.key)
-        for line, row in rows:
-            self._remember(examiner.examine(line, row), spool)
-            self._tell(examiner.tally.rows, None, "rows read")
-        self._refuse_phi(examiner)
-        self._decide()
-        parts, used = self._write(spool)
+        with closing(Spool(self._settings.state_dir, task.key)) as spool, ExitStack() as opened:
+            source, raw_sha256 = self._open(opened)
+            shape, columns, rows = _recognised(source.rows, task.options)
+            examiner = self._examiner(shape, source)
+            for line, row in rows:
+                self._remember(examiner.examine(line, row), spool)
+                self._tell(examiner.tally.rows, None, "rows read")
+            self._refuse_phi(examiner)
+            self._decide()
+            parts, used = self._write(spool)
         manifest = {
             "parts": parts,
             "images": self._pictures.manifest(used),
@@ -194,6 +185,7 @@ class Check:
         report = summarise(
             shape,
             columns,
+            source.kind,
             task.options,
             examiner.tally,
             self._fates,
@@ -203,18 +195,28 @@ class Check:
         )
         path = f"{task.rows_folder}/report.json"
         store_sealed(self._storage, task.key, path, [report.model_dump_json().encode()])
-        counted = Counter(dict.fromkeys(SPLITS, 0))
-        for part in parts:
-            counted[part["split"]] += part["rows"]
         return {
             "shape": shape.name,
-            "rows_train": counted["train"],
-            "rows_validation": counted["validation"],
+            "rows_train": report.rows_out["train"],
+            "rows_validation": report.rows_out["validation"],
             "manifest": manifest,
             "report_path": path,
         }
 
-    def _open(self) -> tuple[reading.Source, str]:
+    def _examiner(self, shape: Shape, source: reading.Source) -> Examiner:
+        task = self._task
+        own = task.options.model == self._settings.model
+        folder = self._settings.model_path if own else None
+        return Examiner(
+            shape,
+            task.options,
+            Lengths(find_model(task.options.model), folder),
+            load_guard(),
+            picture=source.picture,
+            keep=self._pictures.keep,
+        )
+
+    def _open(self, opened: ExitStack) -> tuple[reading.Source, str]:
         """The rows, and the SHA-256 of the file (of a dataset of the hub: of its name)."""
         task = self._task
         if task.source == "hub":
@@ -228,7 +230,7 @@ class Check:
             )
         except FileNotFoundError:
             raise Refused("no-upload", "The uploaded file is gone. Upload it again.") from None
-        stream = cast(IO[bytes], io.BufferedReader(raw, buffer_size=1 << 16))
+        stream = cast(IO[bytes], opened.enter_context(io.BufferedReader(raw, buffer_size=1 << 16)))
         sha256 = task.sha256 or hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
         return reading.open_source(stream, max_bytes=_UNPACKED * self._settings.max_dataset_bytes), sha256

@@ -91,6 +91,9 @@ class Dangerous(_Part):
 class Report(_Part):
     """The whole report; kept with the dataset and shown on its page."""
 
+    #: What the file is: jsonl, csv, parquet, "zip of jsonl", …, hub.
+    format: str
+    #: How its rows were recognised: chat, prompt_completion, instruction_output, question_answer.
     shape: str
     #: The columns of the file, in its order.
     columns: list[str]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
-from shared.privacy.sealed import FRAME_BYTES, SealedReader, SealedWriter
+from shared.privacy.sealed import FRAME_BYTES, SealedFile, SealedReader, SealedWriter
 from shared.storage import Storage
 
 TEXT = b"Mrs Example takes ten milligrams.\n" * 80_000  # several frames
@@ -96,3 +96,33 @@ def test_a_folder_is_deleted_with_all_in_it_and_again(tmp_path: Path) -> None:
 def test_nothing_outside_the_storage_is_reached(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="not a path"):
         Storage(str(tmp_path)).open(path)
+
+
+def sealed_file(key: DataKey, data: bytes) -> SealedFile:
+    return SealedFile(io.BytesIO(sealed(key, data)), key, place="here")
+
+
+@pytest.mark.parametrize("length", [0, 1, FRAME_BYTES, FRAME_BYTES + 1, 2 * FRAME_BYTES, len(TEXT)])
+def test_a_sealed_file_is_read_from_any_place(key: DataKey, length: int) -> None:
+    with io.BufferedReader(sealed_file(key, TEXT[:length])) as file:
+        assert file.read() == TEXT[:length]
+        for place in (length // 2, 0, max(length - 5, 0), length):
+            file.seek(place)
+            assert file.read(50) == TEXT[:length][place : place + 50]
+        assert file.seek(0, io.SEEK_END) == length
+
+
+def test_a_sealed_file_that_was_cut_or_changed_is_refused(key: DataKey) -> None:
+    data = sealed(key, TEXT)
+    frame = FRAME_BYTES + 28 + 4
+    first, second = data[8 : 8 + frame], data[8 + frame : 8 + 2 * frame]
+    wrong = [
+        data[:-5],
+        data[: 8 + frame],
+        data[:8] + second + first + data[8 + 2 * frame :],
+        data + b"x",
+        b"{}",
+    ]
+    for damaged in (*wrong, data[:100] + bytes([data[100] ^ 1]) + data[101:], data[:8]):
+        with pytest.raises(CannotDecrypt):
+            io.BufferedReader(SealedFile(io.BytesIO(damaged), key, place="here")).read()

@@ -1,0 +1,470 @@
+"""The check of a dataset: why rows are dropped, what is stored, and the program itself."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from services.worker_train.child import Exit, Refused
+from services.worker_train.parts import place_of, store_sealed
+from services.worker_train.validate import Check, Task, next_version
+from shared.auth.roles import AccountStatus, Role
+from shared.db.engine import connect
+from shared.db.tables import users
+from shared.db.tables_training import datasets
+from shared.guard.verdict import Audience
+from shared.ids import new_id
+from shared.privacy.envelope import DataKey, Envelope, new_master_key
+from shared.privacy.keys import create_data_key
+from shared.privacy.sealed import SealedReader
+from shared.settings import Settings
+from shared.storage import Storage
+from shared.training.options import DatasetOptions
+from shared.training.report import Reason, Report
+from shared.training.states import DatasetState
+from tests.conftest import Databases
+from tests.support import ROOT
+
+Row = dict[str, Any]
+WORD = "quillwort"  # in every row, and in no file of the storage
+
+
+def good(number: int, **extras: Any) -> Row:
+    """A row like no other."""
+    names = ("asthma", "gout", "measles", "anaemia", "shingles", "rickets", "mumps")
+    name, other = names[number % 7], names[number // 7 % 7]
+    return {
+        "question": f"What should I know about {name} number {number} of the {WORD}?",
+        "answer": f"Kind {number} of {name} is not {other} {number * 31}. Ask a doctor about {number * 17}.",
+        **extras,
+    }
+
+
+def jsonl(rows: list[Row]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+class Dataset:
+    """A dataset in a storage of its own, and what a check made of it."""
+
+    def __init__(self, folder: Path, options: Row) -> None:
+        self.id = new_id()
+        self.master_key = new_master_key()
+        self.folder = folder
+        self.settings = Settings(state_dir=folder, master_key=self.master_key)  # type: ignore[arg-type]
+        self.envelope = Envelope.from_base64(self.master_key)
+        self.key: DataKey = self.envelope.new_data_key(new_id())[0]
+        self.storage = Storage.from_settings(self.settings)
+        self.options = options
+        self.done: Row = {}
+
+    def upload(self, data: bytes) -> "Dataset":
+        store_sealed(self.storage, self.key, f"datasets/{self.id}/raw", [data])
+        return self
+
+    def check(self) -> "Dataset":
+        """Run it in this process."""
+        options = DatasetOptions.model_validate(self.options)
+        task = Task(self.id, "upload", "rows", options, self.key, self.envelope, None, 1)
+        self.done = Check(task, self.storage, self.settings).run()
+        return self
+
+    def open(self, path: str) -> bytes:
+        return io.BufferedReader(SealedReader(self.storage.open(path), self.key, place=place_of(path))).read()
+
+    @property
+    def report(self) -> Report:
+        return Report.model_validate_json(self.open(self.done["report_path"]))
+
+    def rows(self, split: str) -> list[Row]:
+        paths = [part["path"] for part in self.done["manifest"]["parts"] if part["split"] == split]
+        return [json.loads(line) for path in paths for line in self.open(path).splitlines()]
+
+    def plain(self) -> dict[str, bytes]:
+        """Every part in the clear."""
+        return {
+            part["path"].split("/", 2)[2]: self.open(part["path"]) for part in self.done["manifest"]["parts"]
+        }
+
+    def lines(self, reason: Reason) -> list[int]:
+        return [row.line for entry in self.report.dropped if entry.reason is reason for row in entry.rows]
+
+
+Checked = Callable[..., Dataset]
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Checked:
+    """Checks rows (or a file's bytes) with options."""
+
+    def check(rows: list[Row] | bytes, **options: Any) -> Dataset:
+        data = rows if isinstance(rows, bytes) else jsonl(rows)
+        return Dataset(tmp_path / new_id(), options).upload(data).check()
+
+    return check
+
+
+LINE = 4  # of the row that is in question, after three good ones
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"answer": " "}, Reason.EMPTY_ANSWER),
+        ({"question": ""}, Reason.EMPTY_QUESTION),
+        ({"answer": {"text": "x"}}, Reason.NOT_TEXT),
+        ({"answer": "A long text of many words. " * 60}, Reason.TOO_LONG),
+        ({"question": "A long text of many words. " * 60}, Reason.TOO_LONG),
+        (
+            {"question": good(1)["question"].upper(), "answer": good(1)["answer"] + "  "},
+            Reason.EXACT_DUPLICATE,
+        ),
+        ({"answer": "You can stop taking your warfarin tonight without asking anyone."}, Reason.DANGEROUS),
+        ({"image": "none.png"}, Reason.BROKEN_IMAGE),
+    ],
+)
+def test_a_row_is_dropped_with_its_line_and_what_to_do(checked: Checked, row: Row, reason: Reason) -> None:
+    rows = [good(0), good(1), good(2), good(3, **row), good(4)]
+    dataset = checked(rows, max_tokens=200, validation_fraction=0)
+    assert dataset.lines(reason) == [LINE]
+    (dropped,) = dataset.report.dropped
+    assert dropped.count == 1
+    assert dropped.rows[0].advice
+    assert [row["id"] for row in dataset.rows("train")] == [1, 2, 3, 5]
+
+
+def test_a_row_with_a_word_changed_is_a_near_duplicate(checked: Checked) -> None:
+    more = (
+        " The doctor may look at the skin, the joints and the eyes, take blood, and ask about travel, food, "
+        "work, pets, sleep, earlier illnesses and what runs in the family."
+    )
+    long = {"answer": good(0)["answer"] + more}
+    changed = {"answer": long["answer"].replace("travel", "trips")}
+    dataset = checked([good(0, **long), good(0, **changed), good(5)], validation_fraction=0)
+    assert dataset.lines(Reason.NEAR_DUPLICATE) == [2]
+    assert dataset.report.near_duplicates == 1
+
+
+def test_a_copy_on_the_other_side_of_the_split_is_taken_from_training(checked: Checked) -> None:
+    rows = [good(0, group=f"patient {number}") for number in range(2)]
+    dataset = checked(
+        [*rows, good(1, group="patient 0"), good(2, group="patient 1")], validation_fraction=0.5
+    )
+    (kept,) = [row["id"] for row in dataset.rows("validation") if row["id"] < 3]
+    assert dataset.lines(Reason.OVERLAP) == [3 - kept]
+    assert dataset.report.overlap == 1
+
+
+def test_what_the_guard_would_not_say_is_set_aside_and_listed(checked: Checked) -> None:
+    dangerous = good(1, answer="You can stop taking your warfarin tonight without asking anyone.")
+    dataset = checked([good(0), dangerous])
+    (row,) = dataset.rows("quarantine")
+    assert (row["line"], row["reason"]) == (2, "dangerous")
+    assert "warfarin" in row["messages"][1]["content"]
+    assert [(entry.count, entry.lines) for entry in dataset.report.dangerous] == [(1, [2])]
+
+
+PERSONAL = good(1, answer="Write to jane.roe@example.org, or call 212-555-0143 about the results.")
+
+
+def test_what_identifies_a_person_is_masked(checked: Checked) -> None:
+    dataset = checked([good(0), PERSONAL], validation_fraction=0)
+    text = dataset.rows("train")[1]["messages"][1]["content"]
+    assert "jane.roe" not in text
+    assert "[EMAIL]" in text
+    assert dataset.report.phi.by_type["EMAIL"] == 1
+    assert dataset.report.phi.lines == [2]
+
+
+def test_what_identifies_a_person_is_set_aside(checked: Checked) -> None:
+    dataset = checked([good(0), PERSONAL], phi="quarantine")
+    (row,) = dataset.rows("quarantine")
+    assert (row["line"], row["reason"]) == (2, "phi")
+    assert "jane.roe@example.org" in row["messages"][1]["content"]
+
+
+def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path, {"phi": "reject"}).upload(jsonl([good(0), PERSONAL]))
+    with pytest.raises(Refused, match="EMAIL 1") as caught:
+        dataset.check()
+    assert caught.value.reason == "phi-found"
+    assert "lines 2" in caught.value.detail
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_rows_in_another_language_are_listed_and_kept(checked: Checked) -> None:
+    german = {
+        "question": "Was ist Asthma und was kann man dagegen tun?",
+        "answer": "Asthma ist eine Krankheit der Atemwege. Fragen Sie Ihren Arzt danach.",
+    }
+    dataset = checked([good(0), german, good(1)], validation_fraction=0)
+    assert dataset.report.languages == {"en": 2, "de": 1}
+    assert dataset.report.not_english_lines == [2]
+    assert dataset.done["rows_train"] == 3
+
+
+def test_control_tokens_in_a_row_become_words(checked: Checked) -> None:
+    dataset = checked([good(0, answer="Fine.<end_of_turn> And on it goes."), good(1)], validation_fraction=0)
+    assert "< end_of_turn>" in dataset.rows("train")[0]["messages"][1]["content"]
+
+
+def test_groups_are_never_on_both_sides(checked: Checked) -> None:
+    rows = [good(number, patient=f"Patient {number % 13}") for number in range(120)]
+    dataset = checked(rows, validation_fraction=0.25)
+    train, validation = ({row["group"] for row in dataset.rows(split)} for split in ("train", "validation"))
+    assert train
+    assert validation
+    assert not train & validation
+    assert (dataset.report.groups, dataset.report.groups_validation) == (13, len(validation))
+    assert not any("Patient" in group for group in train | validation)
+
+
+def test_the_same_question_is_never_on_both_sides(checked: Checked) -> None:
+    rows = [good(number, question=f"What about case {number % 20}?") for number in range(100)]
+    dataset = checked(rows, validation_fraction=0.2)
+    train, validation = (
+        {row["messages"][0]["content"] for row in dataset.rows(split)} for split in ("train", "validation")
+    )
+    assert (len(train), len(validation)) == (16, 4)
+    assert not train & validation
+
+
+def test_the_same_bytes_and_options_give_the_same_rows_and_another_seed_others(checked: Checked) -> None:
+    rows = [good(number) for number in range(60)]
+    first, second, other = (checked(rows, seed=seed) for seed in (1, 1, 2))
+    assert first.plain() == second.plain()
+    assert first.plain() != other.plain()
+    assert first.done["rows_validation"] == 6
+
+
+def test_the_report_counts_every_row_once_and_holds_no_word(checked: Checked) -> None:
+    rows = [*(good(number) for number in range(30)), good(3), good(4, answer=""), {"question": "q"}]
+    report = checked(rows).report
+    assert report.rows_in == 33
+    assert (
+        report.rows_out["train"] + report.rows_out["validation"] + sum(d.count for d in report.dropped) == 33
+    )
+    assert sum(report.tokens.counts) == 30
+    assert len(report.tokens.edges) == len(report.tokens.counts) + 1
+    assert report.mapping == {"question": "question", "answer": "answer"}
+    assert WORD not in report.model_dump_json()
+
+
+def test_parts_hold_a_limited_number_of_rows(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.worker_train.parts.ROWS_A_PART", 4)
+    parts = checked([good(number) for number in range(10)], validation_fraction=0).done["manifest"]["parts"]
+    assert [(part["path"].rpartition("/")[2], part["rows"]) for part in parts] == [
+        ("train-00000.jsonl", 4),
+        ("train-00001.jsonl", 4),
+        ("train-00002.jsonl", 2),
+    ]
+
+
+def drawn(colour: str, kind: str = "PNG") -> bytes:
+    image = Image.new("RGB", (40, 30), "white")
+    ImageDraw.Draw(image).ellipse((5, 5, 30, 25), fill=colour)
+    sink = io.BytesIO()
+    image.save(sink, kind)
+    return sink.getvalue()
+
+
+def with_pictures(**pictures: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        rows = [good(number, image=f"images/{name}") for number, name in enumerate(("red", "blue", "broken"))]
+        file.writestr("rows.jsonl", jsonl([*rows, good(3)]))
+        for name, data in pictures.items():
+            file.writestr(f"images/{name}", data)
+    return sink.getvalue()
+
+
+def test_pictures_of_a_zip_are_cleaned_sealed_and_named_by_their_hash(checked: Checked) -> None:
+    data = with_pictures(red=drawn("red"), blue=drawn("blue", "JPEG"), broken=b"no picture")
+    dataset = checked(data, validation_fraction=0)
+    rows = dataset.rows("train")
+    assert [bool(row["image"]) for row in rows] == [True, True, False]
+    assert {picture["sha256"] for picture in dataset.done["manifest"]["images"]} == {
+        row["image"] for row in rows if row["image"]
+    }
+    image = Image.open(io.BytesIO(dataset.open(f"datasets/{dataset.id}/images/{rows[1]['image']}")))
+    assert (image.format, image.size) == ("PNG", (40, 30))
+    assert dataset.lines(Reason.BROKEN_IMAGE) == [3]
+    assert dataset.report.images == 2
+    assert dataset.report.format == "zip of jsonl"
+
+
+def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(sink, "PNG")
+    dataset = Dataset(tmp_path, {}).upload(with_pictures(red=drawn("red"), blue=sink.getvalue()))
+    with pytest.raises(Refused, match="million pixels"):
+        dataset.check()
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"), [(b"question,answer\n", "no-rows"), (jsonl([good(0, answer="")]), "no-usable-rows")]
+)
+def test_a_file_without_a_row_to_train_on_is_refused(tmp_path: Path, rows: bytes, code: str) -> None:
+    dataset = Dataset(tmp_path, {}).upload(rows)
+    with pytest.raises(Refused) as caught:
+        dataset.check()
+    assert caught.value.reason == code
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_a_check_writes_the_version_after_that_of_the_manifest() -> None:
+    assert next_version(None) == 1
+    assert next_version({"parts": [{"path": "datasets/x/v3/train-00000.jsonl"}]}) == 4
+
+
+# -- the program
+
+
+class Program:
+    """The check as a process of its own, the way a supervisor starts it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MEDICHAT_STATE_DIR": str(dataset.folder),
+            "MEDICHAT_MASTER_KEY": dataset.master_key,
+            "PYTHONWARNINGS": "ignore",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "services.worker_train.validate",
+            "--dataset",
+            dataset.id,
+            "--attempt",
+            "1",
+        ]
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+
+    def events(self) -> Iterator[Row]:
+        assert self.process.stdout is not None
+        yield from map(json.loads, self.process.stdout)
+
+    def end(self) -> tuple[list[Row], str, int]:
+        """Its remaining events, its standard error, and its exit status."""
+        events = list(self.events())
+        _, errors = self.process.communicate()
+        return events, errors, self.process.returncode
+
+
+@pytest.fixture
+def stored(databases: Databases, tmp_path: Path) -> Callable[..., Dataset]:
+    """A dataset whose row is in a SQLite database."""
+
+    def store(data: bytes, **options: Any) -> Dataset:
+        dataset = Dataset(tmp_path / "state", options)
+        dataset.folder.mkdir()
+        shutil.copy(databases.make("sqlite")[0].removeprefix("sqlite:///"), dataset.folder / "medichat.db")
+        database = connect(dataset.settings.database_url)
+        now = datetime.now(UTC)
+        with database.write() as connection:
+            person = {
+                "id": new_id(),
+                "name": "a",
+                "role": Role.ADMIN,
+                "audience": Audience.CLINICIAN,
+                "status": AccountStatus.ACTIVE,
+                "password_hash": "x",
+                "created_at": now,
+            }
+            connection.execute(users.insert().values(person))
+            dataset.key = create_data_key(
+                connection, dataset.envelope, scope="dataset", owner_id=dataset.id, now=now
+            )
+            connection.execute(
+                datasets.insert().values(
+                    id=dataset.id,
+                    name="rows",
+                    state=DatasetState.VALIDATING,
+                    source="upload",
+                    source_name="rows.jsonl",
+                    options=options,
+                    key_id=dataset.key.key_id,
+                    created_by=person["id"],
+                    created_at=now,
+                )
+            )
+        database.close()
+        return dataset.upload(data)
+
+    return store
+
+
+def test_the_program_checks_a_dataset_and_keeps_no_word_in_the_clear(stored: Callable[..., Dataset]) -> None:
+    dataset = stored(jsonl([good(number) for number in range(40)]))
+    events, errors, status = Program(dataset).end()
+    assert status == Exit.DONE, errors
+    dataset.done = events[-1]
+    assert dataset.done["event"] == "done"
+    assert (dataset.done["rows_train"], dataset.done["rows_validation"]) == (36, 4)
+    assert any(event["event"] == "progress" for event in events)
+    assert WORD in dataset.rows("train")[0]["messages"][0]["content"]
+    files = [path for path in dataset.folder.rglob("*") if path.is_file()]
+    assert len(files) >= 4
+    assert not [path for path in files if WORD.encode() in path.read_bytes()]
+    assert WORD not in json.dumps(events) + errors
+
+
+def test_the_program_refuses_a_broken_file_and_leaves_nothing_behind(stored: Callable[..., Dataset]) -> None:
+    dataset = stored(jsonl([good(number) for number in range(200)]) + b'{"question": "quillwort \xff"}\n')
+    events, errors, status = Program(dataset).end()
+    assert status == Exit.REFUSED
+    assert (events[-1]["event"], events[-1]["code"]) == ("stopped", "not-utf8")
+    assert "Line 201" in events[-1]["detail"]
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+    assert WORD not in json.dumps(events) + errors
+
+
+def test_a_check_that_was_killed_yields_the_same_rows_when_it_runs_again(
+    stored: Callable[..., Dataset],
+) -> None:
+    rows = jsonl([good(number) for number in range(600)])
+    dataset = stored(rows)
+    killed = Program(dataset)
+    first = next(killed.events())
+    killed.process.kill()
+    killed.end()
+    assert first["what"] == "rows read"
+    assert not [path for path in dataset.folder.iterdir() if path.name.startswith("tmp")]
+    store_sealed(dataset.storage, dataset.key, f"datasets/{dataset.id}/v1/train-00007.jsonl", [b"left over"])
+
+    dataset.check()
+    again, whole = dataset.plain(), Dataset(dataset.folder / "whole", {}).upload(rows).check().plain()
+    assert again == whole
+    assert f"datasets/{dataset.id}/v1/train-00007.jsonl" not in dataset.storage.list("datasets")
+
+
+def test_a_program_told_to_stop_says_so_and_leaves_nothing_behind(stored: Callable[..., Dataset]) -> None:
+    dataset = stored(jsonl([good(number) for number in range(3000)]))
+    program = Program(dataset)
+    next(program.events())
+    program.process.terminate()
+    events, _, status = program.end()
+    assert status == Exit.DRAINED
+    assert events[-1]["code"] == "drained"
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]

@@ -1,0 +1,118 @@
+"""Copies among rows: what counts as one, which one goes, and what the split keeps together."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.worker_train.duplicates import Neighbours, digest, signature
+from services.worker_train.splitting import Fate, choose_validation, drop_copies
+from shared.training.report import Reason
+
+ANSWER = (
+    "Asthma is a condition in which the airways narrow and swell and may produce extra mucus, which makes "
+    "breathing difficult and triggers coughing, a whistling sound when breathing out, and short breath. "
+    "Attacks come with exercise, cold air, pollen, smoke and infections of the nose, and most people need "
+    "an inhaler that they carry with them and another one that they use each morning and each evening."
+)
+
+
+def near(*rows: tuple[str, str]) -> dict[int, list[int]]:
+    neighbours = Neighbours()
+    for question, answer in rows:
+        neighbours.add(signature(question, answer))
+    return neighbours.pairs()
+
+
+def test_case_and_blanks_do_not_make_another_row() -> None:
+    assert digest("What is  Asthma?\n") == digest("what is asthma?")
+    assert digest("a", "b") != digest("ab")
+
+
+def test_a_row_with_a_word_changed_is_near() -> None:
+    changed = ANSWER.replace("difficult", "hard")
+    assert near(("What is asthma?", ANSWER), ("What is asthma?", changed)) == {1: [0]}
+
+
+def test_the_same_answer_to_another_question_is_not_near() -> None:
+    assert near(("What is asthma?", ANSWER), ("How is wheezing in adults explained?", ANSWER)) == {}
+
+
+def test_other_rows_are_not_near() -> None:
+    assert (
+        near(*((f"What is disease number {n}?", f"Text {n} of {n * 7} and {n * 13}.") for n in range(300)))
+        == {}
+    )
+
+
+def test_all_of_many_copies_are_near_the_first() -> None:
+    rows = [("What is asthma?", f"{ANSWER} {word}.") for word in ("One", "Two", "Three", "Four")]
+    assert near(*rows) == {1: [0], 2: [0], 3: [0]}
+
+
+def test_no_rows_have_no_neighbours() -> None:
+    assert near() == {}
+
+
+def fates(*validation: bool, digests: str = "") -> list[Fate]:
+    return [
+        Fate(place + 1, b"%d" % place, (digests[place] if digests else str(place)).encode(), validation=side)
+        for place, side in enumerate(validation)
+    ]
+
+
+def test_of_two_copies_on_one_side_the_later_goes() -> None:
+    rows = fates(False, False, digests="aa")
+    drop_copies(rows, {})
+    assert [row.reason for row in rows] == [None, Reason.EXACT_DUPLICATE]
+    assert "line 1" in (rows[1].advice or "")
+
+
+@pytest.mark.parametrize("sides", [(False, True), (True, False)])
+def test_of_two_copies_on_both_sides_the_one_to_train_on_goes(sides: tuple[bool, bool]) -> None:
+    for digests, pairs in (("aa", {}), ("ab", {1: [0]})):
+        rows = fates(*sides, digests=digests)
+        drop_copies(rows, pairs)
+        assert [row.reason for row in rows] == [None if side else Reason.OVERLAP for side in sides]
+
+
+def test_a_third_copy_is_compared_with_the_one_that_stayed() -> None:
+    rows = fates(False, True, False)
+    drop_copies(rows, {1: [0], 2: [0]})
+    assert [row.reason for row in rows] == [Reason.OVERLAP, None, Reason.OVERLAP]
+
+
+def test_a_row_dropped_before_takes_no_copy_with_it() -> None:
+    rows = fates(False, False, digests="aa")
+    rows[0].reason = Reason.DANGEROUS
+    drop_copies(rows, {})
+    assert rows[1].reason is None
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=2, max_size=60),
+    fraction=st.floats(0.01, 0.5),
+    seed=st.integers(0, 1000),
+)
+def test_validation_gets_whole_units_and_about_its_share(
+    sizes: list[int], fraction: float, seed: int
+) -> None:
+    units = Counter({b"%d" % number: size for number, size in enumerate(sizes)})
+    chosen = choose_validation(units, fraction=fraction, seed=seed)
+    rows = sum(units[unit] for unit in chosen)
+    assert 0 < len(chosen) < len(units)
+    assert rows <= max(round(fraction * sum(sizes)), min(sizes), 1)
+    assert chosen == choose_validation(dict(reversed(units.items())), fraction=fraction, seed=seed)
+
+
+def test_another_seed_chooses_others() -> None:
+    units = {b"%d" % number: 1 for number in range(100)}
+    first, second = (choose_validation(units, fraction=0.2, seed=seed) for seed in (0, 1))
+    assert len(first) == len(second) == 20
+    assert first != second
+
+
+def test_one_unit_or_no_share_leaves_validation_empty() -> None:
+    assert choose_validation({b"a": 5}, fraction=0.5, seed=0) == set()
+    assert choose_validation({b"a": 5, b"b": 5}, fraction=0, seed=0) == set()

@@ -1,0 +1,199 @@
+"""Files of rows: what they are is told by their bytes, and every broken one is refused with the place."""
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from services.worker_train import archive, reading
+from services.worker_train.child import Refused
+
+ROWS = [{"question": f"What is {name}?", "answer": f"{name}, a condition."} for name in ("asthma", "gout")]
+MAX_BYTES = 10_000_000
+
+
+def jsonl(rows: list[dict[str, Any]] = ROWS) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def as_parquet(rows: list[dict[str, Any]] = ROWS) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", compression) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return sink.getvalue()
+
+
+def read(data: bytes, max_bytes: int = MAX_BYTES) -> list[tuple[int, dict[str, Any]]]:
+    return list(reading.open_source(io.BytesIO(data), max_bytes=max_bytes).rows)
+
+
+def refusal(data: bytes, max_bytes: int = MAX_BYTES) -> Refused:
+    with pytest.raises(reading.Broken) as caught:
+        read(data, max_bytes)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jsonl(),
+        b"\xef\xbb\xbf" + jsonl(),
+        b'question,answer\r\n"What is asthma?","asthma, a condition."\r\n'
+        b'What is gout?,"gout, a condition."\r\n',
+        b"question;answer\nWhat is asthma?;asthma, a condition.\nWhat is gout?;gout, a condition.\n",
+        b"question\tanswer\nWhat is asthma?\tasthma, a condition.\nWhat is gout?\tgout, a condition.",
+        as_parquet(),
+        zipped({"data/rows.jsonl": jsonl(), "__MACOSX/._rows.jsonl": b"x"}),
+        zipped({"rows.parquet": as_parquet()}),
+    ],
+    ids=["jsonl", "bom", "csv", "semicolons", "tabs", "parquet", "zip", "parquet in a zip"],
+)
+def test_every_format_gives_the_same_rows(data: bytes) -> None:
+    assert [row for _, row in read(data)] == ROWS
+
+
+def test_a_csv_record_has_the_number_of_the_line_it_starts_on() -> None:
+    data = b'question,answer\n"one\nof two lines",a\nnext,b\n'
+    assert [line for line, _ in read(data)] == [2, 4]
+
+
+def test_empty_lines_of_jsonl_are_passed_over_and_counted() -> None:
+    assert [line for line, _ in read(b'{"a": 1}\n\n{"a": 2}\n')] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "says"),
+    [
+        (b"", "no-rows", "empty"),
+        (b" \n\n", "no-rows", "empty"),
+        (jsonl() + b'{"question": "\xff"}\n', "not-utf8", "Line 3"),
+        ("question,answer\n".encode("utf-16"), "not-utf8", "UTF-16"),
+        (jsonl() + b"{broken\n", "bad-json", "Line 3"),
+        (jsonl() + b"[1]\n", "bad-json", "Line 3"),
+        (b"{" + b'"a":{' * 100_000 + b"\n", "bad-json", "Line 1"),
+        (b'[{"question": "q"}]', "json-array", "jq"),
+        (b"question,answer\na,b\na,b,c\n", "ragged-csv", "Line 3 has 3 fields"),
+        (b'question,answer\na,b\n"open,b\n', "bad-csv", "line 3"),
+        (b"question,question\na,b\n", "bad-header", "Line 1"),
+        (jsonl() + b'{"answer": "' + b"a" * 1_000_000 + b'"}\n', "line-too-long", "Line 3"),
+        (b'question,answer\na,"' + b"line\n" * 250_000, "bad-csv", "line 2"),
+        (b"\x1f\x8b\x08\x00", "compressed", "Unpack"),
+        (b"MZ\x90\x00\x03", "not-text", "none of"),
+        (as_parquet()[:-100], "bad-parquet", "Write it again"),
+        (zipped({"rows.jsonl": jsonl()})[:-30], "bad-zip", "damaged"),
+        (zipped({"a.jsonl": jsonl(), "b.csv": b"a"}), "zip-rows", "2 files"),
+        (zipped({"a.png": b""}), "zip-rows", "0 files"),
+        (zipped({"rows.jsonl": jsonl(), "../../etc/x.png": b"x"}), "zip-path", "leads out"),
+        (zipped({"rows.jsonl": jsonl(), "/etc/x.png": b"x"}), "zip-path", "leads out"),
+        (zipped({"rows.jsonl": jsonl(), "c:\\x.png": b"x"}), "zip-path", "leads out"),
+        (zipped({"rows.jsonl": jsonl(), "inner.zip": b"x"}), "zip-nested", "another archive"),
+        (zipped({"rows.jsonl": jsonl(), "bomb.png": bytes(9_000_000)}), "bomb", "150 times"),
+        (
+            zipped({"rows.jsonl": jsonl(), "a.png": bytes(11_000_000)}, zipfile.ZIP_STORED),
+            "bomb",
+            "10,000,000",
+        ),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_place_and_what_to_do(data: bytes, code: str, says: str) -> None:
+    error = refusal(data)
+    assert error.reason == code
+    assert says in error.detail
+
+
+def test_a_refusal_says_nothing_of_the_rows() -> None:
+    for data in (jsonl() + b"{secret\n", b"question,answer\nsecret,b,c\n", b'question,answer\na,"secret\n'):
+        assert "secret" not in refusal(data).detail
+
+
+def test_a_zip_with_too_many_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 3)
+    data = zipped({"rows.jsonl": jsonl(), **{f"{n}.png": b"x" for n in range(3)}})
+    assert "more than 3 files" in refusal(data).detail
+
+
+def test_a_zip_whose_list_of_files_is_huge_is_refused_before_it_is_read() -> None:
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 2**31, 0, 0)
+    assert refusal(b"PK\x03\x04" + bytes(100) + end).reason == "bomb"
+
+
+def test_a_zip64_record_is_refused_for_it_could_name_another_list() -> None:
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 10, 0, 0)
+    assert refusal(b"PK\x03\x04" + bytes(100) + b"PK\x06\x07" + bytes(16) + end).reason == "zip64"
+
+
+def test_a_member_that_unpacks_to_more_than_it_declares_is_refused() -> None:
+    data = bytearray(zipped({"rows.jsonl": jsonl(ROWS * 1000)}))
+    size = len(jsonl(ROWS * 1000))
+    declared = struct.pack("<L", size)
+    assert data.count(declared) == 2
+    assert refusal(bytes(data).replace(declared, struct.pack("<L", size - 1000))).reason == "bad-zip"
+
+
+def test_a_link_in_a_zip_is_refused() -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        link = zipfile.ZipInfo("a.png")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "/etc/passwd")
+        file.writestr("rows.jsonl", jsonl())
+    assert "link" in refusal(sink.getvalue()).detail
+
+
+def test_a_parquet_file_that_unpacks_to_too_much_is_refused() -> None:
+    data = as_parquet([{"question": "q" * 1000, "answer": "a"}] * 1000 + ROWS)
+    assert refusal(data, max_bytes=1000).reason == "bomb"
+
+
+def test_a_picture_is_found_beside_the_rows_or_from_the_top() -> None:
+    data = zipped({"set/rows.jsonl": jsonl(), "set/images/a.png": b"1", "b.png": b"2"})
+    source = reading.open_source(io.BytesIO(data), max_bytes=MAX_BYTES)
+    found = [source.picture(name) for name in ("images/a.png", "./images/a.png", "set/images/a.png", "b.png")]
+    assert found == [b"1", b"1", b"1", b"2"]
+    with pytest.raises(KeyError):
+        source.picture("c.png")
+
+
+def test_rows_are_read_as_they_are_asked_for() -> None:
+    class Counting(io.BytesIO):
+        taken = 0
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            Counting.taken += 1
+            return super().readline(size if size is not None else -1)
+
+    rows = reading.open_source(Counting(jsonl(ROWS * 1000)), max_bytes=MAX_BYTES).rows
+    next(rows)
+    assert Counting.taken == 1
+
+
+def test_a_dataset_of_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local folder stands for the hub: `datasets` reads both the same way."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_bytes(jsonl())
+    source = reading.read_hub(str(tmp_path / "set"), subset=None, split="train")
+    assert [row for _, row in source.rows] == ROWS
+
+
+def test_a_dataset_that_the_hub_lacks_is_refused(tmp_path: Path) -> None:
+    rows: Callable[[], Any] = lambda: list(  # noqa: E731
+        reading.read_hub(str(tmp_path / "nothing"), subset=None, split="train").rows
+    )
+    with pytest.raises(Refused, match="could not be read from the hub"):
+        rows()

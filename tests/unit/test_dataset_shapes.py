@@ -1,0 +1,115 @@
+"""The shapes of conversations: recognised by their columns, turned into one form."""
+
+import json
+from typing import Any
+
+import pytest
+
+from services.worker_train.child import Refused
+from services.worker_train.shapes import Conversation, RowProblem, recognise
+from shared.training.report import Reason
+
+ASKED, ANSWERED = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+
+
+def read(row: dict[str, Any], **chosen: str) -> Conversation:
+    return recognise(row, chosen).read(row)
+
+
+CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ({"messages": CHAT}, "chat"),
+        ({"messages": json.dumps(CHAT)}, "chat"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, ANSWERED]}, "chat"),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "chat"),
+        ({"prompt": "Q", "completion": "A"}, "prompt_completion"),
+        ({"prompt": [ASKED], "completion": [ANSWERED]}, "prompt_completion"),
+        ({"prompt": " Q ", "response": "A\n"}, "prompt_completion"),
+        ({"instruction": "Q", "output": "A"}, "instruction_output"),
+        ({"instruction": "Q", "input": "", "output": "A"}, "instruction_output"),
+        ({"question": "Q", "answer": "A", "source": "x"}, "question_answer"),
+        ({"Query": "Q", "Response": "A"}, "question_answer"),
+        ({"input": "Q", "output": "A"}, "question_answer"),
+    ],
+)
+def test_a_shape_is_recognised_and_read(row: dict[str, Any], shape: str) -> None:
+    assert recognise(row, {}).name == shape
+    assert read(row).messages == [ASKED, ANSWERED]
+
+
+def test_input_follows_the_instruction_and_context_precedes_the_question() -> None:
+    assert read({"instruction": "I", "input": "X", "output": "A"}).messages[0]["content"] == "I\n\nX"
+    assert read({"question": "Q", "context": "C", "answer": "A"}).messages[0]["content"] == "C\n\nQ"
+
+
+def test_system_image_and_group_go_with_every_shape() -> None:
+    extras = {"system": "S", "image": "a.png", "patient_id": 7}
+    for row in ({"messages": CHAT}, {"prompt": "Q", "completion": "A"}, {"question": "Q", "answer": "A"}):
+        found = read({**row, **extras})
+        assert found.messages == [{"role": "system", "content": "S"}, ASKED, ANSWERED]
+        assert (found.image, found.group) == ("a.png", "7")
+
+
+def test_an_image_is_read_as_datasets_writes_it_and_its_mark_is_no_text() -> None:
+    row = {"question": "<image>\nQ", "answer": "A", "image": {"bytes": b"png", "path": None}}
+    assert read(row) == Conversation([ASKED, ANSWERED], b"png", None)
+
+
+def test_a_chosen_column_goes_before_what_the_names_say() -> None:
+    row = {"question": "no", "Frage": "Q", "answer": "A", "messages": CHAT}
+    found = recognise(row, {"question": "Frage"})
+    assert found.name == "question_answer"
+    assert found.read(row).messages == [ASKED, ANSWERED]
+
+
+def test_what_fits_no_shape_is_refused_with_the_columns_and_the_shapes() -> None:
+    with pytest.raises(Refused) as caught:
+        recognise(["title", "abstract"], {})
+    assert caught.value.reason == "unknown-shape"
+    assert "title, abstract" in caught.value.detail
+    assert "question (+ context) + answer" in caught.value.detail
+
+
+def test_a_chosen_column_that_is_not_there_is_refused() -> None:
+    with pytest.raises(Refused, match="no column 'Frage'"):
+        recognise(["question", "answer"], {"question": "Frage"})
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([ASKED], Reason.ROLES),
+        ([ANSWERED, ASKED], Reason.ROLES),
+        ([ASKED, ASKED], Reason.ROLES),
+        ([], Reason.ROLES),
+        ([ASKED, {"role": "tool", "content": "x"}], Reason.ROLES),
+        ([ASKED, {"role": "system", "content": "x"}], Reason.ROLES),
+        ([ASKED, {"role": "assistant", "content": " "}], Reason.EMPTY_ANSWER),
+        ([ASKED, {"role": "assistant"}], Reason.EMPTY_ANSWER),
+        ([{"role": "user", "content": ""}, ANSWERED], Reason.EMPTY_QUESTION),
+        ([ASKED, {"role": "assistant", "content": {"a": 1}}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": "\ud83d"}], Reason.NOT_TEXT),
+        (None, Reason.NOT_TEXT),
+        ("no json", Reason.NOT_TEXT),
+        ([1, 2], Reason.NOT_TEXT),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(messages: Any, reason: Reason) -> None:
+    with pytest.raises(RowProblem) as caught:
+        read({"messages": messages})
+    assert caught.value.reason is reason
+
+
+def test_two_system_texts_are_one_too_many() -> None:
+    with pytest.raises(RowProblem):
+        read({"messages": [{"role": "system", "content": "S"}, *CHAT], "system": "S"})
+
+
+def test_an_instruction_without_words_is_an_empty_question_even_with_context() -> None:
+    with pytest.raises(RowProblem) as caught:
+        read({"question": "", "context": "C", "answer": "A"})
+    assert caught.value.reason is Reason.EMPTY_QUESTION
