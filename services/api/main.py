@@ -17,6 +17,7 @@ from services.api.routers import (
     audit,
     auth,
     conversations,
+    evaluations,
     health,
     jobs,
     login,
@@ -34,7 +35,21 @@ from shared.settings import Settings, get_settings
 #: Handlers that run at the same time. They are short, and more of them than this only wait for Python's lock:
 #: on 2 cores 40 (the default) accepted a third fewer questions a second.
 THREADS = 6
-ROUTERS = (predict, jobs, conversations, messages, auth, login, me, users, api_keys, audit, system, health)
+ROUTERS = (
+    predict,
+    jobs,
+    conversations,
+    messages,
+    auth,
+    login,
+    me,
+    users,
+    api_keys,
+    audit,
+    system,
+    evaluations,
+    health,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -27,6 +27,7 @@ BODIES = {
     "/v1/users": {"name": "somebody", "role": "user"},
     "/v1/users/{user_id}": {"audience": "clinician"},
     "/v1/api-keys": {"name": "a key", "scopes": ["ask"]},
+    "/v1/adapters/{sha256}/evaluate": {},
 }
 
 
@@ -72,7 +73,8 @@ def call(client: httpx.Client, method: str, route: APIRoute, ids: dict[str, str]
 
 
 NOBODYS = dict.fromkeys(
-    ("job_id", "conversation_id", "message_id", "user_id", "key_id"), "01a20ced-32e0-731b-806d-a95e481a1022"
+    ("job_id", "conversation_id", "message_id", "user_id", "key_id", "sha256", "evaluation_id"),
+    "01a20ced-32e0-731b-806d-a95e481a1022",
 )
 
 
