@@ -35,6 +35,7 @@ BODIES = {
     "/v1/adapters/{sha256}/recall": {"reason": "It gives wrong doses."},
     "/v1/comparisons": {"question": "What is asthma?", "left": None, "right": "f" * 64},
     "/v1/comparisons/{comparison_id}/vote": {"vote": "tie"},
+    "/v1/adapters/{sha256}/evaluate": {},
 }
 
 

@@ -1,0 +1,213 @@
+"""Keeps evaluations of adapters in the database. It measures nothing; the figures are handed in.
+
+Every method runs in the caller's transaction, so that an evaluation, its job and its audit event are
+committed together or not at all.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from shared.audit import record
+from shared.db.rows import put
+from shared.db.tables_training import adapters, datasets, evaluations
+from shared.errors import Conflict, NotFound
+from shared.guard.verdict import Audience
+from shared.ids import new_id
+from shared.jobs.lifecycle import Kind, Lane
+from shared.jobs.records import Claim, NewJob
+from shared.jobs.store import JobStore
+from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.keys import load_data_keys
+from shared.privacy.sealed import SealedReader
+from shared.storage import Storage
+from shared.training.gate import Gate, Limits, judge
+from shared.training.states import AdapterStatus, DatasetState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One measuring of an adapter against its base."""
+
+    id: str
+    job_id: str
+    adapter_sha256: str
+    #: Whose held-out rows are used.
+    dataset_id: str
+    #: None until it ended.
+    figures: dict[str, Any] | None
+    gate: dict[str, Any] | None
+    passed: bool | None
+    created_by: str
+    created_at: datetime
+
+
+_FIELDS = tuple(Evaluation.__dataclass_fields__)
+_COLUMNS = select(*(evaluations.c[name] for name in _FIELDS))
+
+
+class EvaluationStore:
+    """The evaluations in the database; safe to share between threads."""
+
+    def __init__(self, jobs: JobStore, envelope: Envelope, *, limits: Limits | None = None) -> None:
+        """`limits`: how much worse than its base an adapter may be."""
+        self._jobs = jobs
+        self._envelope = envelope
+        self._limits = limits or Limits()
+
+    def submit(
+        self,
+        connection: Connection,
+        *,
+        adapter_sha256: str,
+        dataset_id: str | None,
+        user_id: str,
+        actor: record.Actor,
+        now: datetime,
+    ) -> Evaluation:
+        """Ask for an evaluation, on the held-out rows of the adapter's own dataset unless another is named.
+
+        Raises:
+            NotFound: there is no such adapter or dataset.
+            Conflict: the adapter was recalled, or the dataset has no held-out rows.
+        """
+        adapter = connection.execute(
+            select(adapters.c.status, adapters.c.dataset_id).where(adapters.c.sha256 == adapter_sha256)
+        ).one_or_none()
+        if adapter is None:
+            raise NotFound("There is no adapter of this SHA-256.")
+        if adapter.status == AdapterStatus.RECALLED:
+            raise Conflict("The adapter was recalled; there is nothing to evaluate it for.")
+        dataset_id = dataset_id or str(adapter.dataset_id)
+        _check_dataset(connection, dataset_id)
+        new = NewJob(
+            id=new_id(), kind=Kind.EVALUATE, user_id=user_id, audience=Audience.CLINICIAN, lane=Lane.BATCH
+        )
+        self._jobs.submit(connection, new, now)
+        evaluation = Evaluation(
+            id=new_id(),
+            job_id=new.id,
+            adapter_sha256=adapter_sha256,
+            dataset_id=dataset_id,
+            figures=None,
+            gate=None,
+            passed=None,
+            created_by=user_id,
+            created_at=now,
+        )
+        put(connection, evaluations, evaluation.__dict__)
+        record.append(
+            connection,
+            now=now,
+            actor=actor,
+            action="evaluation.submitted",
+            object=f"evaluation:{evaluation.id}",
+            details={"adapter": adapter_sha256, "dataset": dataset_id, "job": new.id},
+        )
+        return evaluation
+
+    def get(self, connection: Connection, evaluation_id: str) -> Evaluation:
+        """One evaluation. Raises NotFound."""
+        row = connection.execute(_COLUMNS.where(evaluations.c.id == evaluation_id)).one_or_none()
+        if row is None:
+            raise NotFound("There is no evaluation of this id.")
+        return Evaluation(**row._mapping)
+
+    def of_job(self, connection: Connection, job_id: str) -> Evaluation:
+        """The evaluation that a job carries out. Raises NotFound."""
+        row = connection.execute(_COLUMNS.where(evaluations.c.job_id == job_id)).one_or_none()
+        if row is None:
+            raise NotFound("There is no evaluation of this job.")
+        return Evaluation(**row._mapping)
+
+    def of_adapter(self, connection: Connection, adapter_sha256: str) -> list[Evaluation]:
+        """An adapter's evaluations, newest first."""
+        rows = connection.execute(
+            _COLUMNS.where(evaluations.c.adapter_sha256 == adapter_sha256).order_by(
+                evaluations.c.created_at.desc(), evaluations.c.id.desc()
+            )
+        )
+        return [Evaluation(**row._mapping) for row in rows]
+
+    def newest_gate(self, connection: Connection, adapter_sha256: str) -> dict[str, Any] | None:
+        """The gate of the adapter's newest finished evaluation; None when there is none."""
+        found = (one.gate for one in self.of_adapter(connection, adapter_sha256) if one.gate is not None)
+        return next(found, None)
+
+    def record_end(
+        self, connection: Connection, claim: Claim, *, figures: Mapping[str, Any], samples: Mapping[str, Any]
+    ) -> Gate:
+        """Keep what was measured, and what the gate makes of it; the caller finishes the job with it.
+
+        Raises LeaseLost when the claim is no longer good.
+        """
+        self._jobs.hold(connection, claim)
+        evaluation = self.of_job(connection, claim.job_id)
+        key = self._dataset_key(connection, evaluation.dataset_id)
+        gate = judge(figures, self._limits)
+        connection.execute(
+            update(evaluations)
+            .where(evaluations.c.id == evaluation.id)
+            .values(
+                figures=dict(figures),
+                gate=gate.to_json(),
+                passed=gate.passed,
+                samples_ciphertext=key.encrypt(json.dumps(samples), place=_place(evaluation.id)),
+                key_id=key.key_id,
+            )
+        )
+        return gate
+
+    def samples(self, connection: Connection, evaluation_id: str) -> dict[str, Any]:
+        """The texts behind the figures; empty until it ended. Raises KeyDestroyed when they were erased."""
+        row = connection.execute(
+            select(evaluations.c.samples_ciphertext, evaluations.c.key_id).where(
+                evaluations.c.id == evaluation_id
+            )
+        ).one()
+        if row.samples_ciphertext is None:
+            return {}
+        key = load_data_keys(connection, self._envelope, [row.key_id])[row.key_id]
+        found: dict[str, Any] = json.loads(key.decrypt(row.samples_ciphertext, place=_place(evaluation_id)))
+        return found
+
+    def sealed_samples(self, connection: Connection, storage: Storage, job_id: str) -> dict[str, Any]:
+        """The samples as the evaluating program left them in storage. Raises CannotDecrypt."""
+        evaluation = self.of_job(connection, job_id)
+        key = self._dataset_key(connection, evaluation.dataset_id)
+        sealed = SealedReader(storage.open(samples_path(evaluation.id)), key, place=_place(evaluation.id))
+        with io.BufferedReader(sealed) as file:
+            found: dict[str, Any] = json.load(file)
+        return found
+
+    def _dataset_key(self, connection: Connection, dataset_id: str) -> DataKey:
+        key_id: str = connection.execute(
+            select(datasets.c.key_id).where(datasets.c.id == dataset_id)
+        ).scalar_one()
+        return load_data_keys(connection, self._envelope, [key_id])[key_id]
+
+
+def samples_path(evaluation_id: str) -> str:
+    """Where the evaluating program leaves the samples, sealed."""
+    return f"evaluations/{evaluation_id}/samples.json"
+
+
+def _place(evaluation_id: str) -> str:
+    return f"evaluation:{evaluation_id}"
+
+
+def _check_dataset(connection: Connection, dataset_id: str) -> None:
+    dataset = connection.execute(
+        select(datasets.c.state, datasets.c.rows_validation).where(
+            datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None)
+        )
+    ).one_or_none()
+    if dataset is None:
+        raise NotFound("There is no dataset of this id.")
+    if dataset.state != DatasetState.READY or not dataset.rows_validation:
+        raise Conflict("The dataset has no held-out rows that are ready; validate it with a share for them.")

@@ -1,0 +1,296 @@
+"""Evaluations from the request to the verdict: store, gateway, and the program as a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from services.api.state import Gateway
+from services.worker_train.child import Exit
+from shared.audit.record import Actor
+from shared.auth.roles import Role
+from shared.db.tables import data_keys
+from shared.db.tables_training import adapters, datasets, evaluations
+from shared.errors import Conflict, LeaseLost, NotFound
+from shared.ids import new_id
+from shared.jobs.lifecycle import Kind
+from shared.storage import Storage
+from shared.training.evaluations import EvaluationStore, samples_path
+from tests.support import ROOT, Api
+from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
+from tests.unit.test_training_gate import GOOD, WORSE
+
+#: peft still asks transformers by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+ADVICE = "Please rest, drink enough and ask a pharmacist when it does not get better within a few days. "
+ROWS = {
+    "train": [message_row(n, f"What helps against cough {n}?", ADVICE * 4) for n in range(6)],
+    "validation": [
+        message_row(n, f"What helps against fever {n}?", ADVICE, group=f"p{n % 3}") for n in range(6)
+    ],
+}
+SAMPLES = {"best": [{"question": "What is flu?"}], "worst": [], "stopped": [], "declined": []}
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an adapter of the demo model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    model = with_lora(demo_weights())
+    nudge(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The gateway's own tests run on both; here one of them is enough."""
+    return "sqlite"
+
+
+@pytest.fixture
+def api(make_api: Any) -> Api:
+    made: Api = make_api()
+    return made
+
+
+@pytest.fixture
+def registered(api: Api, adapter: Path) -> Registered:
+    """The adapter and its dataset, in this gateway's database and storage."""
+    gateway = api.gateway
+    return register(
+        gateway.database,
+        Storage.from_settings(api.settings),
+        gateway.jobs,
+        gateway.envelope,
+        folder=adapter,
+        rows=ROWS,
+        recipe={"canaries": 1, "seed": 3},
+    )
+
+
+def store(gateway: Gateway) -> EvaluationStore:
+    return EvaluationStore(gateway.jobs, gateway.envelope)
+
+
+def submit(api: Api, registered: Registered, **changes: Any) -> Any:
+    given = {"adapter_sha256": registered.sha256, "dataset_id": None, **changes}
+    with api.gateway.database.write() as connection:
+        return store(api.gateway).submit(
+            connection,
+            user_id=registered.user_id,
+            actor=Actor(registered.user_id),
+            now=datetime.now(UTC),
+            **given,
+        )
+
+
+def claim(api: Api) -> Any:
+    with api.gateway.database.write() as connection:
+        return api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+
+
+def end(api: Api, job: Any, figures: dict[str, Any]) -> Any:
+    with api.gateway.database.write() as connection:
+        return store(api.gateway).record_end(connection, job.claim, figures=figures, samples=SAMPLES)
+
+
+# -- the store
+
+
+def test_an_evaluation_brings_its_job_and_its_audit_event(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    assert evaluation.dataset_id == registered.dataset_id
+    assert claim(api).id == evaluation.job_id
+    (event,) = api.audit("evaluation.submitted")
+    assert event.object == f"evaluation:{evaluation.id}"
+
+
+def test_what_does_not_exist_cannot_be_evaluated(api: Api, registered: Registered) -> None:
+    with pytest.raises(NotFound, match="adapter"):
+        submit(api, registered, adapter_sha256="0" * 64)
+    with pytest.raises(NotFound, match="dataset"):
+        submit(api, registered, dataset_id=new_id())
+    api.set(datasets, datasets.c.id == registered.dataset_id, rows_validation=0)
+    with pytest.raises(Conflict, match="held-out rows"):
+        submit(api, registered)
+    api.set(adapters, adapters.c.sha256 == registered.sha256, status="recalled")
+    with pytest.raises(Conflict, match="recalled"):
+        submit(api, registered)
+
+
+def test_the_end_keeps_the_figures_and_what_the_gate_makes_of_them(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    assert not end(api, claim(api), {**GOOD, "verbatim": WORSE["verbatim"][0]}).passed
+    with api.gateway.database.read() as connection:
+        kept = store(api.gateway).get(connection, evaluation.id)
+        assert kept.passed is False
+        assert kept.figures is not None
+        assert kept.figures["loss"] == GOOD["loss"]
+        gate = store(api.gateway).newest_gate(connection, registered.sha256)
+        assert gate is not None
+        assert [check["figure"] for check in gate["checks"] if not check["passed"]] == ["verbatim"]
+        assert store(api.gateway).samples(connection, evaluation.id) == SAMPLES
+
+
+def test_samples_are_not_in_the_clear_in_the_database(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    end(api, claim(api), GOOD)
+    with api.gateway.database.read() as connection:
+        row = connection.execute(select(evaluations).where(evaluations.c.id == evaluation.id)).one()
+    assert b"flu" not in row.samples_ciphertext
+
+
+def test_a_worker_that_lost_its_claim_records_nothing(api: Api, registered: Registered) -> None:
+    evaluation, job = submit(api, registered), claim(api)
+    with api.gateway.database.write() as connection:
+        api.gateway.jobs.drain(connection, job.claim)
+    with pytest.raises(LeaseLost):
+        end(api, job, GOOD)
+    with api.gateway.database.read() as connection:
+        assert store(api.gateway).get(connection, evaluation.id).figures is None
+
+
+# -- the gateway
+
+
+def test_an_admin_asks_for_an_evaluation_and_reads_what_it_found(api: Api, registered: Registered) -> None:
+    admin = api.log_in(Role.ADMIN)
+    asked = admin.post(f"/v1/adapters/{registered.sha256}/evaluate")
+    assert asked.status_code == 202, asked.text
+    assert (asked.json()["state"], asked.json()["gate"]) == ("queued", None)
+    job = claim(api)
+    end(api, job, GOOD)
+    with api.gateway.database.write() as connection:
+        api.gateway.jobs.finish(connection, job.claim, "succeeded")
+    read = admin.get(f"/v1/evaluations/{asked.json()['id']}").json()
+    assert (read["state"], read["gate"]["passed"], read["samples"]) == ("succeeded", True, SAMPLES)
+    assert len(read["gate"]["checks"]) == len(GOOD)
+    (event,) = api.audit("evaluation.read")
+    assert event.object == f"evaluation:{asked.json()['id']}"
+
+
+def test_samples_of_an_erased_dataset_are_gone_and_the_figures_stay(api: Api, registered: Registered) -> None:
+    admin = api.log_in(Role.ADMIN)
+    asked = admin.post(f"/v1/adapters/{registered.sha256}/evaluate", json={}).json()
+    end(api, claim(api), GOOD)
+    api.set(data_keys, data_keys.c.key_id == registered.key.key_id, wrapped_key=None)
+    read = admin.get(f"/v1/evaluations/{asked['id']}").json()
+    assert (read["samples"], read["samples_erased"]) == ({}, True)
+    assert read["figures"]["loss"] == GOOD["loss"]
+
+
+def test_what_cannot_be_evaluated_or_read_is_a_problem(api: Api, registered: Registered) -> None:
+    admin = api.log_in(Role.ADMIN)
+    assert admin.post(f"/v1/adapters/{'0' * 64}/evaluate").status_code == 404
+    assert (
+        admin.post(f"/v1/adapters/{registered.sha256}/evaluate", json={"dataset_id": "x"}).status_code == 404
+    )
+    assert admin.get(f"/v1/evaluations/{new_id()}").status_code == 404
+
+
+# -- the program
+
+
+def run_program(api: Api, *arguments: str, **settings: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Its exit status, its events and its standard error; its parent lives as long as it does."""
+    master_key = api.settings.secret("master_key")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "OMP_NUM_THREADS": "1",
+        "MEDICHAT_STATE_DIR": str(api.settings.state_dir),
+        "MEDICHAT_DATABASE_URL": api.settings.database_url,
+        "MEDICHAT_MASTER_KEY": master_key,
+        "MEDICHAT_DEVICE": "cpu",
+        **settings,
+    }
+    command = [sys.executable, "-m", "services.worker_train.evaluate", *arguments]
+    reader, writer = os.pipe()
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=reader,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def test_the_program_measures_an_adapter_on_sealed_rows(
+    api: Api, registered: Registered, tmp_path: Path
+) -> None:
+    evaluation = submit(api, registered)
+    choices = tmp_path / "choices.jsonl"
+    choices.write_text(json.dumps({"question": "Is rest good?", "context": "Rest helps.", "answer": "yes"}))
+    status, events, errors = run_program(
+        api,
+        "--evaluation",
+        evaluation.id,
+        MEDICHAT_EVALUATION_ANSWER_TOKENS="12",
+        MEDICHAT_EVALUATION_CHOICES=str(choices),
+    )
+    assert status == Exit.DONE, errors[-2000:]
+    done = events[-1]
+    assert done["event"] == "done"
+    assert {event["event"] for event in events[:-1]} == {"progress"}
+    figures = done["figures"]
+    assert figures["loss"]["rows"] == figures["rouge_l"]["rows"] == 6
+    assert figures["guard_violations_per_1000"]["rows"] >= 60
+    assert figures["over_refusal"]["rows"] >= 60
+    assert figures["verbatim"]["long_enough"] == 6
+    assert figures["choices_accuracy"]["rows"] == figures["canary_exposure"]["rows"] == 1
+    assert figures["loss"]["difference"]["value"] != 0
+    assert "pharmacist" not in json.dumps(events), "a row's text is in an event"
+
+    storage = Storage.from_settings(api.settings)
+    assert done["samples_path"] == samples_path(evaluation.id)
+    with storage.open(done["samples_path"]) as file:
+        assert b"fever" not in file.read()
+    with api.gateway.database.read() as connection:
+        samples = store(api.gateway).sealed_samples(connection, storage, evaluation.job_id)
+    assert "fever" in samples["best"][0]["question"]
+    assert end(api, claim(api), figures).checks
+
+
+def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    with Storage.from_settings(api.settings).create(
+        f"adapters/{registered.sha256}/adapter_model.safetensors"
+    ) as file:
+        file.write(b"other weights")
+    status, events, _ = run_program(api, "--evaluation", evaluation.id)
+    assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "tampered")
+
+
+def test_an_adapter_of_other_base_weights_is_refused(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    api.set(adapters, adapters.c.sha256 == registered.sha256, base_revision="0" * 64)
+    status, events, _ = run_program(api, "--evaluation", evaluation.id)
+    assert (status, events[-1]["code"]) == (Exit.REFUSED, "wrong-base")
+
+
+def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.json"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS["validation"]))
+    arguments = ("--adapter", str(adapter), "--rows", str(rows), "--out", str(out), "--answer-tokens", "4")
+    status, events, errors = run_program(api, *arguments, "--answers", "2")
+    assert status == 0, errors[-2000:]
+    written = json.loads(out.read_text())
+    assert written["figures"]["rouge_l"]["rows"] == 2
+    assert "verbatim: this figure was not measured" in errors
+    assert written["gate"]["passed"] is False
+    assert events == []
