@@ -138,7 +138,7 @@ def _rule(item: dict[str, Any]) -> str:
     """What the field must be. Pydantic's own words for JSON errors quote the input, so they are left out."""
     if item["type"] == "json_invalid":
         return "is not valid JSON"
-    return str(item["msg"])
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 async def _http(_request: Request, error: Exception) -> Response:

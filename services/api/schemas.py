@@ -15,7 +15,7 @@ def _plain_text(text: str) -> str:
         raise ValueError("holds control characters; send plain text")
     text = text.strip()
     if not text:
-        raise ValueError("is empty; write a question")
+        raise ValueError("is empty; write something")
     return text
 
 

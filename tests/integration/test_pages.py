@@ -303,6 +303,15 @@ def test_ones_password_is_changed_only_when_typed_twice_alike(open_app: Open, ap
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
 
 
+def test_a_key_that_was_not_made_is_said_in_plain_words_and_not_called_made(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(), page="account")
+    next(each for each in app.text_input if each.label.startswith("What is it for")).set_value("  ")
+    button(app, "Make a key").click().run()
+    assert [each.value for each in app.error] == ["name: is empty; write something"]
+    assert not app.success
+    assert not app.code
+
+
 def test_an_api_key_is_made_shown_once_and_revoked(open_app: Open, api: Api) -> None:
     app = open_app(api.person(), page="account")
     next(each for each in app.text_input if each.label.startswith("What is it for")).set_value("tablet")
