@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from shared.settings import Settings
 
@@ -66,12 +66,27 @@ class Database:
 
 
 def open_database(settings: Settings, *, owner: bool = False, pool_size: int = 20) -> Database:
-    """Open the database that the settings name, as the application role or as the owner."""
-    url = make_url(settings.database_owner_url if owner else settings.database_url)
+    """Open the database that the settings name, as the application role or as the owner.
+
+    Raises ValueError, naming the setting, when its URL is none of a database that MediChat can use.
+    """
     password = settings.database_owner_password if owner else settings.database_password
-    if password is not None and password.get_secret_value():
-        url = url.set(password=password.get_secret_value())
-    return connect(url, pool_size=pool_size)
+    try:
+        url = make_url(settings.database_owner_url if owner else settings.database_url)
+        if password is not None and password.get_secret_value():
+            url = url.set(password=password.get_secret_value())
+        return connect(url, pool_size=pool_size)
+    except (ArgumentError, ImportError, ValueError):  # no URL, no known database, no port
+        raise ValueError(
+            f"{database_setting(settings, owner=owner)} is no address of a database that MediChat can use: "
+            "write postgresql+psycopg://NAME@HOST/DATABASE or sqlite:///FILE"
+        ) from None
+
+
+def database_setting(settings: Settings, *, owner: bool) -> str:
+    """The setting that says where the database is, for the owner or the application."""
+    apart = owner and settings.database_owner_url != settings.database_url
+    return "MEDICHAT_DATABASE_OWNER_URL" if apart else "MEDICHAT_DATABASE_URL"
 
 
 def connect(url: URL | str, *, pool_size: int = 20) -> Database:
