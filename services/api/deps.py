@@ -11,13 +11,16 @@ from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 from starlette.concurrency import run_in_threadpool
 
-from services.api.identify import Caller
+from services.api.identify import Caller, Knock
 from services.api.state import Gateway
 from services.api.together import Together
 from shared.audit import record
 from shared.auth.roles import Role, Scope
 from shared.auth.sessions import Principal
 from shared.errors import ConsentRequired, LimitReached, NotAllowed, NotAuthenticated
+
+#: Sent by a page that looks again by itself, so that it does not keep an unused log-in alive.
+WATCHING_HEADER = "X-MediChat-Poll"
 
 _bearer = OAuth2PasswordBearer(tokenUrl="v1/auth/token", auto_error=False)
 
@@ -45,8 +48,8 @@ class Access:
         """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
         if not bearer:
             raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
-        door: Together[str, Caller] = request.app.state.door
-        caller = await door(bearer)
+        door: Together[Knock, Caller] = request.app.state.door
+        caller = await door(Knock(bearer, watching=WATCHING_HEADER in request.headers))
         if caller.wait_s is not None:
             raise LimitReached(
                 "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s

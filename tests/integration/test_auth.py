@@ -1,5 +1,6 @@
 """Who gets in, how long, and what ends it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import jwt
@@ -31,6 +32,34 @@ def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(api: Api) -> N
     unknown = log_in(api, Person("", "nobody.there", Role.USER))
     assert wrong.status_code == unknown.status_code == 401
     assert wrong.json() == unknown.json()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "statuses"), [("192.0.2.1", [401, 401, 429]), ("127.0.0.1", [401, 401, 401])]
+)
+def test_log_ins_are_limited_for_each_address_that_a_trusted_proxy_names(
+    make_api: Callable[..., Api], trusted: str, statuses: list[int]
+) -> None:
+    api = make_api(logins_per_minute=2, trusted_proxies=trusted)
+    client, form = api.client(), {"username": "nobody.there", "password": "a guess"}
+    got = [
+        client.post("/v1/auth/token", data=form, headers={"X-Forwarded-For": f"198.51.100.{number}"})
+        for number in range(3)
+    ]
+    assert [each.status_code for each in got] == statuses
+
+
+@pytest.mark.parametrize("watching", [True, False])
+def test_looks_that_a_page_takes_by_itself_are_no_use_of_a_log_in(api: Api, watching: bool) -> None:
+    person = api.person()
+    headers = {"Authorization": f"Bearer {api.browser_token(person)}"}
+    if watching:
+        headers["X-MediChat-Poll"] = "1"
+    condition = sessions.c.user_id == person.id
+    api.set(sessions, condition, last_seen_at=datetime.now(UTC) - timedelta(minutes=50))
+    assert api.client().get("/v1/jobs", headers=headers).status_code == 200
+    recent = sessions.c.last_seen_at > datetime.now(UTC) - timedelta(minutes=10)
+    assert api.count(sessions, condition, recent) == (0 if watching else 1)
 
 
 def test_guessing_locks_the_account_for_a_while(api: Api) -> None:
