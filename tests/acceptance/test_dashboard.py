@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -125,6 +126,32 @@ def test_an_answer_streams_survives_a_reload_and_ends(browser: Browser, slow: St
     page.reload()
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
     assert answer(page) == grown
+    page.context.close()
+
+
+def test_a_dashboard_that_dies_in_the_middle_of_an_answer_shows_the_whole_of_it_afterwards(
+    browser: Browser, slow: Stack
+) -> None:
+    page = log_in(browser, slow)
+    ask(page, "What is a migraine?")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    wait_until(lambda: len(answer(page)) > 300, 30, "for the answer to begin")
+    slow.kill("ui")
+    slow.start_process("ui")
+    slow.wait_ready()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible(timeout=60_000)
+    shown = answer(page)
+    page.reload()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    assert answer(page) == shown
+    name, password = slow.logins["user"]
+    with httpx.Client(base_url=slow.api_url, timeout=30) as client:
+        form = {"username": name, "password": password}
+        token = client.post("/v1/auth/token", data=form).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        stored = client.get(f"/v1/conversations/{page.url.rpartition('c=')[2]}").json()["messages"][-1]
+    assert stored["role"] == "assistant"
+    assert "".join(shown.split()) == "".join(stored["text"].split())
     page.context.close()
 
 
