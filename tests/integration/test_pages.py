@@ -175,7 +175,10 @@ REPLACED = Verdict(
 
 @pytest.mark.parametrize(
     ("verdict", "told"),
-    [(REPLACED, "**The guard stepped in** (dosing)"), (REFERRAL_ADDED, "**The guard added a sentence**")],
+    [
+        (REPLACED, "**The guard stepped in** (dosing)"),
+        (REFERRAL_ADDED, "**The guard added the last sentence**"),
+    ],
 )
 def test_what_the_guard_did_is_marked_while_the_answer_is_written_and_afterwards(
     open_app: Open, api: Api, verdict: Verdict, told: str

@@ -109,7 +109,7 @@ def _guard_banner(guard: Json | None) -> None:
         )
     elif guard["action"] == "append":
         st.info(
-            "**The guard added a sentence**: the answer itself sent you to nobody who can help.",
+            "**The guard added the last sentence**, because the answer did not say whom to turn to.",
             icon=":material/shield:",
         )
 
