@@ -100,7 +100,7 @@ def plot(frame: pd.DataFrame, time: str, unit: str, *, whole: bool = False) -> a
     top = max(4 if whole else 1, 0 if pd.isna(highest) else highest)
     axis = alt.Axis(format="d", tickMinStep=1) if whole else alt.Axis()
     return (
-        alt.Chart(lines, height=230)
+        alt.Chart(lines, height=320)
         .mark_line(point=True)
         .encode(
             x=alt.X(f"{time}:T", title="time (UTC)", scale=alt.Scale(type="utc")).axis(
@@ -109,6 +109,6 @@ def plot(frame: pd.DataFrame, time: str, unit: str, *, whole: bool = False) -> a
             y=alt.Y(f"{unit}:Q", title=unit, scale=alt.Scale(domain=[0, float(top)]), axis=axis),
             color=alt.Color(
                 "line:N", title=None, sort=[name for name in frame.columns if name != time]
-            ).legend(orient="bottom", columns=2, labelLimit=0),
+            ).legend(orient="top", columns=2, labelLimit=0),
         )
     )
