@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.worker_infer.engines.base import Engine, FinishReason, GenerationRequest, Sampling
 from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
@@ -21,7 +21,7 @@ from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
-from shared.db import Database
+from shared.db import Database, is_away
 from shared.errors import LeaseLost, PromptTooLong
 from shared.guard import Guard
 from shared.guard.gate import Release
@@ -38,7 +38,6 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +335,11 @@ class _Attempt:
         claim = self._job.claim
         try:
             job = self._transition(lambda c: self._a._jobs.retry(c, claim, error=error, error_detail=detail))
-        except (LeaseLost, *_DATABASE_AWAY):
+        except LeaseLost:
+            return
+        except DBAPIError as error_now:
+            if not is_away(error_now):
+                raise
             return  # the lease will run out, and the reconciler decides
         log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
 
@@ -370,7 +373,9 @@ class _Attempt:
                     return write(connection)
             except IntegrityError as error:
                 raise LeaseLost from error
-            except _DATABASE_AWAY:
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
                 if time.monotonic() + pause > give_up or self._hold.stop is Renewal.LOST:
                     raise
                 time.sleep(pause)

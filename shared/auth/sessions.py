@@ -138,7 +138,7 @@ def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, n
     if bearer.startswith(BROWSER_PREFIX):
         found = connection.execute(_SESSION_BY_TOKEN, {"token_hash": hash_token(bearer)})
     else:
-        claims = read_access_token(bearer, key=key)
+        claims = read_access_token(bearer, key=key, now=now)
         ids = {"sid": claims.session_id, "user_id": claims.user_id}
         found = connection.execute(_SESSION_BY_CLAIMS, ids)
     row = found.one_or_none()

@@ -8,7 +8,7 @@ import pytest
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.tokens import AccessClaims, make_access_token
 from shared.db.tables import sessions, users
-from tests.support import PASSWORD, Api, Person
+from tests.support import PASSWORD, Api, FakeClock, Person
 
 
 def log_in(api: Api, person: Person, password: str = PASSWORD):  # type: ignore[no-untyped-def]
@@ -88,6 +88,7 @@ def forged(api: Api, person: Person, **changes: object) -> str:
     [
         {"key": "another key, which is also long enough to sign with, whatever the algorithm"},
         {"exp": 1},
+        {"exp": "soon"},
         {"aud": "somebody-else"},
         {"iss": "somebody-else"},
         {"sub": "01a20ced-32e0-731b-806d-a95e481a1022"},
@@ -99,6 +100,15 @@ def test_a_forged_or_expired_token_is_refused(api: Api, changes: dict[str, objec
     person = api.person()
     assert me(api, forged(api, person)) == 200
     assert me(api, forged(api, person, **dict(changes))) == 401
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_gateway_whose_clock_is_wrong_goes_by_the_databases(api: Api, hours: int) -> None:
+    object.__setattr__(api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours)))
+    token = api.token(api.person())
+    assert me(api, token) == 200
+    object.__setattr__(api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours, minutes=16)))
+    assert me(api, token) == 401
 
 
 def test_an_unsigned_token_is_refused(api: Api) -> None:
