@@ -107,7 +107,9 @@ def test_a_gateway_whose_clock_is_wrong_goes_by_the_databases(api: Api, hours: i
     object.__setattr__(api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours)))
     token = api.token(api.person())
     assert me(api, token) == 200
-    object.__setattr__(api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours, minutes=16)))
+    object.__setattr__(
+        api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours, minutes=16))
+    )
     assert me(api, token) == 401
 
 

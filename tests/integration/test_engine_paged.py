@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from services.worker_infer.engines.base import FinishReason, GenerationRequest, Sampling, TokenStream
-from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
+from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory, RequestTooLong
 from services.worker_infer.engines.manager import PagedLimits
 from services.worker_infer.engines.paged import PagedEngine
 from tests.tiny_model import WINDOW, tiny_model
@@ -227,6 +227,56 @@ def test_after_a_crash_running_requests_fail_and_the_engine_works_again(
         assert drained(engine.submit(request("after", prompt))) == generated(plain_model, prompt)
         assert engine.stats().restarts == 1
         assert engine.health().ok
+
+
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_request_that_alone_runs_out_of_memory_is_told_so() -> None:
+    model = tiny_model()
+    for engine in started(PagedLimits(context_tokens=512, cache_tokens=1024), model):
+        running = engine.submit(request("alone", prompts(1)[0], new=LONG))
+        next(running)
+        break_once(model, NO_MEMORY)
+        with pytest.raises(OutOfMemory, match="Shorten"):
+            drained(running)
+        assert len(drained(engine.submit(request("after", prompts(1)[0], new=5)))) == 5
+
+
+def test_of_several_requests_none_is_blamed_for_the_memory() -> None:
+    model = tiny_model()
+    for engine in started(PagedLimits(context_tokens=512, cache_tokens=4096, max_running=4), model):
+        streams = [engine.submit(request(str(n), prompt, new=LONG)) for n, prompt in enumerate(prompts(2))]
+        for stream in streams:
+            next(stream)
+        break_once(model, NO_MEMORY)
+        for stream in streams:
+            with pytest.raises(EngineCrashed):
+                drained(stream)
+
+
+@pytest.mark.parametrize("error", [TypeError("broken on purpose"), OSError()])
+def test_an_engine_that_cannot_start_again_at_once_tries_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    model = tiny_model()
+    for engine in started(PagedLimits(context_tokens=512, cache_tokens=1024), model):
+        running = engine.submit(request("running", prompts(1)[0], new=LONG))
+        next(running)
+        start, failed = engine._start_manager, []
+
+        def start_at_second_try() -> object:
+            if not failed:
+                failed.append(engine.health().ok)
+                raise error
+            return start()
+
+        monkeypatch.setattr(engine, "_start_manager", start_at_second_try)
+        break_once(model, RuntimeError("broken on purpose"))
+        with pytest.raises(EngineCrashed):
+            drained(running)
+        assert len(drained(engine.submit(request("after", prompts(1)[0], new=5)))) == 5
+        assert failed == [False]
 
 
 def test_a_seed_gives_the_same_answer_alone_and_among_others(

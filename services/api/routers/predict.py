@@ -25,7 +25,13 @@ IdempotencyKey = Annotated[
 ]
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?")
 #: The HTTP status for a failed job, by its error code; 500 for any other.
-_FAILED = {"prompt-too-long": 422, "deadline": 504, "worker-lost": 503, "engine-crashed": 503}
+_FAILED = {
+    "prompt-too-long": 422,
+    "out-of-memory": 422,
+    "deadline": 504,
+    "worker-lost": 503,
+    "engine-crashed": 503,
+}
 
 
 async def preferred_wait_s(
