@@ -135,12 +135,13 @@ def test_a_process_that_froze_in_a_transaction_keeps_no_lock(databases: Database
     with other.write() as connection:
         row = {"name": event_id, "holder": "x", "expires_at": DatabaseClock().now(connection)}
         connection.execute(insert(leases).values(row))
-    with pytest.raises(DBAPIError) as ended, frozen.write() as connection:
+    with frozen.writer.connect() as connection:
         connection.execute(lock)
         with other.write() as second:
             second.execute(text("SET LOCAL lock_timeout = '10s'"))
             assert second.execute(lock).one().name == event_id
-        connection.execute(lock)
+        with pytest.raises(DBAPIError) as ended:
+            connection.execute(lock)
     assert is_away(ended.value)
     with frozen.write() as connection:
         assert connection.execute(lock).one()

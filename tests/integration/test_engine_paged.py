@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from services.worker_infer.engines.base import FinishReason, GenerationRequest, Sampling, TokenStream
 from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory, RequestTooLong
@@ -255,28 +256,33 @@ def test_of_several_requests_none_is_blamed_for_the_memory() -> None:
                 drained(stream)
 
 
+class StumblingEngine(PagedEngine):
+    """Its next start fails when told so."""
+
+    error: Exception | None = None
+
+    def _start_manager(self) -> ContinuousBatchingManager:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return super()._start_manager()
+
+
 @pytest.mark.parametrize("error", [TypeError("broken on purpose"), OSError()])
-def test_an_engine_that_cannot_start_again_at_once_tries_on(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_an_engine_that_cannot_start_again_at_once_tries_on(error: Exception) -> None:
     model = tiny_model()
-    for engine in started(PagedLimits(context_tokens=512, cache_tokens=1024), model):
-        running = engine.submit(request("running", prompts(1)[0], new=LONG))
-        next(running)
-        start, failed = engine._start_manager, []
-
-        def start_at_second_try() -> object:
-            if not failed:
-                failed.append(engine.health().ok)
-                raise error
-            return start()
-
-        monkeypatch.setattr(engine, "_start_manager", start_at_second_try)
-        break_once(model, RuntimeError("broken on purpose"))
-        with pytest.raises(EngineCrashed):
-            drained(running)
-        assert len(drained(engine.submit(request("after", prompts(1)[0], new=5)))) == 5
-        assert failed == [False]
+    limits = PagedLimits(context_tokens=512, cache_tokens=1024)
+    engine = StumblingEngine(model, stop_token_ids=STOPS, limits=limits)
+    engine.start()
+    running = engine.submit(request("running", prompts(1)[0], new=LONG))
+    next(running)
+    engine.error = error
+    break_once(model, RuntimeError("broken on purpose"))
+    with pytest.raises(EngineCrashed):
+        drained(running)
+    assert len(drained(engine.submit(request("after", prompts(1)[0], new=5)))) == 5
+    assert engine.error is None
+    engine.close()
 
 
 def test_a_seed_gives_the_same_answer_alone_and_among_others(

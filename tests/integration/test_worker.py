@@ -1,4 +1,4 @@
-"""What the worker makes of a claimed job: prompt, guard, rows, events. Only the model's words are scripted."""
+"""What the worker makes of a claimed job: prompt, guard, rows, events. Only the model is scripted."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -58,7 +58,11 @@ class ScriptedEngine:
         answer = self.script.popleft()
         if isinstance(answer, EngineUnavailable):
             raise answer
-        stream = TokenStream(request.deadline, lambda reason: stream.finish(reason))
+
+        def cancel(reason: FinishReason) -> None:
+            stream.finish(reason)
+
+        stream = TokenStream(request.deadline, cancel)
         if isinstance(answer, EngineError):
             stream.finish(answer)
         elif answer is not SILENCE:

@@ -14,7 +14,7 @@ from services.api.routers.predict import (
     DeskDep,
     IdempotencyKey,
     NewsDep,
-    PreferredWait,
+    PreferredDep,
     question_of,
     respond,
 )
@@ -152,20 +152,20 @@ async def ask_in_conversation(
     gateway: GatewayDep,
     desk: DeskDep,
     news: NewsDep,
-    wait_s: PreferredWait,
+    prefer: PreferredDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
     question = question_of(body, conversation)
     job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
-    return await respond(gateway, news, job, wait_s or 0.0)
+    return await respond(gateway, news, job, prefer, usual_wait_s=0.0)
 
 
 @router.post(
     "/{conversation_id}/regenerate", status_code=202, responses=document(401, 403, 404, 409, 429, 503)
 )
 def regenerate_answer(conversation: Owned, caller: Asker, gateway: GatewayDep) -> JobView:
-    """Answer the last question again; the former answer leaves the conversation."""
+    """Answer the last question again; the former answer goes once the new one is there."""
     job = regenerate(gateway, caller, conversation)
     with gateway.database.read() as connection:
         return placed_job_view(connection, job)

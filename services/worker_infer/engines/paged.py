@@ -63,7 +63,7 @@ def _crash() -> EngineError:
 
 
 def _failure(error: str, *, running: int) -> Callable[[], EngineError]:
-    """What a dead loop means for what it ran: only a request that ran alone is known to need too much memory."""
+    """What a dead loop means for what it ran: only a request that ran alone surely needs too much memory."""
     if running == 1 and any(sign in error.lower() for sign in _NO_MEMORY):
         return lambda: OutOfMemory(OutOfMemory.__doc__)
     return _crash
