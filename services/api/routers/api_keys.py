@@ -40,7 +40,7 @@ class NewKeyBody(Body):
     """A key to make."""
 
     name: PlainText = Field(max_length=100, examples=["ward tablet"])
-    scopes: list[Scope] = Field(min_length=1, max_length=3)
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
     expires_at: Moment | None = None
 
 

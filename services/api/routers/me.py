@@ -74,9 +74,11 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
     )
 
 
-@router.post("/consent", responses=document(401, 413, 422, 429))
+@router.post("/consent", responses=document(401, 403, 413, 422, 429))
 def consent(body: ConsentBody, caller: AnyUser, gateway: GatewayDep) -> ConsentView:
     """Accept the disclaimer; recorded once."""
+    if caller.kind == "key":
+        raise NotAllowed("The disclaimer is accepted by a person who is logged in, not by an API key.")
     if body.version != CONSENT_VERSION:
         raise InvalidInput("This is not the current version of the text; read GET /v1/me again.")
     with gateway.database.write() as connection:

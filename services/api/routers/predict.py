@@ -92,7 +92,7 @@ async def predict(
     prefer: PreferredDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
-    """Ask a question. Waits for the answer unless `Prefer: respond-async` is sent; with `, wait=N` up to N seconds.
+    """Ask a question. Waits for the answer unless `Prefer: respond-async` is sent; `wait=N` waits N seconds.
 
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
     """
