@@ -31,7 +31,7 @@ from shared.auth import accounts, sessions
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
 from shared.conversations import StoredVerdict
-from shared.db.tables import audit_events, users
+from shared.db.tables import audit_events, leases, users
 from shared.guard.verdict import Action, Audience, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
@@ -132,6 +132,10 @@ class Api:
         self._server.should_exit = True
         self._thread.join(timeout=10)
         assert not self._thread.is_alive(), "the gateway did not stop"
+
+    def wait_for_maintenance(self) -> None:
+        """Until the gateway's own maintenance has worked."""
+        wait_until(lambda: self.count(leases), 10, "for the maintenance")
 
     # -- people
 

@@ -1,6 +1,6 @@
 """What a route may ask for in its signature: the gateway, and who is calling. It answers nothing.
 
-Every route declares who may call it, by one of `Asker`, `AnyUser`, `Admin`, `Auditor` in its
+Every route declares who may call it, by one of `Asker`, `Reader`, `AnyUser`, `Admin`, `Auditor` in its
 signature or `Public` among its dependencies; a test walks all routes for it.
 """
 
@@ -34,29 +34,34 @@ async def get_gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
+async def get_principal(request: Request, bearer: Annotated[str | None, Depends(_bearer)]) -> Principal:
+    """Who is calling; looked up and counted once a request. Raises NotAuthenticated or LimitReached."""
+    if not bearer:
+        raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
+    door: Together[Knock, Caller] = request.app.state.door
+    caller = await door(Knock(bearer, watching=WATCHING_HEADER in request.headers))
+    if caller.wait_s is not None:
+        raise LimitReached(
+            "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
+        )
+    return caller.principal
+
+
 @dataclass(frozen=True)
 class Access:
     """A dependency that lets only some callers through."""
 
     role: Role | None
-    scope: Scope | None
+    #: One of these is enough; none is needed when there are none.
+    scopes: frozenset[Scope] = frozenset()
     consent: bool = False
 
     async def __call__(
-        self, request: Request, gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]
+        self, gateway: GatewayDep, principal: Annotated[Principal, Depends(get_principal)]
     ) -> Principal:
         """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
-        if not bearer:
-            raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
-        door: Together[Knock, Caller] = request.app.state.door
-        caller = await door(Knock(bearer, watching=WATCHING_HEADER in request.headers))
-        if caller.wait_s is not None:
-            raise LimitReached(
-                "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
-            )
-        principal = caller.principal
         if (self.role is not None and principal.role is not self.role) or (
-            self.scope is not None and self.scope not in principal.scopes
+            self.scopes and not self.scopes & principal.scopes
         ):
             await run_in_threadpool(self._log_denial, gateway, principal)
             raise NotAllowed
@@ -72,7 +77,7 @@ class Access:
                 actor=principal.actor,
                 action="access.denied",
                 outcome=record.Outcome.DENIED,
-                reason=f"needs role {self.role} and scope {self.scope}",
+                reason=f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}",
             )
 
 
@@ -80,8 +85,11 @@ async def everyone() -> None:
     """Lets everyone through, logged in or not."""
 
 
-Asker = Annotated[Principal, Depends(Access(Role.USER, Scope.ASK, consent=True))]
-AnyUser = Annotated[Principal, Depends(Access(None, None))]
-Admin = Annotated[Principal, Depends(Access(Role.ADMIN, Scope.ADMIN))]
-Auditor = Annotated[Principal, Depends(Access(Role.AUDITOR, Scope.AUDIT))]
+_ASK, _READ = frozenset({Scope.ASK}), frozenset({Scope.ASK, Scope.READ})
+
+Asker = Annotated[Principal, Depends(Access(Role.USER, _ASK, consent=True))]
+Reader = Annotated[Principal, Depends(Access(Role.USER, _READ, consent=True))]
+AnyUser = Annotated[Principal, Depends(Access(None))]
+Admin = Annotated[Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN})))]
+Auditor = Annotated[Principal, Depends(Access(Role.AUDITOR, frozenset({Scope.AUDIT})))]
 Public = Depends(everyone)

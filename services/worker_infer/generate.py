@@ -12,16 +12,16 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.worker_infer.engines.base import Engine, FinishReason, GenerationRequest, Sampling
-from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
+from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory, RequestTooLong
 from services.worker_infer.leases import Hold, LeaseKeeper
 from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
-from shared.db import Database
+from shared.db import Database, is_away
 from shared.errors import LeaseLost, PromptTooLong
 from shared.guard import Guard
 from shared.guard.gate import Release
@@ -37,8 +37,6 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +93,17 @@ class Answerer:
         self._keeper = keeper
         self._prompt_version = prompt_version(settings.system_prompt)
         self._actor = record.Actor(record.SYSTEM, worker_id)
+        #: Whether a ring found the engine unwell.
+        self._refused = False
 
     def answer_next(self) -> bool:
         """Claim the best queued job and bring it to an end, or back to the queue.
 
         Returns whether to look for another: false when none is queued, or this worker cannot take one.
         """
+        if not self._model.engine.health().ok:
+            self._refused = True  # the jobs are for workers that are well
+            return False
         with self._database.write() as connection:
             job = self._jobs.claim(connection, Kind.INFER, self._worker_id)
         if job is None:
@@ -120,6 +123,12 @@ class Answerer:
                 )
         self._bell.news(job.id)
         return not attempt.handed_back
+
+    def ring_when_well(self) -> None:
+        """Wake a worker for what this one left in the queue, once its engine is well again."""
+        if self._refused and self._model.engine.health().ok:
+            self._refused = False
+            self._bell.work(Kind.INFER, "")
 
 
 class _Attempt:
@@ -150,6 +159,8 @@ class _Attempt:
             finish, last = self._generate(question)
         except (PromptTooLong, RequestTooLong) as error:
             self._fail(PromptTooLong.code, str(error))
+        except OutOfMemory as error:
+            self._fail("out-of-memory", str(error))
         except EngineCrashed:
             self.retry("engine-crashed", "The model stopped unexpectedly, several times; ask again later.")
         except EngineUnavailable:
@@ -336,7 +347,11 @@ class _Attempt:
         claim = self._job.claim
         try:
             job = self._transition(lambda c: self._a._jobs.retry(c, claim, error=error, error_detail=detail))
-        except (LeaseLost, *_DATABASE_AWAY):
+        except LeaseLost:
+            return
+        except DBAPIError as error_now:
+            if not is_away(error_now):
+                raise
             return  # the lease will run out, and the reconciler decides
         log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
 
@@ -370,7 +385,9 @@ class _Attempt:
                     return write(connection)
             except IntegrityError as error:
                 raise LeaseLost from error
-            except _DATABASE_AWAY:
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
                 if time.monotonic() + pause > give_up or self._hold.stop is Renewal.LOST:
                     raise
                 time.sleep(pause)

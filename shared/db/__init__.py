@@ -1,5 +1,5 @@
 """The database: its tables, its engines and its migrations."""
 
-from shared.db.engine import Database, open_database
+from shared.db.engine import Database, is_away, open_database
 
-__all__ = ["Database", "open_database"]
+__all__ = ["Database", "is_away", "open_database"]
