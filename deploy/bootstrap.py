@@ -4,6 +4,7 @@ can still say what is wrong. `python3 bootstrap.py EXTRA[,EXTRA…]` from the pr
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -36,9 +37,30 @@ def installed(wanted):
         return False
 
 
+def usable(python):
+    """Whether this Python can be installed into: half-made folders and old Pythons cannot."""
+    program = "import sys, pip; sys.exit(sys.version_info < %r)" % (NEEDED_PYTHON,)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            return subprocess.call([python, "-c", program], stdout=nowhere, stderr=nowhere) == 0
+    except OSError:
+        return False
+
+
 def run(command, trouble):
-    if subprocess.call(command) != 0:
-        fail(trouble)
+    # in a session of its own: Ctrl-C comes here only, and is one line instead of that program's trace
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        if process.wait() != 0:
+            fail(trouble)
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def main():
@@ -49,15 +71,16 @@ def main():
             % (NEEDED_PYTHON + sys.version_info[:2])
         )
     wanted = fingerprint(extras)
-    if installed(wanted):
+    python = os.path.join(VENV, "bin", "python")
+    whole = usable(python)
+    if whole and installed(wanted):
         return
     free = shutil.disk_usage(".").free
     if free < NEEDED_BYTES and not os.path.exists(STAMP):
         fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
-    python = os.path.join(VENV, "bin", "python")
-    if not os.path.exists(python):
+    if not whole:
         run(
-            [sys.executable, "-m", "venv", VENV],
+            [sys.executable, "-m", "venv", "--clear", VENV],
             "cannot make %s; on Debian and Ubuntu: apt install python3-venv" % VENV,
         )
     sys.stdout.write("Installing into %s; this takes a few minutes the first time.\n" % VENV)
@@ -81,4 +104,10 @@ def torch_index():
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("medichat: stopped; run it again to go on\n")
+        sys.exit(130)

@@ -1,18 +1,17 @@
-"""`medichat`: the operator's commands. It knows what can be run, and leaves the doing to others."""
+"""`medichat`: the operator's commands. It knows what can be run, and leaves the doing to others.
+
+What a command needs is imported by the command, so that Ctrl-C finds `main` from the first moment.
+"""
 
 import argparse
-import subprocess
+import signal
 import sys
-import threading
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
-import httpx
-from pydantic import ValidationError
-
-from services import cli_training, local, setup
-from services.smoke import smoke
-from shared.db import migrate, open_database
-from shared.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 MIN_FREE_BYTES = 500_000_000
 
@@ -23,24 +22,25 @@ class Refused(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = build_parser().parse_args(arguments)
     try:
-        return int(options.run(options) or 0)
-    except httpx.TransportError as error:
-        print(
-            f"medichat: the gateway cannot be reached ({type(error).__name__}); see MEDICHAT_API_URL",
-            file=sys.stderr,
-        )
-        return 1
-    except (Refused, cli_training.CommandRefused, local.StartFailed, ValueError, OSError) as error:
-        print(f"medichat: {_explain(error)}", file=sys.stderr)
-        return 1
+        with _ended_like_by_ctrl_c():
+            options = build_parser().parse_args(arguments)
+            return int(options.run(options) or 0)
     except KeyboardInterrupt:
+        with suppress(OSError):  # the terminal may be gone
+            print("medichat: stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (told := _explain(error)) is None:
+            raise
+        print(f"medichat: {told}", file=sys.stderr)
+        return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `medichat`."""
+    from services import cli_training
+
     parser = argparse.ArgumentParser(prog="medichat", description="A self-hosted medical assistant.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -57,52 +57,80 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _ended_like_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and a closed terminal (SIGHUP, unless `nohup` had it ignored) end a command as Ctrl-C does."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+
+
 def _init(_options: argparse.Namespace) -> None:
+    from services import setup
+    from shared.settings import load_settings
+
     logins = setup.prepare(load_settings())
     print(setup.describe_logins(logins) if logins else "Everything was there already.")
 
 
 def _migrate(_options: argparse.Namespace) -> None:
-    settings = load_settings()
-    database = open_database(settings, owner=True, pool_size=1)
-    try:
+    from services import setup
+    from shared.db import migrate
+    from shared.settings import load_settings
+
+    with setup.open_as_owner(load_settings()) as database:
         migrate.upgrade(database.writer)
-    finally:
-        database.close()
 
 
 def _smoke(_options: argparse.Namespace) -> int:
+    from services.smoke import smoke
+
     return smoke()
 
 
 def _up(_options: argparse.Namespace) -> int:
+    from services import local, setup
+    from shared.settings import load_settings
+
     settings = load_settings()
+    _check_model(settings)
     _check_machine(settings)
     logins = setup.prepare(settings)
     if logins:
         print(setup.describe_logins(logins))
         print(f"  (also in {settings.state_dir / setup.LOGINS_FILE}, which only you can read)\n")
-    honcho = Path(sys.executable).with_name("honcho")
-    process = subprocess.Popen(
-        [str(honcho), "start", "-f", str(local.PROCFILE)],
-        env=local.local_environment(settings, {"KEEP": f"{sys.executable} -m services.keep"}),
-        cwd=local.ROOT,
-    )
-    threading.Thread(target=_announce, args=(settings, process), daemon=True).start()
-    while True:
-        try:
-            status = process.wait()
-            return 0 if status in (130, 143, -2, -15) else status
-        except KeyboardInterrupt:
-            continue  # honcho got it too, and is stopping everything
+    return local.run_honcho(settings, on_ready=lambda: _announce(settings))
 
 
-def _announce(settings: Settings, process: "subprocess.Popen[bytes]") -> None:
-    if local.wait_serving(settings, process):
-        print(f"\n  MediChat is ready: {settings.public_ui_url}   (Ctrl-C stops it)\n", flush=True)
+def _announce(settings: "Settings") -> None:
+    print(f"\n  MediChat is ready: {settings.public_ui_url}   (Ctrl-C stops it)\n", flush=True)
 
 
-def _check_machine(settings: Settings) -> None:
+def _check_model(settings: "Settings") -> None:
+    from shared.catalogue import find_model
+
+    find_model(settings.model)
+    folder = settings.model_path
+    if folder is not None and not folder.is_dir():
+        raise Refused(
+            f"there is no folder {folder}; set MEDICHAT_MODEL_PATH to the model's folder, or unset it"
+        )
+
+
+def _check_machine(settings: "Settings") -> None:
+    from services import local
+
     free = local.free_disk_bytes(settings.state_dir.absolute())
     if free < MIN_FREE_BYTES:
         raise Refused(
@@ -110,24 +138,44 @@ def _check_machine(settings: Settings) -> None:
             f"free at least {MIN_FREE_BYTES // 1_000_000} MB, or set MEDICHAT_STATE_DIR to another disk"
         )
     environment = local.local_environment(settings)
+    seen: dict[int, str] = {}
     for name, host, port, setting in (
         ("Redis", "127.0.0.1", int(environment["MEDICHAT_REDIS_PORT"]), "MEDICHAT_REDIS_URL"),
         ("the gateway", settings.api_host, settings.api_port, "MEDICHAT_API_PORT"),
         ("the dashboard", settings.ui_host, settings.ui_port, "MEDICHAT_UI_PORT"),
     ):
-        if local.port_in_use(host, port):
+        if port in seen:
+            raise Refused(f"{seen[port]} and {name} have the same port, {port}; set {setting} to another")
+        seen[port] = name
+        try:
+            taken = local.port_in_use(host, port)
+        except OSError as error:
+            raise Refused(
+                f"port {port} of {host} for {name} cannot be used ({error.strerror}); "
+                f"set {setting} to another"
+            ) from error
+        if taken:
             raise Refused(
                 f"port {port} for {name} is in use (is MediChat running already?); "
                 f"stop what uses it, or set {setting}"
             )
 
 
-def _explain(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        field = "_".join(str(part) for part in first["loc"]).upper()
-        return f"the setting MEDICHAT_{field} is wrong: {first['msg']}" if field else str(first["msg"])
-    return str(error)
+def _explain(error: Exception) -> str | None:
+    """One line for an operator; None for an error that nobody foresaw."""
+    import httpx
+
+    from services.cli_training import CommandRefused
+    from services.local import StartFailed
+    from shared.errors import MediChatError
+    from shared.settings import describe_wrong
+
+    if isinstance(error, ValueError):
+        return describe_wrong(error)
+    if isinstance(error, httpx.TransportError):
+        return f"the gateway cannot be reached ({type(error).__name__}); see MEDICHAT_API_URL"
+    told = Refused | CommandRefused | StartFailed | MediChatError | OSError
+    return str(error) if isinstance(error, told) else None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -14,18 +15,21 @@ from shared.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
-#: A process that ends sooner than this after its start cannot run here at all.
-_TOO_SOON_S = 5.0
+#: A process that ran for this long is started again at once.
+_LONG_S = 60.0
+_LONGEST_PAUSE_S = 60.0
 
 
 def keep(command: list[str]) -> int:
-    """Run `command` again whenever it ends, until SIGTERM or SIGINT, which it gets too.
+    """Run `command` again whenever it ends, until SIGTERM or SIGINT, which it gets as SIGTERM.
 
-    Returns its last exit status; one that does not even start is given up at once.
+    Returns its last exit status. One that ends with `os.EX_CONFIG` says that its configuration must be
+    changed before it can run, so it is given up at once; any other may do better after a pause.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    pause_s = 0.0
     while True:
         begun = time.monotonic()
         process = subprocess.Popen(command)
@@ -33,9 +37,19 @@ def keep(command: list[str]) -> int:
             if stopping.wait(0.2):
                 process.send_signal(signal.SIGTERM)
                 return process.wait()
-        if time.monotonic() - begun < _TOO_SOON_S and process.returncode > 0:
+        if process.returncode == os.EX_CONFIG:
             return process.returncode
-        log.warning("a process ended with status %d and is started again", process.returncode)
+        pause_s = next_pause_s(pause_s, time.monotonic() - begun)
+        log.warning(
+            "a process ended with status %d and is started again in %.0f s", process.returncode, pause_s
+        )
+        if stopping.wait(pause_s):
+            return 0
+
+
+def next_pause_s(pause_s: float, ran_s: float) -> float:
+    """How long to wait before the next start: longer each time, unless the process had run for long."""
+    return 0.0 if ran_s >= _LONG_S else min(max(1.0, 2 * pause_s), _LONGEST_PAUSE_S)
 
 
 if __name__ == "__main__":

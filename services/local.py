@@ -4,14 +4,17 @@
 same commands and environment to honcho.
 """
 
+import errno
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,10 +22,15 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from shared.settings import Settings
+from shared.settings import Settings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCFILE = ROOT / "Procfile"
+#: What a stack of its own takes from the settings around it: which model, and on what it runs. Nothing that
+#: would lead it to the database or the Redis of an installation in use.
+INHERITED = {f"MEDICHAT_{name}" for name in ("MODEL", "MODEL_PATH", "DEVICE", "DTYPE", "QUANTISE")}
+#: honcho kills what has not ended 5 s after the first process did.
+_STOP_S = 20.0
 
 
 class StartFailed(Exception):
@@ -36,12 +44,18 @@ def procfile_commands() -> dict[str, str]:
     return {name.strip(): command.strip() for name, command in pairs}
 
 
-def local_environment(settings: Settings, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment in which the Procfile's commands run."""
+def local_environment(
+    settings: Settings,
+    extra: Mapping[str, str] | None = None,
+    *,
+    around: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The environment in which the Procfile's commands run, made from the one around (this process's)."""
+    around = os.environ if around is None else around
     state_dir = settings.state_dir.absolute()
     environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **around,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{around.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
         "MEDICHAT_STATE_DIR": str(state_dir),
         "MEDICHAT_REDIS_PORT": str(urlsplit(settings.redis_url).port or 6379),
@@ -64,14 +78,82 @@ def free_ports(count: int) -> list[int]:
 
 
 def port_in_use(host: str, port: int) -> bool:
-    """Whether something listens there already."""
+    """Whether something listens there already. Raises OSError when nothing may listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             return True
     return False
+
+
+def run_honcho(settings: Settings, *, on_ready: Callable[[], None]) -> int:
+    """Run every process under honcho until it ends or KeyboardInterrupt; returns the exit status.
+
+    honcho gets a session of its own: signals of the terminal come here only, and are passed on in order.
+    """
+    environment = local_environment(settings, {"KEEP": f"{sys.executable} -m services.keep"})
+    command = [str(Path(sys.executable).with_name("honcho")), "start", "-f", str(PROCFILE)]
+    process = None
+
+    def watch(process: "subprocess.Popen[bytes]") -> None:
+        if wait_serving(settings, process):
+            on_ready()
+
+    try:
+        with _undisturbed():
+            process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
+        threading.Thread(target=watch, args=(process,), daemon=True).start()
+        return process.wait()
+    except KeyboardInterrupt:
+        if process is not None:
+            _stop_honcho(process)
+        return 0
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off the signals that end a command, so that none comes between a process's start and its record."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread only
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for missed in came:
+        signal.raise_signal(missed)
+
+
+def _stop_honcho(process: "subprocess.Popen[bytes]") -> None:
+    """Ask every process that honcho started to end, and wait until all are gone.
+
+    honcho itself is not asked: when the terminal is gone it fails to say so there, and stops nothing.
+    """
+    import psutil  # type: ignore[import-untyped]
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    for child in tree:
+        with suppress(ProcessLookupError):
+            if os.getsid(child.pid) == child.pid:  # a command of the Procfile; it stops what it started
+                os.kill(child.pid, signal.SIGTERM)
+    _, alive = psutil.wait_procs(tree, timeout=_STOP_S)
+    for child in alive:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_STOP_S)
+    process.kill()
+    process.wait()
 
 
 class Stack:
@@ -84,7 +166,10 @@ class Stack:
         without: Iterable[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`without` names processes not to start; `environment` adds MEDICHAT_… settings."""
+        """`without` names processes not to start; `environment` adds MEDICHAT_… settings.
+
+        Of the settings around, only those in `INHERITED` count.
+        """
         self.state_dir = state_dir
         redis_port, api_port, ui_port = free_ports(3)
         self.environment_extra = {
@@ -93,13 +178,15 @@ class Stack:
             "MEDICHAT_UI_PORT": str(ui_port),
             **(environment or {}),
         }
-        self.settings = Settings(
-            state_dir=state_dir,
-            redis_url=self.environment_extra["MEDICHAT_REDIS_URL"],
-            api_port=api_port,
-            ui_port=ui_port,
+        around = {
+            name: value
+            for name, value in os.environ.items()
+            if name in INHERITED or not name.startswith("MEDICHAT_")
+        }
+        self.settings = settings_from(
+            around | self.environment_extra | {"MEDICHAT_STATE_DIR": str(state_dir.absolute())}
         )
-        self.environment = local_environment(self.settings, self.environment_extra)
+        self.environment = local_environment(self.settings, self.environment_extra, around=around)
         self.commands = {k: v for k, v in procfile_commands().items() if k not in set(without)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.logins: dict[str, tuple[str, str]] = {}
@@ -148,7 +235,7 @@ class Stack:
         self, name: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start one process in a process group of its own."""
-        with self.log_path(name).open("ab") as log:
+        with self.log_path(name).open("ab") as log, _undisturbed():
             process = subprocess.Popen(
                 self.commands[name],
                 shell=True,
@@ -159,7 +246,7 @@ class Stack:
                 stderr=log,
                 start_new_session=True,
             )
-        self.processes[name] = process
+            self.processes[name] = process
         return process
 
     def signal(self, name: str, number: signal.Signals) -> None:

@@ -2,11 +2,16 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
+
 from shared.auth.accounts import create_first_users
-from shared.db import migrate, open_database
+from shared.db import Database, migrate, open_database
+from shared.db.engine import database_setting
 from shared.privacy.envelope import new_master_key
 from shared.settings import Settings, load_settings
 
@@ -44,14 +49,26 @@ def make_secrets(state_dir: Path) -> None:
 
 def make_tables(settings: Settings) -> list[tuple[str, str, str]]:
     """Migrate the database as its owner and make the first users; returns those made."""
-    database = open_database(settings, owner=True, pool_size=1)
-    try:
+    with open_as_owner(settings) as database:
         migrate.upgrade(database.writer)
         with database.write() as connection:
             logins = create_first_users(connection, datetime.now(UTC))
             if logins:  # written before the commit: a password in the file may be void, never lost
                 write_private(settings.state_dir / LOGINS_FILE, describe_logins(logins))
         return logins
+
+
+@contextmanager
+def open_as_owner(settings: Settings) -> Iterator[Database]:
+    """The database as its owner. Raises ConnectionError, naming the setting, when it cannot be reached."""
+    database = open_database(settings, owner=True, pool_size=1)
+    try:
+        yield database
+    except OperationalError as error:
+        reason = " ".join(str(error.orig).split())
+        raise ConnectionError(
+            f"the database cannot be reached, see {database_setting(settings, owner=True)}: {reason}"
+        ) from error
     finally:
         database.close()
 

@@ -1,5 +1,6 @@
 """What is written when a job ends, whoever ends it. It moves no job."""
 
+import logging
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -8,6 +9,9 @@ from shared.audit import record
 from shared.conversations import Conversations
 from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
+from shared.privacy.envelope import CannotDecrypt
+
+log = logging.getLogger(__name__)
 
 _ACTIONS = {
     State.SUCCEEDED: "answer.given",
@@ -21,14 +25,20 @@ def record_end(
 ) -> str | None:
     """Log the end, and keep an answer's sentences as a message, in the transaction that ended the job.
 
-    Returns the message's id; None when nothing was released. A job that has not ended is left alone.
+    Returns the message's id; None when nothing was kept. A job that has not ended is left alone. A text
+    that can no longer be opened keeps no job from ending: then the event says `unreadable`.
     """
     if job.state not in _ACTIONS:
         return None
     if job.kind is not Kind.INFER:
         _record_work(connection, job, actor=actor, now=now)
         return None
-    message_id = conversations.keep_answer(connection, job, now)
+    message_id, unreadable = None, {}
+    try:
+        message_id = conversations.keep_answer(connection, job, now)
+    except CannotDecrypt as error:
+        log.error("the answer of job %s cannot be opened: %s", job.id, type(error).__name__)
+        unreadable = {"unreadable": True}
     record.append(
         connection,
         now=now,
@@ -47,6 +57,7 @@ def record_end(
             "policy_version": job.policy_version,
             "completion_tokens": job.completion_tokens,
             "attempt": job.attempt,
+            **unreadable,
         },
     )
     return message_id

@@ -15,6 +15,7 @@ from shared.db.tables import conversations, data_keys, messages, released_senten
 from shared.errors import NotFound
 from shared.guard.verdict import Action, Verdict
 from shared.ids import new_id
+from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
 from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
@@ -211,8 +212,14 @@ class Conversations:
             for row in rows
         ]
 
+    def _has_answer(self, connection: Connection, question_id: str) -> bool:
+        shown = select(messages.c.id).where(
+            messages.c.parent_id == question_id, messages.c.hidden_at.is_(None)
+        )
+        return connection.execute(shown).first() is not None
+
     def hide_answers(self, connection: Connection, question_id: str, now: datetime) -> None:
-        """Hide the answers given so far to a question, because another one will be written."""
+        """Hide the answers given so far to a question, because another one was written."""
         connection.execute(
             update(messages)
             .where(messages.c.parent_id == question_id, messages.c.hidden_at.is_(None))
@@ -304,13 +311,21 @@ class Conversations:
         return verdict_id
 
     def keep_answer(self, connection: Connection, job: Job, now: datetime) -> str | None:
-        """Make what was released for an ended job a message; None when nothing was released."""
+        """Make what was released for an ended job a message; None when nothing was kept.
+
+        It takes the place of the former answers to its question, unless it failed: then those stay, and it
+        is found among the released sentences only.
+        """
         if job.conversation_id is None:
             return None
         key = self.key(connection, job.conversation_id)
         sentences = self.read_sentences(connection, job.conversation_id, job.id, key=key)
         if not sentences:
             return None
+        if job.parent_job_id is not None and job.question_id is not None:
+            if job.state is State.FAILED and self._has_answer(connection, job.question_id):
+                return None
+            self.hide_answers(connection, job.question_id, now)
         return self.add_message(
             connection,
             key,

@@ -5,12 +5,15 @@ Every setting is an environment variable `MEDICHAT_<NAME>`; every secret may ins
 """
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 SYSTEM_PROMPT = (
     "You are a helpful medical assistant. You provide information, not diagnosis. "
@@ -61,6 +64,9 @@ class Settings(BaseSettings):
     #: Address that the gateway listens on.
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=1, le=65535)
+    #: Proxies in front of the gateway, as addresses or networks, with commas: only their word on whom
+    #: they speak for (X-Forwarded-For) is taken.
+    trusted_proxies: str = "127.0.0.1"
     #: Address that the dashboard listens on.
     ui_host: str = "127.0.0.1"
     ui_port: int = Field(8501, ge=1, le=65535)
@@ -80,8 +86,8 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantise: Literal["none", "nf4"] = "none"
     system_prompt: str = SYSTEM_PROMPT
-    #: Resources named in a crisis: intl, us, uk, eu.
-    locale: str = "intl"
+    #: Whose help lines and emergency numbers are named (see shared/guard/resources.yaml).
+    locale: Literal["intl", "us", "uk", "gb", "ie", "eu", "ca", "au"] = "intl"
     #: Longest answer in tokens that a request may ask for, and the length when it asks for none.
     max_new_tokens: int = Field(512, ge=1)
     #: Requests that one worker generates at the same time.
@@ -107,6 +113,25 @@ class Settings(BaseSettings):
     retry_base_s: float = Field(2, ge=0)
     max_attempts: int = Field(3, ge=1)
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # the port is no number
+            usable = False
+        if not usable:
+            raise ValueError("write redis://HOST:PORT/NUMBER, or rediss:// with TLS")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for each in filter(None, value.replace(" ", "").split(",")):
+            ip_network(each, strict=False)
+        return value
+
     @model_validator(mode="after")
     def _fill_defaults(self) -> "Settings":
         if not self.database_url:
@@ -131,11 +156,41 @@ class Settings(BaseSettings):
         return value.get_secret_value()
 
 
+def describe_wrong(error: ValueError) -> str:
+    """One line about a setting that cannot be used, by its name; any other error in its own words."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    field = "_".join(str(part) for part in first["loc"]).upper()
+    rule = first["msg"].removeprefix("Value error, ")
+    return f"the setting MEDICHAT_{field} is wrong: {rule}" if field else rule
+
+
 def load_settings() -> Settings:
     """Read the environment and the secret files now (no caching)."""
     state_dir = Path(os.environ.get("MEDICHAT_STATE_DIR", ".medichat"))
     secrets_dir = Path(os.environ.get("MEDICHAT_SECRETS_DIR", state_dir / "secrets"))
     return Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None)
+
+
+class _GivenSettings(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settings_from(environment: Mapping[str, str]) -> Settings:
+    """The settings of a process that will run in this environment, which is not this one's."""
+    names = {name: f"MEDICHAT_{name.upper()}" for name in Settings.model_fields}
+    given = {name: environment[variable] for name, variable in names.items() if variable in environment}
+    return _GivenSettings.model_validate(given)
 
 
 @lru_cache

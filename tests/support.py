@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import select, update
 
+from services.api.__main__ import serving
 from services.api.main import create_app
 from services.api.state import Gateway
 from services.local import free_ports
@@ -29,8 +30,9 @@ from shared.audit import record
 from shared.auth import accounts, sessions
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
-from shared.db.tables import audit_events, users
-from shared.guard.verdict import Action, Audience
+from shared.conversations import StoredVerdict
+from shared.db.tables import audit_events, leases, users
+from shared.guard.verdict import Action, Audience, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
@@ -109,15 +111,7 @@ class Api:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.app: FastAPI = create_app(settings)
-        config = uvicorn.Config(
-            self.app,
-            host="127.0.0.1",
-            port=settings.api_port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
+        config = uvicorn.Config(self.app, timeout_graceful_shutdown=1, **serving(settings))
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -138,6 +132,10 @@ class Api:
         self._server.should_exit = True
         self._thread.join(timeout=10)
         assert not self._thread.is_alive(), "the gateway did not stop"
+
+    def wait_for_maintenance(self) -> None:
+        """Until the gateway's own maintenance has worked."""
+        wait_until(lambda: self.count(leases), 10, "for the maintenance")
 
     # -- people
 
@@ -205,13 +203,23 @@ class Api:
         assert job is not None, "there was no job to claim"
         return job
 
-    def release(self, job: Job, text: str, seq: int = 1) -> None:
-        """Release one sentence of a claimed job, and ring."""
+    def release(
+        self, job: Job, text: str, seq: int = 1, *, verdict: Verdict = Verdict.ALLOWED, suppressed: str = ""
+    ) -> None:
+        """Release one sentence of a claimed job, and ring; `suppressed` is what the guard replaced by it."""
         gateway = self.gateway
         assert job.conversation_id is not None
         with gateway.database.write() as connection:
             values = {"first_sentence_at": gateway.clock.now(connection)} if seq == 1 else {}
             now = gateway.jobs.hold(connection, job.claim, **values)
+            verdict_id = None
+            if verdict.action is not Action.ALLOW:
+                stored = StoredVerdict(
+                    verdict=verdict, policy_version=gateway.guard.policy_version, text=suppressed or text
+                )
+                verdict_id = gateway.conversations.store_verdict(
+                    connection, job_id=job.id, stored=stored, now=now
+                )
             gateway.conversations.release(
                 connection,
                 gateway.conversations.key(connection, job.conversation_id),
@@ -219,9 +227,9 @@ class Api:
                 seq=seq,
                 epoch=job.epoch,
                 text=text,
-                suppressed=None,
-                verdict_id=None,
-                action=Action.ALLOW,
+                suppressed=suppressed or None,
+                verdict_id=verdict_id,
+                action=verdict.action,
                 now=now,
             )
         gateway.bell.news(job.id, seq)

@@ -25,7 +25,7 @@ _ID = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 
 
 def model_config(vocab_size: int) -> Gemma3Config:
-    """The configuration for a tokenizer of ``vocab_size`` entries: about 7 million parameters."""
+    """The configuration for a tokenizer of ``vocab_size`` entries: about 6.3 million parameters."""
     text = Gemma3TextConfig(
         vocab_size=vocab_size,
         hidden_size=256,

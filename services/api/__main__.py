@@ -1,31 +1,49 @@
-"""Runs the gateway: `python -m services.api`. It knows only where to listen."""
+"""Runs the gateway: `python -m services.api`. It knows only where to listen, and whom to believe."""
 
 import gc
+import logging
+import os
+import sys
+from typing import Any
 
 import uvicorn
 
 from services.api.main import create_app
 from shared.logs import configure_logging
-from shared.settings import get_settings
+from shared.privacy.envelope import Envelope
+from shared.settings import Settings, describe_wrong, get_settings
 
 
-def main() -> None:
-    """Serve until told to stop; open streams get a few seconds to end."""
+def main() -> int:
+    """Serve until told to stop; open streams get a few seconds to end.
+
+    Returns the exit status: `os.EX_CONFIG` when a setting must be changed.
+    """
     configure_logging("api")
-    settings = get_settings()
+    try:
+        settings = get_settings()
+        Envelope.from_base64(settings.secret("master_key"))
+        settings.secret("token_key")
+    except ValueError as error:
+        logging.getLogger(__name__).critical("the gateway cannot start: %s", describe_wrong(error))
+        return os.EX_CONFIG
     gc.collect()
     gc.freeze()  # what is loaded stays; searching it for garbage would hold up every request
-    uvicorn.run(
-        create_app,
-        factory=True,
-        host=settings.api_host,
-        port=settings.api_port,
-        access_log=False,  # a URL may name a conversation; the audit log says who did what
-        log_config=None,
-        timeout_graceful_shutdown=3,
-        server_header=False,
-    )
+    uvicorn.run(create_app, factory=True, timeout_graceful_shutdown=3, **serving(settings))
+    return 0
+
+
+def serving(settings: Settings) -> dict[str, Any]:
+    """How uvicorn listens, and whose word on a caller's address it takes."""
+    return {
+        "host": settings.api_host,
+        "port": settings.api_port,
+        "forwarded_allow_ips": settings.trusted_proxies,
+        "access_log": False,  # a URL may name a conversation; the audit log says who did what
+        "log_config": None,
+        "server_header": False,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -190,7 +190,7 @@ class _Desk:
 
 
 def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job:
-    """Answer the conversation's last question again; the former answer is hidden.
+    """Answer the conversation's last question again; the former answer goes once the new one is there.
 
     Raises NotFound, Conflict (nothing to answer), ConversationBusy or LimitReached.
     """
@@ -210,7 +210,6 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 .order_by(jobs.c.created_at.desc())
                 .limit(1)
             ).one_or_none()
-            gateway.conversations.hide_answers(connection, asked.id, now)
             sampling = dict(before.sampling) if before is not None else {}
             sampling["temperature"] = sampling.get("temperature") or REGENERATE_TEMPERATURE
             verdict = gateway.guard.screen_question(asked.text, caller.audience)

@@ -1,6 +1,6 @@
 """What a route may ask for in its signature: the gateway, and who is calling. It answers nothing.
 
-Every route declares who may call it, by one of `Asker`, `AnyUser`, `Admin`, `Auditor`,
+Every route declares who may call it, by one of `Asker`, `Reader`, `AnyUser`, `Admin`, `Auditor`,
 `AdminOrAuditor` in its signature or `Public` among its dependencies; a test walks all routes for it.
 """
 
@@ -11,13 +11,16 @@ from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 from starlette.concurrency import run_in_threadpool
 
-from services.api.identify import Caller
+from services.api.identify import Caller, Knock
 from services.api.state import Gateway
 from services.api.together import Together
 from shared.audit import record
 from shared.auth.roles import Role, Scope
 from shared.auth.sessions import Principal
 from shared.errors import ConsentRequired, LimitReached, NotAllowed, NotAuthenticated
+
+#: Sent by a page that looks again by itself, so that it does not keep an unused log-in alive.
+WATCHING_HEADER = "X-MediChat-Poll"
 
 _bearer = OAuth2PasswordBearer(tokenUrl="v1/auth/token", auto_error=False)
 
@@ -31,29 +34,34 @@ async def get_gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
+async def get_principal(request: Request, bearer: Annotated[str | None, Depends(_bearer)]) -> Principal:
+    """Who is calling; looked up and counted once a request. Raises NotAuthenticated or LimitReached."""
+    if not bearer:
+        raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
+    door: Together[Knock, Caller] = request.app.state.door
+    caller = await door(Knock(bearer, watching=WATCHING_HEADER in request.headers))
+    if caller.wait_s is not None:
+        raise LimitReached(
+            "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
+        )
+    return caller.principal
+
+
 @dataclass(frozen=True)
 class Access:
     """A dependency that lets only some callers through."""
 
     role: Role | None
-    scope: Scope | None
+    #: One of these is enough; none is needed when there are none.
+    scopes: frozenset[Scope] = frozenset()
     consent: bool = False
     #: Another role, and its scope, that may call as well.
     also: tuple[Role, Scope] | None = None
 
     async def __call__(
-        self, request: Request, gateway: GatewayDep, bearer: Annotated[str | None, Depends(_bearer)]
+        self, gateway: GatewayDep, principal: Annotated[Principal, Depends(get_principal)]
     ) -> Principal:
         """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
-        if not bearer:
-            raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
-        door: Together[str, Caller] = request.app.state.door
-        caller = await door(bearer)
-        if caller.wait_s is not None:
-            raise LimitReached(
-                "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
-            )
-        principal = caller.principal
         if not self._lets_in(principal):
             await run_in_threadpool(self._log_denial, gateway, principal)
             raise NotAllowed
@@ -62,11 +70,11 @@ class Access:
         return principal
 
     def _lets_in(self, principal: Principal) -> bool:
-        allowed = [(self.role, self.scope), *([self.also] if self.also else [])]
-        return any(
-            (role is None or principal.role is role) and (scope is None or scope in principal.scopes)
-            for role, scope in allowed
-        )
+        if self.also is not None and principal.role is self.also[0]:
+            return self.also[1] in principal.scopes
+        if self.role is not None and principal.role is not self.role:
+            return False
+        return not self.scopes or bool(self.scopes & principal.scopes)
 
     def _log_denial(self, gateway: Gateway, principal: Principal) -> None:
         with gateway.database.write() as connection:
@@ -76,7 +84,7 @@ class Access:
                 actor=principal.actor,
                 action="access.denied",
                 outcome=record.Outcome.DENIED,
-                reason=f"needs role {self.role} and scope {self.scope}",
+                reason=f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}",
             )
 
 
@@ -84,11 +92,14 @@ async def everyone() -> None:
     """Lets everyone through, logged in or not."""
 
 
-Asker = Annotated[Principal, Depends(Access(Role.USER, Scope.ASK, consent=True))]
-AnyUser = Annotated[Principal, Depends(Access(None, None))]
-Admin = Annotated[Principal, Depends(Access(Role.ADMIN, Scope.ADMIN))]
+_ASK, _READ = frozenset({Scope.ASK}), frozenset({Scope.ASK, Scope.READ})
+
+Asker = Annotated[Principal, Depends(Access(Role.USER, _ASK, consent=True))]
+Reader = Annotated[Principal, Depends(Access(Role.USER, _READ, consent=True))]
+AnyUser = Annotated[Principal, Depends(Access(None))]
+Admin = Annotated[Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN})))]
 AdminOrAuditor = Annotated[
-    Principal, Depends(Access(Role.ADMIN, Scope.ADMIN, also=(Role.AUDITOR, Scope.AUDIT)))
+    Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN}), also=(Role.AUDITOR, Scope.AUDIT)))
 ]
-Auditor = Annotated[Principal, Depends(Access(Role.AUDITOR, Scope.AUDIT))]
+Auditor = Annotated[Principal, Depends(Access(Role.AUDITOR, frozenset({Scope.AUDIT})))]
 Public = Depends(everyone)

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from shared import errors
@@ -114,6 +114,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.MediChatError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(DataError, _not_storable)
     for kind in DATABASE_AWAY:
         app.add_exception_handler(kind, _database_away)
 
@@ -141,7 +142,7 @@ def _rule(item: dict[str, Any]) -> str:
     """What the field must be. Pydantic's own words for JSON errors quote the input, so they are left out."""
     if item["type"] == "json_invalid":
         return "is not valid JSON"
-    return str(item["msg"])
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 async def _http(_request: Request, error: Exception) -> Response:
@@ -154,6 +155,12 @@ async def _http(_request: Request, error: Exception) -> Response:
         detail.get(error.status_code, "The request cannot be read."),
         headers=dict(error.headers or {}),
     )
+
+
+async def _not_storable(_request: Request, error: Exception) -> Response:
+    log.warning("the database cannot hold or compare a value: %s", where(error))
+    detail = "A text or number that was sent cannot be used, for example because it holds a NUL; change it."
+    return problem(422, "invalid-input", detail)
 
 
 async def _database_away(_request: Request, error: Exception) -> Response:

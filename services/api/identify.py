@@ -10,6 +10,14 @@ from shared.errors import NotAuthenticated
 
 
 @dataclass(frozen=True)
+class Knock:
+    """A bearer token, and whether it came by itself: a page that merely watches is no use of a log-in."""
+
+    bearer: str
+    watching: bool = False
+
+
+@dataclass(frozen=True)
 class Caller:
     """Who is calling, and for how many seconds they must wait if they called too often (else None)."""
 
@@ -17,7 +25,7 @@ class Caller:
     wait_s: float | None
 
 
-def identify(gateway: Gateway, bearers: list[str]) -> list[Caller | Exception]:
+def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
     """The caller behind each bearer token, or NotAuthenticated; each is counted as one request.
 
     One read for all: a session that ended before this began is not found.
@@ -26,11 +34,11 @@ def identify(gateway: Gateway, bearers: list[str]) -> list[Caller | Exception]:
     found: list[Principal | NotAuthenticated] = []
     with gateway.database.read() as connection:
         now = gateway.clock.now(connection)
-        for bearer in bearers:
+        for knock in knocks:
             try:
                 principal = sessions.resolve(
                     connection,
-                    bearer,
+                    knock.bearer,
                     key=settings.secret("token_key"),
                     idle=timedelta(minutes=settings.session_idle_minutes),
                     now=now,
@@ -39,7 +47,11 @@ def identify(gateway: Gateway, bearers: list[str]) -> list[Caller | Exception]:
                 found.append(error)
             else:
                 found.append(principal)
-    due = {one.session_id: one for one in found if isinstance(one, Principal) and one.note_due}
+    due = {
+        one.session_id: one
+        for one, knock in zip(found, knocks, strict=True)
+        if isinstance(one, Principal) and one.note_due and not knock.watching
+    }
     if due:
         with gateway.database.write() as connection:
             for principal in due.values():

@@ -6,6 +6,7 @@ It answers no request. Any number of gateways may run: a row in `leases` elects 
 import logging
 import threading
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Connection, or_
 from sqlalchemy.dialects import postgresql, sqlite
@@ -55,9 +56,7 @@ class Maintenance:
             now = gateway.clock.now(connection)
             if not self._elected(connection, now):
                 return
-            moved = gateway.jobs.expire(connection)
-            for job in moved:
-                record_end(connection, gateway.conversations, job, actor=record.SYSTEM_ACTOR, now=now)
+            moved = gateway.jobs.expire(connection, partial(self._record, connection, now))
             stale = gateway.jobs.take_stale(connection)
             abandoned = gateway.datasets.abandon_silent(connection, now)
         for job in moved:
@@ -68,6 +67,10 @@ class Maintenance:
             gateway.datasets.delete_files(dataset_id)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
+
+    def _record(self, connection: Connection, now: datetime, job: Job) -> None:
+        talk = self._gateway.conversations
+        record_end(connection, talk, job, actor=record.SYSTEM_ACTOR, now=now)
 
     def _announce(self, job: Job) -> None:
         if job.state not in TERMINAL:
@@ -84,9 +87,9 @@ class Maintenance:
                 index_elements=[leases.c.name],
                 set_={"holder": self._holder, "expires_at": now + life},
                 where=or_(leases.c.holder == self._holder, leases.c.expires_at <= now),
-            )
+            ).returning(leases.c.holder)  # psycopg forgets how many rows an INSERT touched
         )
-        return bool(taken.rowcount)
+        return taken.one_or_none() is not None
 
     def _run(self) -> None:
         pause = self._gateway.settings.reconcile_s

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_
 
+from services.api.schemas import in_our_time
 from shared.errors import InvalidInput
 
 
@@ -20,7 +21,7 @@ def older_than(moment_column: Any, id_column: Any, cursor: str) -> ColumnElement
     try:
         text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
         moment_text, row_id = text.split("|", 1)
-        moment = datetime.fromisoformat(moment_text)
+        moment = in_our_time(datetime.fromisoformat(moment_text))
     except (ValueError, binascii.Error) as error:
         raise InvalidInput("The cursor is not one that this list gave out; leave it out to start.") from error
     if moment.tzinfo is None or "\x00" in row_id:

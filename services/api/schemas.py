@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 #: Control characters, line separators aside; lone surrogates never get past the JSON parser's UTF-8.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ud800-\udfff]")
@@ -15,12 +15,20 @@ def _plain_text(text: str) -> str:
         raise ValueError("holds control characters; send plain text")
     text = text.strip()
     if not text:
-        raise ValueError("is empty; write some text")
+        raise ValueError("is empty; write something")
     return text
+
+
+def in_our_time(moment: datetime) -> datetime:
+    """The moment. Raises ValueError for one that another time zone could push off the calendar."""
+    if not 1970 <= moment.year <= 9000:
+        raise ValueError("lies outside the years 1970 to 9000")
+    return moment
 
 
 T = TypeVar("T")
 PlainText = Annotated[str, AfterValidator(_plain_text)]
+Moment = Annotated[AwareDatetime, AfterValidator(in_our_time)]
 
 
 class Body(BaseModel):
@@ -35,7 +43,7 @@ class AskBody(Body):
     query: PlainText = Field(min_length=1, description="The question, in plain text.")
     max_new_tokens: int | None = Field(None, ge=1, strict=True, description="Longest answer, in tokens.")
     temperature: float | None = Field(
-        None, ge=0, le=2, description="0 (the default) always gives the likeliest words."
+        None, ge=0, le=2, strict=True, description="0 (the default) always gives the likeliest words."
     )
     adapter: str | None = Field(
         None,

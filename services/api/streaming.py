@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from services.api.state import Gateway
+from shared.auth.sessions import is_open
 from shared.conversations import Sentence
 from shared.jobs.lifecycle import TERMINAL
 from shared.jobs.records import Job
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _LOOK_S = 2.0  # how long to trust a healthy bell
 _LOOK_WITHOUT_BELL_S = 0.25
 _PING_S = 1.0
+_CHECK_READER_S = 1.0
 _SILENT_S = 3.0
 
 
@@ -128,11 +130,25 @@ def look(gateway: Gateway, job_id: str, after: int) -> Look:
         return Look(job, sentences)
 
 
-async def follow(gateway: Gateway, news: News, job_id: str, *, after: int = 0) -> AsyncIterator[Look]:
-    """The job's state and sentences as they change, until it has ended; the first look comes at once."""
+def _may_read(gateway: Gateway, session_id: str) -> bool:
+    with gateway.database.read() as connection:
+        return is_open(connection, session_id, gateway.clock.now(connection))
+
+
+async def follow(
+    gateway: Gateway, news: News, job_id: str, *, after: int = 0, reader: str | None = None
+) -> AsyncIterator[Look]:
+    """The job's state and sentences as they change, until it has ended; the first look comes at once.
+
+    With the session of a `reader`, nothing more is told soon after that ended.
+    """
     with news.listening(job_id) as event:
-        state = None
+        state, checked_at = None, time.monotonic()
         while True:
+            if reader is not None and time.monotonic() - checked_at >= _CHECK_READER_S:
+                if not await run_in_threadpool(_may_read, gateway, reader):
+                    return
+                checked_at = time.monotonic()
             seen = await run_in_threadpool(look, gateway, job_id, after)
             if seen.sentences or seen.job.state is not state:
                 yield seen

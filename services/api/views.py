@@ -133,6 +133,8 @@ def conversation_view(
         released = gateway.conversations.read_sentences(connection, conversation_id, job.id)
     key = gateway.conversations.key(connection, conversation_id)
     said = gateway.conversations.read_messages(connection, conversation_id, key=key)
+    if job is not None and job.finished_at is None:  # what is being written is shown in their place
+        said = [message for message in said if message.parent_id != job.question_id]
     return schemas.ConversationView(
         id=row.id,
         title=key.decrypt(row.title_ciphertext, place=f"title:{row.id}"),

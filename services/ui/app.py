@@ -11,6 +11,7 @@ import streamlit as st
 
 from services.ui import session
 from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import plain_markdown
 from services.ui.views import (
     account,
     adapters,
@@ -78,7 +79,7 @@ def _navigate(gateway: Gateway, me: Json) -> None:
     }
     st.navigation(pages).run()
     with st.sidebar:
-        st.caption(f"Logged in as **{me['name']}** ({me['role']})")
+        st.caption(f"Logged in as **{plain_markdown(me['name'])}** ({me['role']})")
         _link("Log out", f"{get_settings().public_api_url}/logout")
 
 

@@ -31,8 +31,15 @@ def _connections() -> httpx.Client:
 class Gateway:
     """The gateway as one logged-in person sees it; every method raises GatewayError."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, watching: bool = False) -> None:
+        self._headers = {"Authorization": f"Bearer {token}"}
+        if watching:
+            self._headers["X-MediChat-Poll"] = "1"
         self._token = token
+
+    def watching(self) -> "Gateway":
+        """The same, for looks that a page takes by itself: they do not count as use of the log-in."""
+        return Gateway(self._token, watching=True)
 
     def me(self) -> Json:
         """Who is logged in."""
@@ -144,7 +151,7 @@ class Gateway:
 
     def call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any) -> Json:
         """One request; `content` is what httpx takes. Raises GatewayError."""
-        sent = {"Authorization": f"Bearer {self._token}", **(headers or {})}
+        sent = {**self._headers, **(headers or {})}
         try:
             response = _connections().request(method, path, headers=sent, **content)
         except httpx.HTTPError as error:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.engines.base import (
@@ -25,20 +26,21 @@ from services.worker_infer.engines.errors import (
     AdapterUnavailable,
     EngineCrashed,
     EngineUnavailable,
+    OutOfMemory,
     RequestTooLong,
 )
 from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
-from shared.db import Database
+from shared.db import Database, is_away
 from shared.errors import AdapterRefused, LeaseLost, PromptTooLong
 from shared.guard import Guard
 from shared.guard.gate import Release
 from shared.guard.verdict import Action
 from shared.jobs.leases import Hold, LeaseKeeper
 from shared.jobs.lifecycle import EventKind, Kind
-from shared.jobs.persist import DATABASE_AWAY, persist
+from shared.jobs.persist import persist
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore, Renewal
 from shared.logs import where
@@ -115,12 +117,17 @@ class Answerer:
         self._active = active
         self._prompt_version = prompt_version(settings.system_prompt)
         self._actor = record.Actor(record.SYSTEM, worker_id)
+        #: Whether a ring found the engine unwell.
+        self._refused = False
 
     def answer_next(self) -> bool:
         """Claim the best queued job and bring it to an end, or back to the queue.
 
         Returns whether to look for another: false when none is queued, or this worker cannot take one.
         """
+        if not self._model.engine.health().ok:
+            self._refused = True  # the jobs are for workers that are well
+            return False
         with self._database.write() as connection:
             job = self._jobs.claim(connection, Kind.INFER, self._worker_id)
         if job is None:
@@ -140,6 +147,12 @@ class Answerer:
                 )
         self._bell.news(job.id)
         return not attempt.handed_back
+
+    def ring_when_well(self) -> None:
+        """Wake a worker for what this one left in the queue, once its engine is well again."""
+        if self._refused and self._model.engine.health().ok:
+            self._refused = False
+            self._bell.work(Kind.INFER, "")
 
 
 class _Attempt:
@@ -177,6 +190,8 @@ class _Attempt:
         except AdapterUnavailable as error:
             end = self.retry if error.may_pass else self._fail
             end("adapter-unavailable", str(error))
+        except OutOfMemory as error:
+            self._fail("out-of-memory", str(error))
         except EngineCrashed:
             self.retry("engine-crashed", "The model stopped unexpectedly, several times; ask again later.")
         except EngineUnavailable:
@@ -366,7 +381,11 @@ class _Attempt:
         claim = self._job.claim
         try:
             job = self._transition(lambda c: self._a._jobs.retry(c, claim, error=error, error_detail=detail))
-        except (LeaseLost, *DATABASE_AWAY):
+        except LeaseLost:
+            return
+        except DBAPIError as error_now:
+            if not is_away(error_now):
+                raise
             return  # the lease will run out, and the reconciler decides
         log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
 

@@ -56,13 +56,12 @@ def open_model(settings: Settings) -> Model:
     """
     entry = find_model(settings.model)
     device = choose_device(settings.device)
-    wanted = str(settings.quantise)
     loaded = load_model(
         entry,
         folder=settings.model_path,
         device=device,
         dtype=choose_dtype(settings.dtype, entry, device),
-        quantisation=entry.quantisation if wanted == "auto" else Quantisation(wanted),
+        quantisation=Quantisation(settings.quantise),
     )
     text_config = loaded.model.config.get_text_config()
     context_tokens = min(entry.context_tokens, text_config.max_position_embeddings)
@@ -156,13 +155,15 @@ def load_model(
     Only safetensors files are read, and no code that comes with a model is run.
 
     Raises:
-        InvalidInput: a format that Gemma 3 cannot be run in.
+        InvalidInput: a format that Gemma 3 cannot be run in, or a folder without weights.
         Unavailable: the weights are not there, may not be read or do not fit the memory.
     """
     guard_dtype(dtype)
     folder = folder or entry.folder
     if folder is not None and not list(folder.glob("*.safetensors")):
-        raise Unavailable(f"There are no safetensors files for the model {entry.name} in {folder}.")
+        raise InvalidInput(
+            f"There are no safetensors files for the model {entry.name} in {folder}; see MEDICHAT_MODEL_PATH."
+        )
     _check_memory(entry, device, dtype, quantisation)
     source: dict[str, Any] = {"trust_remote_code": False}
     if folder is None:

@@ -168,6 +168,7 @@ class Worker:
 
     def _report(self) -> None:
         """Say that this worker lives, and how it fares."""
+        self.answerer.ring_when_well()
         stats = self.model.engine.stats()
         with self.database.write() as connection:
             connection.execute(

@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from services.worker_train.child import Exit
 from services.worker_train.supervise import Program, ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
 from shared.answers import record_end
+from shared.db import is_away
 from shared.errors import LeaseLost
 from shared.jobs.leases import Hold
 from shared.jobs.lifecycle import TERMINAL, EventKind
-from shared.jobs.persist import DATABASE_AWAY, persist
+from shared.jobs.persist import persist
 from shared.jobs.records import Job
 from shared.jobs.store import Renewal
 from shared.logs import where
@@ -205,7 +207,11 @@ class Attempt:
 
         try:
             job = self._transition(move)
-        except (LeaseLost, *DATABASE_AWAY):
+        except LeaseLost:
+            return
+        except DBAPIError as away:
+            if not is_away(away):
+                raise
             return  # the lease will run out, and the reconciler decides
         log.warning("job %s: attempt %d ended in %s, now %s", job.id, job.attempt, error, job.state)
 

@@ -5,7 +5,7 @@ Every change is logged in the transaction that makes it.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -14,8 +14,9 @@ from shared.audit import record
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.passwords import check_password, hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
+from shared.clock import Clock
 from shared.db.tables import api_keys, sessions, users
-from shared.errors import AccountLocked, Conflict, NotAllowed, NotAuthenticated, NotFound
+from shared.errors import AccountLocked, Conflict, InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 
@@ -109,21 +110,35 @@ def get_account(connection: Connection, user_id: str) -> Account:
     return Account.from_row(row)
 
 
-def check_login(connection: Connection, name: str, password: str, now: datetime) -> Account:
+class Strangers(Protocol):
+    """Counts guesses at names that nobody has, so that these lock as accounts do and tell nobody apart."""
+
+    def guess(self, name: str) -> float:
+        """Count a guess; seconds for which this name is locked, 0 when the guess may be made."""
+
+
+def check_login(
+    connection: Connection, name: str, password: str, clock: Clock, strangers: Strangers
+) -> Account:
     """The account whose name and password these are.
 
-    The fifth failure in a row, and each one after it, locks the account for 2, 4, 8 … seconds.
+    The fifth failure in a row, and each one after it, locks the name for 2, 4, 8 … seconds.
     Raises NotAuthenticated or AccountLocked; commit even then: failures count and are logged.
     """
-    row = connection.execute(select(users).where(users.c.name == name.lower())).one_or_none()
-    if row is not None and row.locked_until is not None and row.locked_until > now:
-        _log_failure(connection, row.id, "locked", now)
-        raise AccountLocked(retry_after_s=(row.locked_until - now).total_seconds())
-    right = check_password(password, row.password_hash if row is not None else None)
+    name = name.lower()
+    # the row is locked, so that guesses at the same moment are judged one after another
+    row = connection.execute(select(users).where(users.c.name == name).with_for_update()).one_or_none()
+    now = clock.now(connection)  # only now: waiting for the row may have taken long
+    locked_s = strangers.guess(name) if row is None else _locked_s(row, now)
+    user_id = None if row is None else row.id
+    if locked_s > 0:
+        _log_failure(connection, user_id, "locked", now)
+        raise AccountLocked(retry_after_s=locked_s)
+    right = check_password(password, None if row is None else row.password_hash)
     if row is None or not right:
         if row is not None:
-            _count_failure(connection, row, now)
-        _log_failure(connection, row.id if row is not None else None, "wrong name or password", now)
+            _count_failure(connection, row, clock.now(connection))
+        _log_failure(connection, user_id, "wrong name or password", now)
         raise NotAuthenticated("The name or the password is wrong.")
     if row.status != AccountStatus.ACTIVE:
         _log_failure(connection, row.id, row.status, now)
@@ -189,6 +204,34 @@ def approve_auditor(connection: Connection, user_id: str, *, actor: record.Actor
     )
     record.append(connection, now=now, actor=actor, action="user.approved", object=f"user:{user_id}")
     return get_account(connection, user_id)
+
+
+def check_own_password(
+    connection: Connection, user_id: str, password: str, *, actor: record.Actor, clock: Clock
+) -> None:
+    """Whether this is the password of somebody who is logged in; failures count as those at log-in.
+
+    Raises InvalidInput or AccountLocked; commit even then.
+    """
+    row = connection.execute(select(users).where(users.c.id == user_id).with_for_update()).one()
+    now = clock.now(connection)
+    locked_s = _locked_s(row, now)
+    if locked_s <= 0 and check_password(password, row.password_hash):
+        return
+    if locked_s <= 0:
+        _count_failure(connection, row, clock.now(connection))
+    record.append(
+        connection,
+        now=now,
+        actor=actor,
+        action="user.password_set",
+        object=f"user:{user_id}",
+        outcome=record.Outcome.FAILED,
+        reason="locked" if locked_s > 0 else "wrong current password",
+    )
+    if locked_s > 0:
+        raise AccountLocked(retry_after_s=locked_s)
+    raise InvalidInput("The current password is wrong.")
 
 
 def set_password(
@@ -290,11 +333,19 @@ def _keep_one(connection: Connection, account: Account) -> None:
         raise Conflict(f"This is the last active {account.role}; make another one first.")
 
 
+def lock_s(failures: int) -> float:
+    """For how many seconds a name is locked after this many failures in a row."""
+    exponent = min(failures - FREE_FAILURES + 1, 32)
+    return min(2.0**exponent, MAX_LOCK_S) if exponent > 0 else 0.0
+
+
+def _locked_s(row: Row[Any], now: datetime) -> float:
+    return (row.locked_until - now).total_seconds() if row.locked_until is not None else 0.0
+
+
 def _count_failure(connection: Connection, row: Row[Any], now: datetime) -> None:
-    failures = row.failed_logins + 1
-    lock = None
-    if failures >= FREE_FAILURES:
-        lock = now + timedelta(seconds=min(2.0 ** (failures - FREE_FAILURES + 1), MAX_LOCK_S))
+    seconds = lock_s(row.failed_logins + 1)
+    lock = now + timedelta(seconds=seconds) if seconds else None
     connection.execute(
         update(users)
         .where(users.c.id == row.id)

@@ -14,7 +14,7 @@ from shared.ids import new_id
 
 #: What a key of each role's owner may be allowed.
 SCOPES_OF_ROLE = {
-    Role.USER: frozenset({Scope.ASK}),
+    Role.USER: frozenset({Scope.ASK, Scope.READ}),
     Role.ADMIN: frozenset({Scope.ADMIN}),
     Role.AUDITOR: frozenset({Scope.AUDIT}),
 }

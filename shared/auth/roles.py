@@ -30,5 +30,6 @@ class Scope(StrEnum):
     """What an API key may do; never more than its owner's role."""
 
     ASK = "ask"  #: ask questions, read and change one's own conversations and jobs
+    READ = "read"  #: read one's own conversations and jobs, and nothing else
     ADMIN = "admin"  #: what the owner may do as an admin
     AUDIT = "audit"  #: what the owner may do as an auditor

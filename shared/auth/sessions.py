@@ -31,6 +31,8 @@ from shared.ids import new_id
 
 REFRESH_LIFE = timedelta(days=14)
 _NOTE_EVERY = timedelta(minutes=1)
+#: Before the id of an API key, where a session's id may stand too.
+_KEY = "key:"
 
 
 def _with_user(table: Any) -> Any:
@@ -138,7 +140,7 @@ def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, n
     if bearer.startswith(BROWSER_PREFIX):
         found = connection.execute(_SESSION_BY_TOKEN, {"token_hash": hash_token(bearer)})
     else:
-        claims = read_access_token(bearer, key=key)
+        claims = read_access_token(bearer, key=key, now=now)
         ids = {"sid": claims.session_id, "user_id": claims.user_id}
         found = connection.execute(_SESSION_BY_CLAIMS, ids)
     row = found.one_or_none()
@@ -149,10 +151,29 @@ def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, n
     return _principal(row, row.sid, frozenset(Scope), row.expires_at, row.kind, row.last_seen_at, now)
 
 
+def is_open(connection: Connection, session_id: str, now: datetime) -> bool:
+    """Whether the session or key of a principal found earlier still stands."""
+    table, column = sessions, sessions.c.sid
+    if session_id.startswith(_KEY):
+        table, column, session_id = api_keys, api_keys.c.id, session_id.removeprefix(_KEY)
+    row = connection.execute(
+        select(table.c.revoked_at, table.c.expires_at, users.c.status)
+        .join(users, users.c.id == table.c.user_id)
+        .where(column == session_id)
+    ).one_or_none()
+    return (
+        row is not None
+        and row.revoked_at is None
+        and (row.expires_at is None or row.expires_at > now)
+        and row.status == AccountStatus.ACTIVE
+    )
+
+
 def note_use(connection: Connection, principal: Principal, now: datetime) -> None:
     """Remember that the session or key was used just now."""
-    if principal.session_id.startswith("key:"):
-        statement = update(api_keys).where(api_keys.c.id == principal.session_id[4:]).values(last_used_at=now)
+    if principal.session_id.startswith(_KEY):
+        key_id = principal.session_id.removeprefix(_KEY)
+        statement = update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=now)
     else:
         statement = update(sessions).where(sessions.c.sid == principal.session_id).values(last_seen_at=now)
     connection.execute(statement)
@@ -226,7 +247,7 @@ def _resolve_key(connection: Connection, bearer: str, now: datetime) -> Principa
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         raise NotAuthenticated("This API key is not valid, or has expired or been revoked.")
     scopes = frozenset(Scope(scope) for scope in row.scopes)
-    return _principal(row, f"key:{row.id}", scopes, row.expires_at, "key", row.last_used_at, now)
+    return _principal(row, f"{_KEY}{row.id}", scopes, row.expires_at, "key", row.last_used_at, now)
 
 
 def _principal(

@@ -14,7 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+)
 
 from shared.settings import Settings
 
@@ -26,6 +32,13 @@ _SQLITE_PRAGMAS = (
 )
 
 
+#: A host that vanished is noticed within half a minute (libpq's names, in seconds and in milliseconds).
+_TCP = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 #: A connection that was not used for longer is tried before it is used, in seconds.
 _IDLE_S = 1.0
 
@@ -65,17 +78,41 @@ class Database:
         self.reader.dispose()
 
 
+def is_away(error: DBAPIError) -> bool:
+    """Whether the database could not be reached, or ended the connection: trying again may help."""
+    return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+
+
 def open_database(settings: Settings, *, owner: bool = False, pool_size: int = 20) -> Database:
-    """Open the database that the settings name, as the application role or as the owner."""
-    url = make_url(settings.database_owner_url if owner else settings.database_url)
+    """Open the database that the settings name, as the application role or as the owner.
+
+    Raises ValueError, naming the setting, when its URL is none of a database that MediChat can use.
+    """
     password = settings.database_owner_password if owner else settings.database_password
-    if password is not None and password.get_secret_value():
-        url = url.set(password=password.get_secret_value())
-    return connect(url, pool_size=pool_size)
+    try:
+        url = make_url(settings.database_owner_url if owner else settings.database_url)
+        if password is not None and password.get_secret_value():
+            url = url.set(password=password.get_secret_value())
+        return connect(url, pool_size=pool_size, idle_in_transaction_s=settings.lease_s)
+    except (ArgumentError, ImportError, ValueError):  # no URL, no known database, no port
+        raise ValueError(
+            f"{database_setting(settings, owner=owner)} is no address of a database that MediChat can use: "
+            "write postgresql+psycopg://NAME@HOST/DATABASE or sqlite:///FILE"
+        ) from None
 
 
-def connect(url: URL | str, *, pool_size: int = 20) -> Database:
-    """Open a database by its SQLAlchemy URL; nothing is created."""
+def database_setting(settings: Settings, *, owner: bool) -> str:
+    """The setting that says where the database is, for the owner or the application."""
+    apart = owner and settings.database_owner_url != settings.database_url
+    return "MEDICHAT_DATABASE_OWNER_URL" if apart else "MEDICHAT_DATABASE_URL"
+
+
+def connect(url: URL | str, *, pool_size: int = 20, idle_in_transaction_s: float = 60.0) -> Database:
+    """Open a database by its SQLAlchemy URL; nothing is created.
+
+    PostgreSQL ends a transaction whose process says nothing for `idle_in_transaction_s`: a process that
+    froze or lost its network must not keep its locks.
+    """
     url = make_url(url)
     if url.get_backend_name() == "sqlite":
         writer = create_engine(url, pool_size=pool_size, max_overflow=pool_size, hide_parameters=True)
@@ -88,7 +125,11 @@ def connect(url: URL | str, *, pool_size: int = 20) -> Database:
         pool_size=pool_size,
         max_overflow=pool_size,
         hide_parameters=True,  # else an error's message, and with it a log, holds what was stored
-        connect_args={"connect_timeout": 5},
+        connect_args={
+            **_TCP,
+            "connect_timeout": 5,
+            "options": f"-c idle_in_transaction_session_timeout={max(1, int(idle_in_transaction_s * 1000))}",
+        },
     )
     _ping_the_idle(engine)
     # each statement of a reader sees what is committed, with or without a transaction around it

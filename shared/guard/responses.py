@@ -14,12 +14,14 @@ class Responses:
     Args:
         texts: the parsed `responses.yaml`.
         resources: the parsed `resources.yaml`.
-        locale: "intl", "us", "gb", or a language tag such as "en-GB"; an unknown one counts as the default.
+        locale: "intl", "us", "gb", one of the aliases, or a language tag such as "en-GB"; an unknown one
+            counts as the default.
     """
 
     def __init__(self, texts: Mapping[str, Any], resources: Mapping[str, Any], locale: str) -> None:
         known: Mapping[str, Mapping[str, str]] = resources["locales"]
         region = locale.lower().replace("_", "-").rpartition("-")[2]
+        region = resources["aliases"].get(region, region)
         self.locale = region if region in known else str(resources["default"])
         self.resources = known[self.locale]
         self.disclaimer = self._filled(texts["disclaimer"])

@@ -5,17 +5,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from shared.db import Database
+from shared.db import Database, is_away
 from shared.errors import LeaseLost
 from shared.jobs.leases import Hold
 from shared.jobs.store import Renewal
 
 T = TypeVar("T")
-
-#: What is raised while the database cannot be reached.
-DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 def persist(database: Database, hold: Hold, write: Callable[[Connection], T], *, patience_s: float) -> T:
@@ -32,7 +29,9 @@ def persist(database: Database, hold: Hold, write: Callable[[Connection], T], *,
                 return write(connection)
         except IntegrityError as error:
             raise LeaseLost from error
-        except DATABASE_AWAY:
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
             if time.monotonic() + pause > give_up or hold.stop is Renewal.LOST:
                 raise
             time.sleep(pause)

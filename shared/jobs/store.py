@@ -4,6 +4,7 @@ Every method runs in the caller's transaction, so that a transition, its event a
 to it (messages, audit events) are committed together or not at all.
 """
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from shared.db.tables import job_events, jobs
 from shared.errors import IdempotencyMismatch, LeaseLost
 from shared.jobs.lifecycle import ACTIVE, Event, EventKind, Kind, Lane, Snapshot, State, backoff
 from shared.jobs.records import JOB_FIELDS, Claim, Job, NewJob
+from shared.logs import where
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # made once: building a statement costs more than sending it
 _QUEUED_OF_USER = (
@@ -55,6 +59,8 @@ class JobRules:
 
     lease_s: float = 60.0
     retry_base_s: float = 2.0
+    #: A worker that works on past the job's deadline for longer loses the job.
+    deadline_grace_s: float = 10.0
     #: A queued job that nobody took for this long is announced again.
     redispatch_s: float = 5.0
     #: Such jobs announced in one round, at the most.
@@ -158,12 +164,19 @@ class JobStore:
         return None
 
     def renew(self, connection: Connection, claim: Claim) -> Renewal:
-        """Heartbeat: own the job for another lease, and learn whether it should stop."""
+        """Heartbeat: own the job for another lease, and learn whether it should stop.
+
+        A job whose deadline passed some time ago is lost.
+        """
         now = self.clock.now(connection)
+        in_time = or_(
+            jobs.c.deadline_at.is_(None),
+            jobs.c.deadline_at > now - timedelta(seconds=self.rules.deadline_grace_s),
+        )
         row = connection.execute(
-            _UPDATE_OWNED.values(lease_expires_at=now + timedelta(seconds=self.rules.lease_s)).returning(
-                jobs.c.cancel_requested_at
-            ),
+            _UPDATE_OWNED.where(in_time)
+            .values(lease_expires_at=now + timedelta(seconds=self.rules.lease_s))
+            .returning(jobs.c.cancel_requested_at),
             _owned(claim, now),
         ).one_or_none()
         if row is None:
@@ -245,15 +258,33 @@ class JobStore:
                 self._record(connection, job, kind, now)
                 return job
 
-    def expire(self, connection: Connection) -> list[Job]:
-        """Take back jobs whose lease ran out, and fail jobs past their deadline; returns those moved."""
+    def expire(self, connection: Connection, then: Callable[[Job], object] | None = None) -> list[Job]:
+        """Take back jobs whose lease ran out, and fail jobs past their deadline; returns those moved.
+
+        `then` is called with each moved job, in a savepoint with its move: what goes wrong with one job is
+        logged and leaves it as it was, and the others move.
+        """
         now = self.clock.now(connection)
         overdue = and_(jobs.c.state == State.QUEUED, jobs.c.deadline_at <= now)
-        abandoned = and_(jobs.c.state == State.RUNNING, jobs.c.lease_expires_at <= now)
+        over_long = jobs.c.deadline_at <= now - timedelta(seconds=self.rules.deadline_grace_s)
+        abandoned = and_(jobs.c.state == State.RUNNING, or_(jobs.c.lease_expires_at <= now, over_long))
         rows = connection.execute(
             _select_jobs().where(or_(overdue, abandoned)).with_for_update(skip_locked=True)
         ).all()
-        return [self._expire_one(connection, Job.from_row(row), now) for row in rows]
+        moved = []
+        for row in rows:
+            try:
+                with connection.begin_nested():
+                    job = self._expire_one(connection, Job.from_row(row), now)
+                    if then is not None:
+                        then(job)
+            except Exception as error:
+                if connection.invalidated:
+                    raise
+                log.error("job %s could not be taken back: %s", row.id, where(error))
+            else:
+                moved.append(job)
+        return moved
 
     def take_stale(self, connection: Connection) -> list[Job]:
         """The oldest queued jobs that were announced too long ago, marked as announced now.
@@ -287,6 +318,8 @@ class JobStore:
         return self._move(connection, job, kind, now, values)
 
     def _expire_one(self, connection: Connection, job: Job, now: datetime) -> Job:
+        if job.cancel_requested_at is not None:
+            return self._move(connection, job, EventKind.CANCELLED, now, _end(EventKind.CANCELLED, now))
         if job.deadline_at is not None and job.deadline_at <= now:
             values = _end(EventKind.FAILED, now) | {
                 "error": "deadline",
@@ -304,8 +337,10 @@ class JobStore:
         if job.attempt >= job.max_attempts:
             values = _end(EventKind.FAILED, now) | {"error": error, "error_detail": detail}
             return self._move(connection, job, EventKind.FAILED, now, values)
-        wait = backoff(job.attempt, base_s=self.rules.retry_base_s, jitter=self._jitter())
-        return self._move(connection, job, kind, now, _queued(now + wait))
+        available_at = now
+        if kind is EventKind.RETRIED:  # a lost worker is not the job's fault: another one may begin at once
+            available_at += backoff(job.attempt, base_s=self.rules.retry_base_s, jitter=self._jitter())
+        return self._move(connection, job, kind, now, _queued(available_at))
 
     def _move(
         self, connection: Connection, job: Job, kind: EventKind, now: datetime, values: dict[str, Any]

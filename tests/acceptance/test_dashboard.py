@@ -2,46 +2,21 @@
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from services.local import Stack
 from tests.endless_model import write_endless_model
 from tests.support import wait_until
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 #: Where the README's picture goes; elsewhere unless it is asked for.
 PICTURES = os.environ.get("MEDICHAT_PICTURES")
 QUESTION = "What are the symptoms of asthma?"
-expect.set_options(timeout=30_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    binary = shutil.which("chromium")
-    if binary is None:
-        if os.environ.get("MEDICHAT_REQUIRE_BROWSER"):
-            pytest.fail("chromium is not installed")
-        pytest.skip("chromium is not installed")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=binary, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +126,29 @@ def test_an_answer_streams_survives_a_reload_and_ends(browser: Browser, slow: St
     page.reload()
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
     assert answer(page) == grown
+    page.context.close()
+
+
+def test_a_dashboard_that_dies_in_the_middle_of_an_answer_shows_the_whole_of_it_afterwards(
+    browser: Browser, slow: Stack
+) -> None:
+    page = log_in(browser, slow)
+    ask(page, "What is a migraine?")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    wait_until(lambda: len(answer(page)) > 300, 30, "for the answer to begin")
+    slow.kill("ui")
+    slow.start_process("ui")
+    slow.wait_ready()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible(timeout=60_000)
+    text = page.get_by_test_id("stChatMessage").last.get_by_test_id("stMarkdownContainer").last
+    name, password = slow.logins["user"]
+    with httpx.Client(base_url=slow.api_url, timeout=30) as client:
+        form = {"username": name, "password": password}
+        token = client.post("/v1/auth/token", data=form).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        stored = client.get(f"/v1/conversations/{page.url.rpartition('c=')[2]}").json()["messages"][-1]
+    assert stored["role"] == "assistant"
+    assert "".join(text.inner_text().split()) == "".join(stored["text"].split())
     page.context.close()
 
 

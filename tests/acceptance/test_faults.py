@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from sqlalchemy import select, update
 from services.local import Stack
 from services.smoke import log_in
 from shared.db import Database, open_database
-from shared.db.tables import audit_events, job_events, jobs, messages, released_sentences
+from shared.db.tables import audit_events, data_keys, job_events, jobs, messages, released_sentences
 from shared.jobs.lifecycle import TERMINAL, Event, EventKind, Kind, State, fold
 from shared.jobs.records import JOB_FIELDS, Job
 from shared.jobs.store import snapshot
@@ -71,6 +72,17 @@ class Clinic:
     def wait_for_end(self, job_id: str) -> Job:
         wait_until(lambda: self.job(job_id).state in TERMINAL, 60, f"for {self.job(job_id)}")
         return self.job(job_id)
+
+    def claimed_at(self, job_id: str, epoch: int) -> datetime:
+        with self.database.read() as connection:
+            moment: datetime = connection.execute(
+                select(job_events.c.at).where(
+                    job_events.c.job_id == job_id,
+                    job_events.c.kind == EventKind.CLAIMED,
+                    job_events.c.epoch == epoch,
+                )
+            ).scalar_one()
+        return moment
 
     def workers(self) -> dict[str, str]:
         """Names of the processes by the worker ids under which they claim."""
@@ -161,12 +173,16 @@ def clinic(installation: Clinic) -> Iterator[Clinic]:
 
 
 def test_a_worker_killed_in_the_middle_of_an_answer(clinic: Clinic) -> None:
+    clinic.stack.start_process("worker_two")
+    wait_until(lambda: httpx.get(f"{clinic.stack.api_url}/readyz").json()["workers"] == 2, 60, "for a second")
     job_id = clinic.ask()
     clinic.wait_for_sentence(job_id)
-    clinic.stack.kill("worker_infer")
-    assert clinic.job(job_id).state is State.RUNNING
-    clinic.stack.start_process("worker_infer")
+    clinic.stack.kill(clinic.worker_of(job_id))
+    lost = clinic.job(job_id)
+    assert lost.state is State.RUNNING
     job = clinic.wait_for_end(job_id)
+    assert lost.lease_expires_at is not None
+    assert clinic.claimed_at(job_id, epoch=2) <= lost.lease_expires_at + timedelta(seconds=5)
     assert (job.state, job.attempt, job.epoch) == (State.SUCCEEDED, 2, 2)
     assert {epoch for _, epoch in clinic.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
     assert job.completion_tokens == TOKENS, "it is no longer than one that was not interrupted"
@@ -287,15 +303,18 @@ def test_a_forged_message_does_no_harm(clinic: Clinic) -> None:
 
 def test_a_job_that_fails_every_time_ends_and_holds_nobody_up(clinic: Clinic) -> None:
     clinic.stack.signal("worker_infer", signal.SIGSTOP)
-    poison, healthy = clinic.ask(20), clinic.ask(20)
+    broken, erased, healthy = clinic.ask(20), clinic.ask(20), clinic.ask(20)
     with clinic.database.write() as connection:
-        question = clinic.job(poison).question_id
+        question = clinic.job(broken).question_id
         connection.execute(update(messages).where(messages.c.id == question).values(ciphertext=b"broken"))
+        owner = clinic.job(erased).conversation_id
+        connection.execute(update(data_keys).where(data_keys.c.owner_id == owner).values(wrapped_key=None))
     clinic.stack.signal("worker_infer", signal.SIGCONT)
     assert clinic.wait_for_end(healthy).state is State.SUCCEEDED
-    ended = clinic.wait_for_end(poison)
-    assert (ended.state, ended.attempt, ended.error) == (State.FAILED, 3, "internal")
-    assert ended.error_detail
+    for poison in (broken, erased):
+        ended = clinic.wait_for_end(poison)
+        assert (ended.state, ended.attempt, ended.error) == (State.FAILED, 3, "internal")
+        assert ended.error_detail
 
 
 def test_a_cancelled_answer_frees_its_place_at_once(clinic: Clinic) -> None:

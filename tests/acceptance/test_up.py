@@ -2,13 +2,16 @@
 
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -20,6 +23,12 @@ from services.local import free_ports, read_logins
 from tests.support import ROOT, wait_until
 
 MEDICHAT = Path(sys.executable).with_name("medichat")
+#: Runs a command as the one in front in the terminal that it is given.
+IN_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Up:
@@ -29,16 +38,36 @@ class Up:
         self.folder = folder
         self.log = folder / "up.log"
         self.api_url = f"http://127.0.0.1:{environment['MEDICHAT_API_PORT']}"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [str(MEDICHAT), "up"],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.log.touch()
+        self._terminal, end = pty.openpty()
+        self._closing, self._close = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", IN_A_TERMINAL, str(MEDICHAT), "up"],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+        os.close(end)
+        threading.Thread(target=self._copy, daemon=True).start()
+
+    def _copy(self) -> None:
+        """Keep what the terminal shows, until everything in it is gone or `hang_up` closes it."""
+        with self.log.open("ab") as log, suppress(OSError):
+            while self._closing not in select.select([self._terminal, self._closing], [], [])[0]:
+                log.write(os.read(self._terminal, 65536))
+                log.flush()
+        os.close(self._terminal)
+
+    def hang_up(self) -> None:
+        """What a closed terminal does: it is gone, and the process in front is told."""
+        os.close(self._close)
+
+    def terminate(self) -> None:
+        """What `kill` does."""
+        self.process.terminate()
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
@@ -140,6 +169,48 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
             assert len(client.get("/v1/conversations").json()["items"]) == 2
 
 
+@pytest.mark.parametrize("end", [Up.hang_up, Up.terminate])
+def test_whatever_ends_it_ends_every_process(
+    environment: dict[str, str], tmp_path: Path, end: Callable[[Up], None]
+) -> None:
+    with up(tmp_path, environment) as running:
+        processes = running.children()
+        assert len(processes) >= 4
+        end(running)
+        running.process.wait(timeout=40)
+        assert not [each for each in processes if each.is_running() and each.status() != "zombie"]
+
+
+def run_medichat(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(MEDICHAT), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"MEDICHAT_UI_PORT": "8000", "MEDICHAT_API_PORT": "8000"}, "the gateway and the dashboard"),
+        ({"MEDICHAT_API_HOST": "192.0.2.1"}, "192.0.2.1"),  # no address of this machine
+        ({"MEDICHAT_MODEL": "medgamma"}, "medgemma-4b"),
+        ({"MEDICHAT_MODEL_PATH": "/nowhere"}, "MEDICHAT_MODEL_PATH"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line_before_anything_starts(
+    environment: dict[str, str], settings: dict[str, str], named: str
+) -> None:
+    done = run_medichat("up", **{**environment, **settings})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert named in line
+    assert "in use" not in line
+
+
 @pytest.mark.parametrize("setting", ["MEDICHAT_API_PORT", "MEDICHAT_UI_PORT", "MEDICHAT_REDIS_URL"])
 def test_a_port_in_use_is_one_clear_line(environment: dict[str, str], setting: str) -> None:
     port = int(re.findall(r"\d{4,5}", environment[setting])[-1])
@@ -147,14 +218,7 @@ def test_a_port_in_use_is_one_clear_line(environment: dict[str, str], setting: s
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        done = subprocess.run(
-            [str(MEDICHAT), "up"],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_medichat("up", **environment)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert str(port) in line
@@ -185,13 +249,55 @@ def test_an_old_python_is_one_clear_line(tmp_path: Path) -> None:
     assert "Python 3.11" in line
 
 
-def test_smoke_asks_through_every_process_and_says_how_it_went() -> None:
-    done = subprocess.run([str(MEDICHAT), "smoke"], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_smoke_asks_through_every_process_and_says_how_it_went(tmp_path: Path) -> None:
+    """The operator's own settings lead it nowhere: to no database or Redis in use."""
+    elsewhere = tmp_path / "in-use.db"
+    done = run_medichat(
+        "smoke",
+        MEDICHAT_DATABASE_URL=f"sqlite:///{elsewhere}",
+        MEDICHAT_REDIS_URL="redis://127.0.0.1:1/0",
+        MEDICHAT_SECRETS_DIR=str(tmp_path),
+        MEDICHAT_REQUESTS_PER_MINUTE="1",
+    )
+    assert list(tmp_path.iterdir()) == []
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     figures = json.loads(line)
     assert figures["ok"] is True
     assert {"ready_s", "first_sentence_ms", "answer_ms", "tokens_per_s"} <= set(figures)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_in_one_line_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [str(MEDICHAT), "smoke"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: list(tmp_path.rglob("logs/api.log")), 60, "for its processes")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=40)
+    assert (process.returncode, out, err) == (130, "", "medichat: stopped\n")
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_finds_a_command_that_has_hardly_begun() -> None:
+    """Nothing heavy is imported before `main` can say how it ended."""
+    program = (
+        "import sys, services.cli; print(sorted({'pydantic', 'sqlalchemy', 'httpx'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_master_key_that_is_gone_is_not_replaced_by_another(tmp_path: Path) -> None:

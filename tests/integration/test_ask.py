@@ -34,12 +34,23 @@ def test_a_request_that_will_not_wait_gets_the_job_and_where_to_find_it(api: Api
     response = client.post("/predict", json={"query": "What is asthma?"}, headers=ASYNC)
     assert response.status_code == 202
     assert client.get(response.headers["Location"]).json()["state"] == "queued"
+    assert response.headers["Preference-Applied"] == "respond-async"
+
+
+def test_a_request_that_will_wait_a_little_gets_an_answer_that_comes_in_time(api: Api) -> None:
+    client, headers = api.log_in(), {"Prefer": "respond-async, wait=20"}
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(client.post, "/predict", json={"query": "What is asthma?"}, headers=headers)
+        wait_until(lambda: api.count(jobs))
+        api.answer("Asthma narrows the airways.")
+        assert pending.result(timeout=20).status_code == 200
 
 
 def test_a_wait_that_is_over_ends_in_202_and_the_answer_goes_on(api: Api) -> None:
     client = api.log_in()
     response = client.post("/predict", json={"query": "What is asthma?"}, headers={"Prefer": "wait=0"})
     assert response.status_code == 202
+    assert "Preference-Applied" not in response.headers
     assert api.answer("Later.").state is State.SUCCEEDED
 
 

@@ -1,5 +1,10 @@
 """Who gets in, how long, and what ends it."""
 
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import jwt
@@ -8,7 +13,8 @@ import pytest
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.tokens import AccessClaims, make_access_token
 from shared.db.tables import sessions, users
-from tests.support import PASSWORD, Api, Person
+from shared.queue import open_redis
+from tests.support import PASSWORD, Api, FakeClock, Person, RedisServer
 
 
 def log_in(api: Api, person: Person, password: str = PASSWORD):  # type: ignore[no-untyped-def]
@@ -33,6 +39,34 @@ def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(api: Api) -> N
     assert wrong.json() == unknown.json()
 
 
+@pytest.mark.parametrize(
+    ("trusted", "statuses"), [("192.0.2.1", [401, 401, 429]), ("127.0.0.1", [401, 401, 401])]
+)
+def test_log_ins_are_limited_for_each_address_that_a_trusted_proxy_names(
+    make_api: Callable[..., Api], trusted: str, statuses: list[int]
+) -> None:
+    api = make_api(logins_per_minute=2, trusted_proxies=trusted)
+    client, form = api.client(), {"username": "nobody.there", "password": "a guess"}
+    got = [
+        client.post("/v1/auth/token", data=form, headers={"X-Forwarded-For": f"198.51.100.{number}"})
+        for number in range(3)
+    ]
+    assert [each.status_code for each in got] == statuses
+
+
+@pytest.mark.parametrize("watching", [True, False])
+def test_looks_that_a_page_takes_by_itself_are_no_use_of_a_log_in(api: Api, watching: bool) -> None:
+    person = api.person()
+    headers = {"Authorization": f"Bearer {api.browser_token(person)}"}
+    if watching:
+        headers["X-MediChat-Poll"] = "1"
+    condition = sessions.c.user_id == person.id
+    api.set(sessions, condition, last_seen_at=datetime.now(UTC) - timedelta(minutes=50))
+    assert api.client().get("/v1/jobs", headers=headers).status_code == 200
+    recent = sessions.c.last_seen_at > datetime.now(UTC) - timedelta(minutes=10)
+    assert api.count(sessions, condition, recent) == (0 if watching else 1)
+
+
 def test_guessing_locks_the_account_for_a_while(api: Api) -> None:
     person = api.person()
     for _ in range(5):
@@ -42,6 +76,84 @@ def test_guessing_locks_the_account_for_a_while(api: Api) -> None:
     assert int(locked.headers["Retry-After"]) >= 1
     api.set(users, users.c.id == person.id, locked_until=datetime.now(UTC) - timedelta(seconds=1))
     assert log_in(api, person).status_code == 200
+
+
+def test_each_further_guess_locks_for_longer(api: Api) -> None:
+    person, waits = api.person(), []
+    for guess in range(1, 8):
+        log_in(api, person, "guess")
+        if guess >= 5:
+            waits.append(int(log_in(api, person).headers["Retry-After"]))
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            api.set(users, users.c.id == person.id, locked_until=past)
+    assert waits == [2, 4, 8]
+
+
+def test_a_log_in_that_is_refused_for_a_lock_is_in_the_log(api: Api) -> None:
+    person = api.person()
+    for _ in range(6):
+        log_in(api, person, "guess")
+    assert [event.reason for event in api.audit("session.refused")][-1] == "locked"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_guesses_at_the_same_moment_are_judged_one_after_another(api: Api, known: bool) -> None:
+    person = api.person() if known else Person("", "nobody.there", Role.USER)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: log_in(api, person, "guess").status_code, range(12)))
+    assert sorted(answers) == [401] * 5 + [429] * 7
+
+
+def test_a_name_that_nobody_has_locks_like_any_other(api: Api) -> None:
+    def answers(person: Person) -> list[tuple[int, dict[str, object], str | None]]:
+        tried = [log_in(api, person, "guess") for _ in range(7)]
+        return [(each.status_code, each.json(), each.headers.get("Retry-After")) for each in tried]
+
+    assert answers(api.person()) == answers(Person("", "nobody.there", Role.USER))
+
+
+def test_a_name_that_nobody_has_is_kept_nowhere(api: Api) -> None:
+    log_in(api, Person("", "hunter2", Role.USER), "guess")
+    with closing(open_redis(api.settings)) as redis:
+        assert not [key for key in redis.scan_iter("*") if b"hunter2" in key]
+    assert not any(b"hunter2" in event.canonical_bytes for event in api.audit())
+
+
+def test_without_redis_nobody_logs_in(make_api, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(redis_url=RedisServer(tmp_path).url)
+    person = api.person()
+    assert log_in(api, person).status_code == 503
+    form = {"username": person.name, "password": PASSWORD}
+    assert api.client().post("/login", data=form).status_code == 503
+    assert me(api, api.token(person)) == 200, "who is logged in goes on"
+
+
+def test_a_frozen_redis_hardly_slows_requests(make_api, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    redis = RedisServer(tmp_path).start()
+    api = make_api(redis_url=redis.url)
+    client = api.log_in()
+    assert client.get("/v1/me").status_code == 200
+    assert redis.process is not None
+    redis.process.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    assert {client.get("/v1/me").status_code for _ in range(20)} == {200}
+    assert time.monotonic() - begun < 1
+    redis.process.send_signal(signal.SIGCONT)
+    redis.kill()
+
+
+def test_guessing_ones_password_while_logged_in_locks_and_is_in_the_log(api: Api) -> None:
+    person = api.person()
+    client = api.client(person)
+    body = {"current": "guess", "new": "another long passphrase"}
+    statuses = [client.post("/v1/me/password", json=body).status_code for _ in range(6)]
+    assert statuses == [422] * 5 + [429]
+    right = client.post("/v1/me/password", json={**body, "current": PASSWORD})
+    assert right.status_code == 429
+    events = api.audit("user.password_set")
+    assert {event.outcome for event in events} == {"failed"}
+    assert len(events) == 7
+    assert log_in(api, person).status_code == 429
 
 
 def test_each_failed_log_in_is_in_the_log(api: Api) -> None:
@@ -88,6 +200,7 @@ def forged(api: Api, person: Person, **changes: object) -> str:
     [
         {"key": "another key, which is also long enough to sign with, whatever the algorithm"},
         {"exp": 1},
+        {"exp": "soon"},
         {"aud": "somebody-else"},
         {"iss": "somebody-else"},
         {"sub": "01a20ced-32e0-731b-806d-a95e481a1022"},
@@ -99,6 +212,17 @@ def test_a_forged_or_expired_token_is_refused(api: Api, changes: dict[str, objec
     person = api.person()
     assert me(api, forged(api, person)) == 200
     assert me(api, forged(api, person, **dict(changes))) == 401
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_gateway_whose_clock_is_wrong_goes_by_the_databases(api: Api, hours: int) -> None:
+    object.__setattr__(api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours)))
+    token = api.token(api.person())
+    assert me(api, token) == 200
+    object.__setattr__(
+        api.gateway, "clock", FakeClock(datetime.now(UTC) + timedelta(hours=hours, minutes=16))
+    )
+    assert me(api, token) == 401
 
 
 def test_an_unsigned_token_is_refused(api: Api) -> None:

@@ -1,5 +1,7 @@
 """One's conversations: read, find, rename, take out, answer again, rate."""
 
+import pytest
+
 from shared.db.tables import conversations, feedback, jobs, messages
 from shared.jobs.lifecycle import EventKind
 from tests.support import Api, ask_async
@@ -81,6 +83,49 @@ def test_a_regenerated_answer_takes_the_place_of_the_former(api: Api) -> None:
     assert [message["text"] for message in said] == ["What is asthma?", "Asthma is a lung disease."]
     assert api.count(messages, messages.c.id == first["id"], messages.c.hidden_at.is_not(None)) == 1
     assert api.count(jobs, jobs.c.parent_job_id == first["job_id"]) == 1
+
+
+def test_while_an_answer_is_written_again_only_the_new_one_is_shown(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    client.post(f"{path}/regenerate")
+    api.release(api.claim(), "Asthma is ")
+    view = client.get(path).json()
+    assert [message["role"] for message in view["messages"]] == ["user"]
+    assert [sentence["text"] for sentence in view["released"]] == ["Asthma is "]
+
+
+@pytest.mark.parametrize("released", [(), ("Asthma is ",)])
+def test_when_the_second_answer_fails_the_first_one_stays(api: Api, released: tuple[str, ...]) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    client.post(f"{path}/regenerate")
+    job = api.claim()
+    for text in released:
+        api.release(job, text)
+    api.finish(job, EventKind.FAILED, error="internal", error_detail="Try again.")
+    said = client.get(path).json()["messages"]
+    assert [message["text"] for message in said] == ["What is asthma?", "Asthma narrows the airways."]
+
+
+def test_a_second_answer_that_is_stopped_keeps_what_was_shown_of_it(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    client.post(f"{path}/regenerate")
+    job = api.claim()
+    api.release(job, "Asthma is ")
+    client.post(f"/v1/jobs/{job.id}/cancel")
+    api.finish(job, EventKind.CANCELLED)
+    said = client.get(path).json()["messages"]
+    assert [message["text"] for message in said] == ["What is asthma?", "Asthma is"]
+
+
+def test_asking_again_counts_towards_the_limit(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(max_queued_jobs_per_user=1)
+    client = api.log_in()
+    answered = talk(api, client)
+    ask_async(client)
+    assert client.post(f"/v1/conversations/{answered}/regenerate").status_code == 429
 
 
 def test_a_failed_answer_can_be_tried_again(api: Api) -> None:

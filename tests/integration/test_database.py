@@ -6,13 +6,13 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
 from shared.audit import record
 from shared.clock import DatabaseClock
 from shared.db import migrate
-from shared.db.engine import Database, connect
-from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, metadata, users
+from shared.db.engine import Database, connect, is_away
+from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, leases, metadata, users
 from shared.db.tables_training import deployments
 from shared.ids import new_id
 from tests.conftest import Databases
@@ -177,3 +177,25 @@ def test_the_list_of_states_in_the_database_is_the_one_in_the_code() -> None:
     ]
     for state in State:
         assert f"'{state.value}'" in str(check.sqltext)
+
+
+def test_a_process_that_froze_in_a_transaction_keeps_no_lock(databases: Databases) -> None:
+    url = databases.make("postgresql")[0]
+    frozen, other = connect(url, idle_in_transaction_s=0.2), connect(url)
+    event_id = add_event(other)
+    lock = select(leases).where(leases.c.name == event_id).with_for_update()
+    with other.write() as connection:
+        row = {"name": event_id, "holder": "x", "expires_at": DatabaseClock().now(connection)}
+        connection.execute(insert(leases).values(row))
+    with frozen.writer.connect() as connection:
+        connection.execute(lock)
+        with other.write() as second:
+            second.execute(text("SET LOCAL lock_timeout = '10s'"))
+            assert second.execute(lock).one().name == event_id
+        with pytest.raises(DBAPIError) as ended:
+            connection.execute(lock)
+    assert is_away(ended.value)
+    with frozen.write() as connection:
+        assert connection.execute(lock).one()
+    frozen.close()
+    other.close()

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi.routing import iter_route_contexts
 
-from services import cli
+from services import cli, local
+from services.api.main import create_app
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,10 +30,8 @@ OURS = [name for name, service in COMPOSE["services"].items() if "build" in serv
 def targets() -> dict[str, str]:
     """The extras that each target of the Dockerfile installs."""
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[2:]
-    return {
-        stage.split()[2]: re.search(r'-e "\.\[(.+?)\]"', stage)[1]  # type: ignore[index]
-        for stage in stages
-    }
+    found = {stage.split()[2]: re.search(r'-e "\.\[(.+?)\]"', stage) for stage in stages}
+    return {name: extras[1] for name, extras in found.items() if extras is not None}
 
 
 def environment(service: dict[str, Any]) -> dict[str, str]:
@@ -73,7 +73,11 @@ def test_every_secret_named_in_the_compose_file_is_a_setting_and_is_made() -> No
 def test_every_command_in_the_compose_file_exists(name: str) -> None:
     service = COMPOSE["services"][name]
     target = service["build"]["target"]
-    stage = re.split(rf"^FROM base AS {target}$", DOCKERFILE, flags=re.MULTILINE)[1].split("FROM")[0]
+    stage = re.split(rf"^FROM \S+ AS {target}$", DOCKERFILE, flags=re.MULTILINE)[1].split("FROM")[0]
+    if target == "proxy":  # runs what its base image runs
+        assert "CMD" not in stage
+        assert "command" not in service
+        return
     command = service.get("command") or json.loads(re.search(r"^CMD (.+)$", stage, re.MULTILINE)[1])  # type: ignore[index]
     if command[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(f"{command[2]}.__main__")
@@ -82,7 +86,7 @@ def test_every_command_in_the_compose_file_exists(name: str) -> None:
         cli.build_parser().parse_args(command[1:])
 
 
-@pytest.mark.parametrize("command", cli.local.procfile_commands().values())
+@pytest.mark.parametrize("command", local.procfile_commands().values())
 def test_every_module_in_the_procfile_exists(command: str) -> None:
     words = shlex.split(command.replace("$", ""))
     if "-m" in words:
@@ -104,10 +108,34 @@ def test_every_service_runs_with_little_power(name: str) -> None:
     assert name == "init" or "healthcheck" in service
 
 
-@pytest.mark.parametrize("stage", ["api", "ui", "worker_infer", "worker_train"])
-def test_images_do_not_run_as_root(stage: str) -> None:
-    text = re.split(rf"^FROM base AS {stage}$", DOCKERFILE, flags=re.MULTILINE)[1].split("FROM")[0]
-    assert "USER medichat" in text
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_no_service_runs_as_root(name: str) -> None:
+    service = COMPOSE["services"][name]
+    user = service.get("user")
+    if user is None:
+        target = service["build"]["target"]
+        stage = re.split(rf"^FROM \S+ AS {target}$", DOCKERFILE, flags=re.MULTILINE)[1].split("FROM")[0]
+        user = re.findall(r"^USER (\S+)$", stage, flags=re.MULTILINE)[-1]
+    assert user.split(":")[0] not in ("root", "0")
+    assert "cap_add" not in service
+
+
+def test_the_gateway_believes_the_network_of_the_proxy() -> None:
+    (config,) = COMPOSE["networks"]["back"]["ipam"]["config"]
+    assert environment(COMPOSE["services"]["api"])["MEDICHAT_TRUSTED_PROXIES"] == config["subnet"]
+    assert "back" in COMPOSE["services"]["proxy"]["networks"]
+
+
+def test_the_proxy_hands_out_nothing_that_is_meant_for_the_inside() -> None:
+    """Caddy takes the first `handle` that matches; a `respond` beside them would never be reached."""
+    rules = (ROOT / "deploy/proxy/Caddyfile").read_text()
+    (inside,) = re.findall(r"@inside path (.+)", rules)
+    assert {"/metrics", "/readyz", "/_stcore/metrics"} <= set(inside.split())
+    assert re.findall(r"^\thandle(?: (@\w+))? \{", rules, re.MULTILINE) == ["@inside", "@gateway", ""]
+    assert re.search(r"handle @inside \{\s+respond 404\s+\}", rules)
+    (gateway,) = re.findall(r"@gateway path (.+)", rules)
+    served = {context.path for context in iter_route_contexts(create_app(Settings()).routes)}
+    assert {path for path in gateway.split() if "*" not in path} <= served
 
 
 @pytest.mark.timeout(300)

@@ -59,7 +59,7 @@ def test_float16_is_refused(folder: Path) -> None:
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
-    with pytest.raises(Unavailable, match="no safetensors files"):
+    with pytest.raises(InvalidInput, match="no safetensors files"):
         load(tmp_path)
 
 

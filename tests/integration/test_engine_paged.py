@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from services.worker_infer.engines.base import FinishReason, GenerationRequest, Sampling, TokenStream
-from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, RequestTooLong
+from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory, RequestTooLong
 from services.worker_infer.engines.manager import PagedLimits
 from services.worker_infer.engines.paged import PagedEngine
 from tests.tiny_model import WINDOW, tiny_model
@@ -227,6 +228,61 @@ def test_after_a_crash_running_requests_fail_and_the_engine_works_again(
         assert drained(engine.submit(request("after", prompt))) == generated(plain_model, prompt)
         assert engine.stats().restarts == 1
         assert engine.health().ok
+
+
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_request_that_alone_runs_out_of_memory_is_told_so() -> None:
+    model = tiny_model()
+    for engine in started(PagedLimits(context_tokens=512, cache_tokens=1024), model):
+        running = engine.submit(request("alone", prompts(1)[0], new=LONG))
+        next(running)
+        break_once(model, NO_MEMORY)
+        with pytest.raises(OutOfMemory, match="Shorten"):
+            drained(running)
+        assert len(drained(engine.submit(request("after", prompts(1)[0], new=5)))) == 5
+
+
+def test_of_several_requests_none_is_blamed_for_the_memory() -> None:
+    model = tiny_model()
+    for engine in started(PagedLimits(context_tokens=512, cache_tokens=4096, max_running=4), model):
+        streams = [engine.submit(request(str(n), prompt, new=LONG)) for n, prompt in enumerate(prompts(2))]
+        for stream in streams:
+            next(stream)
+        break_once(model, NO_MEMORY)
+        for stream in streams:
+            with pytest.raises(EngineCrashed):
+                drained(stream)
+
+
+class StumblingEngine(PagedEngine):
+    """Its next start fails when told so."""
+
+    error: Exception | None = None
+
+    def _start_manager(self) -> ContinuousBatchingManager:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return super()._start_manager()
+
+
+@pytest.mark.parametrize("error", [TypeError("broken on purpose"), OSError()])
+def test_an_engine_that_cannot_start_again_at_once_tries_on(error: Exception) -> None:
+    model = tiny_model()
+    limits = PagedLimits(context_tokens=512, cache_tokens=1024)
+    engine = StumblingEngine(model, stop_token_ids=STOPS, limits=limits)
+    engine.start()
+    running = engine.submit(request("running", prompts(1)[0], new=LONG))
+    next(running)
+    engine.error = error
+    break_once(model, RuntimeError("broken on purpose"))
+    with pytest.raises(EngineCrashed):
+        drained(running)
+    assert len(drained(engine.submit(request("after", prompts(1)[0], new=5)))) == 5
+    assert engine.error is None
+    engine.close()
 
 
 def test_a_seed_gives_the_same_answer_alone_and_among_others(

@@ -18,8 +18,8 @@ from services.worker_train.evaluation.likelihood import loss_and_perplexity, sco
 from services.worker_train.evaluation.pace import Pace
 from services.worker_train.evaluation.text import Row, RowText
 from shared.settings import SYSTEM_PROMPT
-from tests.tiny_model import tiny_model, tiny_tokenizer
 from tests.evaluating import demo_weights, nudge, with_lora
+from tests.tiny_model import tiny_model, tiny_tokenizer
 
 #: peft still asks transformers by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -22,8 +22,8 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.storage import Storage
 from shared.training.evaluations import EvaluationStore, samples_path
-from tests.support import ROOT, Api
 from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
+from tests.support import ROOT, Api
 from tests.unit.test_training_gate import GOOD, WORSE
 
 #: peft still asks transformers by the old name.

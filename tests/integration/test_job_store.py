@@ -33,6 +33,7 @@ from tests.support import FakeClock
 
 LEASE_S = 60.0
 MAX_ATTEMPTS = 3
+DEADLINE_GRACE_S = JobRules().deadline_grace_s
 
 
 def make_user(database: Database, clock: FakeClock) -> str:
@@ -167,7 +168,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def renew(self, claim: Claim) -> None:
-        owned = self.owns(claim)
+        deadline_at, grace = self.jobs.get(claim.job_id).deadline_at, timedelta(seconds=DEADLINE_GRACE_S)
+        in_time = deadline_at is None or deadline_at + grace > self.jobs.clock.moment
+        owned = self.owns(claim) and in_time
         assert (self.jobs.do(self.jobs.store.renew, claim) is not Renewal.LOST) == owned
 
     @rule(claim=claims)
@@ -223,12 +226,14 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        self.jobs.do(self.jobs.store.expire)
+        moved = self.jobs.do(self.jobs.store.expire)
         self.jobs.do(self.jobs.store.take_stale)
         now = self.jobs.clock.moment
+        assert all(job.available_at <= now for job in moved), "a lost job waits for more than one round"
         with self.jobs.database.read() as connection:
             for row in connection.execute(select(jobs).where(jobs.c.state == State.RUNNING)):
                 assert row.lease_expires_at > now
+                assert row.deadline_at is None or row.deadline_at + timedelta(seconds=DEADLINE_GRACE_S) > now
 
     @invariant()
     def holds_always(self) -> None:
@@ -365,6 +370,9 @@ def test_a_lost_job_is_queued_again_within_the_lease_and_one_round(store: Jobs) 
     store.clock.advance(0.1)
     (moved,) = store.do(store.store.expire)
     assert moved.state is State.QUEUED
+    again = store.claim()
+    assert again is not None, "a lost worker is not the job's fault: nobody has to wait"
+    assert again.id == moved.id
 
 
 def test_a_retry_waits_longer_each_time(store: Jobs) -> None:
@@ -426,6 +434,56 @@ def test_a_job_past_its_deadline_fails_and_is_not_claimed(store: Jobs) -> None:
     assert store.claim() is None
     (moved,) = store.do(store.store.expire)
     assert (moved.id, moved.state, moved.error) == (job.id, State.FAILED, "deadline")
+
+
+def test_a_job_that_runs_on_past_its_deadline_is_taken_from_its_worker(store: Jobs) -> None:
+    store.submit(deadline_at=store.clock.moment + timedelta(seconds=50))
+    claim = store.claim().claim  # type: ignore[union-attr]
+    store.clock.advance(50 + DEADLINE_GRACE_S - 1)
+    assert store.do(store.store.renew, claim) is Renewal.KEPT
+    assert store.do(store.store.expire) == []
+    store.clock.advance(1)
+    assert store.do(store.store.renew, claim) is Renewal.LOST
+    (moved,) = store.do(store.store.expire)
+    assert (moved.state, moved.error) == (State.FAILED, "deadline")
+
+
+def test_a_job_that_was_cancelled_before_its_deadline_ends_cancelled(store: Jobs) -> None:
+    store.submit(deadline_at=store.clock.moment + timedelta(seconds=10))
+    claimed = store.claim()
+    assert claimed is not None
+    store.do(store.store.cancel, claimed.id)
+    store.clock.advance(LEASE_S)
+    (moved,) = store.do(store.store.expire)
+    assert moved.state is State.CANCELLED
+
+
+def test_one_job_that_cannot_be_taken_back_stops_no_other(store: Jobs) -> None:
+    bad, good = store.submit(), store.submit()
+    for _ in range(2):
+        assert store.claim() is not None
+    store.clock.advance(LEASE_S)
+
+    def then(job: Job) -> None:
+        if job.id == bad.id:
+            raise ValueError
+
+    (moved,) = store.do(store.store.expire, then)
+    assert moved.id == good.id
+    assert store.get(bad.id).state is State.RUNNING
+    assert len(store.events(bad.id)) == 2, "no event of a move that was undone"
+
+
+def test_a_job_that_backs_off_is_not_announced(store: Jobs) -> None:
+    store.submit()
+    claimed = store.claim()
+    assert claimed is not None
+    store.store.rules = JobRules(retry_base_s=20)
+    moved = store.do(store.store.retry, claimed.claim, error="e", error_detail="d")
+    store.clock.advance(10)
+    assert store.do(store.store.take_stale) == []
+    store.clock.advance((moved.available_at - store.clock.moment).total_seconds())
+    assert [job.id for job in store.do(store.store.take_stale)] == [moved.id]
 
 
 def test_a_forgotten_job_is_announced_again_and_not_at_every_look(store: Jobs) -> None:

@@ -1,14 +1,19 @@
 """The dashboard's pages, run by Streamlit's own test runner against a real gateway."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
 from services.ui import client, session
 from shared.auth.roles import AccountStatus, Role
+from shared.guard.gate import REFERRAL_ADDED
+from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind
 from shared.settings import get_settings
 from tests.support import PASSWORD, Api, Person, ask_async
@@ -163,6 +168,38 @@ def test_the_guards_answer_in_a_crisis_is_marked(open_app: Open, api: Api) -> No
     assert "local emergency number" in texts(app)
 
 
+REPLACED = Verdict(
+    side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, severity=Severity.HIGH, source="a.rule"
+)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (REPLACED, "**The guard stepped in** (dosing)"),
+        (REFERRAL_ADDED, "**The guard added the last sentence**"),
+    ],
+)
+def test_what_the_guard_did_is_marked_while_the_answer_is_written_and_afterwards(
+    open_app: Open, api: Api, verdict: Verdict, told: str
+) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    job = api.claim()
+    api.release(job, "Paracetamol helps.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    assert told not in texts(app)
+    api.release(job, " See a doctor.", 2, verdict=verdict, suppressed="Take fifty.")
+    app.run()
+    assert app.button(key="stop")
+    assert told in texts(app)
+    api.finish(job)
+    app.run()
+    assert button(app, "Regenerate")
+    assert told in texts(app)
+    assert "fifty" not in texts(app)
+
+
 def test_what_people_type_is_shown_as_typed(open_app: Open, api: Api) -> None:
     app = open_app(api.person())
     app.chat_input[0].set_value("**bold** <b>html</b> ![x](http://example.org/x.png) $x$").run()
@@ -253,9 +290,37 @@ def test_the_job_list_shows_live_states_and_cancels(open_app: Open, api: Api) ->
     person = api.person()
     ask_async(api.client(person))
     app = open_app(person, page="jobs")
-    assert "**queued**" in texts(app)
+    assert "queued, asked" in texts(app)
     button(app, "Cancel").click().run()
-    assert "**cancelled**" in texts(app)
+    assert "cancelled, asked" in texts(app)
+
+
+def test_the_job_list_says_which_question_and_goes_on_when_asked(open_app: Open, api: Api) -> None:
+    person = api.person()
+    for number in range(21):
+        ask_async(api.client(person), f"Question number {number}?")
+        api.answer("An answer.")
+    app = open_app(person, page="jobs")
+    headings = [each.value for each in app.markdown if each.value.startswith("**")]
+    assert headings == [f"**Question number {number}?**" for number in range(20, 0, -1)]
+    button(app, "Show more").click().run()
+    assert "**Question number 0?**" in texts(app)
+    assert not [each for each in app.button if each.label == "Show more"]
+
+
+@pytest.mark.parametrize(
+    ("role", "page", "path"), [("user", "jobs", "/v1/jobs"), ("admin", "", "/v1/system")]
+)
+def test_a_page_that_merely_watches_does_not_keep_an_unused_log_in_alive(
+    open_app: Open, api: Api, role: str, page: str, path: str
+) -> None:
+    asked: list[httpx.Request] = []
+    client._connections().event_hooks["request"].append(asked.append)
+    open_app(api.person(Role(role)), page=page)
+    assert {request.headers.get("X-MediChat-Poll") for request in asked if request.url.path == path} == {"1"}
+    assert {request.headers.get("X-MediChat-Poll") for request in asked if request.url.path == "/v1/me"} == {
+        None
+    }
 
 
 def test_an_admin_lets_somebody_in_and_sees_the_password_once(open_app: Open, api: Api) -> None:
@@ -274,6 +339,23 @@ def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None
     app = open_app(api.person(Role.ADMIN))
     assert any("No worker is alive" in each.value for each in app.error)
     assert [each.label for each in app.metric] == ["Waiting", "Running", "Workers alive", "Oldest waits"]
+
+
+def charts(app: AppTest) -> list[Any]:
+    return [json.loads(each.proto.spec) for each in app.get("vega_lite_chart")]
+
+
+def test_an_admin_sees_plots_that_hold_at_rest_too(open_app: Open, api: Api) -> None:
+    admin = api.person(Role.ADMIN)
+    (depth,) = charts(open_app(admin))
+    assert depth["encoding"]["y"]["scale"]["domain"] == [0, 4]
+    assert depth["encoding"]["y"]["axis"] == {"format": "d", "tickMinStep": 1}
+    assert depth["encoding"]["x"]["axis"]["format"] == "%H:%M:%S"
+    ask_async(api.log_in())
+    api.answer("An answer.")
+    _, latency = charts(open_app(admin))
+    assert latency["encoding"]["y"]["scale"]["domain"][0] == 0
+    assert latency["encoding"]["color"]["legend"]["labelLimit"] == 0
 
 
 def test_an_auditor_filters_the_log_and_says_yes_to_a_new_auditor(open_app: Open, api: Api) -> None:
@@ -301,6 +383,15 @@ def test_ones_password_is_changed_only_when_typed_twice_alike(open_app: Open, ap
     assert "differ" in texts(app)
     form = {"username": person.name, "password": PASSWORD}
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_a_key_that_was_not_made_is_said_in_plain_words_and_not_called_made(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(), page="account")
+    next(each for each in app.text_input if each.label.startswith("What is it for")).set_value("  ")
+    button(app, "Make a key").click().run()
+    assert [each.value for each in app.error] == ["name: is empty; write something"]
+    assert not app.success
+    assert not app.code
 
 
 def test_an_api_key_is_made_shown_once_and_revoked(open_app: Open, api: Api) -> None:

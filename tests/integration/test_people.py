@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.auth.roles import Role
+from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys
 from tests.support import Api, ask_async
 
@@ -44,6 +44,23 @@ def test_a_new_auditor_waits_for_an_auditors_yes(api: Api) -> None:
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
 
 
+def test_an_account_that_becomes_an_auditors_waits_for_an_auditors_yes(api: Api) -> None:
+    admin, person = api.log_in(Role.ADMIN), api.person()
+    changed = admin.patch(f"/v1/users/{person.id}", json={"role": "auditor", "status": "active"})
+    assert (changed.status_code, changed.json()["status"]) == (200, "pending")
+    again = admin.patch(f"/v1/users/{person.id}", json={"role": "auditor"})
+    assert again.json()["status"] == "pending"
+
+
+def test_disabling_and_enabling_is_no_auditors_yes(api: Api) -> None:
+    admin, _another = api.log_in(Role.ADMIN), api.person(Role.AUDITOR)
+    for status in (AccountStatus.ACTIVE, AccountStatus.PENDING):
+        auditor = api.person(Role.AUDITOR, status=status)
+        path = f"/v1/users/{auditor.id}"
+        assert admin.patch(path, json={"status": "disabled"}).json()["status"] == "disabled"
+        assert admin.patch(path, json={"status": "active"}).json()["status"] == "pending"
+
+
 def test_an_admin_does_not_become_an_auditor_by_setting_a_password(api: Api) -> None:
     admin, auditor, _another = api.log_in(Role.ADMIN), api.person(Role.AUDITOR), api.person(Role.AUDITOR)
     new = admin.post(f"/v1/users/{auditor.id}/password").json()["password"]
@@ -80,6 +97,74 @@ def test_a_key_does_what_its_scope_says(api: Api) -> None:
     by_key, _ = key_client(api, api.log_in(), ["ask"])
     assert ask_async(by_key)["state"] == "queued"
     assert by_key.get("/v1/audit/events").status_code == 403
+
+
+#: What keys of a user may call, with the scopes that allow it.
+CALLS = [
+    ("GET", "/v1/jobs", None, {"ask", "read"}),
+    ("GET", "/v1/jobs/{job}", None, {"ask", "read"}),
+    ("GET", "/v1/conversations", None, {"ask", "read"}),
+    ("GET", "/v1/conversations/{conversation}", None, {"ask", "read"}),
+    ("POST", "/predict", {"query": "Why?"}, {"ask"}),
+    ("POST", "/v1/conversations/{conversation}/messages", {"query": "Why?"}, {"ask"}),
+    ("POST", "/v1/conversations/{conversation}/regenerate", None, {"ask"}),
+    ("POST", "/v1/jobs/{job}/cancel", None, {"ask"}),
+    ("PATCH", "/v1/conversations/{conversation}", {"title": "Mine"}, {"ask"}),
+    ("PUT", "/v1/messages/{message}/feedback", {"rating": "up"}, {"ask"}),
+    ("DELETE", "/v1/messages/{message}/feedback", None, {"ask"}),
+    ("DELETE", "/v1/conversations/{conversation}", None, {"ask"}),
+    ("GET", "/v1/system", None, set()),
+    ("GET", "/v1/users", None, set()),
+    ("GET", "/v1/audit/events", None, set()),
+]
+
+
+@pytest.mark.parametrize("scope", ["ask", "read"])
+def test_a_scope_is_refused_all_that_it_does_not_say(api: Api, scope: str) -> None:
+    client = api.log_in()
+    job = ask_async(client)
+    api.answer("Because.")
+    conversation = client.get(f"/v1/conversations/{job['conversation_id']}").json()
+    ids = {
+        "job": job["id"],
+        "conversation": conversation["id"],
+        "message": conversation["messages"][-1]["id"],
+    }
+    by_key, _ = key_client(api, client, [scope])
+    for method, path, body, scopes in CALLS:
+        headers = {"Prefer": "respond-async"}
+        status = by_key.request(method, path.format(**ids), json=body, headers=headers).status_code
+        assert (status != 403) == (scope in scopes), f"{scope}: {method} {path} answered {status}"
+
+
+def test_a_scope_that_is_not_on_the_key_counts_though_its_owner_has_the_role(api: Api) -> None:
+    admin = api.log_in(Role.ADMIN)
+    by_key, made = key_client(api, admin, ["admin"])
+    assert by_key.get("/v1/system").status_code == 200
+    api.set(api_keys, api_keys.c.id == made["id"], scopes=["ask"])
+    assert by_key.get("/v1/system").status_code == 403
+
+
+def test_a_key_does_not_accept_the_disclaimer(api: Api) -> None:
+    client = api.client(api.person(consented=False))
+    by_key, _ = key_client(api, client, ["ask"])
+    version = client.get("/v1/me").json()["consent"]["version"]
+    assert by_key.post("/v1/me/consent", json={"version": version}).status_code == 403
+    assert client.get("/v1/me").json()["consented"] is False
+
+
+def test_anothers_key_is_not_found_and_stays_good(api: Api) -> None:
+    by_key, made = key_client(api, api.log_in(), ["ask"])
+    assert api.log_in().delete(f"/v1/api-keys/{made['id']}").status_code == 404
+    assert by_key.get("/v1/me").status_code == 200
+
+
+def test_a_request_that_passes_two_checks_is_counted_once(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(requests_per_minute=3)
+    client = api.log_in()
+    job = ask_async(client)
+    statuses = [client.post(f"/v1/jobs/{job['id']}/cancel").status_code for _ in range(3)]
+    assert statuses == [202, 202, 429]
 
 
 def test_a_key_cannot_do_more_than_its_owner(api: Api) -> None:

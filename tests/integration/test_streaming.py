@@ -3,6 +3,8 @@
 import json
 import threading
 
+import pytest
+
 from shared.jobs.lifecycle import EventKind
 from tests.support import Api, RedisServer, ask_async, sse_events
 
@@ -127,3 +129,22 @@ def test_many_readers_of_one_answer_each_get_all_of_it(api: Api) -> None:
     for reader in readers:
         reader.join(timeout=20)
     assert told == [["1", "2", "3", "4", "5"]] * 8
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_a_stream_ends_when_its_log_in_does(api: Api, by_key: bool) -> None:
+    client = api.log_in()
+    made = client.post("/v1/api-keys", json={"name": "a key", "scopes": ["read"]}).json()
+    reader = api.client()
+    reader.headers["Authorization"] = f"Bearer {made['key']}" if by_key else client.headers["Authorization"]
+    ask_async(client)
+    job = api.claim()
+    with reader.stream("GET", f"/v1/jobs/{job.id}/events") as response:
+        events = sse_events(response)
+        assert next(events)[0] == "state"
+        if by_key:
+            client.delete(f"/v1/api-keys/{made['id']}")
+        else:
+            client.post("/v1/auth/logout")
+        assert list(events) == [], "nothing more is told, and the stream is over"
+    api.release(job, "One. ")

@@ -1,5 +1,7 @@
 """What the demo model is taught: enough, complete, sound in form, and apart from what it is examined on."""
 
+import re
+
 import pytest
 import yaml
 
@@ -7,6 +9,9 @@ from models.demo.dialogues import Dialogues
 from models.demo.knowledge import KINDS, DataError, Knowledge, four_grams, load_knowledge
 from shared.guard import load_guard
 from shared.guard.verdict import Action, Audience
+
+#: Where a last sentence sends its reader, in turns of phrase that the guard does not look for.
+HELP = re.compile(r"\b(?:urgent doctor|hospital assessment|emergency (?:number|eye care))\b")
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +54,20 @@ def test_a_held_out_question_that_overlaps_is_refused(tmp_path) -> None:  # type
         load_knowledge(tmp_path)
 
 
-def test_the_guard_lets_every_answer_through_and_finds_its_referral(knowledge: Knowledge) -> None:
+def test_the_guard_lets_every_answer_through_and_finds_a_referral_in_its_last_sentence(
+    knowledge: Knowledge,
+) -> None:
     guard = load_guard()
     for condition in knowledge.conditions:
         for kind in KINDS:
             gate = guard.gate(Audience.PATIENT, "")
-            for release in gate.feed(condition.answers[kind]) + gate.close():
+            releases = gate.feed(condition.answers[kind]) + gate.close()
+            for release in releases:
                 assert release.verdict.action is Action.ALLOW, f"{condition.name}, {kind}: {release}"
+            last = releases[-1].text
+            assert guard.refers(last) or HELP.search(last), (
+                f"{condition.name}, {kind} ends without a referral"
+            )
 
 
 def test_the_guard_takes_no_taught_question_for_an_emergency(knowledge: Knowledge) -> None:

@@ -20,6 +20,8 @@ CRISES = [
     "My husband hit me again last night and I am scared.",
     "I keep cutting my arms when I'm upset.",
     "Everyone would be better off without me",
+    "no sense living any longer",
+    "what is the point of living like this",
 ]
 
 EMERGENCIES = [
@@ -38,6 +40,11 @@ EMERGENCIES = [
     "I think I'm having a heart attack",
     "the bleeding won't stop",
     "My toddler is choking on a grape",
+    "can't breathe, my tongue is huge since the wasp sting",
+    "having a severe allergic reaction to shellfish",
+    "having an anaphylactic reaction",
+    "spitting up lots of blood",
+    "we could not stop the bleeding from his nose",
 ]
 
 PLAIN = [
@@ -59,6 +66,14 @@ PLAIN = [
     "My knee hurts when I run.",
     "How do I talk to my doctor about my anxiety?",
     "What is the suicide rate in Europe?",
+    "What is an anaphylactic reaction?",
+    "Can peanuts cause anaphylaxis?",
+    "What causes coughing up blood?",
+    "How can I stop the bleeding of my gums when brushing?",
+    "Is there any point in taking vitamin C?",
+    "There is no point taking antibiotics for a cold, right?",
+    "What is the point of living wills?",
+    "Can swelling of the throat come from a cold?",
 ]
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from shared.guard import Category, Guard, load_guard
+from shared.settings import Settings
 
 GUARD = load_guard()
 FILES = ("lexicon.yaml", "rules_answer.yaml", "rules_question.yaml", "responses.yaml", "resources.yaml")
@@ -23,6 +26,7 @@ def policy() -> dict[str, str]:
     [
         ("us", "911", "988"),
         ("gb", "999", "116 123"),
+        ("uk", "999", "116 123"),
         ("en-GB", "999", "116 123"),
         ("eu", "112", "findahelpline"),
     ],
@@ -32,6 +36,14 @@ def test_resources_are_those_of_the_locale(locale: str, emergency: str, crisis: 
     assert emergency in responses.emergency
     assert emergency in responses.crisis
     assert crisis in responses.crisis
+
+
+def test_every_locale_that_can_be_set_has_resources_of_its_own() -> None:
+    settable = get_args(Settings.model_fields["locale"].annotation)
+    assert {GUARD.responses(locale).locale for locale in settable} == {*settable} - {"uk"}
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (row,) = [line for line in readme.splitlines() if line.startswith("| `MEDICHAT_LOCALE`")]
+    assert {*re.findall(r"`(\w+)`", row)} - {"MEDICHAT_LOCALE"} == {*settable}
 
 
 def test_an_unknown_locale_gets_the_international_resources() -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from services import cli
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, load_settings, settings_from
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,21 @@ def test_a_missing_secret_is_named_with_the_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("MEDICHAT_API_PORT", "x"), ("MEDICHAT_DEVICE", "tpu"), ("MEDICHAT_LEASE_S", "5")]
+    ("name", "value"),
+    [
+        ("MEDICHAT_API_PORT", "x"),
+        ("MEDICHAT_DEVICE", "tpu"),
+        ("MEDICHAT_LEASE_S", "5"),
+        ("MEDICHAT_LOCALE", "xx"),
+        ("MEDICHAT_REDIS_URL", "127.0.0.1:6379"),
+        ("MEDICHAT_REDIS_URL", "redis://127.0.0.1:port/0"),
+        ("MEDICHAT_TRUSTED_PROXIES", "the proxy"),
+        ("MEDICHAT_DATABASE_URL", "postgres"),
+        ("MEDICHAT_DATABASE_URL", "postgresql+nothing://host/name"),
+        ("MEDICHAT_DATABASE_URL", "postgresql+psycopg://host:port/name"),
+        ("MEDICHAT_DATABASE_URL", "postgresql+psycopg://127.0.0.1:1/name"),
+        ("MEDICHAT_DATABASE_OWNER_URL", "sqlite:////nowhere/to/be/found.db"),
+    ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -39,7 +53,19 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     monkeypatch.setenv(name, value)
     assert cli.main(["init"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert name.rsplit("_", maxsplit=1)[-1] in line
+    assert (name if value != "5" else "MEDICHAT_HEARTBEAT_S") in line
+    assert "Value error" not in line
+
+
+def test_an_unknown_locale_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ValidationError, match=r"'intl', 'us', 'uk', 'gb'"):
+        Settings(locale="xx")  # type: ignore[arg-type]
+
+
+def test_settings_are_made_of_a_given_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDICHAT_DATABASE_URL", "postgresql+psycopg://somewhere/else")
+    made = settings_from({"MEDICHAT_STATE_DIR": "/there", "MEDICHAT_API_PORT": "9000", "PATH": "/bin"})
+    assert (made.database_url, made.api_port) == ("sqlite:////there/medichat.db", 9000)
 
 
 def test_a_heartbeat_that_cannot_keep_the_lease_is_refused() -> None:

@@ -3,11 +3,11 @@
 from datetime import datetime
 
 from fastapi import APIRouter, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from services.api.deps import AnyUser, GatewayDep
 from services.api.errors import document
-from services.api.schemas import Body, Page, PlainText
+from services.api.schemas import Body, Moment, Page, PlainText
 from shared.auth import api_keys
 from shared.auth.api_keys import ApiKey
 from shared.auth.roles import Scope
@@ -40,8 +40,8 @@ class NewKeyBody(Body):
     """A key to make."""
 
     name: PlainText = Field(max_length=100, examples=["ward tablet"])
-    scopes: list[Scope] = Field(min_length=1, max_length=3)
-    expires_at: AwareDatetime | None = None
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
+    expires_at: Moment | None = None
 
 
 @router.get("", responses=document(401, 429))

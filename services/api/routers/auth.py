@@ -43,9 +43,11 @@ def check_credentials(gateway: Gateway, address: str, name: str, password: str) 
     if wait_s is not None:
         raise LimitReached("Too many log-ins from this address; wait and try again.", retry_after_s=wait_s)
 
+    strangers = gateway.limiter.strangers(gateway.envelope.fingerprint)
+
     def attempt(connection: Connection) -> Account | MediChatError:
         try:
-            return accounts.check_login(connection, name, password, gateway.clock.now(connection))
+            return accounts.check_login(connection, name, password, gateway.clock, strangers)
         except NotAuthenticated as error:
             return error  # returned, not raised: the failure's rows must be committed
 

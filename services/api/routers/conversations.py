@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import select, update
 
 from services.api.ask import Asked, load_owned, regenerate
-from services.api.deps import Asker, GatewayDep
+from services.api.deps import Asker, GatewayDep, Reader
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.predict import (
@@ -14,7 +14,7 @@ from services.api.routers.predict import (
     DeskDep,
     IdempotencyKey,
     NewsDep,
-    PreferredWait,
+    PreferredDep,
     question_of,
     respond,
 )
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 SEARCHED = 300
 
 
-def owned_conversation(conversation_id: str, caller: Asker, gateway: GatewayDep) -> str:
+def owned_conversation(conversation_id: str, caller: Reader, gateway: GatewayDep) -> str:
     """The id of a conversation of the caller's. Raises NotFound, also for somebody else's."""
     with gateway.database.read() as connection:
         load_owned(connection, conversation_id, caller.user_id)
@@ -51,7 +51,7 @@ Owned = Annotated[str, Depends(owned_conversation)]
 
 @router.get("", responses=document(401, 403, 422, 429))
 def list_conversations(
-    caller: Asker,
+    caller: Reader,
     gateway: GatewayDep,
     search: Annotated[
         str | None, Query(max_length=200, description="Words in the title or a message.")
@@ -102,7 +102,7 @@ def list_conversations(
 
 
 @router.get("/{conversation_id}", responses=document(401, 403, 404, 429))
-def read_conversation(conversation: Owned, caller: Asker, gateway: GatewayDep) -> ConversationView:
+def read_conversation(conversation: Owned, caller: Reader, gateway: GatewayDep) -> ConversationView:
     """A conversation, with what is released so far of an answer under way."""
     with gateway.database.read() as connection:
         return conversation_view(connection, gateway, conversation, caller.user_id)
@@ -152,20 +152,20 @@ async def ask_in_conversation(
     gateway: GatewayDep,
     desk: DeskDep,
     news: NewsDep,
-    wait_s: PreferredWait,
+    prefer: PreferredDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
     question = question_of(body, conversation)
     job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
-    return await respond(gateway, news, job, wait_s or 0.0)
+    return await respond(gateway, news, job, prefer, usual_wait_s=0.0)
 
 
 @router.post(
     "/{conversation_id}/regenerate", status_code=202, responses=document(401, 403, 404, 409, 429, 503)
 )
 def regenerate_answer(conversation: Owned, caller: Asker, gateway: GatewayDep) -> JobView:
-    """Answer the last question again; the former answer leaves the conversation."""
+    """Answer the last question again; the former answer goes once the new one is there."""
     job = regenerate(gateway, caller, conversation)
     with gateway.database.read() as connection:
         return placed_job_view(connection, job)

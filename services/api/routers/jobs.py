@@ -9,7 +9,7 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import cancel
-from services.api.deps import Asker, GatewayDep
+from services.api.deps import Asker, GatewayDep, Reader
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.predict import NewsDep
@@ -31,7 +31,7 @@ class EndView(JobView):
     answer: AnswerView | None = None
 
 
-def owned_job(job_id: str, caller: Asker, gateway: GatewayDep) -> Job:
+def owned_job(job_id: str, caller: Reader, gateway: GatewayDep) -> Job:
     """A job of the caller's. Raises NotFound, also for somebody else's."""
     with gateway.database.read() as connection:
         found = connection.execute(
@@ -56,7 +56,7 @@ async def last_event_id(last_event_id: Annotated[str | None, Header()] = None) -
 
 @router.get("", responses=document(401, 403, 422, 429))
 def list_jobs(
-    caller: Asker,
+    caller: Reader,
     gateway: GatewayDep,
     state: State | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -95,13 +95,17 @@ def cancel_job(job: OwnedJob, caller: Asker, gateway: GatewayDep) -> JobView:
     "/{job_id}/events", response_class=EventSourceResponse, responses=document(401, 403, 404, 422, 429)
 )
 async def job_events(
-    job: OwnedJob, gateway: GatewayDep, news: NewsDep, after: Annotated[int, Depends(last_event_id)]
+    job: OwnedJob,
+    caller: Reader,
+    gateway: GatewayDep,
+    news: NewsDep,
+    after: Annotated[int, Depends(last_event_id)],
 ) -> AsyncIterator[ServerSentEvent]:
     """Follow a job as server-sent events: `state`, `sentence` (its `id` is its number), and last `end`.
 
-    Reconnect with `Last-Event-ID` and no sentence is missed or repeated.
+    Reconnect with `Last-Event-ID` and no sentence is missed or repeated. When the log-in ends, so does this.
     """
-    async for seen in follow(gateway, news, job.id, after=after):
+    async for seen in follow(gateway, news, job.id, after=after, reader=caller.session_id):
         for sentence in seen.sentences:
             yield ServerSentEvent(
                 event="sentence", id=str(sentence.seq), data=sentence_view(sentence).model_dump()

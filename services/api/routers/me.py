@@ -4,16 +4,13 @@ from datetime import datetime
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import select
 
 from services.api.deps import AnyUser, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body
 from shared.auth import accounts
 from shared.auth.consent import CONSENT_TEXT, CONSENT_VERSION
-from shared.auth.passwords import check_password
-from shared.db.tables import users
-from shared.errors import InvalidInput, NotAllowed
+from shared.errors import InvalidInput, MediChatError, NotAllowed
 
 router = APIRouter(prefix="/v1/me", tags=["account"])
 
@@ -74,9 +71,11 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
     )
 
 
-@router.post("/consent", responses=document(401, 413, 422, 429))
+@router.post("/consent", responses=document(401, 403, 413, 422, 429))
 def consent(body: ConsentBody, caller: AnyUser, gateway: GatewayDep) -> ConsentView:
     """Accept the disclaimer; recorded once."""
+    if caller.kind == "key":
+        raise NotAllowed("The disclaimer is accepted by a person who is logged in, not by an API key.")
     if body.version != CONSENT_VERSION:
         raise InvalidInput("This is not the current version of the text; read GET /v1/me again.")
     with gateway.database.write() as connection:
@@ -90,13 +89,16 @@ def change_password(body: PasswordBody, caller: AnyUser, gateway: GatewayDep) ->
     """Change one's own password; every log-in of the account ends."""
     if caller.kind == "key":
         raise NotAllowed("A password can be changed by a person who is logged in, not by an API key.")
-    with gateway.database.read() as connection:
-        stored = connection.execute(
-            select(users.c.password_hash).where(users.c.id == caller.user_id)
-        ).scalar_one()
-    if not check_password(body.current, stored):
-        raise InvalidInput("The current password is wrong.")
+    refused: MediChatError | None = None
     with gateway.database.write() as connection:
-        now = gateway.clock.now(connection)
-        accounts.set_password(connection, caller.user_id, body.new, actor=caller.actor, now=now)
+        try:
+            accounts.check_own_password(
+                connection, caller.user_id, body.current, actor=caller.actor, clock=gateway.clock
+            )
+            now = gateway.clock.now(connection)
+            accounts.set_password(connection, caller.user_id, body.new, actor=caller.actor, now=now)
+        except MediChatError as error:
+            refused = error  # raised below: the failure's rows must be committed
+    if refused is not None:
+        raise refused
     return Response(status_code=204)

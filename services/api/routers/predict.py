@@ -1,6 +1,7 @@
 """`POST /predict`: a question in, a guarded answer out."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -27,6 +28,7 @@ _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?")
 #: The HTTP status for a failed job, by its error code; 500 for any other.
 _FAILED = {
     "prompt-too-long": 422,
+    "out-of-memory": 422,
     "deadline": 504,
     "worker-lost": 503,
     "engine-crashed": 503,
@@ -35,19 +37,28 @@ _FAILED = {
 }
 
 
-async def preferred_wait_s(
+@dataclass(frozen=True)
+class Preferred:
+    """What the Prefer header asks for (RFC 7240)."""
+
+    #: Seconds to wait for the answer; None when the header does not say.
+    wait_s: float | None = None
+    respond_async: bool = False
+
+
+async def preferred(
     request: Request, gateway: GatewayDep, prefer: Annotated[str | None, Header()] = None
-) -> float | None:
-    """Seconds to wait for the answer, by the Prefer header (RFC 7240); None when it names neither."""
-    if prefer is None:
-        return None
-    if "respond-async" in prefer.lower():
-        return 0.0
-    asked = _WAIT.search(prefer.lower())
-    return min(float(asked[1]), gateway.settings.wait_limit_s) if asked else None
+) -> Preferred:
+    """`respond-async` alone does not wait; with `wait=N` the answer may come within N seconds."""
+    wanted = (prefer or "").lower()
+    respond_async = "respond-async" in wanted
+    asked = _WAIT.search(wanted)
+    if asked:
+        return Preferred(min(float(asked[1]), gateway.settings.wait_limit_s), respond_async)
+    return Preferred(0.0 if respond_async else None, respond_async)
 
 
-PreferredWait = Annotated[float | None, Depends(preferred_wait_s)]
+PreferredDep = Annotated[Preferred, Depends(preferred)]
 
 
 async def get_news(request: Request) -> News:
@@ -80,17 +91,16 @@ async def predict(
     gateway: GatewayDep,
     desk: DeskDep,
     news: NewsDep,
-    wait_s: PreferredWait,
+    prefer: PreferredDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
-    """Ask a question. Waits for the answer unless `Prefer: respond-async` is sent.
+    """Ask a question. Waits for the answer unless `Prefer: respond-async` is sent; `wait=N` waits N seconds.
 
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
     """
     question = question_of(body, body.conversation_id)
     job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
-    limit = gateway.settings.wait_limit_s
-    return await respond(gateway, news, job, limit if wait_s is None else wait_s)
+    return await respond(gateway, news, job, prefer, usual_wait_s=gateway.settings.wait_limit_s)
 
 
 def question_of(body: AskBody, conversation_id: str | None) -> Question:
@@ -104,8 +114,11 @@ def question_of(body: AskBody, conversation_id: str | None) -> Question:
     )
 
 
-async def respond(gateway: Gateway, news: News, job: Job, wait_s: float) -> Response | AnswerView:
-    """The answer if it is there within `wait_s` seconds, else 202 with the job."""
+async def respond(
+    gateway: Gateway, news: News, job: Job, prefer: Preferred, *, usual_wait_s: float
+) -> Response | AnswerView:
+    """The answer if it is there within the wait, else 202 with the job."""
+    wait_s = usual_wait_s if prefer.wait_s is None else prefer.wait_s
     if job.finished_at is None and wait_s > 0:
         job = await wait_for_end(gateway, news, job.id, wait_s) or job
     if job.state is State.SUCCEEDED:
@@ -115,7 +128,7 @@ async def respond(gateway: Gateway, news: News, job: Job, wait_s: float) -> Resp
         return problem(_FAILED.get(code, 500), code, job.error_detail or "The answer failed.")
     if job.state is State.CANCELLED:
         return problem(409, "cancelled", "The answer was cancelled before it was finished.")
-    return _accepted(job)
+    return _accepted(job, respond_async=prefer.respond_async)
 
 
 def _answer(gateway: Gateway, job: Job) -> AnswerView:
@@ -123,10 +136,13 @@ def _answer(gateway: Gateway, job: Job) -> AnswerView:
         return answer_view(connection, gateway, job)
 
 
-def _accepted(job: Job) -> Response:
+def _accepted(job: Job, *, respond_async: bool) -> Response:
+    headers = {"Location": f"/v1/jobs/{job.id}"}
+    if respond_async:
+        headers["Preference-Applied"] = "respond-async"
     return Response(
         job_view(job).model_dump_json(),
         status_code=202,
         media_type="application/json",
-        headers={"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async"},
+        headers=headers,
     )

@@ -1,9 +1,10 @@
 """People, for admins; an auditor says yes to new auditors."""
 
 from datetime import datetime
+from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import func, select
 
 from services.api.deps import Admin, Auditor, GatewayDep
@@ -18,6 +19,8 @@ from shared.errors import InvalidInput
 from shared.guard.verdict import Audience
 
 router = APIRouter(prefix="/v1/users", tags=["people"])
+
+MAX_NAME = 100
 
 
 class UserView(BaseModel):
@@ -44,10 +47,20 @@ class PasswordView(BaseModel):
     password: str
 
 
+def _lower(name: str) -> str:
+    """As it is stored; some letters become two."""
+    name = name.lower()
+    if len(name) > MAX_NAME:
+        raise ValueError(f"has more than {MAX_NAME} characters in lower case")
+    return name
+
+
 class NewUserBody(Body):
     """A person to let in."""
 
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.@+-]+$", examples=["nurse.kim"])
+    name: Annotated[str, AfterValidator(_lower)] = Field(
+        min_length=1, max_length=MAX_NAME, pattern=r"^[\w.@+-]+$", examples=["nurse.kim"]
+    )
     role: Role
     audience: Audience = Audience.PATIENT
     password: str | None = Field(None, max_length=200, description="Left out: a random one is made.")

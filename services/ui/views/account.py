@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import moment
+from services.ui.text import moment, plain_markdown
 
 _SCOPE = {"user": "ask", "admin": "admin", "auditor": "audit"}
 
@@ -14,7 +14,7 @@ _SCOPE = {"user": "ask", "admin": "admin", "auditor": "audit"}
 def show(gateway: Gateway, me: Json) -> None:
     """Who one is, a form for the password, the keys."""
     st.title("Account")
-    st.write(f"**{me['name']}**, {me['role']}; answers are written for a {me['audience']}.")
+    st.write(f"**{plain_markdown(me['name'])}**, {me['role']}; answers are written for a {me['audience']}.")
     st.caption(f"This log-in ends at {moment(me['session']['expires_at'])} UTC at the latest.")
     _password(gateway)
     _keys(gateway, _SCOPE[me["role"]])
@@ -48,10 +48,12 @@ def _keys(gateway: Gateway, scope: str) -> None:
         days = st.number_input("Days until it ends", 1, 365, 90)
         if st.form_submit_button("Make a key"):
             try:
-                st.success("Copy it now; it is not shown again.")
-                st.code(gateway.create_api_key(name, scope, int(days))["key"], language=None)
+                key = gateway.create_api_key(name, scope, int(days))["key"]
             except GatewayError as error:
                 st.error(error.detail)
+            else:
+                st.success("Copy it now; it is not shown again.")
+                st.code(key, language=None)
     keys = [key for key in gateway.api_keys() if key["revoked_at"] is None]
     if not keys:
         st.caption("No keys.")

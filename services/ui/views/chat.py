@@ -107,6 +107,25 @@ def _guard_banner(guard: Json | None) -> None:
             f"**The guard stepped in** ({reason or 'check failed'}): a sentence was held back and replaced.",
             icon=":material/shield:",
         )
+    elif guard["action"] == "append":
+        st.info(
+            "**The guard added the last sentence**, because the answer did not say whom to turn to.",
+            icon=":material/shield:",
+        )
+
+
+def _guard_so_far(released: list[Json]) -> Json | None:
+    """What the guard did to an answer that is still being written, as it is told of a finished one."""
+    touched = [sentence for sentence in released if sentence["action"] != "allow"]
+    if not touched:
+        return None
+    replaced = [sentence for sentence in touched if sentence["action"] == "replace"]
+    gravest = (replaced or touched)[-1]
+    return {
+        "action": gravest["action"],
+        "category": gravest["category"],
+        "sentences_replaced": len(replaced),
+    }
 
 
 def _rate(gateway: Gateway, message_id: str, key: str) -> None:
@@ -130,6 +149,7 @@ def _follow(gateway: Gateway, conversation_id: str) -> None:
     if not _is_running(job):
         st.rerun()
     with st.chat_message("assistant"):
+        _guard_banner(_guard_so_far(conversation["released"]))
         released = "".join(sentence["text"] for sentence in conversation["released"])
         if released:
             st.markdown(answer_markdown(released))

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import moment
+from services.ui.text import moment, plain_markdown
 
 _PAGE = 50
 
@@ -77,7 +77,8 @@ def _pending(gateway: Gateway) -> None:
     for person in gateway.pending_auditors():
         with st.container(border=True):
             st.write(
-                f"**{person['name']}** waits to become an auditor (asked {moment(person['created_at'])})."
+                f"**{plain_markdown(person['name'])}** waits to become an auditor "
+                f"(asked {moment(person['created_at'])})."
             )
             if st.button("Say yes", key=f"approve-{person['id']}"):
                 try:

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import moment
+from services.ui.text import moment, plain_markdown
 
 _ROLES = ("user", "admin", "auditor")
 _AUDIENCES = ("patient", "clinician")
@@ -50,7 +50,9 @@ def _new(gateway: Gateway) -> None:
     except GatewayError as error:
         st.error(error.detail)
         return
-    _notice(f"{made['name']} can log in with this password, shown only now:", made["password"])
+    _notice(
+        f"{plain_markdown(made['name'])} can log in with this password, shown only now:", made["password"]
+    )
     st.rerun()
 
 
@@ -84,7 +86,8 @@ def _change(gateway: Gateway, others: list[Json]) -> None:
 def _save(gateway: Gateway, person: Json, changes: dict[str, str]) -> None:
     try:
         gateway.change_user(person["id"], **changes)
-        _notice(f"{person['name']}: {', '.join(f'{name} is now {new}' for name, new in changes.items())}.")
+        changed = ", ".join(f"{name} is now {new}" for name, new in changes.items())
+        _notice(f"{plain_markdown(person['name'])}: {changed}.")
     except GatewayError as error:
         st.toast(error.detail, icon=":material/error:")
 
@@ -92,7 +95,8 @@ def _save(gateway: Gateway, person: Json, changes: dict[str, str]) -> None:
 def _reset(gateway: Gateway, person: Json) -> None:
     try:
         _notice(
-            f"The new password of {person['name']}, shown only now:", gateway.reset_password(person["id"])
+            f"The new password of {plain_markdown(person['name'])}, shown only now:",
+            gateway.reset_password(person["id"]),
         )
     except GatewayError as error:
         st.toast(error.detail, icon=":material/error:")

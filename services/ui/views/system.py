@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import altair as alt
 import pandas as pd
 import streamlit as st
 
@@ -20,7 +21,7 @@ def show(gateway: Gateway, me: Json) -> None:
 
 def _figures(gateway: Gateway) -> None:
     try:
-        seen = gateway.system()
+        seen = gateway.watching().system()
     except GatewayError as error:
         if error.status == 401:
             st.rerun()
@@ -71,7 +72,7 @@ def _queue_plot(queue: Json) -> None:
     seen = st.session_state.setdefault("depths", [])
     seen.append({"time": pd.Timestamp.now("UTC"), "waiting": queue["queued"], "running": queue["running"]})
     del seen[:-_KEPT]
-    st.line_chart(pd.DataFrame(seen), x="time", y=["waiting", "running"], y_label="jobs", height=200)
+    st.altair_chart(plot(pd.DataFrame(seen), "time", "jobs", whole=True))
 
 
 def _latency_plot(latency: list[Json]) -> None:
@@ -88,4 +89,26 @@ def _latency_plot(latency: list[Json]) -> None:
     frame = pd.DataFrame(latency).rename(columns=names)
     frame["minute"] = pd.to_datetime(frame["minute"])
     frame[list(names.values())] /= 1000
-    st.line_chart(frame, x="minute", y=list(names.values()), y_label="seconds", height=250)
+    st.altair_chart(plot(frame[["minute", *names.values()]], "minute", "seconds"))
+
+
+def plot(frame: pd.DataFrame, time: str, unit: str, *, whole: bool = False) -> alt.Chart:
+    """A line for each column of `frame` but `time`, from 0 up; `whole`: the values are whole numbers."""
+    lines = frame.melt(time, var_name="line", value_name=unit)
+    highest = lines[unit].max()
+    # an axis of its own range: where nothing happens the usual one is empty, or has halves of jobs
+    top = max(4 if whole else 1, 0 if pd.isna(highest) else highest)
+    axis = alt.Axis(format="d", tickMinStep=1) if whole else alt.Axis()
+    return (
+        alt.Chart(lines, height=320)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X(f"{time}:T", title="time (UTC)", scale=alt.Scale(type="utc")).axis(
+                format="%H:%M:%S", labelOverlap=True
+            ),
+            y=alt.Y(f"{unit}:Q", title=unit, scale=alt.Scale(domain=[0, float(top)]), axis=axis),
+            color=alt.Color(
+                "line:N", title=None, sort=[name for name in frame.columns if name != time]
+            ).legend(orient="top", columns=2, labelLimit=0),
+        )
+    )

@@ -4,6 +4,7 @@ EngineError
 ├── RequestTooLong   the request can never fit: a permanent error of the request
 ├── AdapterUnavailable the adapter cannot be loaded; the base model and other adapters answer on
 ├── EngineUnavailable  the engine takes no requests: it is draining, closed or not started
+├── OutOfMemory      the request alone needs more memory than the device has: a permanent error of the request
 └── EngineCrashed    the engine failed while it held the request: worth another attempt
 """
 
@@ -44,3 +45,7 @@ class EngineUnavailable(EngineError):
 
 class EngineCrashed(EngineError):
     """The engine failed while it held the request and starts again by itself. Try the request again."""
+
+
+class OutOfMemory(EngineError):
+    """The model ran out of memory for this answer. Shorten the question, or ask for fewer new tokens."""

@@ -23,7 +23,13 @@ from services.worker_infer.engines.base import (
     GenerationRequest,
     TokenStream,
 )
-from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, RequestTooLong
+from services.worker_infer.engines.errors import (
+    EngineCrashed,
+    EngineError,
+    EngineUnavailable,
+    OutOfMemory,
+    RequestTooLong,
+)
 from services.worker_infer.engines.linear import use_few_rows_linear
 from services.worker_infer.engines.manager import PagedLimits, make_manager
 
@@ -36,6 +42,8 @@ _DRAINING = "draining"
 _CLOSED = "closed"
 
 _MAX_RESTART_DELAY_S = 30.0
+#: How torch says so on a GPU and on a CPU; the library hands on the message only.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _CRASHED = "The engine failed while it held this request. Try it again."
 
 
@@ -48,6 +56,17 @@ class _Held:
     key: str
     stream: TokenStream
     sent: int = 0
+
+
+def _crash() -> EngineError:
+    return EngineCrashed(_CRASHED)
+
+
+def _failure(error: str, *, running: int) -> Callable[[], EngineError]:
+    """What a dead loop means for what it ran: only a request that ran alone surely needs too much memory."""
+    if running == 1 and any(sign in error.lower() for sign in _NO_MEMORY):
+        return lambda: OutOfMemory(OutOfMemory.__doc__)
+    return _crash
 
 
 class PagedEngine:
@@ -88,6 +107,8 @@ class PagedEngine:
         self._generated_tokens = 0
         self._finished_requests = 0
         self._restarts = 0
+        #: Makes what requests of the failing loop are told.
+        self._failure: Callable[[], EngineError] = _crash
 
     def start(self) -> None:
         """Make the cache and start the loop.
@@ -204,8 +225,10 @@ class PagedEngine:
             if held is None:
                 return
             if output.error is not None:
+                if self._manager is not None:
+                    self._failure = _failure(output.error, running=len(self._running))
                 self._abandon_manager()
-                self._end(held, EngineCrashed(_CRASHED))
+                self._end(held, self._failure())
                 return
             token_ids = output.generated_tokens[held.sent :]
             held.sent += len(token_ids)
@@ -277,7 +300,7 @@ class PagedEngine:
                     return
                 try:
                     manager = self._start_manager()
-                except (RuntimeError, MemoryError, ValueError) as error:
+                except Exception as error:  # whatever it is, nobody else would start the engine again
                     logger.error("The engine could not start: %s", type(error).__name__)
 
     def _bury(self, manager: ContinuousBatchingManager) -> None:
@@ -289,5 +312,5 @@ class PagedEngine:
                 self._state = _RESTARTING if self._state == _RUNNING else self._state
                 logger.error("The engine's loop died and is started again")
             for held in list(self._running.values()):
-                self._end(held, EngineCrashed(_CRASHED))
+                self._end(held, _crash())
         manager.batch_processor = None

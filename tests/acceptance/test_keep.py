@@ -1,0 +1,61 @@
+"""What keeps a process running, with real processes: what is given up, what is tried again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.keep import next_pause_s
+from tests.support import ROOT, wait_until
+
+KEEP = [sys.executable, "-m", "services.keep"]
+
+
+def keep(*command: str, **environment: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*KEEP, *command], cwd=ROOT, env={**os.environ, **environment})
+
+
+def test_a_process_whose_configuration_is_wrong_is_given_up_at_once(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    assert keep("sh", "-c", f"echo x >> {starts}; exit {os.EX_CONFIG}").wait(30) == os.EX_CONFIG
+    assert starts.read_text() == "x\n"
+
+
+def test_any_other_is_tried_again_until_it_is_stopped(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    kept = keep("sh", "-c", f"echo x >> {starts}; exit 1")
+    wait_until(lambda: starts.exists() and starts.read_text().count("x") == 2, 30)
+    kept.terminate()
+    assert kept.wait(10) in (0, 1)
+
+
+def test_the_pauses_grow_and_begin_anew_after_a_long_run() -> None:
+    pauses = [0.0]
+    for _ in range(8):
+        pauses.append(next_pause_s(pauses[-1], ran_s=6))
+    assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert next_pause_s(60, ran_s=3600) == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "named"),
+    [
+        ("services.worker_infer", {"MEDICHAT_MODEL": "medgamma"}, "medgemma-4b"),
+        ("services.worker_infer", {"MEDICHAT_MODEL_PATH": "/nowhere"}, "MEDICHAT_MODEL_PATH"),
+        ("services.worker_infer", {"MEDICHAT_DTYPE": "float16"}, "MEDICHAT_DTYPE"),
+        ("services.api", {"MEDICHAT_API_PORT": "none"}, "MEDICHAT_API_PORT"),
+        ("services.api", {}, "medichat init"),
+    ],
+)
+def test_a_process_says_that_its_configuration_is_wrong(
+    module: str, settings: dict[str, str], named: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "MEDICHAT_STATE_DIR": str(tmp_path), **settings}
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == os.EX_CONFIG
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,71 @@
+"""Maintenance: one gateway's at a time, and no job stands in the way of another."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.api.maintenance import Maintenance
+from shared.db.tables import data_keys, jobs, leases, released_sentences
+from shared.jobs.lifecycle import State
+from shared.jobs.records import Job
+from tests.conftest import MakeApi
+from tests.support import Api, ask_async
+
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def resting(make_api: MakeApi) -> Api:
+    """A gateway whose own maintenance did its first round and rests; its lease has run out."""
+    api = make_api(reconcile_s=600, max_attempts=1)
+    api.wait_for_maintenance()
+    api.set(leases, leases.c.holder != "", expires_at=PAST)
+    return api
+
+
+def lost_job(api: Api) -> Job:
+    """A job with one sentence whose worker was silent for too long."""
+    ask_async(api.log_in())
+    job = api.claim()
+    api.release(job, "A sentence.")
+    api.set(jobs, jobs.c.id == job.id, lease_expires_at=PAST)
+    return job
+
+
+def state(api: Api, job: Job) -> State:
+    with api.gateway.database.read() as connection:
+        return api.gateway.jobs.get(connection, job.id).state
+
+
+@pytest.mark.parametrize("harm", ["key destroyed", "text broken"])
+def test_a_job_whose_text_cannot_be_opened_ends_and_holds_nobody_up(resting: Api, harm: str) -> None:
+    job, other = lost_job(resting), lost_job(resting)
+    if harm == "key destroyed":
+        owned = data_keys.c.owner_id == job.conversation_id
+        resting.set(data_keys, owned, wrapped_key=None, destroyed_at=PAST)
+    else:
+        resting.set(released_sentences, released_sentences.c.job_id == job.id, ciphertext=b"broken")
+    Maintenance(resting.gateway).round()
+    assert state(resting, job) is state(resting, other) is State.FAILED
+    ends = {event.object: event for event in resting.audit("answer.failed")}
+    assert b"unreadable" in ends[f"job:{job.id}"].canonical_bytes
+    assert b"unreadable" not in ends[f"job:{other.id}"].canonical_bytes
+
+
+def test_a_job_whose_text_was_erased_can_be_cancelled(api: Api) -> None:
+    client = api.log_in()
+    job = ask_async(client)
+    api.set(data_keys, data_keys.c.owner_id == job["conversation_id"], wrapped_key=None, destroyed_at=PAST)
+    assert client.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
+
+
+def test_of_two_maintenances_one_works_until_its_lease_has_run_out(resting: Api) -> None:
+    first, second = Maintenance(resting.gateway), Maintenance(resting.gateway)
+    first.round()
+    job = lost_job(resting)
+    second.round()
+    assert state(resting, job) is State.RUNNING
+    soon = datetime.now(UTC) - timedelta(seconds=1)
+    resting.set(leases, leases.c.holder != "", expires_at=soon)
+    second.round()
+    assert state(resting, job) is State.FAILED

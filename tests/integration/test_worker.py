@@ -1,0 +1,311 @@
+"""What the worker makes of a claimed job: prompt, guard, rows, events. Only the model is scripted."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from services.worker_infer.leases import LeaseKeeper
+from sqlalchemy import select
+
+from services.worker_infer.engines.base import (
+    EngineHealth,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    TokenStream,
+)
+from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, OutOfMemory
+from services.worker_infer.generate import Answerer, Model
+from services.worker_infer.text import ChatText
+from shared.conversations import join
+from shared.db.tables import jobs, released_sentences, verdicts
+from shared.guard.verdict import Action
+from shared.jobs.lifecycle import EventKind, State
+from shared.jobs.records import Job
+from shared.prompts import prompt_version
+from shared.queue import open_redis
+from tests.conftest import MakeApi
+from tests.support import Api, ask_async, wait_until
+from tests.tiny_model import tiny_tokenizer
+
+SAFE = "Asthma narrows the airways. "
+HARMFUL = "You should stop taking your warfarin today. "
+REFERRAL = "Please see a doctor about it."
+#: The scripted answer that never comes.
+SILENCE = None
+
+
+class ScriptedEngine:
+    """An `Engine` that gives the answers it was told to give, one per request, in order."""
+
+    def __init__(self, *script: str | EngineError | None) -> None:
+        self.script = deque(script)
+        self.requests: list[GenerationRequest] = []
+        self.cancelled: list[str] = []
+        self.well = True
+        #: Called by `submit` before the engine knows the request.
+        self.on_submit: Callable[[], object] = lambda: None
+
+    def start(self) -> None:
+        """Nothing to make ready."""
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        self.on_submit()
+        self.requests.append(request)
+        answer = self.script.popleft()
+        if isinstance(answer, EngineUnavailable):
+            raise answer
+
+        def cancel(reason: FinishReason) -> None:
+            stream.finish(reason)
+
+        stream = TokenStream(request.deadline, cancel)
+        if isinstance(answer, EngineError):
+            stream.finish(answer)
+        elif answer is not SILENCE:
+            stream.push(tiny_tokenizer().backend_tokenizer.encode(answer, add_special_tokens=False).ids)
+            stream.finish(FinishReason.STOP)
+        return stream
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+    def stats(self) -> EngineStats:
+        raise NotImplementedError
+
+    def health(self) -> EngineHealth:
+        return EngineHealth(ok=self.well, detail="as told")
+
+    def drain(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Clinic:
+    """A gateway, somebody who asks, and a worker with a scripted engine."""
+
+    def __init__(self, api: Api, keeper: LeaseKeeper, engine: ScriptedEngine) -> None:
+        self.api = api
+        self.engine = engine
+        self.client: httpx.Client = api.log_in()
+        self.worker = Answerer(
+            settings=api.settings,
+            worker_id="scripted",
+            model=Model(
+                model_id="scripted",
+                revision="r1",
+                engine=engine,
+                text=ChatText(tiny_tokenizer()),
+                context_tokens=4096,
+            ),
+            database=api.gateway.database,
+            jobs=api.gateway.jobs,
+            conversations=api.gateway.conversations,
+            guard=api.gateway.guard,
+            bell=api.gateway.bell,
+            keeper=keeper,
+        )
+
+    def ask(self, query: str = "What is asthma?", **body: object) -> str:
+        return str(ask_async(self.client, query, **body)["id"])
+
+    def job(self, job_id: str) -> Job:
+        with self.api.gateway.database.read() as connection:
+            return self.api.gateway.jobs.get(connection, job_id)
+
+    def events(self, job_id: str) -> list[EventKind]:
+        with self.api.gateway.database.read() as connection:
+            return [event.kind for event in self.api.gateway.jobs.events(connection, job_id)]
+
+    def answered(self, job_id: str) -> Job:
+        """The job after the worker worked once."""
+        self.worker.answer_next()
+        return self.job(job_id)
+
+    def prompt(self, number: int) -> str:
+        """What the model was given to read."""
+        ids = self.engine.requests[number].prompt_token_ids
+        text: str = tiny_tokenizer().backend_tokenizer.decode(ids)
+        return text
+
+
+@pytest.fixture
+def clinic(make_api: MakeApi) -> Iterator[Clinic]:
+    api = make_api(retry_base_s=0, reconcile_s=600)
+    keeper = LeaseKeeper(
+        api.gateway.database,
+        api.gateway.jobs,
+        open_redis(api.settings),
+        heartbeat_s=0.5,
+        on_beat=lambda: None,
+    )
+    keeper.start()
+    with closing(keeper):
+        yield Clinic(api, keeper, ScriptedEngine())
+
+
+def test_a_harmful_sentence_is_replaced_and_kept_for_reviewers(clinic: Clinic) -> None:
+    clinic.engine.script += [SAFE + HARMFUL + "More."]
+    job = clinic.answered(clinic.ask())
+    assert (job.state, job.finish_reason) == (State.SUCCEEDED, "guard")
+    with clinic.api.gateway.database.read() as connection:
+        rows = connection.execute(
+            select(released_sentences, verdicts.c.category, verdicts.c.policy_version, verdicts.c.span_hmac)
+            .outerjoin(verdicts, verdicts.c.id == released_sentences.c.verdict_id)
+            .order_by(released_sentences.c.seq)
+        ).all()
+        assert job.conversation_id is not None
+        key = clinic.api.gateway.conversations.key(connection, job.conversation_id)
+    safe, replaced = rows
+    assert (safe.action, safe.suppressed_ciphertext, safe.verdict_id) == (Action.ALLOW, None, None)
+    assert replaced.action == Action.REPLACE
+    assert (
+        key.decrypt(replaced.suppressed_ciphertext, place=f"suppressed:{job.id}:2").strip() == HARMFUL.strip()
+    )
+    assert "warfarin" not in key.decrypt(replaced.ciphertext, place=f"sentence:{job.id}:2")
+    assert replaced.category
+    assert replaced.policy_version == clinic.api.gateway.guard.policy_version
+    assert replaced.span_hmac
+    (event,) = clinic.api.audit("guard.stepped_in")
+    assert event.object == f"job:{job.id}"
+    assert replaced.verdict_id.encode() in event.canonical_bytes
+
+
+def test_a_later_question_is_read_with_what_was_said_before(clinic: Clinic) -> None:
+    clinic.engine.script += [SAFE + REFERRAL, "It is. " + REFERRAL]
+    first = clinic.answered(clinic.ask("What is asthma?"))
+    clinic.answered(clinic.ask("Is it common?", conversation_id=first.conversation_id))
+    assert "What is asthma?" in clinic.prompt(0)
+    earlier = clinic.prompt(1)
+    order = [earlier.index(text) for text in ("What is asthma?", SAFE.strip(), "Is it common?")]
+    assert order == sorted(order)
+
+
+def test_the_model_reads_what_was_shown_and_not_what_was_suppressed(clinic: Clinic) -> None:
+    clinic.engine.script += [SAFE + HARMFUL, SAFE + REFERRAL]
+    first = clinic.answered(clinic.ask())
+    clinic.answered(clinic.ask("Is it common?", conversation_id=first.conversation_id))
+    assert SAFE.strip() in clinic.prompt(1)
+    assert HARMFUL.strip() not in clinic.prompt(1)
+
+
+def test_the_row_says_what_answered(clinic: Clinic) -> None:
+    clinic.engine.script += [SAFE + REFERRAL]
+    job = clinic.answered(clinic.ask())
+    assert (job.model_id, job.model_revision) == ("scripted", "r1")
+    assert job.prompt_version == prompt_version(clinic.api.settings.system_prompt)
+    assert job.policy_version == clinic.api.gateway.guard.policy_version
+    assert job.prompt_tokens == len(clinic.engine.requests[0].prompt_token_ids)
+    (given,) = clinic.api.audit("answer.given")
+    assert str(job.prompt_version).encode() in given.canonical_bytes
+
+
+def test_an_answer_that_is_not_there_by_its_deadline_fails(clinic: Clinic) -> None:
+    clinic.engine.script += [SILENCE]
+    job_id = clinic.ask()
+    soon = datetime.now(UTC) + timedelta(seconds=0.3)
+    clinic.api.set(jobs, jobs.c.id == job_id, deadline_at=soon)
+    job = clinic.answered(job_id)
+    assert (job.state, job.error) == (State.FAILED, "deadline")
+    assert job.error_detail
+
+
+def test_an_answer_whose_engine_crashed_is_tried_again(clinic: Clinic) -> None:
+    clinic.engine.script += [EngineCrashed("."), SAFE + REFERRAL]
+    job = clinic.answered(clinic.ask())
+    assert (job.state, job.attempt) == (State.QUEUED, 1)
+    job = clinic.answered(job.id)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+    assert EventKind.RETRIED in clinic.events(job.id)
+
+
+def test_an_engine_that_always_crashes_fails_the_job(clinic: Clinic) -> None:
+    clinic.engine.script += [EngineCrashed(".")] * 3
+    job_id = clinic.ask()
+    for _ in range(3):
+        job = clinic.answered(job_id)
+    assert (job.state, job.error) == (State.FAILED, "engine-crashed")
+
+
+def test_an_answer_that_needs_too_much_memory_fails_with_what_to_do(clinic: Clinic) -> None:
+    clinic.engine.script += [OutOfMemory(OutOfMemory.__doc__)]
+    job = clinic.answered(clinic.ask())
+    assert (job.state, job.attempt, job.error) == (State.FAILED, 1, "out-of-memory")
+    assert "Shorten" in str(job.error_detail)
+
+
+def test_an_engine_that_takes_no_more_costs_no_attempt(clinic: Clinic) -> None:
+    clinic.engine.script += [EngineUnavailable(".")]
+    job = clinic.answered(clinic.ask())
+    assert (job.state, job.attempt) == (State.QUEUED, 0)
+
+
+def test_an_answer_that_the_guard_ended_is_not_gone_on_with(clinic: Clinic) -> None:
+    job_id, api = clinic.ask(), clinic.api
+    claimed = api.claim()
+    assert claimed.conversation_id is not None
+    with api.gateway.database.write() as connection:
+        api.gateway.conversations.release(
+            connection,
+            api.gateway.conversations.key(connection, claimed.conversation_id),
+            job_id=job_id,
+            seq=1,
+            epoch=claimed.epoch,
+            text="A safe sentence.",
+            suppressed=HARMFUL,
+            verdict_id=None,
+            action=Action.REPLACE,
+            now=api.gateway.clock.now(connection),
+        )
+        api.gateway.jobs.drain(connection, claimed.claim)
+    job = clinic.answered(job_id)
+    assert (job.state, job.finish_reason) == (State.SUCCEEDED, "guard")
+    assert clinic.engine.requests == []
+
+
+def test_an_attempt_goes_on_after_what_was_released(clinic: Clinic) -> None:
+    job_id, api = clinic.ask(), clinic.api
+    claimed = api.claim()
+    api.release(claimed, SAFE)
+    with api.gateway.database.write() as connection:
+        api.gateway.jobs.drain(connection, claimed.claim)
+    clinic.engine.script += [REFERRAL]
+    job = clinic.answered(job_id)
+    assert clinic.prompt(0).rstrip().endswith(SAFE.strip())
+    assert job.conversation_id is not None
+    with api.gateway.database.read() as connection:
+        told = api.gateway.conversations.read_sentences(connection, job.conversation_id, job_id)
+    assert join(told) == SAFE + REFERRAL
+
+
+def test_a_job_cancelled_before_the_engine_knew_of_it_ends_cancelled(clinic: Clinic) -> None:
+    clinic.engine.script += [SILENCE]
+    job_id = clinic.ask()
+
+    def cancel() -> None:
+        clinic.client.post(f"/v1/jobs/{job_id}/cancel")
+        wait_until(lambda: clinic.engine.cancelled, 10, "for the worker to hear of it")
+
+    clinic.engine.on_submit = cancel
+    assert clinic.answered(job_id).state is State.CANCELLED
+
+
+def test_a_worker_whose_engine_is_not_well_leaves_jobs_to_others(clinic: Clinic) -> None:
+    job_id = clinic.ask()
+    clinic.engine.well = False
+    assert clinic.worker.answer_next() is False
+    assert clinic.job(job_id).state is State.QUEUED
+    with closing(open_redis(clinic.api.settings)) as redis:
+        wait_until(lambda: redis.llen("infer"), 10, "for the gateway's ring")
+        redis.delete("infer")
+        clinic.worker.ring_when_well()
+        clinic.engine.well = True
+        clinic.worker.ring_when_well()
+        clinic.worker.ring_when_well()
+        wait_until(lambda: redis.llen("infer"), 10, "for a ring")
+        assert redis.llen("infer") == 1
