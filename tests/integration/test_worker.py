@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from services.worker_infer.leases import LeaseKeeper
 from sqlalchemy import select
 
+from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.engines.base import (
     EngineHealth,
     EngineStats,
@@ -23,10 +23,12 @@ from services.worker_infer.text import ChatText
 from shared.conversations import join
 from shared.db.tables import jobs, released_sentences, verdicts
 from shared.guard.verdict import Action
+from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
 from shared.prompts import prompt_version
 from shared.queue import open_redis
+from shared.training.adapter_files import AdapterFiles
 from tests.conftest import MakeApi
 from tests.support import Api, ask_async, wait_until
 from tests.tiny_model import tiny_tokenizer
@@ -86,6 +88,13 @@ class ScriptedEngine:
         """Nothing to give back."""
 
 
+class NoAdapters:
+    """A storage without an adapter."""
+
+    def fetch(self, sha256: str) -> AdapterFiles:
+        raise FileNotFoundError(sha256)
+
+
 class Clinic:
     """A gateway, somebody who asks, and a worker with a scripted engine."""
 
@@ -97,9 +106,12 @@ class Clinic:
             settings=api.settings,
             worker_id="scripted",
             model=Model(
+                name="demo",
                 model_id="scripted",
                 revision="r1",
+                dtype="float32",
                 engine=engine,
+                source=NoAdapters(),
                 text=ChatText(tiny_tokenizer()),
                 context_tokens=4096,
             ),
@@ -109,6 +121,7 @@ class Clinic:
             guard=api.gateway.guard,
             bell=api.gateway.bell,
             keeper=keeper,
+            active=ActiveAdapter("demo"),
         )
 
     def ask(self, query: str = "What is asthma?", **body: object) -> str:

@@ -32,7 +32,7 @@ def show(gateway: Gateway, me: Json) -> None:
         return
     dataset_id = _choose(found)
     if _is_moving(next(each for each in found if each["id"] == dataset_id)):
-        st.fragment(partial(_follow, tuning, dataset_id), run_every=POLL_S)()
+        st.fragment(partial(_follow, Tuning(gateway.watching()), dataset_id), run_every=POLL_S)()
         return
     _one(tuning, tuning.dataset(dataset_id))
 

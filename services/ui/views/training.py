@@ -33,7 +33,7 @@ def show(gateway: Gateway, me: Json) -> None:
     run_id = _choose(runs)
     run = tuning.run(run_id)
     if run["state"] in MOVING:
-        st.fragment(partial(_follow, tuning, run_id), run_every=POLL_S)()
+        st.fragment(partial(_follow, Tuning(gateway.watching()), run_id), run_every=POLL_S)()
     else:
         training_run.show(run, tuning.steps(run_id))
         _show_adapter(run)
