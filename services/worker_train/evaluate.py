@@ -133,7 +133,7 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
 
 
 def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
-    """Measure what an evaluation in the database asks for; its samples are left, sealed, at the path returned.
+    """Carry out an evaluation of the database; its samples are left, sealed, at the path given back.
 
     Raises:
         Refused: it cannot be measured as it is.
