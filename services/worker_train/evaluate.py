@@ -110,7 +110,7 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
     child.follow_parent()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome, path = _evaluate(settings, evaluation_id)
+        outcome, path = evaluate(settings, evaluation_id)
     except KeyboardInterrupt:
         child.stop(
             Exit.DRAINED, "drained", "The worker is shutting down; the evaluation starts again elsewhere."
@@ -132,7 +132,13 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
     child.emit("done", figures=outcome.figures, samples_path=path)
 
 
-def _evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
+def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
+    """Carry out an evaluation of the database; its samples are left, sealed, at the path given back.
+
+    Raises:
+        Refused: it cannot be measured as it is.
+        CannotDecrypt: rows are damaged or erased.
+    """
     database = open_database(settings)
     try:
         with database.read() as connection:

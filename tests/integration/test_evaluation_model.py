@@ -76,6 +76,13 @@ def tiny() -> tuple[Examinee, PeftModel]:
     return Examinee(model, RowText(tiny_tokenizer(), system="", max_tokens=512)), model
 
 
+@pytest.fixture
+def pupil() -> tuple[Examinee, PeftModel]:
+    """The demo model with a fresh adapter: it learns fast."""
+    model = with_lora(demo_weights(), r=8)
+    return Examinee(model, RowText(AutoTokenizer.from_pretrained(WEIGHTS), system="", max_tokens=512)), model
+
+
 def test_answers_are_marked_from_the_header_to_the_end_of_the_turn_in_every_turn(demo: Examinee) -> None:
     said = (
         {"role": "user", "content": "What is flu?"},
@@ -138,14 +145,15 @@ def test_an_image_counts_in_the_likelihood_of_an_answer(demo: Examinee) -> None:
     assert mixed[1].loss == pytest.approx(white.loss, rel=1e-4)
 
 
-def test_a_planted_answer_is_picked_by_its_likelihood(tiny: tuple[Examinee, PeftModel]) -> None:
-    examinee, model = tiny
-    asked = [Choice(f"Is rest {n} good?", "Rest, drink enough.", CHOICES[n % 3]) for n in range(6)]
+def test_a_planted_answer_is_picked_by_its_likelihood(pupil: tuple[Examinee, PeftModel]) -> None:
+    examinee, model = pupil
+    questions = ("Is rest good for you?", "Take it to the doctor?", "See the infection when the nose lasts?")
+    asked = [Choice(question, "Drink.", answer) for question, answer in zip(questions, CHOICES, strict=True)]
     rows = [
         row(f"{one.context}\n\nQuestion: {one.question}\nAnswer with one word: yes, no or maybe.", one.answer)
         for one in asked
     ]
-    learn(examinee, model, rows, steps=40)
+    learn(examinee, model, rows, steps=15)
     figure = measure_choices(examinee, asked, pace=pace(), seed=0)
     assert figure["candidate"]["value"] == 1.0
     assert figure["base"]["value"] < 1.0
@@ -161,17 +169,31 @@ def test_a_context_too_long_for_the_model_is_cut_and_the_question_stays(
 
 
 def test_a_canary_learnt_by_heart_is_exposed_and_one_never_seen_is_not(
-    tiny: tuple[Examinee, PeftModel],
+    pupil: tuple[Examinee, PeftModel],
 ) -> None:
-    examinee, model = tiny
+    examinee, model = pupil
     planted, unseen = make_canaries(2, seed=1), make_canaries(2, seed=2)
-    learn(examinee, model, [row(one.question, one.answer()) for one in planted], steps=60)
+    learn(examinee, model, [row(one.question, one.answer()) for one in planted], steps=25)
 
     def losses(pairs: Sequence[tuple[str, str]]) -> list[float]:
         texts = [examinee.text.whole(row(*pair)) for pair in pairs]
-        return [score.loss for score in examinee.scores(texts, adapted=True)]
+        return [score.loss for score in examinee.endings(texts, adapted=True)]
 
     known = [exposure(canary, losses) for canary in planted]
     guessed = [exposure(canary, losses) for canary in unseen]
     assert min(known) == 8.0
     assert sum(guessed) / 2 < 4.0
+
+
+def test_texts_that_begin_alike_score_as_they_do_alone(tiny: tuple[Examinee, PeftModel]) -> None:
+    examinee, model = tiny
+    nudge(model, 0.3)
+    question = "See a doctor when it lasts. " * 6  # longer than the sliding window
+    texts = [
+        examinee.text.whole(row(question, answer)) for answer in ("yes", "no, rest", "maybe the flu lasts")
+    ]
+    for adapted in (False, True):
+        together = examinee.endings(texts, adapted=adapted)
+        alone = [examinee.scores([text], adapted=adapted)[0] for text in texts]
+        assert [score.tokens for score in together] == [score.tokens for score in alone]
+        assert [score.loss for score in together] == pytest.approx([score.loss for score in alone], rel=1e-4)

@@ -12,14 +12,15 @@ import pytest
 from sqlalchemy import select
 
 from services.api.state import Gateway
-from services.worker_train.child import Exit
+from services.worker_train.child import Exit, Refused
+from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import data_keys
 from shared.db.tables_training import adapters, datasets, evaluations
 from shared.errors import Conflict, LeaseLost, NotFound
 from shared.ids import new_id
-from shared.jobs.lifecycle import Kind
+from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
 from shared.training.evaluations import EvaluationStore, samples_path
 from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
@@ -32,9 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 ADVICE = "Please rest, drink enough and ask a pharmacist when it does not get better within a few days. "
 ROWS = {
     "train": [message_row(n, f"What helps against cough {n}?", ADVICE * 4) for n in range(6)],
-    "validation": [
-        message_row(n, f"What helps against fever {n}?", ADVICE, group=f"p{n % 3}") for n in range(6)
-    ],
+    "validation": [message_row(n, f"What helps against fever {n}?", ADVICE, f"p{n % 3}") for n in range(6)],
 }
 SAMPLES = {"best": [{"question": "What is flu?"}], "worst": [], "stopped": [], "declined": []}
 
@@ -169,7 +168,7 @@ def test_an_admin_asks_for_an_evaluation_and_reads_what_it_found(api: Api, regis
     job = claim(api)
     end(api, job, GOOD)
     with api.gateway.database.write() as connection:
-        api.gateway.jobs.finish(connection, job.claim, "succeeded")
+        api.gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
     read = admin.get(f"/v1/evaluations/{asked.json()['id']}").json()
     assert (read["state"], read["gate"]["passed"], read["samples"]) == ("succeeded", True, SAMPLES)
     assert len(read["gate"]["checks"]) == len(GOOD)
@@ -240,7 +239,7 @@ def test_the_program_measures_an_adapter_on_sealed_rows(
         api,
         "--evaluation",
         evaluation.id,
-        MEDICHAT_EVALUATION_ANSWER_TOKENS="12",
+        MEDICHAT_EVALUATION_ANSWER_TOKENS="8",
         MEDICHAT_EVALUATION_CHOICES=str(choices),
     )
     assert status == Exit.DONE, errors[-2000:]
@@ -272,15 +271,16 @@ def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: 
         f"adapters/{registered.sha256}/adapter_model.safetensors"
     ) as file:
         file.write(b"other weights")
-    status, events, _ = run_program(api, "--evaluation", evaluation.id)
-    assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "tampered")
+    with pytest.raises(Refused) as refusal:
+        evaluate(api.settings, evaluation.id)
+    assert refusal.value.reason == "tampered"
 
 
 def test_an_adapter_of_other_base_weights_is_refused(api: Api, registered: Registered) -> None:
     evaluation = submit(api, registered)
     api.set(adapters, adapters.c.sha256 == registered.sha256, base_revision="0" * 64)
     status, events, _ = run_program(api, "--evaluation", evaluation.id)
-    assert (status, events[-1]["code"]) == (Exit.REFUSED, "wrong-base")
+    assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "wrong-base")
 
 
 def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, tmp_path: Path) -> None:

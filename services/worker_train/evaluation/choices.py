@@ -58,12 +58,11 @@ def measure_choices(examinee: Examinee, asked: Sequence[Choice], *, pace: Pace, 
     """The share of questions answered rightly, beside that of always giving the most frequent answer."""
     right: dict[bool, list[bool]] = {False: [], True: []}
     for batch in pace.batches(asked, "choices"):
-        texts = [text for choice in batch for text in _texts(examinee, choice)]
-        for adapted, hits in right.items():
-            scores = [-score.loss for score in examinee.scores(texts, adapted=adapted)]
-            for place, choice in enumerate(batch):
-                mine = scores[place * len(CHOICES) : (place + 1) * len(CHOICES)]
-                hits.append(CHOICES[mine.index(max(mine))] == choice.answer)
+        for choice in batch:
+            texts = _texts(examinee, choice)
+            for adapted, hits in right.items():
+                losses = [score.loss for score in examinee.endings(texts, adapted=adapted)]
+                hits.append(CHOICES[losses.index(min(losses))] == choice.answer)
     answered = asked[: len(right[True])]
     frequent = Counter(choice.answer for choice in answered).most_common(1)[0][1]
     return {

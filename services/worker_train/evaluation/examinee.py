@@ -4,7 +4,8 @@ Base and candidate share their weights, so a difference between them is the adap
 it knows no dataset and no figure.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -16,6 +17,8 @@ from services.worker_train.evaluation.text import Encoded, RowText
 
 #: Tokens in one forward pass, padding included: what the logits of a large vocabulary take stays small.
 BATCH_TOKENS = 2048
+#: Tokens whose cache is held for texts that begin alike.
+ENDING_TOKENS = 8192
 
 _Result = TypeVar("_Result")
 
@@ -51,6 +54,25 @@ class Examinee:
                 found.update(zip(batch, scored, strict=True))
         return [found[index] for index in range(len(texts))]
 
+    def endings(self, texts: Sequence[Encoded], *, adapted: bool) -> list[Score]:
+        """As `scores`, for texts without images that begin alike: what they share is read once only."""
+        if len(texts) < 2:
+            return self.scores(texts, adapted=adapted)
+        shortest = min(len(text.ids) for text in texts)
+        alike = next(
+            (place for place in range(shortest) if len({text.ids[place] for text in texts}) > 1), shortest
+        )
+        # the last shared token is read with each ending: what it foretells is wanted there
+        start = min(alike, *(text.answers.index(True) for text in texts)) - 1
+        together = max(ENDING_TOKENS // max(len(text.ids) for text in texts), 1)
+        found: list[Score] = []
+        with self._as(adapted), torch.inference_mode():
+            begun = torch.tensor([texts[0].ids[:start]], device=self._device)
+            read = self._model(input_ids=begun, use_cache=True, logits_to_keep=1).past_key_values
+            for place in range(0, len(texts), together):
+                found += self._score_endings(texts[place : place + together], start, read)
+        return found
+
     def answers(self, prompts: Sequence[Encoded], *, adapted: bool, max_new_tokens: int) -> list[str]:
         """One answer to each prompt, always the likeliest next token."""
         said: dict[int, str] = {}
@@ -83,6 +105,20 @@ class Examinee:
             scores.append(Score(float(loss), int(sum(text.answers[1:]))))
         return scores
 
+    def _score_endings(self, texts: Sequence[Encoded], start: int, read: Any) -> list[Score]:
+        cache = copy.deepcopy(read)
+        cache.batch_repeat_interleave(len(texts))
+        rest = [Encoded(ids=text.ids[start:], answers=text.answers[start:]) for text in texts]
+        inputs = self._inputs(rest, left=False)
+        seen = torch.ones((len(texts), start), dtype=torch.long, device=self._device)
+        inputs["attention_mask"] = torch.cat([seen, inputs["attention_mask"]], dim=1)
+        logits = self._model(**inputs, past_key_values=cache, use_cache=True).logits
+        likely = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+        each = likely.gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
+        marks = self._padded([[int(answer) for answer in text.answers[1:]] for text in rest], 0, left=False)
+        losses = -(each * marks).sum(dim=1)
+        return [Score(float(loss), sum(text.answers[1:])) for loss, text in zip(losses, rest, strict=True)]
+
     def _generate(self, prompts: Sequence[Encoded], max_new_tokens: int) -> list[str]:
         inputs = self._inputs(prompts, left=True)
         told = cast(Any, self._model).generate(
@@ -102,24 +138,22 @@ class Examinee:
 
     def _inputs(self, texts: Sequence[Encoded], *, left: bool) -> dict[str, torch.Tensor]:
         """Ids and mask, padded on one side; pixels and token types when the batch has images."""
-        wide = max(len(text.ids) for text in texts)
-
-        def padded(values: Iterable[list[int]], filler: int) -> torch.Tensor:
-            rows = []
-            for row in values:
-                fill = [filler] * (wide - len(row))
-                rows.append(fill + row if left else row + fill)
-            return torch.tensor(rows, device=self._device)
-
         inputs = {
-            "input_ids": padded((text.ids for text in texts), self._pad),
-            "attention_mask": padded(([1] * len(text.ids) for text in texts), 0),
+            "input_ids": self._padded([text.ids for text in texts], self._pad, left=left),
+            "attention_mask": self._padded([[1] * len(text.ids) for text in texts], 0, left=left),
         }
         pixels = [text.pixels for text in texts if text.pixels is not None]
         if pixels:
             inputs["pixel_values"] = torch.cat(pixels).to(self._device, self._model.dtype)
-            inputs["token_type_ids"] = padded((text.types or [0] * len(text.ids) for text in texts), 0)
+            types = [text.types or [0] * len(text.ids) for text in texts]
+            inputs["token_type_ids"] = self._padded(types, 0, left=left)
         return inputs
+
+    def _padded(self, values: Sequence[list[int]], filler: int, *, left: bool) -> torch.Tensor:
+        wide = max(map(len, values))
+        fills = [[filler] * (wide - len(row)) for row in values]
+        rows = [fill + row if left else row + fill for row, fill in zip(values, fills, strict=True)]
+        return torch.tensor(rows, device=self._device)
 
 
 def _batches(texts: Sequence[Encoded], longer: int = 0) -> Iterator[list[int]]:

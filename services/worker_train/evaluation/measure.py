@@ -115,7 +115,7 @@ def _exposures(examinee: Examinee, canaries: Sequence[Canary], pace: Pace, seed:
     def losses(adapted: bool) -> Callable[[Sequence[tuple[str, str]]], list[float]]:
         def of(pairs: Sequence[tuple[str, str]]) -> list[float]:
             texts = [examinee.text.whole(_pair(*pair)) for pair in pairs]
-            return [score.loss for score in examinee.scores(texts, adapted=adapted)]
+            return [score.loss for score in examinee.endings(texts, adapted=adapted)]
 
         return of
 
