@@ -9,6 +9,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from shared.auth.roles import Role
+from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async
 
 EXAMPLES = 8
@@ -25,7 +26,14 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
     job = ask_async(client)
     api.answer("An answer.")
     said = client.get(f"/v1/conversations/{job['conversation_id']}").json()["messages"]
+    admin = api.person(Role.ADMIN)
+    adapter = add_good_adapter(api, admin, sha_of("a"))
+    compared = api.client(admin).post(
+        "/v1/comparisons", json={"question": "Why?", "left": None, "right": adapter}
+    )
     return {
+        "sha256": adapter,
+        "comparison_id": compared.json()["id"],
         "job_id": job["id"],
         "conversation_id": job["conversation_id"],
         "message_id": said[-1]["id"],
