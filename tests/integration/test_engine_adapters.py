@@ -13,13 +13,17 @@ from services.worker_infer.adapters import AdapterCopies
 from services.worker_infer.engines.base import FinishReason, Sampling
 from services.worker_infer.engines.errors import AdapterUnavailable, EngineCrashed, EngineUnavailable
 from services.worker_infer.engines.manager import PagedLimits, share_cache
-from services.worker_infer.engines.view import linear_layers, log_likelihoods, make_view
+from services.worker_infer.engines.view import linear_layers, log_likelihoods, make_view, put_adapter
 from services.worker_infer.engines.views import AdapterEngine
+from services.worker_infer.loading import load_model
+from shared.catalogue import CATALOGUE, Quantisation
+from shared.errors import AdapterRefused
 from shared.storage import Storage
+from shared.training.adapter_files import check_adapter
 from tests.integration.test_engine_paged import LONG, STOPS, break_once, drained, generated, prompts, request
 from tests.support import wait_until
 from tests.tiny_adapter import REVISION, with_adapter, write_adapter
-from tests.tiny_model import tiny_model
+from tests.tiny_model import tiny_model, tiny_tokenizer
 
 SEEDS = (1, 2, 3, 4)
 LIMITS = PagedLimits(context_tokens=512, cache_tokens=2048, max_running=4, batch_tokens=32)
@@ -301,3 +305,36 @@ def test_log_likelihoods_do_not_depend_on_how_many_are_taken_at_once(
     whole = log_likelihoods(alone[None], prompts(1)[0])
     monkeypatch.setattr("services.worker_infer.engines.view._SCORED_AT_ONCE", 3)
     assert log_likelihoods(alone[None], prompts(1)[0]) == pytest.approx(whole, abs=1e-4)
+
+
+def test_a_view_of_4_bit_weights_shares_them_and_computes_the_same(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    base = load_model(
+        CATALOGUE["demo"],
+        folder=tmp_path,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        quantisation=Quantisation.NF4,
+    ).model
+    tokens = prompts(1)[0]
+    before = log_likelihoods(base, tokens)
+    (tmp_path / "adapters").mkdir()
+    sha256 = write_adapter(tiny_model(), tmp_path / "adapters", 7)
+    view = make_view(base)
+    put_adapter(view, check_adapter(tmp_path / "adapters" / sha256, sha256=sha256, base_revision=REVISION))
+    assert log_likelihoods(view, tokens) != pytest.approx(before, abs=1e-2)
+    assert log_likelihoods(base, tokens) == before
+    mine = {parameter.data_ptr() for parameter in base.parameters()}
+    assert all((p.data_ptr() in mine) == (".lora_" not in name) for name, p in view.named_parameters())
+    states = {id(state) for module in base.modules() if (state := getattr(module, "quant_state", None))}
+    assert states
+    assert {id(s) for module in view.modules() if (s := getattr(module, "quant_state", None))} == states
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapters").mkdir()
+    sha256 = write_adapter(tiny_model(), tmp_path / "adapters", 7, scale=float("nan"))
+    files = check_adapter(tmp_path / "adapters" / sha256, sha256=sha256, base_revision=REVISION)
+    with pytest.raises(AdapterRefused, match="no finite numbers"):
+        put_adapter(make_view(tiny_model()), files)

@@ -10,6 +10,7 @@ from schemathesis import GenerationMode
 
 from shared.auth.roles import Role
 from tests.datasets import check, uploaded
+from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async
 from tests.training import School
 
@@ -29,7 +30,14 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
     dataset_id = uploaded(api.log_in(Role.ADMIN))
     check(api)
     said = client.get(f"/v1/conversations/{job['conversation_id']}").json()["messages"]
+    admin = api.person(Role.ADMIN)
+    adapter = add_good_adapter(api, admin, sha_of("a"))
+    compared = api.client(admin).post(
+        "/v1/comparisons", json={"question": "Why?", "left": None, "right": adapter}
+    )
     return {
+        "sha256": adapter,
+        "comparison_id": compared.json()["id"],
         "job_id": job["id"],
         "conversation_id": job["conversation_id"],
         "message_id": said[-1]["id"],
