@@ -1,11 +1,13 @@
 """What our fine-tuning gains over the official notebook's: same model, same answers seen once.
 
-`python -m benchmarks.training [ROWS.jsonl[.gz]] [--json] [--quick] [--gpu]`: rows are `question, answer` (MedQuAD),
-without a path the project's own. Each system runs in a process of its own, so that its peak memory is its own. With
-`--gpu`, or where there is one, MedGemma 4B's true shapes with random weights are trained too (training_gpu.py).
+`python -m benchmarks.training [ROWS.jsonl[.gz]] [--json] [--quick] [--gpu]`: rows are `question, answer`
+(MedQuAD), without a path the project's own. Each system runs in a process of its own, so that its peak
+memory is its own. Where there is a GPU, MedGemma 4B's true shapes with random weights are trained too
+(training_gpu.py).
 """
 
 import argparse
+import gzip
 import json
 import random
 import resource
@@ -85,11 +87,9 @@ def read_rows(path: Path | None) -> list[dict[str, str]]:
             for kind in KINDS
             for question in condition.questions[kind]
         ]
-    import gzip
-
-    text = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with text as lines:
-        rows = [json.loads(line) for line in lines]
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    rows = [json.loads(line) for line in text.splitlines()]
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 

@@ -1,6 +1,7 @@
 """MedGemma 4B's true shapes with random weights, trained for a few steps on a GPU. Its words mean nothing.
 
-Reports tokens/s, peak memory and the share of the card's bfloat16 peak that the arithmetic of training comes to.
+Reports tokens/s, peak memory and the share of the card's bfloat16 peak that the arithmetic of training
+comes to.
 """
 
 import time
@@ -177,7 +178,8 @@ def _batch(rows: int, vocabulary: int) -> dict[str, Any]:
 def _flops(model: Any, rows: int, *, checkpointing: bool) -> float:
     """Arithmetic of one step: forward, the gradient by the inputs, and again the forward when checkpointing.
 
-    The frozen weights have no gradient, so a linear layer costs 2 + 2 operations a weight and token, not 2 + 4.
+    The frozen weights have no gradient, so a linear layer costs 2 + 2 operations a weight and token, not 2
+    + 4.
     """
     text = model.config.get_text_config()
     layers = sum(

@@ -1,6 +1,8 @@
-"""Attention over samples that lie behind one another, each seeing only itself. It knows no words and no weights.
+"""Attention over samples that lie behind one another, each seeing only itself. It knows no words and no
+weights.
 
-A dense mask over all T tokens of a pass would cost T² whatever the samples' lengths; here each sample is a causal
+A dense mask over all T tokens of a pass would cost T² whatever the samples' lengths; here each sample is a
+causal
 attention of its own, so the cost is that of the samples alone, and torch's fused kernels need no mask.
 """
 
@@ -40,7 +42,9 @@ def packed_attention(
     """
     groups = query.shape[1] // key.shape[1]
     pieces = []
-    for q, k, v in zip(*(states.split(list(segments), dim=2) for states in (query, key, value)), strict=True):
+    for q, k, v in zip(
+        *(torch.split(states, list(segments), dim=2) for states in (query, key, value)), strict=True
+    ):
         length = q.shape[2]
         mask = None
         if sliding_window is not None and length > sliding_window:

@@ -1,4 +1,6 @@
-"""Opens the model that is to be adapted, and gives it its LoRA matrices. It knows no data and no training loop."""
+"""Opens the model that is to be adapted, and gives it its LoRA matrices. It knows no data and no training
+loop.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,7 +10,14 @@ from typing import Any, cast
 import torch
 import transformers
 from peft import LoraConfig
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from services.worker_train.attention import PACKED
@@ -99,7 +108,13 @@ def read_config(source: Source) -> Any:
 def open_image_processor(source: Source) -> Any:
     """What turns pictures into pixels."""
     with _readable(source):
-        return AutoImageProcessor.from_pretrained(source.where, use_fast=False, **source.options)
+        return cast(Any, AutoImageProcessor).from_pretrained(source.where, use_fast=False, **source.options)
+
+
+def open_processor(source: Source) -> Any:
+    """Tokenizer and image processor in one, as a checkpoint with pictures has them."""
+    with _readable(source):
+        return cast(Any, AutoProcessor).from_pretrained(source.where, **source.options)
 
 
 def open_model(
@@ -139,7 +154,9 @@ def pack(model: PreTrainedModel) -> None:
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
-    """The adapter's shape. Nothing but LoRA matrices is trained: full copies of layers could not be merged."""
+    """The adapter's shape. Nothing but LoRA matrices is trained: full copies of layers could not be
+    merged.
+    """
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.r,
@@ -174,6 +191,6 @@ class _readable:
         if isinstance(error, OSError):
             raise Refused(
                 "no-model",
-                f"The model {self._source.entry.name} could not be read. Accept its licence on the hub, set HF_TOKEN "
-                "and check the network; or set MEDICHAT_MODEL_PATH to its folder.",
+                f"The model {self._source.entry.name} could not be read. Accept its licence on the hub, "
+                f"set HF_TOKEN and check the network; or set MEDICHAT_MODEL_PATH to its folder.",
             ) from error

@@ -1,17 +1,17 @@
 """In what order samples are learnt, and how those of one pass lie together. It knows no words and no weights.
 
 Text is packed: the samples of a pass lie behind one another in one row, and attention keeps them apart
-(attention.py), so no arithmetic is spent on padding. Pictures need a mask of their own, so samples with pictures are
-padded, and those of like length go together.
+(attention.py), so no arithmetic is spent on padding. Pictures need a mask of their own, so samples with
+pictures are padded, and those of like length go together.
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-untyped]
 from PIL import Image
 from torch.utils.data import Sampler
 
@@ -24,8 +24,10 @@ IGNORED = -100
 class StepSampler(Sampler[int]):
     """The order of an epoch: the rows of each step are random, and dealt so that its passes are of like size.
 
-    A step's gradient does not depend on how its rows are dealt to passes, so halving the batch and doubling the
-    accumulation gives the same training. Equal seed and epoch give the equal order, which is all that a resumed run
+    A step's gradient does not depend on how its rows are dealt to passes, so halving the batch and doubling
+    the
+    accumulation gives the same training. Equal seed and epoch give the equal order, which is all that a
+    resumed run
     needs.
     """
 
@@ -68,7 +70,8 @@ class StepSampler(Sampler[int]):
         longest_first = sorted(indices, key=lambda index: self._lengths[index], reverse=True)
         if not self._packed:
             return longest_first
-        # The longest to the lightest pass that has room (Graham 1969); the last pass of an epoch may be short.
+        # The longest to the lightest pass that has room (Graham 1969); the last pass of an epoch may be
+        # short.
         count = -(-len(indices) // self._batch_size)
         room = [self._batch_size] * count
         room[-1] -= count * self._batch_size - len(indices)
@@ -120,7 +123,9 @@ class PaddedCollator:
     pictures: Sequence[Callable[[], Image.Image] | None] = ()
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """`input_ids`, `labels`, `attention_mask` (B, T), and with pictures `token_type_ids` and `pixel_values`."""
+        """`input_ids`, `labels`, `attention_mask` (B, T), and with pictures `token_type_ids` and
+        `pixel_values`.
+        """
         length = max(len(sample["input_ids"]) for sample in samples)
         ids = torch.full((len(samples), length), self.pad_id)
         labels = torch.full((len(samples), length), IGNORED)
@@ -134,7 +139,7 @@ class PaddedCollator:
         readers = [self.pictures[sample["row"]] for sample in samples] if self.pictures else []
         shown = [read() for read in readers if read is not None]
         if shown:
-            batch["token_type_ids"] = (ids == self.soft_id).long()
+            batch["token_type_ids"] = ids.eq(cast(int, self.soft_id)).long()
             batch["pixel_values"] = self.image_processor(images=shown, return_tensors="pt")["pixel_values"]
         return batch
 

@@ -4,6 +4,7 @@ It knows the trainer's state and nothing of how a step is computed.
 """
 
 import math
+import resource
 import signal
 import statistics
 from collections import deque
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -44,7 +45,7 @@ class StopRequest:
         self.asked = True
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Tells of every step, keeps the best weights, and ends the run when it should end."""
 
     def __init__(self, emit: Emit, stop: StopRequest, *, patience: int | None) -> None:
@@ -107,7 +108,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: dict[str, float],
+        metrics: Any = None,
         **_: Any,
     ) -> None:
         """Keep the best weights; stop when they have not been beaten for long enough."""
@@ -150,8 +151,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             )
         else:
             cause = (
-                f"Likely the learning rate, {rate:g}, is too high (the gradient's length was {self._gradient:.3g} "
-                "before): divide it by 3, or lengthen warmup_ratio, or lower max_grad_norm."
+                f"Likely the learning rate, {rate:g}, is too high (the gradient's length was "
+                f"{self._gradient:.3g} before): divide it by 3, or lengthen warmup_ratio, or lower "
+                f"max_grad_norm."
             )
         return Refused("diverged", f"Step {step}: {what}. {cause}")
 
@@ -160,8 +162,6 @@ def memory_mb() -> float:
     """Most memory that this process has held, in MB: the GPU's where one is used."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / _MB
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MB
 
 

@@ -1,4 +1,4 @@
-"""Writes the model card of an adapter: what it is made of, how, and under which terms. It computes no figure."""
+"""Writes an adapter's model card: what it is made of, how, and under which terms. It computes no figure."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,16 +14,20 @@ from shared.training.recipe import Recipe
 _ROOT = Path(__file__).resolve().parents[2]
 _HAI_DEF = "https://developers.google.com/health-ai-developer-foundations/terms"
 _MEDGEMMA_TERMS = f"""\
-This adapter is a **modified** derivative of MedGemma: it changes the model's weights when it is loaded. MedGemma is
-provided under and subject to the Health AI Developer Foundations Terms of Use found at {_HAI_DEF}; they, and the use
+This adapter is a **modified** derivative of MedGemma: it changes the model's weights when it is loaded.
+MedGemma is
+provided under and subject to the Health AI Developer Foundations Terms of Use found at {_HAI_DEF}; they,
+and the use
 restrictions in them, go with every copy of this adapter.
 """
 _GEMMA_TERMS = """\
-This adapter is a **modified** derivative of Gemma, which is provided under and subject to the Gemma Terms of Use found
+This adapter is a **modified** derivative of Gemma, which is provided under and subject to the Gemma Terms
+of Use found
 at https://ai.google.dev/gemma/terms; they go with every copy of this adapter.
 """
 _DEMO_TERMS = """\
-This adapter is a **modified** derivative of MediChat's demo model, a toy without medical knowledge. An adapter of
+This adapter is a **modified** derivative of MediChat's demo model, a toy without medical knowledge. An
+adapter of
 MedGemma would be under the Health AI Developer Foundations Terms of Use.
 """
 
@@ -89,8 +93,8 @@ def write_card(
             "",
             f"# A LoRA adapter for {entry.title}",
             "",
-            "Trained by MediChat. It gives general information, can be wrong, and is no medical device: evaluate it "
-            "before anybody relies on it.",
+            "Trained by MediChat. It gives general information, can be wrong, and is no medical device: "
+            "evaluate it before anybody relies on it.",
             "",
             "## Lineage",
             "",

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there. It knows the trainer's files by name only.
 
-A checkpoint is written aside, flushed to the disk and renamed into place: a crash or a full disk in the middle leaves
+A checkpoint is written aside, flushed to the disk and renamed into place: a crash or a full disk in the
+middle leaves
 the ones before it as they were.
 """
 
@@ -15,7 +16,6 @@ from services.worker_train.child import Refused
 
 #: So many are kept.
 KEPT = 2
-_WRITING = ".writing"
 _PREFIX = "checkpoint-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: How the writers of safetensors and torch, which know no errno, word it.
@@ -34,8 +34,8 @@ class DiskFull(Refused):
     def __init__(self, folder: Path) -> None:
         super().__init__(
             "disk-full",
-            "The disk is full: free space where MEDICHAT_STATE_DIR and the storage lie, and start the run again; the "
-            f"checkpoints before ({len(all_checkpoints(folder))}) are whole.",
+            "The disk is full: free space where MEDICHAT_STATE_DIR and the storage lie, and start the run "
+            f"again; the checkpoints before ({len(all_checkpoints(folder))}) are whole.",
         )
 
 
@@ -46,7 +46,7 @@ def written_aside(folder: Path, name: str) -> Iterator[Path]:
     Raises:
         DiskFull: there is no room for it.
     """
-    aside = folder / _WRITING
+    aside = aside_of(folder, name)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
@@ -60,6 +60,11 @@ def written_aside(folder: Path, name: str) -> Iterator[Path]:
         if _is_full(error):
             raise DiskFull(folder) from error
         raise
+
+
+def aside_of(folder: Path, name: str) -> Path:
+    """Where what becomes `folder / name` is written."""
+    return folder / f".writing-{name}"
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

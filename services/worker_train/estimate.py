@@ -1,8 +1,9 @@
-"""Judges before the weights are read whether a training fits, and how long it takes. It reads no weights and no words.
+"""Judges beforehand whether a training fits and how long it takes. It reads no weights and no words.
 
-The terms are those of a LoRA step: the frozen base, the adapter with its gradients and moments, what the backward
-pass needs of the largest pass of the run (which is known, as the order of the rows is), one tile of logits, and what
-Python and its libraries take. Constants were fitted to measured peaks; tests hold the result to within a factor.
+The terms are those of a LoRA step: the frozen base, the adapter with its gradients and moments, what the
+backward pass needs of the largest pass of the run (which is known, as the order of the rows is), one tile of
+logits, and what Python and its libraries take. Constants were fitted to measured peaks; tests hold the result
+to within a factor.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,10 +1,14 @@
 """Trains an adapter: `python -m services.worker_train.finetune RUN.yaml [--supervised]`.
 
-The story, top to bottom: read the recipe and its rows, turn them into tokens, judge whether it fits, open the base
-model, train, and write the adapter with its card. Each part has a module of its own; this one puts them in order.
+The story, top to bottom: read the recipe and its rows, turn them into tokens, judge whether it fits, open
+the base
+model, train, and write the adapter with its card. Each part has a module of its own; this one puts them in
+order.
 
-`RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes on, and
-`output/`, the adapter. With `--supervised`, events go to standard output and the program ends with its supervisor
+`RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes
+on, and
+`output/`, the adapter. With `--supervised`, events go to standard output and the program ends with its
+supervisor
 (see child.py).
 """
 
@@ -91,7 +95,9 @@ def say(event: str, **fields: Any) -> None:
 
 
 def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
-    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done, MustWait when not now."""
+    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done, MustWait when
+    not now.
+    """
     material = prepare(recipe)
     device = base.choose_device()
     dtype = base.choose_dtype(recipe, device)
@@ -103,8 +109,9 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     checkpoints = folder / "checkpoints"
     watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
     trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
+    newest = newest_checkpoint(checkpoints)
     say("plan", total_steps=trainer.total_steps(), base_revision=revision)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if watch.drained:
         return Exit.DRAINED
     trainer.take_best()
@@ -127,7 +134,9 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
 
 
 def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
-    """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too little."""
+    """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too
+    little.
+    """
     recipe = material.recipe
     free, total = callbacks.free_memory(device)
     lengths = [len(sample.ids) for sample in material.train]
@@ -148,7 +157,8 @@ def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
     if judged.memory_mb > judged.free_mb:
         raise callbacks.MustWait(
             f"This needs about {judged.memory_mb / 1000:.1f} GB, and beside what runs now "
-            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free; it starts when there is room."
+            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free; it starts when "
+            f"there is room."
         )
 
 

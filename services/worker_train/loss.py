@@ -4,7 +4,7 @@ It knows nothing of rows or of how hidden states come about.
 """
 
 import types
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ _LOGITS = {"cpu": 1 << 20, "cuda": 1 << 28}
 class _FrozenHeadLoss(torch.autograd.Function):
     """Sum of cross-entropies, and its gradient by the hidden states, which is found on the way.
 
-    The output layer is not trained, so the gradient by its weight is never needed: a tile of logits is made, judged,
+    The output layer is not trained, so the gradient by its weight is never needed: a tile of logits is
+    made, judged,
     turned into its gradient and dropped. (The idea of Liger's fused linear cross-entropy, Hsu et al. 2024.)
     """
 
@@ -44,7 +45,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None
 
@@ -56,7 +57,7 @@ def head_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         hidden: (B, T, H). weight: (V, H), frozen. labels: (B, T), `IGNORED` where nothing is learnt.
     """
     wanted = labels[:, 1:] != IGNORED
-    loss: Tensor = _FrozenHeadLoss.apply(hidden[:, :-1][wanted], weight, labels[:, 1:][wanted])
+    loss: Tensor = cast(Any, _FrozenHeadLoss).apply(hidden[:, :-1][wanted], weight, labels[:, 1:][wanted])
     return loss
 
 
@@ -68,6 +69,6 @@ def answer_with_loss(model: PreTrainedModel) -> None:
         if labels is None:
             return plain(**inputs)
         hidden = self.base_model(**inputs, use_cache=False).last_hidden_state
-        return head_loss(hidden, self.get_output_embeddings().weight, labels)
+        return head_loss(hidden, cast(Any, self).get_output_embeddings().weight, labels)
 
     model.forward = types.MethodType(forward, model)

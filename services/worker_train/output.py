@@ -1,4 +1,6 @@
-"""Writes what a run leaves: the adapter, its configuration, its card and its probe. It knows no training loop."""
+"""Writes what a run leaves: the adapter, its configuration, its card and its probe. It knows no training
+loop.
+"""
 
 import hashlib
 import json
@@ -31,7 +33,8 @@ def write(
     metrics: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Write the files into `folder`, which appears when they are whole; returns the fields of the `done` event.
+    """Write the files into `folder`, which appears when they are whole; returns the fields of the `done`
+    event.
 
     Raises:
         DiskFull: there is no room for them.

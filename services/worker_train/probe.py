@@ -1,4 +1,5 @@
-"""What the trained model says of four fixed texts, so that whoever loads the adapter can tell that it is the same.
+"""What the trained model says of four fixed texts, so that whoever loads the adapter can tell that it is
+the same.
 
 An adapter with keys that a server does not know is ignored without a word; comparing these figures shows it.
 It knows nothing of training.
@@ -33,13 +34,7 @@ def take_probe(model: PeftModel, tokenizer: Any, *, base_revision: str) -> dict[
     `logprobs_…[i][j]` is log p(token j+1 | tokens ≤ j) of text i, in float32.
     """
     model.eval()
-    encoder = Encoder(tokenizer=tokenizer, max_tokens=4096)
-    token_ids = [
-        encoder.encode(
-            Row(messages=[{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
-        ).ids
-        for asked, answered in _TEXTS
-    ]
+    token_ids = probe_ids(tokenizer)
     with model.disable_adapter():
         without = [logprobs(model, ids) for ids in token_ids]
     return {
@@ -49,6 +44,17 @@ def take_probe(model: PeftModel, tokenizer: Any, *, base_revision: str) -> dict[
         "logprobs_base": without,
         "logprobs_adapter": [logprobs(model, ids) for ids in token_ids],
     }
+
+
+def probe_ids(tokenizer: Any) -> list[list[int]]:
+    """The fixed texts in Gemma's chat format."""
+    encoder = Encoder(tokenizer=tokenizer, max_tokens=4096)
+    return [
+        encoder.encode(
+            Row(messages=[{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
+        ).ids
+        for asked, answered in _TEXTS
+    ]
 
 
 def logprobs(model: Any, ids: Sequence[int]) -> list[float]:

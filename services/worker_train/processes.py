@@ -1,6 +1,7 @@
 """Runs the program as several processes under `accelerate launch`, one a GPU, or on a CPU over gloo.
 
-It knows nothing of what they train. The launcher turns every exit status into 1, so the first process leaves its
+It knows nothing of what they train. The launcher turns every exit status into 1, so the first process
+leaves its
 own in a file.
 """
 
@@ -35,7 +36,9 @@ def leave_status(status: int) -> None:
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
-    """Run `services.worker_train.finetune` as `count` processes and wait; returns the first one's exit status."""
+    """Run `services.worker_train.finetune` as `count` processes and wait; returns the first one's exit
+    status.
+    """
     with tempfile.TemporaryDirectory() as folder:
         status = Path(folder) / "status"
         device = [] if torch.cuda.is_available() else ["--cpu"]

@@ -1,4 +1,5 @@
-"""Reads the rows that a recipe names: a dataset of MediChat, a file, or a dataset of the hub. It knows no token.
+"""Reads the rows that a recipe names: a dataset of MediChat, a file, or a dataset of the hub. It knows no
+token.
 
 What comes out is the same for all of them: messages whose roles alternate, and at most one picture.
 """
@@ -159,7 +160,7 @@ def _file(path: Path) -> Rows:
 
 
 def _hub(name: str) -> Rows:
-    from datasets import load_dataset
+    from datasets import load_dataset  # type: ignore[import-untyped]
 
     try:
         table = load_dataset(name, split="train")
@@ -180,8 +181,8 @@ def _converted(values: Iterable[dict[str, Any]], folder: Path) -> Iterator[Row]:
         if not messages or messages[-1].get("role") != "assistant":
             raise Refused(
                 "bad-data",
-                f"Row {number} has no answer to learn: it needs `messages` that end with the assistant's turn, "
-                "or `question` and `answer`, or `prompt` and `completion`.",
+                f"Row {number} has no answer to learn: it needs `messages` that end with the assistant's "
+                f"turn, or `question` and `answer`, or `prompt` and `completion`.",
             )
         image = value.get("image")
         yield Row(messages=messages, picture=_picture_file(folder / str(image)) if image else None)

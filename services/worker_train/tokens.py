@@ -1,8 +1,8 @@
-"""Rows as token ids in Gemma's chat format, and which of them are learnt. It knows nothing of models or training.
+"""Rows as token ids in Gemma's chat format, and which of them are learnt. It knows no model and no training.
 
-The text is rendered by an own template (templates/gemma3_training.jinja), which gives the same bytes as the model's
-and marks what the assistant says. Google's template has no such marks, and a trainer that looks for them finds
-none: it then learns nothing, or the questions too, without a word. So every row is checked here.
+The text is rendered by an own template (templates/gemma3_training.jinja), which gives the same bytes as the
+model's and marks what the assistant says. Google's template has no such marks, and a trainer that looks for
+them finds none: it then learns nothing, or the questions too, without a word. So every row is checked here.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
@@ -59,7 +59,7 @@ class Encoder:
         if row.picture is not None:
             asked = next(turn for turn in messages if turn["role"] == "user")
             asked["content"] = [{"type": "image"}, {"type": "text", "text": asked["content"]}]
-        rendered, spoken = render_jinja_template(
+        rendered, spoken = cast(Any, render_jinja_template)(
             [messages],
             chat_template=TEMPLATE,
             return_assistant_tokens_mask=True,
@@ -82,8 +82,8 @@ class Encoder:
         if not any(wanted and token == self._end for token, wanted in zip(encoded.ids, learnt, strict=True)):
             raise Refused(
                 "no-end-of-turn",
-                "The tokenizer's chat format does not mark where an answer ends, so the model would never learn to "
-                "stop; use a Gemma 3 model.",
+                "The tokenizer's chat format does not mark where an answer ends, so the model would never "
+                "learn to stop; use a Gemma 3 model.",
             )
         return Sample(
             ids=list(encoded.ids[: self.max_tokens]), learnt=learnt[: self.max_tokens], picture=row.picture
@@ -119,11 +119,11 @@ class Encoder:
 
     @cached_property
     def _end(self) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(_END_OF_TURN))
+        return cast(int, self.tokenizer.convert_tokens_to_ids(_END_OF_TURN))
 
     @cached_property
     def _soft(self) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(_SOFT_TOKEN))
+        return cast(int, self.tokenizer.convert_tokens_to_ids(_SOFT_TOKEN))
 
     @cached_property
     def _specials(self) -> re.Pattern[str]:

@@ -1,18 +1,23 @@
-"""TRL's trainer with our order of rows, our checkpoints and a count of what is learnt. It knows no files of a run."""
+"""TRL's trainer with our order of rows, our checkpoints and a count of what is learnt. It knows no files of
+a run.
+"""
 
 import math
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from services.worker_train.batches import IGNORED, StepSampler
-from services.worker_train.checkpoints import drop_old_checkpoints, written_aside
+from services.worker_train.checkpoints import aside_of, drop_old_checkpoints, written_aside
 from services.worker_train.loss import answer_with_loss
 from shared.training.recipe import Optimiser, Recipe
 
@@ -75,8 +80,9 @@ class AdapterTrainer(SFTTrainer):
         """`collators`: for the rows that are learnt, and for those held out."""
         super().__init__(data_collator=collators[0], **rest)
         self.remove_callback(PrinterCallback)
-        answer_with_loss(self.model.get_base_model())
+        answer_with_loss(self._model().get_base_model())
         self._sampler, self._eval_collator = sampler, collators[1]
+        self._into = Path(str(self.args.output_dir))
         self._started = time.monotonic()
         self._tokens = 0
         #: Lowest loss on the held-out rows, and the weights that had it.
@@ -95,7 +101,7 @@ class AdapterTrainer(SFTTrainer):
     def steps_per_epoch(self) -> int:
         """Steps of one pass over all rows, on all processes."""
         batches = -(-len(self._sampler) // (self.args.per_device_train_batch_size * self.args.world_size))
-        return -(-batches // self.args.gradient_accumulation_steps)
+        return int(-(-batches // self.args.gradient_accumulation_steps))
 
     def total_steps(self) -> int:
         """Steps of the whole training, unless it stops early."""
@@ -136,20 +142,22 @@ class AdapterTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """This pass's share of the step's mean loss, each answer token of the step counting the same."""
-        loss: torch.Tensor = model(**inputs) / num_items_in_batch
-        # gradients are averaged over the processes, and the tokens were counted over all of them
-        return loss * self.args.world_size
+        """This pass's share of the step's mean loss, each answer token of the step counting the same.
+
+        The tokens were counted over all processes, and the gradients will be averaged over them.
+        """
+        loss: torch.Tensor = model(**inputs) / num_items_in_batch * self.args.world_size
+        return loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The mean loss of a held-out answer token."""
-        self.model.eval()
+        self._model().eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader(eval_dataset):
-                sums[0] += self.model(**self._prepare_inputs(inputs))
+                sums[0] += self._model()(**self._prepare_inputs(inputs))
                 sums[1] += (inputs["labels"][:, 1:] != IGNORED).sum()
         loss, tokens = self.accelerator.reduce(sums).tolist()
         metrics = {f"{metric_key_prefix}_loss": loss / tokens}
@@ -165,7 +173,9 @@ class AdapterTrainer(SFTTrainer):
     # -- the best weights so far
 
     def keep_if_best(self, loss: float) -> bool:
-        """Remember the weights when no earlier ones did better on the held-out rows; says whether they did."""
+        """Remember the weights when no earlier ones did better on the held-out rows; says whether they
+        did.
+        """
         if not loss < self.best_loss:
             return False
         self.best_loss = loss
@@ -182,30 +192,33 @@ class AdapterTrainer(SFTTrainer):
                 if name in self._best:
                     weight.copy_(self._best[name])
 
+    def _model(self) -> Any:
+        return self.model
+
     def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        return {name: weight for name, weight in self._model().named_parameters() if weight.requires_grad}
 
     # -- checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As in `Trainer`, but written aside and renamed, without a model card of its own."""
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
-        if not self.args.should_save:
-            self._into = folder / ".writing"
-            Trainer._save_checkpoint(self, model, trial)
+        with ExitStack() as stack:
+            if self.args.should_save:
+                stack.enter_context(written_aside(folder, name))
+            self._into = aside_of(folder, name)
             self.accelerator.wait_for_everyone()
-            return
-        with written_aside(folder, name) as aside:
-            self._into = aside
             Trainer._save_checkpoint(self, model, trial)
-            if self._best:
-                save_file(self._best, aside / name / _BEST, metadata={"loss": repr(self.best_loss)})
+            if self.args.should_save and self._best:
+                save_file(self._best, self._into / name / _BEST, metadata={"loss": repr(self.best_loss)})
             self.accelerator.wait_for_everyone()
-            for path in (aside / name).iterdir():
-                path.rename(aside / path.name)
-            (aside / name).rmdir()
-        drop_old_checkpoints(folder)
+            if self.args.should_save:
+                for path in (self._into / name).iterdir():
+                    path.rename(self._into / path.name)
+                (self._into / name).rmdir()
+        if self.args.should_save:
+            drop_old_checkpoints(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter alone; asking a hub whether its base has other embeddings is left out."""
@@ -214,14 +227,12 @@ class AdapterTrainer(SFTTrainer):
             model.save_pretrained(str(output_dir), safe_serialization=True, save_embedding_layers=False)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(getattr(self, "_into", self.args.output_dir))
+        return str(self._into)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = Path(resume_from_checkpoint) / _BEST
         if path.exists():
-            from safetensors import safe_open
-
             with safe_open(path, "pt") as file:
                 self.best_loss = float(file.metadata()["loss"])
             self._best = load_file(path)

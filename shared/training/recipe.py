@@ -37,7 +37,8 @@ class Data(BaseModel):
 
     #: `medichat:<dataset id>`, a JSON Lines file (`.jsonl`, `.jsonl.gz`), or a dataset's id on the hub.
     train: str = ""
-    #: The same for the held-out rows. A dataset of MediChat has its own; else `validation_fraction` cuts some off.
+    #: The same for the held-out rows. A dataset of MediChat has its own; else `validation_fraction` cuts
+    #: some off.
     validation: str = ""
     validation_fraction: float = Field(0.05, ge=0, lt=1)
 
@@ -87,8 +88,8 @@ class Recipe(BaseModel):
         4,
         ge=1,
         le=1024,
-        description="Passes whose gradients make one step: batch size × accumulation × processes rows a step. "
-        "More gives calmer steps and fewer of them; it costs no memory.",
+        description="Passes whose gradients make one step: batch size × accumulation × processes rows a "
+        "step. More gives calmer steps and fewer of them; it costs no memory.",
     )
     learning_rate: float = Field(
         2e-4, gt=0, le=1, description="Size of a step. Higher learns faster, and at some point falls apart."
@@ -125,25 +126,26 @@ class Recipe(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the adapter's inputs that is dropped. Helps with few rows; slower, and noisier.",
+        description="Share of the adapter's inputs that is dropped. Helps with few rows; slower, and "
+        "noisier.",
     )
     rslora: bool = Field(
         False, description="Divide alpha by √r, not r (Kalajdzievski 2023): steadier at ranks above 64."
     )
     dora: bool = Field(
         False,
-        description="Learn size and direction of weights apart (Liu et al. 2024). Often a little better at low "
-        "ranks; about twice as slow.",
+        description="Learn size and direction of weights apart (Liu et al. 2024). Often a little better at "
+        "low ranks; about twice as slow.",
     )
     target: Literal["language", "all-linear"] = Field(
         "language",
-        description="What gets an adapter: the language model's linear layers, or also the vision tower's. The "
-        "latter costs memory, is not served by vLLM, and is worth it only for unusual pictures.",
+        description="What gets an adapter: the language model's linear layers, or also the vision tower's. "
+        "The latter costs memory, is not served by vLLM, and is worth it only for unusual pictures.",
     )
     quantisation: Literal["none", "nf4"] = Field(
         "none",
-        description="Hold the base model in 4 bits (QLoRA, Dettmers et al. 2023): a quarter of the memory, about "
-        "a third slower. For small cards and for the 27B models.",
+        description="Hold the base model in 4 bits (QLoRA, Dettmers et al. 2023): a quarter of the memory, "
+        "about a third slower. For small cards and for the 27B models.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
@@ -151,8 +153,8 @@ class Recipe(BaseModel):
     )
     optimiser: Optimiser = Field(
         Optimiser.ADAMW,
-        description="8-bit keeps its moments in a quarter of the memory; paged moves them to main memory when "
-        "the GPU is full. An adapter is small, so they save little.",
+        description="8-bit keeps its moments in a quarter of the memory; paged moves them to main memory "
+        "when the GPU is full. An adapter is small, so they save little.",
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -167,8 +169,8 @@ class Recipe(BaseModel):
     )
     gradient_checkpointing: bool = Field(
         True,
-        description="Compute each layer again on the way back instead of keeping it: far less memory, about a "
-        "third slower.",
+        description="Compute each layer again on the way back instead of keeping it: far less memory, "
+        "about a third slower.",
     )
     eval_steps: int = Field(
         25, ge=1, description="Steps between two looks at the held-out rows. Each look costs time."
@@ -181,8 +183,8 @@ class Recipe(BaseModel):
     early_stopping_patience: int | None = Field(
         3,
         ge=1,
-        description="Ends when so many looks at the held-out rows in a row brought nothing new. The best adapter "
-        "is kept in any case.",
+        description="Ends when so many looks at the held-out rows in a row brought nothing new. The best "
+        "adapter is kept in any case.",
     )
     max_grad_norm: float = Field(
         1.0,
@@ -229,8 +231,8 @@ class Recipe(BaseModel):
             raise ValueError(f"max_tokens: {self.model} is served with at most {limit} tokens")
         if self.dora and self.quantisation == "nf4":
             raise ValueError(
-                "dora with nf4: DoRA needs the norm of every weight at every step, so the 4-bit weights would be "
-                "unpacked each time; use one of the two"
+                "dora with nf4: DoRA needs the norm of every weight at every step, so the 4-bit weights "
+                "would be unpacked each time; use one of the two"
             )
         if self.dora and self.rslora:
             raise ValueError(

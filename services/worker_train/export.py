@@ -1,0 +1,129 @@
+"""`medichat export`: a model with an adapter merged into it, which transformers, vLLM and Ollama can load.
+
+Merging is into the unquantised base: an adapter trained over 4-bit weights fits them best, and rounding the
+sum to
+4 bits again would lose part of what it learnt. Afterwards the merged model is compared with base and adapter.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from services.worker_train import base
+from services.worker_train.checkpoints import written_aside
+from services.worker_train.child import Refused
+from services.worker_train.probe import logprobs, probe_ids
+from shared.settings import load_settings
+
+#: Largest difference of two logarithms of probabilities that rounding explains.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+_MODELFILE = """\
+# ollama create {name} -f Modelfile
+FROM .
+TEMPLATE \"\"\"{{{{- range $i, $_ := .Messages }}}}
+{{{{- $last := eq (len (slice $.Messages $i)) 1 }}}}
+{{{{- if or (eq .Role "user") (eq .Role "system") }}}}<start_of_turn>user
+{{{{ .Content }}}}<end_of_turn>
+{{{{ if $last }}}}<start_of_turn>model
+{{{{ end }}}}
+{{{{- else if eq .Role "assistant" }}}}<start_of_turn>model
+{{{{ .Content }}}}{{{{ if not $last }}}}<end_of_turn>
+{{{{ end }}}}
+{{{{- end }}}}
+{{{{- end }}}}\"\"\"
+PARAMETER stop <end_of_turn>
+PARAMETER temperature 0
+SYSTEM \"\"\"{system}\"\"\"
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export one adapter; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="medichat export", description=str(__doc__).splitlines()[0])
+    parser.add_argument("adapter", type=Path, help="folder with adapter_model.safetensors")
+    parser.add_argument("folder", type=Path, help="where to write; must not exist")
+    parser.add_argument("--model", default="", help="base model in the catalogue (default: the adapter's)")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights")
+    options = parser.parse_args(argv)
+    try:
+        difference = export(options.adapter, options.folder, model=options.model, dtype=options.dtype)
+    except Refused as error:
+        sys.stderr.write(f"medichat: {error.detail}\n")
+        return 1
+    sys.stdout.write(
+        f"{options.folder}: merged; log-probabilities differ by at most {difference:.2g} from base and "
+        f"adapter.\n"
+    )
+    return 0
+
+
+def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat16") -> float:
+    """Merge and write; returns the largest difference of log-probabilities to base and adapter.
+
+    Raises:
+        Refused: the adapter cannot be used, belongs to other weights, or the merged model says something
+        else.
+    """
+    settings = load_settings()
+    config = _read_config(adapter)
+    if folder.exists():
+        raise Refused("exists", f"{folder} exists already; name a folder that does not.")
+    source = base.find_source(model or _catalogue_name(config), settings)
+    if config.get("revision") and config["revision"] != source.revision():
+        raise Refused("wrong-base", "The adapter was trained on other weights than the base model's here.")
+    number = getattr(torch, dtype)
+    device = base.choose_device()
+    plain = base.open_model(source, device=device, dtype=number, nf4=False, packed=False)
+    tokenizer = base.open_tokenizer(source)
+    adapted = PeftModel.from_pretrained(plain, adapter, use_safetensors=True).eval()
+    with torch.no_grad():
+        texts = probe_ids(tokenizer)
+        before = [logprobs(adapted, ids) for ids in texts]
+        merged = adapted.merge_and_unload(safe_merge=True)
+        after = [logprobs(merged, ids) for ids in texts]
+    difference = max(
+        abs(a - b) for one, other in zip(before, after, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    if not difference <= _TOLERANCE[number]:
+        raise Refused("merge-differs", f"The merged model differs from base and adapter by {difference:.3g}.")
+    with written_aside(folder.absolute().parent, folder.name) as aside:
+        merged.save_pretrained(aside, safe_serialization=True)
+        tokenizer.save_pretrained(aside)
+        if source.entry.reads_images:
+            base.open_processor(source).save_pretrained(aside)
+        name = f"medichat-{source.entry.name}"
+        modelfile = _MODELFILE.format(name=name, system=settings.system_prompt)
+        (aside / "Modelfile").write_text(modelfile, encoding="utf-8")
+        card = adapter / "README.md"
+        if card.exists():
+            (aside / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+    return difference
+
+
+def _read_config(adapter: Path) -> dict[str, Any]:
+    weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    if not weights.is_file() or not config.is_file():
+        raise Refused(
+            "no-adapter", f"There is no adapter_model.safetensors with its configuration in {adapter}."
+        )
+    values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    return values
+
+
+def _catalogue_name(config: dict[str, Any]) -> str:
+    from shared.catalogue import CATALOGUE
+
+    named = config.get("base_model_name_or_path")
+    for entry in CATALOGUE.values():
+        if named in (entry.name, entry.hub_id):
+            return entry.name
+    raise Refused("wrong-base", "The adapter's base model is not in the catalogue; name one with --model.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
