@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from services.api.schemas import Body, ErrorView, PlainText
+from services.api.schemas_evaluations import EvaluationView
 
 Sha256 = Annotated[
     str, Field(pattern="^[0-9a-f]{64}$", description="An adapter's name: the SHA-256 of its weights.")
@@ -50,21 +51,11 @@ class AdapterView(BaseModel):
     recalled_reason: str | None
 
 
-class EvaluationItem(BaseModel):
-    """An evaluation of an adapter; GET /v1/evaluations/{evaluation_id} shows it whole."""
-
-    id: str
-    job_id: str
-    dataset_id: str
-    passed: bool | None
-    created_at: datetime
-
-
 class WholeAdapterView(AdapterView):
     """An adapter with its model card and its evaluations, newest first."""
 
     card: str
-    evaluations: list[EvaluationItem]
+    evaluations: list[EvaluationView]
 
 
 class PromoteBody(Body):

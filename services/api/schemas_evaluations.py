@@ -16,6 +16,14 @@ class EvaluateBody(Body):
     )
 
 
+class ProgressView(BaseModel):
+    """How far an evaluation is; `total` is null while nobody knows it."""
+
+    done: int
+    total: int | None
+    what: str
+
+
 class CheckView(BaseModel):
     """One figure held against its limit."""
 
@@ -44,6 +52,7 @@ class EvaluationView(BaseModel):
     dataset_id: str
     figures: dict[str, Any] | None
     gate: EvaluationGateView | None
+    progress: ProgressView | None
     error: ErrorView | None
     created_by: str
     created_at: datetime

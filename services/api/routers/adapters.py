@@ -9,12 +9,12 @@ from sqlalchemy.exc import IntegrityError
 from services.api.deps import Admin, AdminOrAuditor, GatewayDep
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
+from services.api.routers.evaluations import evaluation_view
 from services.api.schemas import JobView, Page
 from services.api.schemas_adapters import (
     AdapterView,
     AnswerItem,
     DeploymentView,
-    EvaluationItem,
     FailureView,
     GateView,
     PromoteBody,
@@ -25,13 +25,14 @@ from services.api.schemas_adapters import (
 from services.api.views import job_view
 from shared.audit import record
 from shared.db.tables import jobs
-from shared.db.tables_training import adapters, deployments, evaluations
+from shared.db.tables_training import adapters, deployments
 from shared.errors import Conflict, InvalidInput
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane
 from shared.jobs.records import NewJob
 from shared.jobs.store import active as active_job
 from shared.training.adapters import Adapter, AdapterStore, answers_of, find, newest_gate
+from shared.training.evaluations import EvaluationStore
 from shared.training.states import AdapterStatus
 
 router = APIRouter(prefix="/v1", tags=["adapters"])
@@ -93,20 +94,9 @@ def get_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> Who
     with gateway.database.read() as connection:
         view = _view(connection, find(connection, sha256))
         card = connection.execute(select(adapters.c.card).where(adapters.c.sha256 == sha256)).scalar_one()
-        rows = connection.execute(
-            select(evaluations)
-            .where(evaluations.c.adapter_sha256 == sha256)
-            .order_by(evaluations.c.created_at.desc())
-        )
         found = [
-            EvaluationItem(
-                id=row.id,
-                job_id=row.job_id,
-                dataset_id=row.dataset_id,
-                passed=row.passed,
-                created_at=row.created_at,
-            )
-            for row in rows
+            evaluation_view(one, gateway.jobs.get(connection, one.job_id))
+            for one in EvaluationStore(gateway.jobs, gateway.envelope).of_adapter(connection, sha256)
         ]
     return WholeAdapterView(**view.model_dump(), card=card, evaluations=found)
 

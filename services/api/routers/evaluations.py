@@ -75,6 +75,7 @@ def evaluation_view(evaluation: Evaluation, job: Job) -> EvaluationView:
         dataset_id=evaluation.dataset_id,
         figures=evaluation.figures,
         gate=None if evaluation.gate is None else EvaluationGateView(**evaluation.gate),
+        progress=job.sampling.get("progress") if job.state is State.RUNNING else None,
         error=ErrorView(code=job.error or "", detail=job.error_detail or "") if failed else None,
         created_by=evaluation.created_by,
         created_at=evaluation.created_at,

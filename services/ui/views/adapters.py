@@ -17,7 +17,6 @@ _ICONS = {
     "archived": ":material/inventory_2:",
     "recalled": ":material/block:",
 }
-POLL_S = 3
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -32,7 +31,7 @@ def show(gateway: Gateway, me: Json) -> None:
     _answering(tuning, found)
     sha256 = _choose(found)
     adapter = tuning.adapter(sha256)
-    _one(tuning, adapter)
+    _one(tuning, Tuning(gateway.watching()), adapter)
 
 
 def _answering(tuning: Tuning, found: list[Json]) -> None:
@@ -83,7 +82,7 @@ def _choose(found: list[Json]) -> str:
     return str(chosen)
 
 
-def _one(tuning: Tuning, adapter: Json) -> None:
+def _one(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     st.subheader(f"{_ICONS[adapter['status']]} {plain_markdown(_title(adapter))}")
     st.caption(
         f"{adapter['status']} since {moment(adapter['status_at'])} UTC · {adapter['bytes'] / 1e6:.1f} MB · "
@@ -92,7 +91,7 @@ def _one(tuning: Tuning, adapter: Json) -> None:
     if adapter["status"] == "recalled":
         st.error(f"Recalled: {plain_markdown(adapter['recalled_reason'] or '')}", icon=":material/block:")
     _steps(tuning, adapter)
-    evaluation.show(tuning, adapter)
+    evaluation.show(tuning, watching, adapter)
     _acts(tuning, adapter)
     with st.expander("Model card"):
         st.markdown(answer_markdown(adapter["card"]))

@@ -15,14 +15,14 @@ POLL_S = 3
 _MOVING = ("queued", "running")
 
 
-def show(tuning: Tuning, adapter: Json) -> None:
+def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     """The newest evaluation, or how far it is."""
     newest = next(iter(adapter["evaluations"]), None)
     if newest is None:
         return
     st.subheader("How it measured")
     if newest["state"] in _MOVING:
-        st.fragment(partial(_follow, tuning, newest["id"]), run_every=POLL_S)()
+        st.fragment(partial(_follow, watching, adapter["sha256"]), run_every=POLL_S)()
         return
     if newest["state"] != "succeeded":
         st.error((newest["error"] or {}).get("detail") or "It was stopped.", icon=":material/error:")
@@ -34,9 +34,9 @@ def show(tuning: Tuning, adapter: Json) -> None:
         _samples(tuning.evaluation(newest["id"])["samples"])
 
 
-def _follow(tuning: Tuning, evaluation_id: str) -> None:
+def _follow(tuning: Tuning, sha256: str) -> None:
     try:
-        seen = tuning.evaluation(evaluation_id)
+        seen = tuning.adapter(sha256)["evaluations"][0]
     except GatewayError as error:
         if error.status in (401, 404):
             st.rerun()
@@ -44,7 +44,7 @@ def _follow(tuning: Tuning, evaluation_id: str) -> None:
         return
     if seen["state"] not in _MOVING:
         st.rerun()
-    progress = seen.get("progress")
+    progress = seen["progress"]
     if progress and progress["total"]:
         st.progress(min(1.0, progress["done"] / progress["total"]), f"Measuring: {progress['what']}")
     else:
