@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -47,7 +47,7 @@ def put_adapter(view: PreTrainedModel, files: AdapterFiles) -> int:
     The layers are those that the file holds matrices for; what the configuration says of targets is not read.
 
     Raises:
-        AdapterRefused: a weight is not a finite number, or PEFT would leave one out.
+        AdapterRefused: a weight is not a finite number, or has no place in the model.
     """
     config = cast(Any, LoraConfig)(
         r=files.config.r,
@@ -61,16 +61,19 @@ def put_adapter(view: PreTrainedModel, files: AdapterFiles) -> int:
     if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
         raise AdapterRefused("The adapter holds weights that are no finite numbers: train it again.")
     inject_adapter_in_model(config, view)
-    named = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
-    outcome = cast(Any, set_peft_model_state_dict)(view, named)
-    if outcome.unexpected_keys or any("lora_" in name for name in outcome.missing_keys):
-        raise AdapterRefused("The adapter does not fit this base model: not all of its weights have a place.")
+    # PEFT's own loader asks for the model's state_dict, which rewrites shared 4-bit weights on a CPU
+    named = {name.removeprefix(_PREFIX).removesuffix(".weight"): weight for name, weight in weights.items()}
     size = 0
     for name, parameter in view.named_parameters():
         if ".lora_" in name:
-            parameter.data = parameter.data.to(view.dtype)
+            weight = named.pop(name.removesuffix(".default.weight"), None)
+            if weight is None or weight.shape != parameter.shape:
+                raise AdapterRefused("The adapter does not fit this base model: a weight is missing.")
+            parameter.data = weight.to(view.dtype)
             parameter.requires_grad_(False)
             size += parameter.nbytes
+    if named:
+        raise AdapterRefused("The adapter does not fit this base model: not all of its weights have a place.")
     cast(Any, view).eval()
     return size
 

@@ -81,6 +81,8 @@ class AdapterEngine:
         # copied before a manager was made for the model: nothing of one comes along
         self._template = make_view(model)
         self._scorer = self._template
+        # the first pass rewrites 4-bit weights for a CPU; two threads at it at once would spoil them
+        log_likelihoods(self._scorer, [0, 0])
         self._base = PagedEngine(model, stop_token_ids=stop_token_ids, limits=limits)
         self._stop_token_ids = frozenset(stop_token_ids)
         self._view_limits = view_limits
