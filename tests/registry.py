@@ -34,6 +34,7 @@ def add_adapter(
     base_revision: str = "a" * 64,
     verification: dict[str, Any] | None = None,
     checks: list[dict[str, Any]] | None = None,
+    status: str = "candidate",
 ) -> str:
     """An adapter of a finished run; evaluated when `checks` are given. Returns its name."""
     gateway = api.gateway
@@ -79,7 +80,9 @@ def add_adapter(
         )
         AdapterStore(gateway.clock).add(connection, new, Actor(admin.id))
         connection.execute(
-            update(adapters).where(adapters.c.sha256 == sha256).values(verification=verification)
+            update(adapters)
+            .where(adapters.c.sha256 == sha256)
+            .values(verification=verification, status=status)
         )
         if checks is not None:
             passed = all(check["passed"] for check in checks)

@@ -34,7 +34,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import Job, NewJob
 from shared.jobs.store import active
-from shared.training.adapters import check_usable
+from shared.training.adapters import check_released, check_usable
 from shared.training.states import BASE
 
 #: A second answer to the same question is drawn with some chance, or it would be the same answer.
@@ -262,8 +262,10 @@ def load_owned(connection: Connection, conversation_id: str, user_id: str) -> No
         raise NotFound("There is no conversation of yours under this id.")
 
 
-def check_question(gateway: Gateway, connection: Connection, question: Question) -> None:
-    """Whether the question can be answered as it is asked.
+def check_question(
+    gateway: Gateway, connection: Connection, question: Question, *, candidates: bool = False
+) -> None:
+    """Whether the question can be answered as it is asked; `candidates`: also by an adapter not yet promoted.
 
     Raises InvalidInput, or NotFound for an adapter that is not there.
     """
@@ -273,7 +275,8 @@ def check_question(gateway: Gateway, connection: Connection, question: Question)
     if (question.max_new_tokens or 1) > settings.max_new_tokens:
         raise InvalidInput(f"max_new_tokens may be at most {settings.max_new_tokens}.")
     if question.adapter not in (None, BASE):
-        check_usable(connection, str(question.adapter), settings.model)
+        check = check_usable if candidates else check_released
+        check(connection, str(question.adapter), settings.model)
 
 
 def submit(

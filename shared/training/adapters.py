@@ -113,6 +113,17 @@ def check_usable(connection: Connection, sha256: str, base_model: str) -> Adapte
     return adapter
 
 
+def check_released(connection: Connection, sha256: str, base_model: str) -> Adapter:
+    """The adapter, if everybody may be answered with it. Raises NotFound or AdapterRefused.
+
+    A candidate answers in comparisons only: nobody has judged it yet.
+    """
+    adapter = check_usable(connection, sha256, base_model)
+    if adapter.status is AdapterStatus.CANDIDATE:
+        raise AdapterRefused("This adapter is a candidate that was not promoted yet; name another.")
+    return adapter
+
+
 def newest_gate(connection: Connection, sha256: str) -> Gate | None:
     """The outcome of the adapter's newest evaluation that ended; None when there is none."""
     row = connection.execute(

@@ -205,7 +205,7 @@ def text(api: Api, job_id: str) -> str:
 def test_without_an_active_adapter_the_base_answers_and_is_named(
     api: Api, worker: Worker, admin: Person, made: dict[str, Any]
 ) -> None:
-    add_adapter(api, admin, sha256=made["true"])
+    add_adapter(api, admin, sha256=made["true"], status="approved")
     asker = api.log_in()
     plain, named = ask_async(asker, max_new_tokens=40), ask_async(asker, max_new_tokens=40, adapter="base")
     changed = ask_async(asker, max_new_tokens=40, adapter=made["true"])
@@ -237,7 +237,7 @@ def test_an_answer_taken_up_again_goes_on_under_its_adapter(
 def test_a_recalled_adapter_answers_no_more_not_even_to_end_what_it_began(
     api: Api, worker: Worker, admin: Person, made: dict[str, Any]
 ) -> None:
-    add_adapter(api, admin, sha256=made["true"])
+    add_adapter(api, admin, sha256=made["true"], status="approved")
     asker = api.log_in()
     asked = ask_async(asker, adapter=made["true"])
     api.client(admin).post(f"/v1/adapters/{made['true']}/recall", json={"reason": "It gives wrong doses."})
@@ -251,7 +251,7 @@ def test_an_adapter_that_cannot_be_loaded_fails_its_own_answers_only(
     api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
 ) -> None:
     flip(tmp_path / "storage" / "adapters" / made["true"] / WEIGHTS)
-    add_adapter(api, admin, sha256=made["true"])
+    add_adapter(api, admin, sha256=made["true"], status="approved")
     asker = api.log_in()
     bad = ask_async(asker, adapter=made["true"])
     good = ask_async(asker, max_new_tokens=5)

@@ -13,7 +13,7 @@ from shared.training.adapters import active
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async
 
-A, B, C = sha_of("a"), sha_of("b"), sha_of("c")
+A, B, C, D = (sha_of(name) for name in "abcd")
 FAILED = {
     "figure": "perplexity",
     "limit": 12.0,
@@ -151,8 +151,9 @@ def test_another_base_model_has_its_own_history(api: Api, admin: Person, client:
     assert answering(api) == A
 
 
-def test_a_question_may_name_an_adapter(api: Api, admin: Person) -> None:
-    add_adapter(api, admin, sha256=A)
+def test_a_question_may_name_an_adapter(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_good_adapter(api, admin, A)
+    promote(client, A)
     asker = api.log_in()
     assert ask_async(asker, adapter=A)["adapter_sha256"] == A
     assert api.claim().adapter_sha256 == A
@@ -173,6 +174,7 @@ def test_a_question_may_name_an_adapter(api: Api, admin: Person) -> None:
         (A, 422, "was recalled"),
         (B, 422, "changes the model medgemma-4b, and demo is served"),
         (C, 422, "could not verify"),
+        (D, 422, "not promoted yet"),
         ("nonsense", 422, "see `errors`"),
     ],
 )
@@ -183,6 +185,7 @@ def test_an_adapter_that_must_not_answer_cannot_be_named(
     client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
     add_adapter(api, admin, sha256=B, base_model="medgemma-4b")
     add_adapter(api, admin, sha256=C, verification={**GOOD, "ok": False})
+    add_good_adapter(api, admin, D)
     answer = api.log_in().post("/predict", json={"query": "What is asthma?", "adapter": adapter})
     assert answer.status_code == code
     assert message in answer.json()["detail"]
@@ -192,7 +195,8 @@ def test_an_adapter_that_must_not_answer_cannot_be_named(
 def test_an_answer_says_which_adapter_gave_it_and_a_recall_lists_it(
     api: Api, admin: Person, client: httpx.Client
 ) -> None:
-    add_adapter(api, admin, sha256=A)
+    add_good_adapter(api, admin, A)
+    promote(client, A)
     asker = api.log_in()
     job = ask_async(asker, adapter=A)
     ask_async(asker, adapter="base")
@@ -210,7 +214,8 @@ def test_an_answer_says_which_adapter_gave_it_and_a_recall_lists_it(
 
 
 def test_a_crisis_is_no_answer_of_the_adapter(api: Api, admin: Person, client: httpx.Client) -> None:
-    add_adapter(api, admin, sha256=A)
+    add_good_adapter(api, admin, A)
+    promote(client, A)
     answer = api.log_in().post("/predict", json={"query": "I want to kill myself.", "adapter": A})
     assert answer.json()["model"]["adapter_sha256"] is None
     assert client.get(f"/v1/adapters/{A}/answers").json()["items"] == []

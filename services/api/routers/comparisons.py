@@ -114,7 +114,7 @@ def _ask(
 ) -> Stored:
     """Ask one side in a conversation of its own, which no list shows."""
     question = Question(query=text, adapter=adapter or BASE)
-    check_question(gateway, connection, question)
+    check_question(gateway, connection, question, candidates=True)
     verdict = gateway.guard.screen_question(text, caller.audience)
     conversation_id, message_id = gateway.conversations.create(
         connection, user_id=caller.user_id, question=text, now=now
