@@ -65,6 +65,15 @@ def find_source(model: str, settings: Settings) -> Source:
     return Source(entry=entry, folder=own or entry.folder)
 
 
+def wrong_weights(model: str) -> Refused:
+    """An adapter meets other weights than those it was trained on."""
+    return Refused(
+        "wrong-base",
+        f"The adapter was trained on other weights than those of the model {model} here; "
+        "restore the weights or train it again.",
+    )
+
+
 def choose_device() -> torch.device:
     """This process's GPU, or the CPU."""
     return (
