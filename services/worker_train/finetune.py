@@ -61,10 +61,10 @@ def main(argv: list[str] | None = None) -> None:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
     if recipe.processes > 1 and not processes.is_launched():
         sys.exit(processes.launch(recipe.processes, sys.argv[1:] if argv is None else argv))
-    sys.exit(_run_and_report(recipe, options.run.absolute().parent))
+    sys.exit(run_and_report(recipe, options.run.absolute().parent))
 
 
-def _run_and_report(recipe: Recipe, folder: Path) -> Exit:
+def run_and_report(recipe: Recipe, folder: Path) -> Exit:
     """Train; whatever ends it is told in an event and as a status."""
     stop = callbacks.StopRequest()
     stop.install()
@@ -101,7 +101,12 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     material = prepare(recipe)
     device = base.choose_device()
     dtype = base.choose_dtype(recipe, device)
-    judge(material, device, dtype)
+    judge(
+        material,
+        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
+        device,
+        dtype,
+    )
     model = base.open_model(
         material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
     )
@@ -133,7 +138,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     return Exit.DONE
 
 
-def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
+def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> None:
     """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too
     little.
     """
@@ -142,7 +147,7 @@ def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
     lengths = [len(sample.ids) for sample in material.train]
     judged = estimate(
         recipe,
-        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
+        shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
         tokens=round(sum(lengths) * recipe.epochs),
