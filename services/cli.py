@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `medichat`."""
-    from services import cli_training
+    from services import cli_export, cli_training
 
     parser = argparse.ArgumentParser(prog="medichat", description="A self-hosted medical assistant.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("migrate", _migrate, "bring the database's tables to the newest version, as their owner")
     add("smoke", _smoke, "start everything in a temporary folder, ask a question, check every trace of it")
     cli_training.add_commands(commands)
+    cli_export.add_command(commands)
     return parser
 
 

@@ -15,7 +15,6 @@ from transformers import Gemma3ForConditionalGeneration
 
 from models.demo.pictures import answer, draw_picture
 from services.worker_train import export, finetune
-from services.worker_train.callbacks import StopRequest
 from services.worker_train.child import Exit, Refused
 from shared.training.recipe import Recipe
 from tests.tiny_model import tiny_model
