@@ -55,6 +55,8 @@ class WholeAdapterView(AdapterView):
     """An adapter with its model card and its evaluations, newest first."""
 
     card: str
+    verify_state: str | None = Field(description="State of the newest verification's job; null before any.")
+    verify_error: ErrorView | None
     evaluations: list[EvaluationView]
 
 

@@ -10,7 +10,7 @@ from services.api.deps import Admin, AdminOrAuditor, GatewayDep
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.evaluations import evaluation_view
-from services.api.schemas import JobView, Page
+from services.api.schemas import ErrorView, JobView, Page
 from services.api.schemas_adapters import (
     AdapterView,
     AnswerItem,
@@ -28,7 +28,7 @@ from shared.db.tables import jobs
 from shared.db.tables_training import adapters, deployments
 from shared.errors import Conflict, InvalidInput
 from shared.ids import new_id
-from shared.jobs.lifecycle import Kind, Lane
+from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import NewJob
 from shared.jobs.store import active as active_job
 from shared.training.adapters import Adapter, AdapterStore, answers_of, find, newest_gate
@@ -98,7 +98,17 @@ def get_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> Who
             evaluation_view(one, gateway.jobs.get(connection, one.job_id))
             for one in EvaluationStore(gateway.jobs, gateway.envelope).of_adapter(connection, sha256)
         ]
-    return WholeAdapterView(**view.model_dump(), card=card, evaluations=found)
+        job = gateway.jobs.get(connection, view.verify_job_id) if view.verify_job_id else None
+    error = None
+    if job is not None and job.state is State.FAILED:
+        error = ErrorView(code=job.error or "", detail=job.error_detail or "")
+    return WholeAdapterView(
+        **view.model_dump(),
+        card=card,
+        evaluations=found,
+        verify_state=job.state if job is not None else None,
+        verify_error=error,
+    )
 
 
 @router.post("/adapters/{sha256}/verify", status_code=202, responses=document(401, 403, 404, 409, 422, 429))
