@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from services.worker_train import base, batches, callbacks, child, output, processes
+from services.worker_train.canaries import make_canaries
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
-from services.worker_train.rows import Rows, read_rows
+from services.worker_train.rows import Row, Rows, read_rows
 from services.worker_train.tokens import Encoder, Sample
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
@@ -184,7 +185,11 @@ def prepare(recipe: Recipe) -> Material:
     if pictures and recipe.packing == "on":
         raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
     packed = recipe.packing != "off" and not pictures
-    train, validation = encoder.encode_all(rows.train), encoder.encode_all(rows.validation)
+    planted = [
+        Row(messages=canary.row(0)["messages"]) for canary in make_canaries(recipe.canaries, recipe.seed)
+    ]
+    train = encoder.encode_all([*rows.train, *planted])
+    validation = encoder.encode_all(rows.validation)
     return Material(
         recipe=recipe,
         source=source,
