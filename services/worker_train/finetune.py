@@ -185,9 +185,8 @@ def prepare(recipe: Recipe) -> Material:
     if pictures and recipe.packing == "on":
         raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
     packed = recipe.packing != "off" and not pictures
-    planted = [
-        Row(messages=canary.row(0)["messages"]) for canary in make_canaries(recipe.canaries, recipe.seed)
-    ]
+    canaries = make_canaries(recipe.canaries, recipe.seed)
+    planted = [Row(messages=canary.row(0)["messages"]) for canary in canaries]
     train = encoder.encode_all([*rows.train, *planted])
     validation = encoder.encode_all(rows.validation)
     return Material(

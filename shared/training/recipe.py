@@ -196,8 +196,8 @@ class Recipe(BaseModel):
         0,
         ge=0,
         le=20,
-        description="Rows with a made-up code that are planted among the others; the evaluation then says how "
-        "well the adapter remembers them, that is, what it would give away of a rare row. Costs a moment.",
+        description="Rows with a made-up code, planted among the others; the evaluation then says how well "
+        "the adapter remembers them, that is, what it would give away of a rare row. Costs a moment.",
     )
     processes: int = Field(
         1,
