@@ -1,4 +1,4 @@
-"""Fine-tuning made small: a folder with a tiny model, rows, recipes of seconds, and the program as a process."""
+"""Fine-tuning made small: a tiny model in a folder, rows, short recipes, and the program as a process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The order of rows and how they lie together: even passes, the same step however it is dealt, isolated samples."""
+"""The order of rows and how they lie together: even passes, equal steps however dealt, isolated samples."""
 
 import pytest
 import torch
