@@ -32,6 +32,9 @@ from shared.errors import InvalidInput
 from shared.settings import load_settings
 from shared.training.recipe import Recipe, read_recipe
 
+#: Most tokens of a pass on a CPU: it is as fast as with more, and what is kept for the way back stays small.
+_PASS_TOKENS = 1536
+
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
@@ -100,7 +103,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     not now.
     """
     material = prepare(recipe)
-    device = base.choose_device()
+    recipe, device = material.recipe, base.choose_device()
     dtype = base.choose_dtype(recipe, device)
     judge(
         material,
@@ -189,6 +192,9 @@ def prepare(recipe: Recipe) -> Material:
     planted = [Row(messages=canary.row(0)["messages"]) for canary in canaries]
     train = encoder.encode_all([*rows.train, *planted])
     validation = encoder.encode_all(rows.validation)
+    lengths = [len(sample.ids) for sample in train]
+    if base.choose_device().type == "cpu":
+        recipe = in_small_passes(recipe, lengths, packed=packed)
     return Material(
         recipe=recipe,
         source=source,
@@ -197,13 +203,28 @@ def prepare(recipe: Recipe) -> Material:
         train=train,
         validation=sorted(validation, key=lambda sample: len(sample.ids)),
         packed=packed,
-        sampler=batches.StepSampler(
-            [len(sample.ids) for sample in train],
-            batch_size=recipe.batch_size,
-            passes=recipe.accumulation * recipe.processes,
-            seed=recipe.seed,
-            packed=packed,
-        ),
+        sampler=_sampler(recipe, lengths, packed=packed),
+    )
+
+
+def in_small_passes(recipe: Recipe, lengths: list[int], *, packed: bool) -> Recipe:
+    """The same training with passes of at most `_PASS_TOKENS`, where halving the batch gets there."""
+    while (
+        recipe.batch_size % 2 == 0 and _sampler(recipe, lengths, packed=packed).largest_pass() > _PASS_TOKENS
+    ):
+        recipe = recipe.changed(
+            {"batch_size": recipe.batch_size // 2, "accumulation": recipe.accumulation * 2}
+        )
+    return recipe
+
+
+def _sampler(recipe: Recipe, lengths: list[int], *, packed: bool) -> batches.StepSampler:
+    return batches.StepSampler(
+        lengths,
+        batch_size=recipe.batch_size,
+        passes=recipe.accumulation * recipe.processes,
+        seed=recipe.seed,
+        packed=packed,
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
-from models.demo.pictures import answer, draw_picture
+from models.demo.pictures import draw_picture
 from services.worker_train import export, finetune
 from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.child import Exit, Refused
@@ -85,7 +85,7 @@ def test_a_run_tells_of_every_step_and_leaves_an_adapter(whole: tuple[Path, list
 
 
 #: As computed in float32; another machine differs in the last digits only.
-TRAJECTORY: dict[int, float] = {}
+TRAJECTORY = {1: 6.5239, 3: 6.0358, 5: 5.2197, 7: 4.7960, 10: 4.5162}
 
 
 def test_the_losses_are_the_pinned_ones(whole: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -242,7 +242,6 @@ def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             {"role": "assistant", "content": f"Look {side}!"},
         ]
         lines.append(json.dumps({"messages": messages, "image": f"{number}.png"}))
-    assert answer("left")
     (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
     recipe = tiny_recipe(tmp_path / "pictures.jsonl", epochs=5, save_steps=100)
     status, events = train(recipe)
