@@ -52,9 +52,9 @@ class Worker:
         self.id = worker_id()
         self.database: Database = open_database(settings, pool_size=settings.worker_concurrency + 2)
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
-        self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
         self.bell = Bell(settings)
         self.model: Model = open_model(settings)
+        self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
         self.keeper = LeaseKeeper(
             self.database,
             self.jobs,

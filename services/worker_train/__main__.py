@@ -1,24 +1,30 @@
 """Runs a training worker: `python -m services.worker_train`. `--health` says whether one lives here."""
 
 import logging
+import os
 import sys
 
 from services.worker_train.worker import Worker, is_alive
-from shared.errors import MediChatError
+from shared.errors import InvalidInput, MediChatError
 from shared.logs import configure_logging
-from shared.settings import get_settings
+from shared.settings import describe_wrong, get_settings
 
 
 def main() -> int:
-    """Work until told to stop; returns the exit status."""
+    """Work until told to stop; returns the exit status: `os.EX_CONFIG` when a setting must be changed."""
     configure_logging("worker_train")
-    settings = get_settings()
-    if sys.argv[1:] == ["--health"]:
-        return 0 if is_alive(settings) else 1
+    log = logging.getLogger(__name__)
     try:
+        settings = get_settings()
+        if sys.argv[1:] == ["--health"]:
+            return 0 if is_alive(settings) else 1
         worker = Worker(settings)
-    except (MediChatError, ValueError, OSError) as error:
-        logging.getLogger(__name__).critical("the worker cannot start: %s", error)
+    except (InvalidInput, ValueError) as error:
+        told = describe_wrong(error) if isinstance(error, ValueError) else error
+        log.critical("the worker cannot start: %s", told)
+        return os.EX_CONFIG
+    except (MediChatError, OSError) as error:
+        log.critical("the worker cannot start: %s", error)
         return 1
     worker.run()
     return 0

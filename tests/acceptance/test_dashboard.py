@@ -190,7 +190,10 @@ def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, dem
 
 @pytest.mark.parametrize(
     ("role", "names", "heading"),
-    [("admin", ["System", "People", "Account"], "System"), ("auditor", ["Log", "Account"], "Log")],
+    [
+        ("admin", ["System", "Data", "Training", "Adapters", "Compare", "People", "Account"], "System"),
+        ("auditor", ["Log", "Account"], "Log"),
+    ],
 )
 def test_admins_and_auditors_see_their_own_pages(
     browser: Browser, demo: Stack, role: str, names: list[str], heading: str

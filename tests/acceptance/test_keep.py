@@ -45,6 +45,7 @@ def test_the_pauses_grow_and_begin_anew_after_a_long_run() -> None:
         ("services.worker_infer", {"MEDICHAT_MODEL": "medgamma"}, "medgemma-4b"),
         ("services.worker_infer", {"MEDICHAT_MODEL_PATH": "/nowhere"}, "MEDICHAT_MODEL_PATH"),
         ("services.worker_infer", {"MEDICHAT_DTYPE": "float16"}, "MEDICHAT_DTYPE"),
+        ("services.worker_train", {}, "medichat init"),
         ("services.api", {"MEDICHAT_API_PORT": "none"}, "MEDICHAT_API_PORT"),
         ("services.api", {}, "medichat init"),
     ],
