@@ -93,12 +93,14 @@ def get_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> Who
     """One adapter with its model card and its evaluations."""
     with gateway.database.read() as connection:
         view = _view(connection, find(connection, sha256))
+        asked = view.verify_job_id
+        verify_job = None if asked is None else job_view(gateway.jobs.get(connection, asked))
         card = connection.execute(select(adapters.c.card).where(adapters.c.sha256 == sha256)).scalar_one()
         found = [
             evaluation_view(one, gateway.jobs.get(connection, one.job_id))
             for one in EvaluationStore(gateway.jobs, gateway.envelope).of_adapter(connection, sha256)
         ]
-    return WholeAdapterView(**view.model_dump(), card=card, evaluations=found)
+    return WholeAdapterView(**view.model_dump(), card=card, verify_job=verify_job, evaluations=found)
 
 
 @router.post("/adapters/{sha256}/verify", status_code=202, responses=document(401, 403, 404, 409, 422, 429))

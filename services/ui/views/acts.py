@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from services.ui.client import GatewayError
+from services.ui.text import plain_markdown
 
 
 def attempt(act: Callable[[], Any], done: str | None = None) -> bool:
@@ -24,7 +25,7 @@ def show_refusal() -> None:
     """What the gateway refused at the last click."""
     detail = st.session_state.pop("refusal", None)
     if detail is not None:
-        st.error(detail, icon=":material/error:")
+        st.error(plain_markdown(detail), icon=":material/error:")
 
 
 def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done: str, icon: str) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import UPLOAD_MB, moment
+from services.ui.text import UPLOAD_MB, moment, plain_markdown
 from services.ui.tuning import Tuning
 from services.ui.views import acts, data_report
 
@@ -110,7 +110,7 @@ def _made(wish: "partial[Json]") -> None:
     try:
         made = wish()
     except GatewayError as error:
-        st.error(error.detail, icon=":material/error:")
+        st.error(plain_markdown(error.detail), icon=":material/error:")
         return
     st.query_params["d"] = made["id"]
     st.rerun()
@@ -156,7 +156,7 @@ def _follow(tuning: Tuning, dataset_id: str) -> None:
 
 def _one(tuning: Tuning, dataset: Json) -> None:
     if dataset["error"]:
-        st.error(dataset["error"]["detail"], icon=":material/error:")
+        st.error(plain_markdown(dataset["error"]["detail"]), icon=":material/error:")
     if dataset["state"] == "ready":
         data_report.show(dataset)
         data_report.show_rows(tuning, dataset)

@@ -31,7 +31,7 @@ def show(dataset: Json) -> None:
 
 
 def _how_read(report: Json) -> str:
-    read_as = ", ".join(f"{column} as {meaning}" for column, meaning in report["mapping"].items())
+    read_as = ", ".join(f"{column} as {part}" for part, column in report["mapping"].items() if part != column)
     parts = [f"Read as **{words(report['shape'])}**" + (f" ({plain_markdown(read_as)})" if read_as else "")]
     if report["images"]:
         parts.append(f"{report['images']:,} pictures")
