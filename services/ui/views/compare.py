@@ -52,13 +52,12 @@ def _ask(tuning: Tuning, names: dict[str, str]) -> None:
             else "Write a question first."
         )
         return
-    try:
-        made = tuning.compare(question=question.strip(), left=_sha(one), right=_sha(other), blind=blind)
-    except GatewayError as error:
-        st.error(plain_markdown(error.detail), icon=":material/error:")
-        return
-    st.query_params["q"] = made["id"]
-    st.rerun()
+    wish = partial(tuning.compare, question=question.strip(), left=_sha(one), right=_sha(other), blind=blind)
+    made = acts.attempt(wish)
+    if made:
+        st.query_params["q"] = made["id"]
+        st.rerun()
+    acts.show_refusal()
 
 
 def _sha(choice: str) -> str | None:

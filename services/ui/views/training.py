@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import moment, plain_markdown
+from services.ui.text import moment
 from services.ui.tuning import Tuning
 from services.ui.views import acts, training_run
 
@@ -44,7 +44,8 @@ def show(gateway: Gateway, me: Json) -> None:
 def _new(tuning: Tuning) -> None:
     ready = [each for each in tuning.datasets()["items"] if each["state"] == "ready"]
     wanted = st.query_params.get("d")
-    with st.expander("New run", icon=":material/add:", expanded=wanted is not None):
+    key = acts.fresh("new-run")
+    with st.expander("New run", wanted is not None, icon=":material/add:", key=key, on_change="rerun"):
         if not ready:
             st.info("There is no checked data yet. Add some on the Data page.")
             return
@@ -69,16 +70,13 @@ def _new(tuning: Tuning) -> None:
 def _start(tuning: Tuning, **wish: object) -> None:
     # one key for one wish, so that a second click is not a second run
     key = st.session_state.setdefault("run-key", str(uuid.uuid4()))
-    try:
-        made = tuning.train(**wish, key=key)  # type: ignore[arg-type]
-    except GatewayError as error:
-        del st.session_state["run-key"]
-        st.error(plain_markdown(error.detail), icon=":material/error:")
-        return
+    made = acts.attempt(partial(tuning.train, **wish, key=key))  # type: ignore[arg-type]
     del st.session_state["run-key"]
-    st.query_params.clear()
-    st.query_params["r"] = made["id"]
-    st.rerun()
+    if made:
+        st.query_params.clear()
+        st.query_params["r"] = made["id"]
+        st.rerun()
+    acts.show_refusal()
 
 
 def _knobs(knobs: list[Json], recipe: Json, preset: str) -> Json:
