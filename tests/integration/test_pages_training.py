@@ -183,13 +183,18 @@ def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
     assert (again["state"], again["options"]["phi"]) == ("validating", "mask")
 
 
-def test_a_dataset_in_use_is_not_removed_and_the_page_says_so(open_app: Open, api: Api) -> None:
-    school = School(api)
-    school.submit()
-    app = open_app("data", school.admin)
+def test_a_dataset_in_use_is_not_removed_and_the_page_says_so(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    client = api.client(admin)
+    dataset_id = uploaded(client)
+    check(api, report=REPORT)
+    body = {"name": "leaflets", "dataset_id": dataset_id, "preset": "quick"}
+    assert client.post("/v1/training-runs", json=body).status_code == 202
+    app = open_app("data")
     button(app, "Yes: remove").click().run()
     assert any("train" in each.value for each in app.error)
-    assert school.dataset_id in [each["id"] for each in school.client.get("/v1/datasets").json()["items"]]
+    assert client.get(f"/v1/datasets/{dataset_id}").status_code == 200
 
 
 # -- training

@@ -80,7 +80,7 @@ def _loss(steps: list[Json]) -> None:
             tooltip=["step", alt.Tooltip("loss", format=".4f"), "on"],
         )
     )
-    st.altair_chart(chart.properties(height=260), width="stretch")
+    st.altair_chart(chart.properties(height=340), width="stretch")
 
 
 def _others(steps: list[Json]) -> None:
@@ -103,7 +103,7 @@ def _others(steps: list[Json]) -> None:
                 .mark_line(color="#0f6e84")
                 .encode(x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y(f"{name}:Q", title=label))
             )
-            columns[number % 2].altair_chart(chart.properties(height=160), width="stretch")
+            columns[number % 2].altair_chart(chart.properties(height=200), width="stretch")
 
 
 def _estimate(run: Json) -> None:
