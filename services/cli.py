@@ -6,6 +6,7 @@ What a command needs is imported by the command, so that Ctrl-C finds `main` fro
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `medichat`."""
-    from services import cli_training
+    from services import cli_adapters, cli_export, cli_training
 
     parser = argparse.ArgumentParser(prog="medichat", description="A self-hosted medical assistant.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("migrate", _migrate, "bring the database's tables to the newest version, as their owner")
     add("smoke", _smoke, "start everything in a temporary folder, ask a question, check every trace of it")
     cli_training.add_commands(commands)
+    cli_adapters.add_commands(commands)
+    cli_export.add_command(commands)
     return parser
 
 
@@ -64,6 +67,9 @@ def _ended_like_by_ctrl_c() -> Iterator[None]:
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may, and is told of, signals
+        return
     signals = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in signals}
     for number in signals:
@@ -165,7 +171,7 @@ def _explain(error: Exception) -> str | None:
     """One line for an operator; None for an error that nobody foresaw."""
     import httpx
 
-    from services.cli_training import CommandRefused
+    from services.cli_client import CommandRefused
     from services.local import StartFailed
     from shared.errors import MediChatError
     from shared.settings import describe_wrong

@@ -1,21 +1,17 @@
 """`medichat dataset …`: sends datasets to the gateway and follows their check. It reads no database."""
 
 import argparse
-import getpass
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
 from shared.settings import Settings, load_settings
 from shared.training.options import PhiPolicy
-
-Json = dict[str, Any]
 
 ACCEPTED, REFUSED, REJECTED = 0, 1, 3
 _EPILOG = (
@@ -24,12 +20,6 @@ _EPILOG = (
 )
 _BLOCK_BYTES = 1 << 20
 _POLL_S = 1.0
-#: A moving line is drawn this often; a log gets a line this often.
-_DRAW_S, _LOG_S = 0.2, 10.0
-
-
-class CommandRefused(Exception):
-    """The command cannot be done; the message says what to change."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -69,7 +59,7 @@ def _add(options: argparse.Namespace) -> int:
         if (value := getattr(options, name)) is not None
     }
     query |= {"name": options.name or options.file.stem[:100], "filename": options.file.name}
-    with _log_in(settings) as client:
+    with log_in(settings) as client:
         made = _send(client, options.file, size, query)
         print(f"{made['id']}  {made['name']}: received, sha256 {made['sha256']}")
         if not options.wait:
@@ -79,11 +69,11 @@ def _add(options: argparse.Namespace) -> int:
 
 def _send(client: httpx.Client, path: Path, size: int, query: Json) -> Json:
     # may this person send at all? A refusal of the upload itself may be lost with the connection
-    _expect(client.get("/v1/datasets", params={"limit": 1}))
+    expect(client.get("/v1/datasets", params={"limit": 1}))
     line = ProgressLine()
     headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
     try:
-        return _expect(
+        return expect(
             client.post("/v1/datasets", params=query, content=_blocks(path, size, line), headers=headers)
         )
     except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError) as error:
@@ -95,8 +85,8 @@ def _send(client: httpx.Client, path: Path, size: int, query: Json) -> Json:
 
 
 def _list(_options: argparse.Namespace) -> int:
-    with _log_in(load_settings()) as client:
-        for item in _expect(client.get("/v1/datasets", params={"limit": 100}))["items"]:
+    with log_in(load_settings()) as client:
+        for item in expect(client.get("/v1/datasets", params={"limit": 100}))["items"]:
             rows = "-" if item["rows_train"] is None else f"{item['rows_train']}+{item['rows_validation']}"
             print(f"{item['id']}  {item['state']:10}  {rows:>12} rows  {item['name']}")
     return ACCEPTED
@@ -119,20 +109,6 @@ def _check_file(path: Path, settings: Settings) -> int:
     return size
 
 
-@contextmanager
-def _log_in(settings: Settings) -> Iterator[httpx.Client]:
-    """A client of the gateway with somebody's rights."""
-    with httpx.Client(base_url=settings.api_url, timeout=httpx.Timeout(60, connect=10)) as client:
-        token = os.environ.get("MEDICHAT_API_KEY", "")
-        if not token:
-            if not sys.stdin.isatty():
-                raise CommandRefused("set MEDICHAT_API_KEY to an admin's API key, or run this at a terminal")
-            form = {"username": input("Name: "), "password": getpass.getpass()}
-            token = _expect(client.post("/v1/auth/token", data=form))["access_token"]
-        client.headers["Authorization"] = f"Bearer {token}"
-        yield client
-
-
 def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
     begun, sent = time.monotonic(), 0
     with path.open("rb") as file:
@@ -145,7 +121,7 @@ def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
 
 def _follow(client: httpx.Client, dataset_id: str) -> int:
     line = ProgressLine()
-    while (dataset := _expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] == "validating":
+    while (dataset := expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] == "validating":
         line.show(_checking(dataset["progress"]))
         time.sleep(_POLL_S)
     line.end()
@@ -179,44 +155,3 @@ def _figure(value: Any) -> str:
     if isinstance(value, list) and value:
         return f"{len(value)} listed in the report"
     return ""
-
-
-class ProgressLine:
-    """A line on standard error: redrawn at a terminal, now and then a new one in a log."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._moves = sys.stderr.isatty()
-        self._due = 0.0
-        self._drawn = False
-
-    def show(self, text: str, *, last: bool = False) -> None:
-        """Say it, unless something was said a moment ago."""
-        now = self._clock()
-        if now < self._due and not last:
-            return
-        self._due = now + (_DRAW_S if self._moves else _LOG_S)
-        self._drawn = True
-        print(f"\r\x1b[K{text}" if self._moves else text, end="" if self._moves else "\n", file=sys.stderr)
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._moves and self._drawn:
-            print(file=sys.stderr)
-
-
-def _expect(response: httpx.Response) -> Json:
-    """The body of an answer. Raises CommandRefused with the gateway's own words."""
-    if response.is_success:
-        body: Json = response.json()
-        return body
-    try:
-        problem = response.json()
-        fields = [
-            f"{each['field'].rsplit('.', 1)[-1]}: {each['message']}" for each in problem.get("errors", [])
-        ]
-        detail = "; ".join(fields) or str(problem["detail"])
-    except (ValueError, KeyError, AttributeError):
-        detail = f"the gateway answered {response.status_code}"
-    raise CommandRefused(detail)

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from models.demo.evaluate import WEIGHTS
-from services.worker_train.evaluation.loading import hash_weights
+from services.worker_train.base import hash_weights
 from shared.db.engine import Database
 from shared.db.tables import users
 from shared.db.tables_training import adapters, datasets, training_runs
@@ -26,6 +26,7 @@ from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
+from shared.training.dataset_files import place_of
 
 TARGETS = r"(?!.*vision).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,7 +40,9 @@ def demo_weights() -> PreTrainedModel:
 def with_lora(model: PreTrainedModel, *, r: int = 4, seed: int = 0) -> PeftModel:
     """A fresh LoRA on the language model: it changes nothing yet."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=r, lora_alpha=2 * r, target_modules=TARGETS, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=r, lora_alpha=2 * r, target_modules=TARGETS, task_type="CAUSAL_LM", revision=hash_weights(WEIGHTS)
+    )
     return get_peft_model(model, config)
 
 
@@ -99,7 +102,7 @@ def register(
                 key_id=key.key_id,
                 rows_train=len(rows["train"]),
                 rows_validation=len(rows["validation"]),
-                manifest={"parts": parts},
+                manifest={"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}},
                 created_by=user_id,
                 created_at=NOW,
             )
@@ -159,8 +162,12 @@ def _seal(
     storage: Storage, key: DataKey, dataset_id: str, split: str, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     below = f"v1/{split}-00000.jsonl"
-    with storage.create(f"datasets/{dataset_id}/{below}") as file:
-        sealed = SealedWriter(file, key, place=f"dataset:{dataset_id}:{below}")
+    path = f"datasets/{dataset_id}/{below}"
+    with storage.create(path) as file:
+        sealed = SealedWriter(file, key, place=place_of(path))
         sealed.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         sealed.close()
-    return {"path": below, "split": split, "rows": len(rows)}
+    with storage.open(path) as file:
+        data = file.read()
+    digest = hashlib.sha256(data).hexdigest()
+    return {"path": path, "split": split, "rows": len(rows), "bytes": len(data), "sha256": digest}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from services.api.schemas import Body, ErrorView, JobView, PlainText
+from services.api.schemas import Body, ErrorView, PlainText
 from services.api.schemas_evaluations import EvaluationView
 
 Sha256 = Annotated[
@@ -55,7 +55,8 @@ class WholeAdapterView(AdapterView):
     """An adapter with its model card and its evaluations, newest first."""
 
     card: str
-    verify_job: JobView | None = Field(description="The newest verification's job; null until one is asked.")
+    verify_state: str | None = Field(description="State of the newest verification's job; null before any.")
+    verify_error: ErrorView | None
     evaluations: list[EvaluationView]
 
 

@@ -3,6 +3,7 @@ loop.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -63,6 +64,15 @@ def find_source(model: str, settings: Settings) -> Source:
     entry = find_model(model)
     own = settings.model_path if settings.model == model else None
     return Source(entry=entry, folder=own or entry.folder)
+
+
+def wrong_weights(model: str) -> Refused:
+    """An adapter meets other weights than those it was trained on."""
+    return Refused(
+        "wrong-base",
+        f"The adapter was trained on other weights than those of the model {model} here; "
+        "restore the weights or train it again.",
+    )
 
 
 def choose_device() -> torch.device:
@@ -149,6 +159,8 @@ def open_model(
 
 def pack(model: PreTrainedModel) -> None:
     """Let the language model take samples that lie behind one another (see attention.py)."""
+    # Each pass has a length of its own, and oneDNN keeps code and scratch space for every length: keep few.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
     parts = model.config.sub_configs
     model.set_attn_implementation({"text_config": PACKED} if "text_config" in parts else PACKED)
 

@@ -92,7 +92,7 @@ class Watch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         gradient = float(logs.get("grad_norm", 0.0))
-        self._judge(state.global_step, logs["loss"], gradient)
+        self.judge(state.global_step, logs["loss"], gradient, learning_rate=args.learning_rate)
         self._emit(
             "step",
             step=state.global_step,
@@ -114,7 +114,8 @@ class Watch(TrainerCallback):
         """Keep the best weights; stop when they have not been beaten for long enough."""
         loss = metrics["eval_loss"]
         if not math.isfinite(loss):
-            raise self._diverged(state.global_step, "the loss on the held-out rows is not a number")
+            what = "the loss on the held-out rows is not a number"
+            raise self._diverged(state.global_step, what, args.learning_rate)
         self._emit("step", step=state.global_step, eval_loss=round(loss, 6))
         self._unmoved = 0 if self.trainer.keep_if_best(loss) else self._unmoved + 1
         if self._patience is not None and self._unmoved >= self._patience:
@@ -132,19 +133,19 @@ class Watch(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self._emit("checkpoint", step=state.global_step, folder=str(folder))
 
-    def _judge(self, step: int, loss: float, gradient: float) -> None:
+    def judge(self, step: int, loss: float, gradient: float, *, learning_rate: float) -> None:
+        """Raises Refused when the loss, or the gradient's length, shows that the training fell apart."""
         if not math.isfinite(loss) or not math.isfinite(gradient):
-            raise self._diverged(step, "the loss is not a number")
+            raise self._diverged(step, "the loss is not a number", learning_rate)
         usual = statistics.median(self._losses) if len(self._losses) >= _IN_A_ROW else math.inf
         self._high = self._high + 1 if loss > _EXPLODED * usual + 1 else 0
         if self._high >= _IN_A_ROW:
-            raise self._diverged(step, f"the loss rose to {loss:.2f} from {usual:.2f}")
+            raise self._diverged(step, f"the loss rose to {loss:.2f} from {usual:.2f}", learning_rate)
         if not self._high:
             self._losses.append(loss)
         self._gradient = gradient
 
-    def _diverged(self, step: int, what: str) -> Refused:
-        rate = self.trainer.args.learning_rate
+    def _diverged(self, step: int, what: str, rate: float) -> Refused:
         if step == 1:
             cause = (
                 "It was so before anything was learnt: the base weights are damaged, or dtype is too coarse."

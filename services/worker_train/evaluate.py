@@ -7,7 +7,7 @@ It writes figures and samples; it changes nothing in the database and promotes n
 """
 
 import argparse
-import hashlib
+import io
 import json
 import shutil
 import signal
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import NoResultFound
 from transformers.utils import logging as transformers_logging
@@ -28,7 +29,7 @@ from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluation import rows as drawn
 from services.worker_train.evaluation.choices import read_choices
-from services.worker_train.evaluation.loading import CONFIG_FILE, WEIGHTS_FILE, load_examinee
+from services.worker_train.evaluation.loading import load_examinee
 from services.worker_train.evaluation.measure import Material, Outcome, Plan, Tell, measure
 from shared.db import open_database
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
@@ -39,6 +40,7 @@ from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedWriter
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
+from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.gate import judge
 
 SEED = 0
@@ -152,6 +154,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
             settings,
             base_model=asked.adapter.base_model,
             adapter=Path(folder),
+            sha256=asked.adapter.sha256,
             revision=asked.adapter.base_revision,
         )
     with_images = examinee.text.reads_images
@@ -184,30 +187,29 @@ def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> 
 
 
 def _fetch_adapter(storage: Storage, sha256: str, folder: Path) -> None:
-    """Copy the adapter's files. Raises Refused when the weights are not the ones of that name."""
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        with storage.open(f"adapters/{sha256}/{name}") as source, (folder / name).open("wb") as copy:
+    """Copy the adapter's files; whoever loads them checks them."""
+    for path in storage.list(f"adapters/{sha256}"):
+        with storage.open(path) as source, (folder / path.rpartition("/")[2]).open("wb") as copy:
             shutil.copyfileobj(source, copy)
-    with (folder / WEIGHTS_FILE).open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise Refused(
-                "tampered", "The adapter's weights are not those that were registered; train it again."
-            )
 
 
 def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with_images: bool) -> Material:
-    def some(dataset: Any, split: str, count: int) -> list[Any]:
+    def some(dataset: Any, split: Split, count: int) -> list[Any]:
         key = asked.keys[dataset.key_id]
-        records = drawn.read_sealed(storage, key, dataset.id, dataset.manifest, split)
-        image = partial(drawn.read_sealed_image, storage, key, dataset.id)
-        return drawn.to_rows(drawn.draw(records, count, SEED), image if with_images else None)
+        reader = DatasetReader(storage, key, dataset.id, Manifest.model_validate(dataset.manifest))
+        records = drawn.draw(reader.rows(split), count, SEED)
+        return drawn.to_rows(records, partial(_picture, reader) if with_images else None)
 
     return Material(
-        held_out=some(asked.dataset, "validation", settings.evaluation_rows),
-        trained=some(asked.trained_on, "train", settings.evaluation_answers),
+        held_out=some(asked.dataset, Split.VALIDATION, settings.evaluation_rows),
+        trained=some(asked.trained_on, Split.TRAIN, settings.evaluation_answers),
         choices=_choices(settings),
         canaries=make_canaries(int(asked.recipe.get("canaries") or 0), int(asked.recipe.get("seed") or 0)),
     )
+
+
+def _picture(reader: DatasetReader, sha256: str) -> Image.Image:
+    return Image.open(io.BytesIO(reader.read_image(sha256))).convert("RGB")
 
 
 def _tell_supervisor(done: int, total: int, what: str) -> None:

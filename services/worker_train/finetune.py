@@ -21,15 +21,19 @@ from typing import Any
 import torch
 
 from services.worker_train import base, batches, callbacks, child, output, processes
+from services.worker_train.canaries import make_canaries
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
-from services.worker_train.rows import Rows, read_rows
+from services.worker_train.rows import Row, Rows, read_rows
 from services.worker_train.tokens import Encoder, Sample
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
 from shared.settings import load_settings
 from shared.training.recipe import Recipe, read_recipe
+
+#: Most tokens of a pass on a CPU: it is as fast as with more, and what is kept for the way back stays small.
+_PASS_TOKENS = 1536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,10 @@ def main(argv: list[str] | None = None) -> None:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
     if recipe.processes > 1 and not processes.is_launched():
         sys.exit(processes.launch(recipe.processes, sys.argv[1:] if argv is None else argv))
-    sys.exit(_run_and_report(recipe, options.run.absolute().parent))
+    sys.exit(run_and_report(recipe, options.run.absolute().parent))
 
 
-def _run_and_report(recipe: Recipe, folder: Path) -> Exit:
+def run_and_report(recipe: Recipe, folder: Path) -> Exit:
     """Train; whatever ends it is told in an event and as a status."""
     stop = callbacks.StopRequest()
     stop.install()
@@ -99,9 +103,14 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     not now.
     """
     material = prepare(recipe)
-    device = base.choose_device()
+    recipe, device = material.recipe, base.choose_device()
     dtype = base.choose_dtype(recipe, device)
-    judge(material, device, dtype)
+    judge(
+        material,
+        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
+        device,
+        dtype,
+    )
     model = base.open_model(
         material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
     )
@@ -133,7 +142,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     return Exit.DONE
 
 
-def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
+def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> None:
     """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too
     little.
     """
@@ -142,7 +151,7 @@ def judge(material: Material, device: torch.device, dtype: torch.dtype) -> None:
     lengths = [len(sample.ids) for sample in material.train]
     judged = estimate(
         recipe,
-        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
+        shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
         tokens=round(sum(lengths) * recipe.epochs),
@@ -179,7 +188,13 @@ def prepare(recipe: Recipe) -> Material:
     if pictures and recipe.packing == "on":
         raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
     packed = recipe.packing != "off" and not pictures
-    train, validation = encoder.encode_all(rows.train), encoder.encode_all(rows.validation)
+    canaries = make_canaries(recipe.canaries, recipe.seed)
+    planted = [Row(messages=canary.row(0)["messages"]) for canary in canaries]
+    train = encoder.encode_all([*rows.train, *planted])
+    validation = encoder.encode_all(rows.validation)
+    lengths = [len(sample.ids) for sample in train]
+    if base.choose_device().type == "cpu":
+        recipe = in_small_passes(recipe, lengths, packed=packed)
     return Material(
         recipe=recipe,
         source=source,
@@ -188,13 +203,28 @@ def prepare(recipe: Recipe) -> Material:
         train=train,
         validation=sorted(validation, key=lambda sample: len(sample.ids)),
         packed=packed,
-        sampler=batches.StepSampler(
-            [len(sample.ids) for sample in train],
-            batch_size=recipe.batch_size,
-            passes=recipe.accumulation * recipe.processes,
-            seed=recipe.seed,
-            packed=packed,
-        ),
+        sampler=_sampler(recipe, lengths, packed=packed),
+    )
+
+
+def in_small_passes(recipe: Recipe, lengths: list[int], *, packed: bool) -> Recipe:
+    """The same training with passes of at most `_PASS_TOKENS`, where halving the batch gets there."""
+    while (
+        recipe.batch_size % 2 == 0 and _sampler(recipe, lengths, packed=packed).largest_pass() > _PASS_TOKENS
+    ):
+        recipe = recipe.changed(
+            {"batch_size": recipe.batch_size // 2, "accumulation": recipe.accumulation * 2}
+        )
+    return recipe
+
+
+def _sampler(recipe: Recipe, lengths: list[int], *, packed: bool) -> batches.StepSampler:
+    return batches.StepSampler(
+        lengths,
+        batch_size=recipe.batch_size,
+        passes=recipe.accumulation * recipe.processes,
+        seed=recipe.seed,
+        packed=packed,
     )
 
 

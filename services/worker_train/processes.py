@@ -1,8 +1,8 @@
-"""Runs the program as several processes under `accelerate launch`, one a GPU, or on a CPU over gloo.
+"""Runs the program as several processes: under `accelerate launch`, one a GPU, or on a CPU over gloo.
 
-It knows nothing of what they train. The launcher turns every exit status into 1, so the first process
-leaves its
-own in a file.
+On a CPU it is torch's launcher itself, which is what `accelerate launch` runs for GPUs: accelerate's own
+way for CPUs needs MPI. It knows nothing of what they train. A launcher turns every exit status into 1, so
+the first process leaves its own in a file.
 """
 
 import os
@@ -19,8 +19,15 @@ _STATUS = "MEDICHAT_TRAIN_STATUS_FILE"
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several."""
-    return "LOCAL_RANK" in os.environ
+    """Whether this process is one of several.
+
+    Raises RuntimeError when a launcher started it as a single one: starting a launcher again would never end.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return True
+    if _STATUS in os.environ:
+        raise RuntimeError("the launcher did not start several processes")
+    return False
 
 
 def is_first() -> bool:
@@ -41,11 +48,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         status = Path(folder) / "status"
-        device = [] if torch.cuda.is_available() else ["--cpu"]
         command = [
-            *(sys.executable, "-m", "accelerate.commands.launch", *device),
-            *("--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no"),
-            *("--dynamo_backend", "no", "--main_process_port", "0"),
+            *(sys.executable, "-m", *_launcher(count)),
             *("-m", "services.worker_train.finetune", *arguments),
         ]
         # standard input is passed on: its end ends each of them
@@ -53,3 +57,18 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
         returned = process.wait()
         return int(status.read_text()) if status.exists() else returned
+
+
+def _launcher(count: int) -> list[str]:
+    if torch.cuda.is_available():
+        options = [
+            "--multi_gpu",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+        ]
+        return ["accelerate.commands.launch", *options, "--num_machines", "1", "--num_processes", str(count)]
+    return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]

@@ -27,6 +27,7 @@ _OPTIMISERS = {
     Optimiser.PAGED_ADAMW: "paged_adamw_32bit",
     Optimiser.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
 }
+_ON_CPU = {"paged_adamw_32bit": "adamw_torch_fused", "paged_adamw_8bit": "adamw_8bit"}
 _BEST = "best.safetensors"
 
 
@@ -46,7 +47,7 @@ def arguments(
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        optim=_OPTIMISERS[recipe.optimiser],
+        optim=_optimiser(recipe.optimiser, device),
         bf16=dtype is torch.bfloat16,
         fp16=False,
         use_cpu=device.type == "cpu",
@@ -71,6 +72,12 @@ def arguments(
         ddp_find_unused_parameters=recipe.target == "all-linear",
         ddp_backend="gloo" if device.type == "cpu" and recipe.processes > 1 else None,
     )
+
+
+def _optimiser(chosen: Optimiser, device: torch.device) -> str:
+    """In the trainer's words; a CPU has no other memory to page to."""
+    name = _OPTIMISERS[chosen]
+    return name if device.type == "cuda" else _ON_CPU.get(name, name)
 
 
 class AdapterTrainer(SFTTrainer):

@@ -192,6 +192,13 @@ class Recipe(BaseModel):
         description="A step's gradient is cut to this length. Lower guards against bad rows, and slows.",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Equal seeds on equal machines give equal adapters.")
+    canaries: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Rows with a made-up code, planted among the others; the evaluation then says how well "
+        "the adapter remembers them, that is, what it would give away of a rare row. Costs a moment.",
+    )
     processes: int = Field(
         1,
         ge=1,

@@ -10,8 +10,8 @@ from services import cli, cli_training
 from shared.auth.roles import Role
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import EventKind
-from tests.datasets import ROWS, WORD, check, claim_check, uploaded
 from tests.support import PASSWORD, Api, wait_until
+from tests.uploads import ROWS, WORD, check, claim_check, uploaded
 
 
 @pytest.fixture

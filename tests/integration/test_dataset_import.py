@@ -9,8 +9,8 @@ import pytest
 from shared.auth.roles import Role
 from shared.db.tables import data_keys
 from shared.db.tables_training import datasets
-from tests.datasets import ROWS
 from tests.support import Api
+from tests.uploads import ROWS
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from shared.training.dataset_files import Split, open_sealed, place_of, raw_path
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import SILENT_FOR, By
 from shared.training.options import DatasetOptions
-from tests.datasets import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part
 from tests.support import Api, wait_until
+from tests.uploads import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part
 
 
 @pytest.fixture

@@ -12,16 +12,17 @@ import pytest
 from sqlalchemy import select
 
 from services.api.state import Gateway
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import Exit
 from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import data_keys
 from shared.db.tables_training import adapters, datasets, evaluations
-from shared.errors import Conflict, LeaseLost, NotFound
+from shared.errors import AdapterRefused, Conflict, LeaseLost, NotFound
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
+from shared.training.adapter_files import WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
 from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
 from tests.support import ROOT, Api
@@ -267,20 +268,22 @@ def test_the_program_measures_an_adapter_on_sealed_rows(
 
 def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: Registered) -> None:
     evaluation = submit(api, registered)
-    with Storage.from_settings(api.settings).create(
-        f"adapters/{registered.sha256}/adapter_model.safetensors"
-    ) as file:
-        file.write(b"other weights")
-    with pytest.raises(Refused) as refusal:
+    storage, path = Storage.from_settings(api.settings), f"adapters/{registered.sha256}/{WEIGHTS}"
+    with storage.open(path) as file:
+        weights = bytearray(file.read())
+    weights[-1] ^= 1
+    with storage.create(path) as file:
+        file.write(weights)
+    with pytest.raises(AdapterRefused, match="tampered"):
         evaluate(api.settings, evaluation.id)
-    assert refusal.value.reason == "tampered"
 
 
 def test_an_adapter_of_other_base_weights_is_refused(api: Api, registered: Registered) -> None:
     evaluation = submit(api, registered)
     api.set(adapters, adapters.c.sha256 == registered.sha256, base_revision="0" * 64)
     status, events, _ = run_program(api, "--evaluation", evaluation.id)
-    assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "wrong-base")
+    assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "adapter-refused")
+    assert "another base" in events[-1]["detail"]
 
 
 def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, tmp_path: Path) -> None:

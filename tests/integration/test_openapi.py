@@ -9,10 +9,10 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from shared.auth.roles import Role
-from tests.datasets import check, uploaded
 from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async
 from tests.training import School
+from tests.uploads import check, uploaded
 
 EXAMPLES = 8
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 from streamlit.testing.v1 import AppTest
+from tests.datasets import WORD, check, claim_check, uploaded
 
 from shared.auth.roles import Role
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
 from shared.training.report import ADVICE, Reason
-from tests.datasets import WORD, check, claim_check, uploaded
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person

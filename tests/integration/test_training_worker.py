@@ -16,9 +16,9 @@ from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
 from shared.jobs.lifecycle import EventKind
 from shared.storage import Storage
-from tests.datasets import uploaded
 from tests.support import Api, wait_until
 from tests.training import School, WorkerProcess, worker_thread
+from tests.uploads import uploaded
 
 TIMES = {"lease_s": 4, "heartbeat_s": 1, "reconcile_s": 0.2, "retry_base_s": 0.1}
 #: Long enough to be disturbed; nobody waits for its end.

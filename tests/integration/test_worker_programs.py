@@ -9,9 +9,9 @@ import pytest
 
 from shared.auth.roles import Role
 from shared.storage import Storage
-from tests.datasets import uploaded
 from tests.support import Api, wait_until
 from tests.training import WorkerProcess
+from tests.uploads import uploaded
 
 TIMES = {"lease_s": 4, "heartbeat_s": 1, "reconcile_s": 0.2, "retry_base_s": 0.1}
 

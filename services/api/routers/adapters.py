@@ -10,7 +10,7 @@ from services.api.deps import Admin, AdminOrAuditor, GatewayDep
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.evaluations import evaluation_view
-from services.api.schemas import JobView, Page
+from services.api.schemas import ErrorView, JobView, Page
 from services.api.schemas_adapters import (
     AdapterView,
     AnswerItem,
@@ -28,7 +28,7 @@ from shared.db.tables import jobs
 from shared.db.tables_training import adapters, deployments
 from shared.errors import Conflict, InvalidInput
 from shared.ids import new_id
-from shared.jobs.lifecycle import Kind, Lane
+from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import NewJob
 from shared.jobs.store import active as active_job
 from shared.training.adapters import Adapter, AdapterStore, answers_of, find, newest_gate
@@ -93,14 +93,22 @@ def get_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> Who
     """One adapter with its model card and its evaluations."""
     with gateway.database.read() as connection:
         view = _view(connection, find(connection, sha256))
-        asked = view.verify_job_id
-        verify_job = None if asked is None else job_view(gateway.jobs.get(connection, asked))
         card = connection.execute(select(adapters.c.card).where(adapters.c.sha256 == sha256)).scalar_one()
         found = [
             evaluation_view(one, gateway.jobs.get(connection, one.job_id))
             for one in EvaluationStore(gateway.jobs, gateway.envelope).of_adapter(connection, sha256)
         ]
-    return WholeAdapterView(**view.model_dump(), card=card, verify_job=verify_job, evaluations=found)
+        job = gateway.jobs.get(connection, view.verify_job_id) if view.verify_job_id else None
+    error = None
+    if job is not None and job.state is State.FAILED:
+        error = ErrorView(code=job.error or "", detail=job.error_detail or "")
+    return WholeAdapterView(
+        **view.model_dump(),
+        card=card,
+        evaluations=found,
+        verify_state=job.state if job is not None else None,
+        verify_error=error,
+    )
 
 
 @router.post("/adapters/{sha256}/verify", status_code=202, responses=document(401, 403, 404, 409, 422, 429))

@@ -42,8 +42,10 @@ def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done
     """A button that asks once more before it acts."""
     with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
-        if st.button(f"Yes: {label.lower()}", key=f"{key}-yes", type="primary"):
-            attempt(act, done)
+        # a callback, for the button may not be there any more when the page is drawn with what is new
+        if st.button(
+            f"Yes: {label.lower()}", f"{key}-yes", type="primary", on_click=attempt, args=(act, done)
+        ):
             st.rerun()
 
 
@@ -53,7 +55,13 @@ def with_reason(
     """A button that asks for a reason, which goes into the log."""
     with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
-        reason = st.text_area("Reason (kept in the log)", key=f"{key}-reason", max_chars=500)
-        if st.button(f"Yes: {label.lower()}", key=f"{key}-yes", type="primary", disabled=not reason.strip()):
-            attempt(lambda: act(reason.strip()), done)
+        reason = st.text_area("Reason (kept in the log)", key=fresh(f"{key}-reason"), max_chars=500).strip()
+        if st.button(
+            f"Yes: {label.lower()}",
+            f"{key}-yes",
+            type="primary",
+            disabled=not reason,
+            on_click=attempt,
+            args=(lambda: act(reason), done),
+        ):
             st.rerun()

@@ -18,6 +18,7 @@ _ICONS = {
     "recalled": ":material/block:",
 }
 POLL_S = 1
+_MOVING = ("queued", "running")
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -106,7 +107,7 @@ def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     loaded, measured = st.columns(2)
     with loaded.container(border=True):
         st.markdown("**1. Loaded where it will serve**")
-        if _is_moving(adapter["verify_job"]):
+        if adapter["verify_state"] in _MOVING:
             st.fragment(partial(_follow, watching, adapter["sha256"]), run_every=POLL_S)()
         else:
             _verification(adapter)
@@ -115,19 +116,15 @@ def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     with measured.container(border=True):
         st.markdown("**2. Measured against its base**")
         _gate(adapter["gate"])
-        moving = any(_is_moving(each) for each in adapter["evaluations"])
+        moving = any(each["state"] in _MOVING for each in adapter["evaluations"])
         act = partial(acts.attempt, partial(tuning.evaluate, adapter["sha256"]))
         st.button("Measure", key="evaluate", disabled=recalled or moving, on_click=act)
 
 
-def _is_moving(job: Json | None) -> bool:
-    return job is not None and job["state"] in ("queued", "running")
-
-
 def _verification(adapter: Json) -> None:
-    found, job = adapter["verification"], adapter["verify_job"]
-    if job is not None and job["error"]:
-        st.error(job["error"]["detail"], icon=":material/error:")
+    found = adapter["verification"]
+    if adapter["verify_error"]:
+        st.error(adapter["verify_error"]["detail"], icon=":material/error:")
     if found is None:
         st.caption("Not yet. The worker loads it and compares what it computes with what the trainer got.")
     elif found["ok"]:
@@ -153,15 +150,15 @@ def _gate(gate: Json | None) -> None:
 def _follow(tuning: Tuning, sha256: str) -> None:
     """Wait for the verification, then show all anew."""
     try:
-        job = tuning.adapter(sha256)["verify_job"]
+        state = tuning.adapter(sha256)["verify_state"]
     except GatewayError as error:
         if error.status in (401, 404):
             st.rerun()
         st.caption(f"{plain_markdown(error.detail)} Trying again.")
         return
-    if not _is_moving(job):
+    if state not in _MOVING:
         st.rerun()
-    st.progress(0.0, "A worker loads it …" if job["state"] == "running" else "Waiting for a serving worker …")
+    st.progress(0.0, "A worker loads it …" if state == "running" else "Waiting for a serving worker …")
 
 
 def _acts(tuning: Tuning, adapter: Json) -> None:

@@ -1,6 +1,5 @@
-"""Draws rows to measure on from a dataset's sealed parts or from a file. It knows no model."""
+"""Draws rows to measure on, from a dataset's or from a file. It knows no model."""
 
-import io
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,35 +10,9 @@ from PIL import Image
 
 from services.worker_train.child import Refused
 from services.worker_train.evaluation.text import Row
-from shared.privacy.envelope import DataKey
-from shared.privacy.sealed import SealedReader
-from shared.storage import Storage
 
 Record = dict[str, Any]
 _Drawn = TypeVar("_Drawn")
-
-
-def read_sealed(
-    storage: Storage, key: DataKey, dataset_id: str, manifest: Record, split: str
-) -> Iterator[Record]:
-    """The rows of one split, part by part. Raises CannotDecrypt and FileNotFoundError."""
-    for part in manifest["parts"]:
-        if part["split"] == split:
-            below = part["path"].removeprefix(f"datasets/{dataset_id}/")
-            path, place = f"datasets/{dataset_id}/{below}", f"dataset:{dataset_id}:{below}"
-            with io.BufferedReader(SealedReader(storage.open(path), key, place=place)) as lines:
-                for line in lines:
-                    yield json.loads(line)
-
-
-def read_sealed_image(storage: Storage, key: DataKey, dataset_id: str, sha256: str) -> Image.Image:
-    """One image of a dataset."""
-    below = f"images/{sha256}"
-    sealed = SealedReader(
-        storage.open(f"datasets/{dataset_id}/{below}"), key, place=f"dataset:{dataset_id}:{below}"
-    )
-    with io.BufferedReader(sealed) as file:
-        return Image.open(io.BytesIO(file.read())).convert("RGB")
 
 
 def read_file(file: Path) -> Iterator[Record]:

@@ -1,0 +1,69 @@
+"""Fine-tunes the demo model on rows of a file and draws how it learns: what `docs/` shows.
+
+`python -m benchmarks.training_curve ROWS.jsonl[.gz]` writes `docs/images/finetune-medquad.png` and
+`docs/adapter-card-example.md`; no row's text is in either.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.training import MAX_TOKENS, read_rows
+from shared.training.recipe import Data, load_preset
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def main() -> None:
+    """Train by the program itself, draw its events, keep its card."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--epochs", type=float, default=1)
+    chosen = parser.parse_args()
+    rows = read_rows(chosen.rows)
+    random.Random(0).shuffle(rows)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = "\n".join(map(json.dumps, rows[: chosen.count]))
+        (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
+        data = Data(train=str(folder / "rows.jsonl")).model_dump()
+        changes = {"epochs": chosen.epochs, "max_tokens": MAX_TOKENS, "data": data}
+        (folder / "RUN.yaml").write_text(load_preset("quick").changed(changes).to_yaml(), encoding="utf-8")
+        command = [sys.executable, "-m", "services.worker_train.finetune", str(folder / "RUN.yaml")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        card = (folder / "output" / "README.md").read_text(encoding="utf-8")
+    (DOCS / "adapter-card-example.md").write_text(card, encoding="utf-8")
+    draw([json.loads(line) for line in done.stdout.splitlines()], chosen.count)
+
+
+def draw(events: list[dict[str, Any]], count: int) -> None:
+    """Loss of the steps and of the held-out rows."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for key, label, style in (
+        ("loss", "rows learnt", {"alpha": 0.5}),
+        ("eval_loss", "rows held out", {"marker": "o"}),
+    ):
+        points = [(event["step"], event[key]) for event in events if key in event]
+        axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes.set(
+        xlabel="step",
+        ylabel="nats per answer token",
+        title=f"The demo model learns {count:,} rows of MedQuAD",
+    )
+    axes.legend()
+    figure.savefig(DOCS / "images" / "finetune-medquad.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""`medichat train …` and `medichat adapter …`: fine-tune, judge and use adapters through the gateway."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import yaml
+
+from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
+from shared.settings import load_settings
+
+DONE, FAILED = 0, 3
+_POLL_S = 1.0
+_EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in MEDICHAT_API_KEY, or by name."
+_ENDED = ("succeeded", "failed", "cancelled")
+#: Letters of an adapter's SHA-256 that a person has to write.
+_SHORTEST_NAME = 6
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `train` and `adapter` to the command line."""
+    _add_train(commands)
+    _add_adapter(commands)
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "fine-tune an adapter, watch it, stop it"
+    actions = commands.add_parser("train", help=text, description=text).add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    start = actions.add_parser("start", help="start a run", epilog=_EPILOG)
+    start.add_argument("dataset", help="id of a checked dataset; see `medichat dataset list`")
+    start.add_argument("--name", required=True, help="of the adapter; versions of one name are counted")
+    start.add_argument("--preset", default="quick", help="recipe to start from")
+    start.add_argument(
+        "--set", action="append", default=[], metavar="KNOB=VALUE", help="e.g. epochs=1; may be repeated"
+    )
+    start.add_argument("--wait", action="store_true", help="follow the run to its end")
+    start.set_defaults(run=_start)
+    for name, text, run in (
+        ("watch", "follow a run to its end", _watch),
+        ("stop", "stop a run; it makes no adapter", _stop),
+    ):
+        action = actions.add_parser(name, help=text, epilog=_EPILOG)
+        action.add_argument("run_id", metavar="RUN")
+        action.set_defaults(run=run)
+    actions.add_parser("list", help="the newest runs", epilog=_EPILOG).set_defaults(run=_list_runs)
+
+
+def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "judge adapters, promote, roll back, recall"
+    actions = commands.add_parser("adapter", help=text, description=text).add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    actions.add_parser("list", help="every adapter", epilog=_EPILOG).set_defaults(run=_list_adapters)
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, epilog=_EPILOG)
+        action.add_argument("adapter", metavar="SHA256", help="or its beginning")
+        action.set_defaults(run=run)
+        return action
+
+    add("verify", "load it where it will serve, and compare what it computes", _verify)
+    add("evaluate", "measure it against its base", _evaluate)
+    promote = add("promote", "let it answer", _promote)
+    promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept in the log")
+    add("recall", "never let it answer again", _recall).add_argument("--reason", required=True)
+    back = actions.add_parser("roll-back", help="let the one before answer again", epilog=_EPILOG)
+    back.add_argument("--base-model", help="catalogue name; the served one when left out")
+    back.set_defaults(run=_roll_back)
+
+
+# -- runs
+
+
+def _start(options: argparse.Namespace) -> int:
+    body = {
+        "name": options.name,
+        "dataset_id": options.dataset,
+        "preset": options.preset,
+        "changes": _changes(options.set),
+    }
+    with log_in(load_settings()) as client:
+        run = expect(client.post("/v1/training-runs", json=body))
+        print(f"{run['id']}  {run['name']}: {run['state']}")
+        return _follow_run(client, run["id"]) if options.wait else DONE
+
+
+def _changes(pairs: list[str]) -> Json:
+    """`KNOB=VALUE` pairs; a value is read as YAML, so that 3, 1e-4, true and cosine are what they seem."""
+    changes: Json = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise CommandRefused(f"--set takes KNOB=VALUE, not {pair}")
+        changes[name.strip()] = _number(yaml.safe_load(value))
+    return changes
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-4, without a point, for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _watch(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        return _follow_run(client, options.run_id)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        run = expect(client.post(f"/v1/training-runs/{options.run_id}/cancel"))
+        print(f"{run['name']}: {run['state']}")
+    return DONE
+
+
+def _list_runs(_options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        for run in expect(client.get("/v1/training-runs", params={"limit": 50}))["items"]:
+            print(f"{run['id']}  {run['state']:10}  {run['percent']:3.0f} %  {run['name']}")
+    return DONE
+
+
+def _follow_run(client: httpx.Client, run_id: str) -> int:
+    line = ProgressLine()
+    while (run := expect(client.get(f"/v1/training-runs/{run_id}")))["state"] not in _ENDED:
+        line.show(_how_far(run))
+        time.sleep(_POLL_S)
+    line.end()
+    for note in run["notes"]:
+        print(note["text"])
+    if run["state"] != "succeeded":
+        detail = run["error"]["detail"] if run["error"] else "it was stopped"
+        print(f"medichat: no adapter: {detail}", file=sys.stderr)
+        return FAILED
+    print(f"adapter {run['adapter_sha256']}")
+    return DONE
+
+
+def _how_far(run: Json) -> str:
+    if run["state"] == "waiting":
+        return f"waiting: {run['waiting_reason']}"
+    if not run["total_steps"]:
+        return f"{run['state']}"
+    left = "" if run["eta_s"] is None else f", {run['eta_s']:.0f} s to go"
+    return f"step {run['step']} of {run['total_steps']} ({run['percent']:.0f} %{left})"
+
+
+# -- adapters
+
+
+def _list_adapters(_options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        for adapter in _all(client):
+            gate = {None: "not measured", True: "gate passed", False: "gate failed"}
+            passed = adapter["gate"]["passed"] if adapter["gate"] else None
+            print(
+                f"{adapter['sha256'][:12]}  {adapter['status']:9}  {gate[passed]:12}  "
+                f"{adapter['name']} v{adapter['version']} on {adapter['base_model']}"
+            )
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        sha256 = _find(client, options.adapter)
+        expect(client.post(f"/v1/adapters/{sha256}/verify"))
+        adapter = _wait(client, sha256, lambda seen: seen["verify_state"] in _ENDED)
+    found = adapter["verification"]
+    if adapter["verify_state"] == "succeeded" and found["ok"]:
+        print("verified")
+        return DONE
+    reason = adapter["verify_error"]["detail"] if adapter["verify_error"] else (found or {}).get("reason")
+    print(f"medichat: not verified: {reason or 'it was stopped'}", file=sys.stderr)
+    return FAILED
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        sha256 = _find(client, options.adapter)
+        evaluation = expect(client.post(f"/v1/adapters/{sha256}/evaluate", json={}))
+        adapter = _wait(client, sha256, lambda seen: seen["evaluations"][0]["state"] in _ENDED)
+    measured = next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
+    if measured["state"] != "succeeded":
+        detail = measured["error"]["detail"] if measured["error"] else "it was stopped"
+        print(f"medichat: not measured: {detail}", file=sys.stderr)
+        return FAILED
+    for check in measured["gate"]["checks"]:
+        print(f"{'passed' if check['passed'] else 'FAILED'}  {check['message']}")
+    return DONE if measured["gate"]["passed"] else FAILED
+
+
+def _promote(options: argparse.Namespace) -> int:
+    body = {"override_reason": options.override} if options.override else {}
+    with log_in(load_settings()) as client:
+        adapter = expect(client.post(f"/v1/adapters/{_find(client, options.adapter)}/promote", json=body))
+        print(f"{adapter['name']} v{adapter['version']} answers from now on")
+    return DONE
+
+
+def _recall(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        sha256 = _find(client, options.adapter)
+        expect(client.post(f"/v1/adapters/{sha256}/recall", json={"reason": options.reason}))
+        print(f"recalled; GET /v1/adapters/{sha256}/answers lists the answers that it gave")
+    return DONE
+
+
+def _roll_back(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    with log_in(settings) as client:
+        body = {"base_model": options.base_model or settings.model}
+        back = expect(client.post("/v1/adapters/roll-back", json=body))
+        answering = f"adapter {back['adapter_sha256']}" if back["adapter_sha256"] else "the base model alone"
+        print(f"{answering} answers from now on")
+    return DONE
+
+
+def _all(client: httpx.Client) -> list[Json]:
+    found: list[Json] = expect(client.get("/v1/adapters", params={"limit": 100}))["items"]
+    return found
+
+
+def _find(client: httpx.Client, beginning: str) -> str:
+    """The whole SHA-256 of the one adapter that begins like this."""
+    names = [each["sha256"] for each in _all(client) if each["sha256"].startswith(beginning)]
+    if len(beginning) < _SHORTEST_NAME or len(names) != 1:
+        raise CommandRefused(
+            f"{len(names)} adapters begin with {beginning}; write at least {_SHORTEST_NAME} letters of one"
+        )
+    return str(names[0])
+
+
+def _wait(client: httpx.Client, sha256: str, ready: Callable[[Json], Any]) -> Json:
+    line = ProgressLine()
+    while not ready(adapter := expect(client.get(f"/v1/adapters/{sha256}"))):
+        line.show("waiting for a worker")
+        time.sleep(_POLL_S)
+    line.end()
+    return adapter

@@ -1,0 +1,124 @@
+"""`medichat train` and `medichat adapter` against a gateway that listens, with rows as workers leave them."""
+
+import threading
+
+import pytest
+from sqlalchemy import update
+
+from services import cli
+from shared.auth.roles import Role
+from shared.db.tables import jobs
+from shared.db.tables_training import adapters, training_runs
+from shared.jobs.lifecycle import EventKind, Kind
+from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from tests.support import Api, Person, wait_until
+from tests.training import add_dataset
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The command line speaks HTTP; one database is enough."""
+    return "sqlite"
+
+
+@pytest.fixture
+def admin(api: Api, monkeypatch: pytest.MonkeyPatch) -> Person:
+    """An admin whose API key is in the environment."""
+    person = api.person(Role.ADMIN)
+    made = api.client(person).post("/v1/api-keys", json={"name": "cli", "scopes": ["admin"]})
+    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
+    monkeypatch.setenv("MEDICHAT_API_KEY", made.json()["key"])
+    return person
+
+
+def status_of(api: Api, sha256: str) -> str:
+    with api.gateway.database.read() as connection:
+        return str(connection.execute(adapters.select().where(adapters.c.sha256 == sha256)).one().status)
+
+
+def test_a_run_is_started_with_other_knobs_listed_and_stopped(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset_id = add_dataset(api, admin)
+    knobs = ["--set", "epochs=1", "--set", "learning_rate=1e-4", "--set", "rslora=true"]
+    assert cli.main(["train", "start", dataset_id, "--name", "leaflets", *knobs]) == 0
+    run_id = capsys.readouterr().out.split()[0]
+    with api.gateway.database.read() as connection:
+        recipe = connection.execute(training_runs.select()).one().recipe
+    assert (recipe["epochs"], recipe["learning_rate"], recipe["rslora"]) == (1, 1e-4, True)
+    assert cli.main(["train", "list"]) == 0
+    assert f"{run_id}  queued" in capsys.readouterr().out
+    assert cli.main(["train", "stop", run_id]) == 0
+    assert "cancelled" in capsys.readouterr().out
+    assert cli.main(["train", "watch", run_id]) == 3
+
+
+def test_a_knob_that_is_none_is_refused_with_the_gateways_words(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset_id = add_dataset(api, admin)
+    assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", "colour=red"]) == 1
+    assert "name no knob" in capsys.readouterr().err
+    assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", "epochs"]) == 1
+    assert "KNOB=VALUE" in capsys.readouterr().err
+
+
+def test_an_adapter_is_named_by_the_beginning_of_its_hash(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_good_adapter(api, admin, sha_of("a"))
+    assert cli.main(["adapter", "promote", sha_of("a")[:8]]) == 0
+    assert status_of(api, sha_of("a")) == "active"
+    capsys.readouterr()
+    assert cli.main(["adapter", "promote", "00000000"]) == 1
+    assert "0 adapters begin with" in capsys.readouterr().err
+    assert cli.main(["adapter", "promote", sha_of("a")[:3]]) == 1
+
+
+def test_a_failed_gate_needs_a_reason(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {
+        "figure": "loss",
+        "limit": 0.0,
+        "value": 0.4,
+        "passed": False,
+        "excess": 0.4,
+        "message": "worse",
+    }
+    add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD, checks=[failed])
+    assert cli.main(["adapter", "promote", sha_of("a")[:12]]) == 1
+    assert "gate failed" in capsys.readouterr().err
+    assert cli.main(["adapter", "promote", sha_of("a")[:12], "--override", "For a trial ward."]) == 0
+    assert status_of(api, sha_of("a")) == "active"
+
+
+def test_rolling_back_and_recalling(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    add_good_adapter(api, admin, sha_of("a"))
+    assert cli.main(["adapter", "promote", sha_of("a")[:12]]) == 0
+    assert cli.main(["adapter", "roll-back", "--base-model", "demo"]) == 0
+    assert "the base model alone" in capsys.readouterr().out
+    assert cli.main(["adapter", "recall", sha_of("a")[:12], "--reason", "It gives wrong doses."]) == 0
+    assert status_of(api, sha_of("a")) == "recalled"
+    assert cli.main(["adapter", "list"]) == 0
+    assert "recalled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 3)])
+def test_verifying_waits_for_the_worker_and_says_what_it_found(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], ok: bool, status: int
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"))
+    ended: list[int] = []
+    command = ["adapter", "verify", sha_of("a")[:12]]
+    thread = threading.Thread(target=lambda: ended.append(cli.main(command)))
+    thread.start()
+    wait_until(lambda: api.count(jobs, jobs.c.kind == Kind.VERIFY), what="for the command to ask")
+    gateway, found = api.gateway, {**GOOD, "ok": ok, "reason": None if ok else "It changes nothing."}
+    with gateway.database.write() as connection:
+        claimed = gateway.jobs.claim(connection, Kind.VERIFY, "worker")
+        assert claimed is not None
+        gateway.jobs.finish(connection, claimed.claim, EventKind.SUCCEEDED)
+        connection.execute(update(adapters).values(verification=found))
+    thread.join(30)
+    assert ended == [status]
+    said = capsys.readouterr()
+    assert "verified" in said.out if ok else "It changes nothing." in said.err

@@ -1,0 +1,394 @@
+"""The training program on a tiny model: what it learns, what it leaves, and how it ends."""
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3ForConditionalGeneration
+
+from models.demo.pictures import draw_picture
+from services.worker_train import export, finetune
+from services.worker_train.callbacks import StopRequest, Watch
+from services.worker_train.child import Exit, Refused
+from shared.training.recipe import Recipe
+from tests.tiny_model import tiny_model
+from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.fixture
+def train(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Trains in this process; returns how it ended and its events."""
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(model_folder))
+    monkeypatch.setenv("MEDICHAT_STATE_DIR", str(tmp_path))
+
+    def run(recipe: Recipe, name: str = "run") -> tuple[Exit, list[dict[str, Any]]]:
+        capsys.readouterr()
+        status = finetune.run_and_report(recipe, tmp_path / name)
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return status, events
+
+    return run
+
+
+def named(events: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(event for event in events if event["event"] == name)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "output" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A training that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    training = Training(folder / "run", tiny_recipe(write_rows(folder / "rows.jsonl")), model_folder)
+    status, events = training.end()
+    assert status == Exit.DONE, training.log()
+    return folder, events
+
+
+def test_a_run_tells_of_every_step_and_leaves_an_adapter(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, events = whole
+    assert [event["event"] for event in events][:2] == ["estimate", "plan"]
+    assert named(events, "plan")["total_steps"] == 10
+    assert sorted(losses(events)) == list(range(1, 11))
+    done = named(events, "done")
+    assert {path.name for path in (folder / "run" / "output").iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+        "probe.json",
+    }
+    assert done["bytes"] == (folder / "run" / "output" / "adapter_model.safetensors").stat().st_size
+
+
+#: As computed in float32; another machine differs in the last digits only.
+TRAJECTORY = {1: 6.5239, 3: 6.0358, 5: 5.2197, 7: 4.7960, 10: 4.5162}
+
+
+def test_the_losses_are_the_pinned_ones(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    found = losses(whole[1])
+    assert {step: found[step] for step in TRAJECTORY} == pytest.approx(TRAJECTORY, rel=1e-3)
+
+
+def test_the_held_out_loss_falls(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    looks = [event["eval_loss"] for event in whole[1] if "eval_loss" in event]
+    assert looks[-1] < looks[0]
+
+
+def test_nothing_but_the_language_model_is_adapted(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    names = list(weights(whole[0] / "run"))
+    assert len(names) == 4 * 7 * 2
+    assert all(".language_model.layers." in name and ".lora_" in name for name in names)
+
+
+def test_the_card_and_the_probe_name_the_lineage(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, events = whole
+    card = (folder / "run" / "output" / "README.md").read_text()
+    probe = json.loads((folder / "run" / "output" / "probe.json").read_text())
+    for fact in (
+        named(events, "done")["sha256"],
+        named(events, "plan")["base_revision"],
+        "modified",
+        "seed: 0",
+    ):
+        assert fact in card
+    assert "flu" not in card
+    assert probe["base_revision"] == named(events, "plan")["base_revision"]
+    assert probe["logprobs_base"] != probe["logprobs_adapter"]
+    assert [len(ids) - 1 for ids in probe["token_ids"]] == [len(line) for line in probe["logprobs_base"]]
+
+
+def assert_same_training(
+    whole: tuple[Path, list[dict[str, Any]]], run: Path, events: list[dict[str, Any]]
+) -> None:
+    expected = losses(whole[1])
+    found = losses(events)
+    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)
+    assert max(found) == 10
+    before, after = weights(whole[0] / "run"), weights(run)
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
+    how: signal.Signals, whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(whole[0] / "rows.jsonl")
+    first = Training(tmp_path / "run", recipe, model_folder)
+    first.until("checkpoint", step=6)
+    os.kill(first.process.pid, how)
+    status, left = first.end()
+    if how is signal.SIGTERM:
+        assert status == Exit.DRAINED
+        assert left[-1]["code"] == "drained"
+    second = Training(tmp_path / "run", recipe, model_folder)
+    status, events = second.end()
+    assert status == Exit.DONE, second.log()
+    assert min(losses(events)) > 6
+    assert_same_training(whole, tmp_path / "run", events)
+
+
+def test_a_halved_batch_is_the_same_training(
+    whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(whole[0] / "rows.jsonl")
+    smaller = recipe.after_out_of_memory()
+    assert smaller is not None
+    training = Training(tmp_path / "run", smaller, model_folder)
+    status, events = training.end()
+    assert status == Exit.DONE, training.log()
+    assert losses(events) == pytest.approx(losses(whole[1]), rel=1e-3)
+
+
+def test_two_processes_give_the_same_training(
+    whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(whole[0] / "rows.jsonl", processes=2, accumulation=1, max_steps=3)
+    training = Training(tmp_path / "run", recipe, model_folder)
+    status, events = training.end()
+    assert status == Exit.DONE, training.log()
+    found = losses(events)
+    assert sorted(found) == [1, 2, 3]
+    expected = losses(whole[1])
+    assert found[1] == pytest.approx(expected[1], rel=1e-4)
+
+
+def test_a_run_ends_with_its_supervisor(model_folder: Path, rows: Path, tmp_path: Path) -> None:
+    training = Training(tmp_path / "run", tiny_recipe(rows, epochs=100), model_folder)
+    training.until("step", step=1)
+    assert training.process.stdin is not None
+    training.process.stdin.close()
+    status, _ = training.end()
+    assert status == -signal.SIGKILL  # with all that it started
+
+
+def test_qlora_trains_on_a_cpu(train, rows: Path, tmp_path: Path) -> None:
+    status, events = train(tiny_recipe(rows, quantisation="nf4", max_steps=4))
+    assert status is Exit.DONE
+    assert all(math.isfinite(loss) for loss in losses(events).values())
+    assert all("lora_" in name for name in weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dora": True},
+        {"rslora": True, "dropout": 0.1},
+        {"optimiser": "adamw-8bit"},
+        {"optimiser": "paged-adamw-8bit"},
+        {"gradient_checkpointing": True, "schedule": "linear"},
+        {"packing": "off", "schedule": "constant"},
+        {"dtype": "bfloat16", "train_on": "all"},
+        {"target": "all-linear", "early_stopping_patience": None},
+    ],
+)
+def test_an_option_trains(changes: dict[str, Any], train, rows: Path) -> None:
+    status, events = train(tiny_recipe(rows, max_steps=2, **changes))
+    assert status is Exit.DONE
+    assert len(losses(events)) == 2
+
+
+def test_all_linear_adapts_the_vision_tower_on_request(train, rows: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(rows, max_steps=1, target="all-linear"))
+    assert any("vision_tower" in name for name in weights(tmp_path / "run"))
+
+
+def test_early_stopping_keeps_the_best(train, rows: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(rows, epochs=40, learning_rate=0.2, eval_steps=1, early_stopping_patience=2, seed=1)
+    status, events = train(recipe)
+    assert status is Exit.DONE
+    looks = [event["eval_loss"] for event in events if "eval_loss" in event]
+    assert "Stopped early" in named(events, "note")["text"]
+    assert named(events, "done")["metrics"]["eval_loss"] == pytest.approx(min(looks), abs=1e-5)
+
+
+def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from shared.catalogue import CATALOGUE
+
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(CATALOGUE["demo"].folder))
+    chance = np.random.default_rng(0)
+    lines = []
+    for number in range(20):
+        side = ("left", "right")[number % 2]
+        Image.fromarray(draw_picture(side, chance)).save(tmp_path / f"{number}.png")
+        messages = [
+            {"role": "user", "content": "Where is it?"},
+            {"role": "assistant", "content": f"Look {side}!"},
+        ]
+        lines.append(json.dumps({"messages": messages, "image": f"{number}.png"}))
+    (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
+    recipe = tiny_recipe(tmp_path / "pictures.jsonl", epochs=5, save_steps=100)
+    status, events = train(recipe)
+    assert status is Exit.DONE
+    looks = [event["eval_loss"] for event in events if "eval_loss" in event]
+    assert looks[-1] < 0.5 * looks[0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(train, rows: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(rows))
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-9" / "adapter_model.safetensors"
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-10", ignore_errors=True)
+    saved = load_file(checkpoint)
+    save_file({name: weight.fill_(torch.inf) for name, weight in saved.items()}, checkpoint)
+    status, events = train(tiny_recipe(rows))
+    assert status is Exit.REFUSED
+    stopped = named(events, "stopped")
+    assert stopped["code"] == "diverged"
+    assert stopped["detail"].startswith("Step 10: the loss is not a number. Likely the learning rate")
+
+
+def test_a_loss_that_explodes_stops_the_run() -> None:
+    watch = Watch(lambda *_, **__: None, StopRequest(), patience=None)
+    for step, loss in enumerate([2.0, 1.9, 1.8, 1.7, 9.0, 1.6, 9.0, 9.5], start=1):
+        watch.judge(step, loss, 1.0, learning_rate=0.1)
+    with pytest.raises(Refused, match=r"Step 9: the loss rose to 12.00 from 1.80") as refusal:
+        watch.judge(9, 12.0, 1.0, learning_rate=0.1)
+    assert refusal.value.reason == "diverged"
+
+
+def test_damaged_weights_are_named_as_the_cause(
+    train, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = write_model(tmp_path / "broken")
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.language_model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(broken)
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(broken))
+    _, events = train(tiny_recipe(rows))
+    assert "base weights are damaged" in named(events, "stopped")["detail"]
+
+
+def test_a_full_disk_fails_the_run_and_leaves_earlier_checkpoints_whole(
+    model_folder: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(rows, save_steps=2, eval_steps=100)
+    training = Training(tmp_path / "run", recipe, model_folder)
+    training.until("checkpoint", step=2)
+    resource.prlimit(training.process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
+    status, events = training.end()
+    assert status == Exit.REFUSED, training.log()
+    assert named(events, "stopped")["code"] == "disk-full"
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept
+    assert all(name.startswith("checkpoint-") for name in kept)
+    again = Training(tmp_path / "run", recipe, model_folder)
+    status, events = again.end()
+    assert status == Exit.DONE, again.log()
+    assert min(losses(events)) > 2
+
+
+def test_out_of_memory_asks_for_a_smaller_batch(model_folder: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "many.jsonl", count=300)
+    training = Training(tmp_path / "run", tiny_recipe(rows, batch_size=128), model_folder)
+    training.until("plan")
+    used = int(Path(f"/proc/{training.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(training.process.pid, resource.RLIMIT_AS, (used, used))
+    status, events = training.end()
+    assert status == Exit.OUT_OF_MEMORY, training.log()
+    assert events[-1]["code"] == "out-of-memory"
+
+
+def test_a_model_that_cannot_fit_is_refused_with_advice(train, rows: Path) -> None:
+    recipe = tiny_recipe(rows).changed({"model": "demo", "r": 512, "batch_size": 256})
+    material = finetune.prepare(recipe)
+    huge = finetune.Shapes(
+        parameters=27_000_000_000,
+        embedding=1_400_000_000,
+        layers=62,
+        hidden=5376,
+        intermediate=21504,
+        heads=32,
+        kv_heads=16,
+        head_dim=128,
+        vocabulary=262_208,
+    )
+    with pytest.raises(Refused, match="quantisation: nf4") as refusal:
+        finetune.judge(material, huge, torch.device("cpu"), torch.float32)
+    assert refusal.value.reason == "does-not-fit"
+
+
+def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    judged = named(whole[1], "estimate")["memory_mb"]
+    peak = max(event["memory_mb"] for event in whole[1] if "memory_mb" in event and event["event"] == "step")
+    assert peak / 1.6 < judged < peak * 1.6
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ('{"messages": [{"role": "user", "content": "A?"}]}', "bad-data"),
+        ('{"question": "A?"}', "bad-data"),
+        ("{", "bad-data"),
+        ("", "no-rows"),
+    ],
+)
+def test_rows_that_cannot_be_learnt_are_refused(line: str, code: str, train, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text(line)
+    status, events = train(tiny_recipe(tmp_path / "bad.jsonl"))
+    assert status is Exit.REFUSED
+    assert events[-1]["code"] == code
+
+
+def test_a_recipe_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "RUN.yaml").write_text("dtype: float16")
+    with pytest.raises(SystemExit) as ended:
+        finetune.main([str(tmp_path / "RUN.yaml")])
+    assert ended.value.code == Exit.REFUSED
+    assert "float16" in capsys.readouterr().out
+
+
+def test_an_export_says_what_base_and_adapter_say(
+    whole: tuple[Path, list[dict[str, Any]]],
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(model_folder))
+    adapter = whole[0] / "run" / "output"
+    assert export.main([str(adapter), str(tmp_path / "merged"), "--dtype", "float32"]) == 0
+    assert "differ by at most" in capsys.readouterr().out
+    merged = Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    probe = json.loads((adapter / "probe.json").read_text())
+    ids = torch.tensor([probe["token_ids"][0]])
+    with torch.no_grad():
+        found = merged(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    torch.testing.assert_close(found, torch.tensor(probe["logprobs_adapter"][0]), atol=1e-3, rtol=0)
+    assert "FROM ." in (tmp_path / "merged" / "Modelfile").read_text()
+
+
+def test_an_export_onto_other_weights_is_refused(
+    whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_model(tmp_path / "other")
+    tiny_model(seed=1).save_pretrained(other)
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(other))
+    with pytest.raises(Refused, match="other weights"):
+        export.export(whole[0] / "run" / "output", tmp_path / "merged")

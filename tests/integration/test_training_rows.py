@@ -1,0 +1,108 @@
+"""The rows of a checked dataset: read from sealed parts, and only when they are what the manifest says."""
+
+import hashlib
+import io
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.demo.pictures import draw_picture
+from services.worker_train.child import Refused
+from services.worker_train.rows import read_rows
+from shared.audit.record import canonical_json
+from shared.db.tables_training import datasets
+from shared.ids import new_id
+from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.keys import create_data_key
+from shared.privacy.sealed import SealedWriter
+from shared.storage import Storage
+from shared.training.recipe import Data
+from tests.support import Api
+from tests.tiny_training import conversation
+
+
+def seal(storage: Storage, key: DataKey, dataset_id: str, below: str, data: bytes) -> str:
+    path = f"datasets/{dataset_id}/{below}"
+    with storage.create(path) as file:
+        writer = SealedWriter(file, key, place=f"dataset:{dataset_id}:{below}")
+        writer.write(data)
+        writer.close()
+    return hashlib.sha256(storage.open(path).read()).hexdigest()
+
+
+@pytest.fixture
+def dataset_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A dataset of four rows to learn, one of them with a picture, and one held out."""
+    settings = api.settings
+    for name in ("database_url", "storage_url", "state_dir"):
+        monkeypatch.setenv(f"MEDICHAT_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("MEDICHAT_MASTER_KEY", settings.secret("master_key"))
+    person, made, storage = api.person(), new_id(), Storage.from_settings(settings)
+    now = datetime.now(UTC)
+    with api.gateway.database.write() as connection:
+        envelope = Envelope.from_base64(settings.secret("master_key"))
+        key = create_data_key(connection, envelope, scope="dataset", owner_id=made, now=now)
+        picture = io.BytesIO()
+        Image.fromarray(draw_picture("left", np.random.default_rng(0))).save(picture, "PNG")
+        image = hashlib.sha256(picture.getvalue()).hexdigest()
+        seal(storage, key, made, f"images/{image}", picture.getvalue())
+        parts = []
+        for split, count in (("train", 4), ("validation", 1)):
+            rows = [
+                {"id": number, "messages": conversation(number), "image": image if number == 3 else None}
+                for number in range(count)
+            ]
+            below, data = f"v1/{split}-00000.jsonl", "\n".join(map(json.dumps, rows)).encode()
+            sha256 = seal(storage, key, made, below, data)
+            parts.append(
+                {"path": f"datasets/{made}/{below}", "split": split, "sha256": sha256, "rows": count}
+            )
+        manifest = {"parts": parts}
+        connection.execute(
+            datasets.insert().values(
+                id=made,
+                name="rows",
+                state="ready",
+                source="upload",
+                source_name="rows.jsonl",
+                options={},
+                key_id=key.key_id,
+                manifest=manifest,
+                manifest_sha256=hashlib.sha256(canonical_json(manifest)).hexdigest(),
+                created_by=person.id,
+                created_at=now,
+            )
+        )
+    return made
+
+
+def test_the_rows_of_a_dataset_are_read(api: Api, dataset_id: str) -> None:
+    rows = read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
+    assert [row.messages for row in rows.train] == [conversation(number) for number in range(4)]
+    assert len(rows.validation) == 1
+    assert len(rows.sha256) == 64
+
+
+def test_a_picture_of_a_dataset_is_read(dataset_id: str) -> None:
+    rows = read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
+    assert rows.train[0].picture is None
+    assert rows.train[3].picture is not None
+    assert rows.train[3].picture().size == (64, 64)
+
+
+def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
+    storage = Storage.from_settings(api.settings)
+    path = f"datasets/{dataset_id}/v1/train-00000.jsonl"
+    data = storage.open(path).read()
+    with storage.create(path) as file:
+        file.write(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(Refused, match="not what its manifest says"):
+        read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
+
+
+def test_a_dataset_that_is_not_there_is_refused(dataset_id: str) -> None:
+    with pytest.raises(Refused, match="no checked dataset"):
+        read_rows(Data(train=f"medichat:{new_id()}"), seed=0)

@@ -1,0 +1,68 @@
+"""Recipes: presets that load, knobs that explain themselves, and refusals that name the knob."""
+
+import pytest
+from pydantic import ValidationError
+
+from shared.errors import InvalidInput
+from shared.training.recipe import Recipe, load_preset, preset_names, read_recipe
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_loads_under_its_name(name: str) -> None:
+    assert load_preset(name).preset == name
+
+
+def test_a_preset_that_is_not_there_is_refused_with_the_names() -> None:
+    with pytest.raises(InvalidInput, match="quick, qlora, lora-bf16, multi-gpu"):
+        load_preset("fast")
+
+
+def test_every_knob_states_its_trade_off() -> None:
+    for knob in Recipe.knobs():
+        assert len(knob.doc) > 40, knob.name
+
+
+def test_defaults_of_the_knobs_make_a_recipe() -> None:
+    assert Recipe().changed({knob.name: knob.default for knob in Recipe.knobs()}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "float16"}, "dtype: Gemma 3's activations overflow in float16"),
+        ({"dora": True, "quantisation": "nf4"}, "dora with nf4"),
+        ({"dora": True, "rslora": True}, "dora with rslora"),
+        ({"max_tokens": 4096}, "served with at most 2048 tokens"),
+        ({"r": 0}, "r: Input should be greater than or equal to 1"),
+        ({"model": "gpt"}, "there is no model"),
+        ({"lr": 1}, "lr: Extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_knob(changes: dict, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Recipe().changed(changes)
+
+
+def test_a_recipe_survives_its_file() -> None:
+    recipe = load_preset("qlora")
+    assert read_recipe(recipe.to_yaml()) == recipe
+
+
+def test_a_file_that_is_no_recipe_is_refused() -> None:
+    for text in ("- 1", "a: [", ""):
+        with pytest.raises(InvalidInput):
+            read_recipe(text)
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError):
+        Recipe().r = 1  # type: ignore[misc]
+
+
+def test_out_of_memory_halves_the_batch_and_keeps_the_step() -> None:
+    recipe = Recipe(batch_size=4, accumulation=2, gradient_checkpointing=False)
+    tried = []
+    after: Recipe | None = recipe
+    while (after := after.after_out_of_memory()) is not None:
+        tried.append((after.batch_size, after.accumulation, after.gradient_checkpointing))
+    assert tried == [(2, 4, False), (1, 8, False), (1, 8, True)]
