@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
 
 from services.worker_train.base import Source
 from services.worker_train.card import write_card

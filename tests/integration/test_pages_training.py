@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 from streamlit.testing.v1 import AppTest
-from tests.datasets import WORD, check, claim_check, uploaded
 
 from shared.auth.roles import Role
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
@@ -17,6 +16,7 @@ from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person
 from tests.training import School
+from tests.uploads import WORD, check, claim_check, uploaded
 
 A, B = sha_of("a"), sha_of("b")
 FAILED = {
@@ -386,6 +386,7 @@ def test_what_the_gateway_refuses_is_said(open_app: Open, api: Api, admin: Perso
     api.client(admin).post(f"/v1/adapters/{A}/promote", json={})
     button(app, "Yes: promote").click().run()
     assert [each.value for each in app.error] == ["This adapter answers already."]
+    assert "Answering now: **doses v1**" in texts(app)
 
 
 def test_a_verification_is_asked_for_waited_for_and_told_when_it_failed(
