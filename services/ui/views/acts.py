@@ -42,11 +42,7 @@ def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done
     """A button that asks once more before it acts."""
     with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
-        # a callback, for the button may not be there any more when the page is drawn with what is new
-        if st.button(
-            f"Yes: {label.lower()}", f"{key}-yes", type="primary", on_click=attempt, args=(act, done)
-        ):
-            st.rerun()
+        _yes(label, act, key=key, done=done)
 
 
 def with_reason(
@@ -56,12 +52,18 @@ def with_reason(
     with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
         reason = st.text_area("Reason (kept in the log)", key=fresh(f"{key}-reason"), max_chars=500).strip()
-        if st.button(
-            f"Yes: {label.lower()}",
-            f"{key}-yes",
-            type="primary",
-            disabled=not reason,
-            on_click=attempt,
-            args=(lambda: act(reason), done),
-        ):
-            st.rerun()
+        _yes(label, lambda: act(reason), key=key, done=done, disabled=not reason)
+
+
+def _yes(label: str, act: Callable[[], Any], *, key: str, done: str, disabled: bool = False) -> None:
+    # a callback, for with what is new the button may not be drawn any more
+    pressed = st.button(
+        f"Yes: {label.lower()}",
+        f"{key}-yes",
+        type="primary",
+        disabled=disabled,
+        on_click=attempt,
+        args=(act, done),
+    )
+    if pressed and "refusal" in st.session_state:  # only a fragment was drawn, and it shows no refusal
+        st.rerun()
