@@ -11,11 +11,13 @@ from shared.auth.roles import Role
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
+from shared.training.evaluations import EvaluationStore
 from shared.training.report import ADVICE, Reason
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person
 from tests.training import School
+from tests.unit.test_training_gate import GOOD as FIGURES
 from tests.uploads import WORD, check, claim_check, uploaded
 
 A, B = sha_of("a"), sha_of("b")
@@ -58,6 +60,14 @@ REPORT = {
     "notes": ["Only 3 rows are left to train on."],
     "seconds": 0.1,
     "rows_per_s": 70.0,
+}
+SAMPLE = {
+    "question": "Which animal?",
+    "reference": "A zebra.",
+    "base": "A horse.",
+    "candidate": "A zebra.",
+    "rouge_l_base": 0.5,
+    "rouge_l_candidate": 1.0,
 }
 Open = Callable[..., AppTest]
 
@@ -402,6 +412,34 @@ def test_a_verification_is_asked_for_waited_for_and_told_when_it_failed(
     api.finish(job, EventKind.FAILED, error="other-base", error_detail="This worker serves another model.")
     app.run()
     assert [each.value for each in app.error] == ["This worker serves another model."]
+
+
+def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    assert "Waiting for a training worker …" in texts_of_progress(app)
+    assert button(app, "Measure").disabled
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+        store = EvaluationStore(gateway.jobs, gateway.envelope)
+        store.record_end(connection, job.claim, figures=FIGURES, samples={"best": [SAMPLE], "worst": []})
+    api.finish(job)
+    app.run()
+    assert "Every figure is within its limit." in texts(app)
+    assert "verbatim" in tables(app)
+    (chart,) = charts(app)
+    assert chart["facet"]["field"] == "figure"
+    assert "A zebra" not in texts(app)
+    assert not api.audit("evaluation.read")
+    next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
+    assert {"A zebra.", "A horse."} <= {each.value for each in app.markdown}
+    assert api.audit("evaluation.read")
 
 
 def test_the_list_of_answers_is_made_only_when_asked_for(open_app: Open, api: Api, admin: Person) -> None:
