@@ -37,7 +37,7 @@ QUICK = {
     "MEDICHAT_EVALUATION_SECONDS": "20",
     "OMP_NUM_THREADS": "1",  # two workers and a browser share few cores
 }
-KNOBS = {"accumulation": 1, "max steps": 12, "eval steps": 4, "save steps": 6}
+KNOBS = {"accumulation": 1, "max steps": 24, "eval steps": 4, "save steps": 8}
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def test_a_run_is_launched_and_its_curve_moves(admin: Page, tmp_path: Path) -> N
     admin.keyboard.press("Escape")
     admin.get_by_role("button", name="Start").click()
     curve = admin.get_by_test_id("stVegaLiteChart").first
-    expect(admin.get_by_text("Step 1 of 12")).to_be_visible(timeout=90_000)
+    expect(admin.get_by_text(re.compile(r"Step [1-9]\d* of 24"))).to_be_visible(timeout=120_000)
     expect(curve).to_be_visible()
     early = curve.screenshot()
-    expect(admin.get_by_text("Finished after")).to_be_visible(timeout=120_000)
+    expect(admin.get_by_text("Finished after")).to_be_visible(timeout=240_000)
     expect(admin.get_by_role("link", name="To the adapter")).to_be_visible()
     assert curve.screenshot() != early
     assert float(metric(admin, "Held-out loss").inner_text()) < 2
@@ -156,7 +156,7 @@ def test_the_adapter_is_loaded_where_it_will_serve_and_measured(admin: Page, tmp
     admin.get_by_role("button", name="Load and compare").click()
     expect(admin.get_by_text("It computes what its trainer saw")).to_be_visible(timeout=60_000)
     admin.get_by_role("button", name="Measure").click()
-    expect(admin.get_by_text("Points are the figures")).to_be_visible(timeout=120_000)
+    expect(admin.get_by_text("Points are the figures")).to_be_visible(timeout=240_000)
     photograph(admin, "adapters.png", tmp_path)
 
 
