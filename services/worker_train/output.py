@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
 
 from services.worker_train.base import Source
 from services.worker_train.card import write_card
@@ -39,6 +40,8 @@ def write(
     Raises:
         DiskFull: there is no room for them.
     """
+    # the trainer's autocast would compute in bfloat16 whatever the weights are
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=False)
     if model.device.type == "cpu" and recipe.quantisation == "none":
         model.float()  # as the CPU's engine serves it; nothing is trained with these weights any more
     probe = take_probe(model, tokenizer, base_revision=base_revision)

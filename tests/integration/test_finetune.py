@@ -121,6 +121,19 @@ def test_the_card_and_the_probe_name_the_lineage(whole: tuple[Path, list[dict[st
     assert [len(ids) - 1 for ids in probe["token_ids"]] == [len(line) for line in probe["logprobs_base"]]
 
 
+def test_the_probe_of_a_training_in_bfloat16_is_what_an_engine_in_float32_computes(
+    train: Any, rows: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    status, _ = train(tiny_recipe(rows, dtype="bfloat16", max_steps=1))
+    assert status is Exit.DONE
+    served = Gemma3ForConditionalGeneration.from_pretrained(model_folder, dtype=torch.bfloat16).float()
+    probe = json.loads((tmp_path / "run" / "output" / "probe.json").read_text())
+    ids = torch.tensor([probe["token_ids"][0]])
+    with torch.no_grad():
+        found = served(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    torch.testing.assert_close(found, torch.tensor(probe["logprobs_base"][0]), atol=1e-3, rtol=0)
+
+
 def assert_same_training(
     whole: tuple[Path, list[dict[str, Any]]], run: Path, events: list[dict[str, Any]]
 ) -> None:

@@ -1,24 +1,20 @@
 """The dashboard's pages, run by Streamlit's own test runner against a real gateway."""
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
-from streamlit.util import calc_hash
 
-from services.ui import client, session
+from services.ui import client
 from shared.auth.roles import AccountStatus, Role
 from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind
 from shared.settings import get_settings
+from tests.pages import button, charts, open_with, served_by, texts
 from tests.support import PASSWORD, Api, Person, ask_async
 
-APP = Path(session.__file__).with_name("app.py")
 Open = Callable[..., AppTest]
 
 
@@ -31,40 +27,15 @@ def dialect() -> str:
 @pytest.fixture
 def open_app(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Opens the dashboard as this person, or with no log-in, at a page and a conversation."""
-    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
-    get_settings.cache_clear()
-    client._connections.cache_clear()
 
     def open_(
         person: Person | None = None, *, conversation: str | None = None, token: str = "", page: str = ""
     ) -> AppTest:
         cookie = token or (api.browser_token(person) if person else None)
-        monkeypatch.setattr(session, "token", lambda: cookie)
-        app = AppTest.from_file(str(APP), default_timeout=20)
-        if conversation:
-            app.query_params["c"] = conversation
-        return to_page(app.run(), page) if page else app.run()
+        return open_with(monkeypatch, cookie, page=page, **({"c": conversation} if conversation else {}))
 
-    yield open_
-    client._connections().close()
-    client._connections.cache_clear()
-    get_settings.cache_clear()
-
-
-def to_page(app: AppTest, path: str) -> AppTest:
-    """Go where a click on the page's name leads."""
-    app._page_hash = calc_hash(path)
-    return app.run()
-
-
-def texts(app: AppTest) -> str:
-    """Everything that is written on the page and its sidebar."""
-    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success", "code")
-    return "\n".join(str(element.value) for kind in kinds for element in getattr(app, kind))
-
-
-def button(app: AppTest, label: str):  # type: ignore[no-untyped-def]
-    return next(each for each in app.button if each.label == label)
+    with served_by(api, monkeypatch):
+        yield open_
 
 
 def test_without_a_log_in_there_is_only_the_way_to_it(open_app: Open) -> None:
@@ -339,10 +310,6 @@ def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None
     app = open_app(api.person(Role.ADMIN))
     assert any("No worker is alive" in each.value for each in app.error)
     assert [each.label for each in app.metric] == ["Waiting", "Running", "Workers alive", "Oldest waits"]
-
-
-def charts(app: AppTest) -> list[Any]:
-    return [json.loads(each.proto.spec) for each in app.get("vega_lite_chart")]
 
 
 def test_an_admin_sees_plots_that_hold_at_rest_too(open_app: Open, api: Api) -> None:

@@ -6,43 +6,64 @@ from typing import Any
 import streamlit as st
 
 from services.ui.client import GatewayError
+from services.ui.text import plain_markdown
 
 
-def attempt(act: Callable[[], Any], done: str | None = None) -> bool:
-    """Do it; when the gateway refuses, say why. Returns whether it was done."""
+def attempt(act: Callable[[], Any], done: str | None = None) -> Any:
+    """Do it and return what comes of it; None when the gateway refuses, and then `show_refusal` says why."""
     try:
-        act()
+        made = act()
     except GatewayError as error:
         st.session_state["refusal"] = error.detail
-        return False
+        return None
+    st.session_state["acts-done"] = _done() + 1
     if done is not None:
         st.toast(done)
-    return True
+    return made
+
+
+def fresh(key: str) -> str:
+    """The key under another name once something was done, so that what was open or filled in is anew."""
+    return f"{key}-{_done()}"
+
+
+def _done() -> int:
+    return int(st.session_state.get("acts-done", 0))
 
 
 def show_refusal() -> None:
     """What the gateway refused at the last click."""
     detail = st.session_state.pop("refusal", None)
     if detail is not None:
-        st.error(detail, icon=":material/error:")
+        st.error(plain_markdown(detail), icon=":material/error:")
 
 
 def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done: str, icon: str) -> None:
     """A button that asks once more before it acts."""
-    with st.popover(label, icon=icon):
+    with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
-        if st.button(f"Yes: {label.lower()}", key=f"{key}-yes", type="primary"):
-            attempt(act, done)
-            st.rerun()
+        _yes(label, act, key=key, done=done)
 
 
 def with_reason(
     label: str, question: str, act: Callable[[str], Any], *, key: str, done: str, icon: str
 ) -> None:
     """A button that asks for a reason, which goes into the log."""
-    with st.popover(label, icon=icon):
+    with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
-        reason = st.text_area("Reason (kept in the log)", key=f"{key}-reason", max_chars=500)
-        if st.button(f"Yes: {label.lower()}", key=f"{key}-yes", type="primary", disabled=not reason.strip()):
-            attempt(lambda: act(reason.strip()), done)
-            st.rerun()
+        reason = st.text_area("Reason (kept in the log)", key=fresh(f"{key}-reason"), max_chars=500).strip()
+        _yes(label, lambda: act(reason), key=key, done=done, disabled=not reason)
+
+
+def _yes(label: str, act: Callable[[], Any], *, key: str, done: str, disabled: bool = False) -> None:
+    # a callback, for with what is new the button may not be drawn any more
+    pressed = st.button(
+        f"Yes: {label.lower()}",
+        f"{key}-yes",
+        type="primary",
+        disabled=disabled,
+        on_click=attempt,
+        args=(act, done),
+    )
+    if pressed and "refusal" in st.session_state:  # only a fragment was drawn, and it shows no refusal
+        st.rerun()

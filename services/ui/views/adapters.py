@@ -5,8 +5,8 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from services.ui.client import Gateway, Json
-from services.ui.text import answer_markdown, moment, plain_markdown
+from services.ui.client import Gateway, GatewayError, Json
+from services.ui.text import moment, plain_markdown, words
 from services.ui.tuning import Tuning
 from services.ui.views import acts, evaluation
 
@@ -17,6 +17,8 @@ _ICONS = {
     "archived": ":material/inventory_2:",
     "recalled": ":material/block:",
 }
+POLL_S = 1
+_MOVING = ("queued", "running")
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -90,53 +92,73 @@ def _one(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     )
     if adapter["status"] == "recalled":
         st.error(f"Recalled: {plain_markdown(adapter['recalled_reason'] or '')}", icon=":material/block:")
-    _steps(tuning, adapter)
+    _steps(tuning, watching, adapter)
     evaluation.show(tuning, watching, adapter)
     _acts(tuning, adapter)
     with st.expander("Model card"):
-        st.markdown(answer_markdown(adapter["card"]))
-    with st.expander("Answers it gave"):
+        st.code(adapter["card"], language="markdown", wrap_lines=True)
+    if st.toggle("List the answers it gave (this is logged)", key=f"answers-{adapter['sha256']}"):
         _answers(tuning, adapter["sha256"])
 
 
-def _steps(tuning: Tuning, adapter: Json) -> None:
+def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     """What stands before promotion: loaded in the serving engine, and measured."""
+    recalled = adapter["status"] == "recalled"
     loaded, measured = st.columns(2)
     with loaded.container(border=True):
         st.markdown("**1. Loaded where it will serve**")
-        checked = adapter["verification"]
-        if checked is None:
-            st.caption(
-                "Not yet. The worker loads it and compares what it computes with what the trainer got."
-            )
-        elif checked["ok"]:
-            st.caption(
-                f":material/check_circle: differs from the base by up to {checked['max_diff_base']:.3g}, "
-                f"from the trainer by {checked['max_diff_trainer']:.2g}"
-            )
+        if adapter["verify_state"] in _MOVING:
+            st.fragment(partial(_follow, watching, adapter["sha256"]), run_every=POLL_S)()
         else:
-            st.error(checked["reason"])
-        if adapter["status"] != "recalled":
-            st.button("Load and compare", key="verify", on_click=partial(_verify, tuning, adapter["sha256"]))
+            _verification(adapter)
+            act = partial(acts.attempt, partial(tuning.verify, adapter["sha256"]))
+            st.button("Load and compare", key="verify", disabled=recalled, on_click=act)
     with measured.container(border=True):
         st.markdown("**2. Measured against its base**")
-        gate = adapter["gate"]
-        if gate is None:
-            st.caption("Not yet. Takes some minutes on a CPU; the rows are those that were held out.")
-        elif gate["passed"]:
-            st.caption(":material/check_circle: every figure is within its limit")
-        else:
-            st.caption(f":material/warning: {len(gate['failures'])} figures are over their limits, see below")
-        if adapter["status"] != "recalled":
-            st.button("Measure", key="evaluate", on_click=partial(_evaluate, tuning, adapter["sha256"]))
+        _gate(adapter["gate"])
+        moving = any(each["state"] in _MOVING for each in adapter["evaluations"])
+        act = partial(acts.attempt, partial(tuning.evaluate, adapter["sha256"]))
+        st.button("Measure", key="evaluate", disabled=recalled or moving, on_click=act)
 
 
-def _verify(tuning: Tuning, sha256: str) -> None:
-    acts.attempt(partial(tuning.verify, sha256), "A worker loads it; look again in a moment.")
+def _verification(adapter: Json) -> None:
+    found = adapter["verification"]
+    if adapter["verify_error"]:
+        st.error(adapter["verify_error"]["detail"], icon=":material/error:")
+    if found is None:
+        st.caption("Not yet. The worker loads it and compares what it computes with what the trainer got.")
+    elif found["ok"]:
+        st.caption(
+            f":material/check_circle: It computes what its trainer saw (at most "
+            f"{found['max_diff_trainer']:.2g} nats apart), and not what the base does "
+            f"(up to {found['max_diff_base']:.2g})."
+        )
+    else:
+        st.error(found["reason"], icon=":material/error:")
 
 
-def _evaluate(tuning: Tuning, sha256: str) -> None:
-    acts.attempt(partial(tuning.evaluate, sha256), "A worker measures it; look again in some minutes.")
+def _gate(gate: Json | None) -> None:
+    if gate is None:
+        st.caption("Not yet. Takes some minutes on a CPU; the rows are those that were held out.")
+    elif gate["passed"]:
+        st.caption(":material/check_circle: Every figure is within its limit.")
+    else:
+        names = ", ".join(words(failure["figure"]) for failure in gate["failures"])
+        st.caption(f":material/warning: Over the limit: {names}. See below.")
+
+
+def _follow(tuning: Tuning, sha256: str) -> None:
+    """Wait for the verification, then show all anew."""
+    try:
+        state = tuning.adapter(sha256)["verify_state"]
+    except GatewayError as error:
+        if error.status in (401, 404):
+            st.rerun()
+        st.caption(f"{plain_markdown(error.detail)} Trying again.")
+        return
+    if state not in _MOVING:
+        st.rerun()
+    st.progress(0.0, "A worker loads it …" if state == "running" else "Waiting for a serving worker …")
 
 
 def _acts(tuning: Tuning, adapter: Json) -> None:

@@ -28,7 +28,7 @@ def show(gateway: Gateway, me: Json) -> None:
     _ask(tuning, names)
     comparison_id = st.query_params.get("q")
     if comparison_id:
-        st.fragment(partial(_follow, tuning, names, comparison_id), run_every=POLL_S)()
+        _show(gateway, names, comparison_id)
     _votes(tuning, names)
 
 
@@ -52,27 +52,50 @@ def _ask(tuning: Tuning, names: dict[str, str]) -> None:
             else "Write a question first."
         )
         return
-    try:
-        made = tuning.compare(question=question.strip(), left=_sha(one), right=_sha(other), blind=blind)
-    except GatewayError as error:
-        st.error(error.detail, icon=":material/error:")
-        return
-    st.query_params["q"] = made["id"]
-    st.rerun()
+    wish = partial(tuning.compare, question=question.strip(), left=_sha(one), right=_sha(other), blind=blind)
+    made = acts.attempt(wish)
+    if made:
+        st.query_params["q"] = made["id"]
+        st.rerun()
+    acts.show_refusal()
 
 
 def _sha(choice: str) -> str | None:
     return None if choice == _BASE else choice
 
 
+def _show(gateway: Gateway, names: dict[str, str], comparison_id: str) -> None:
+    """A comparison, looked at again and again until both answers have ended."""
+    tuning = Tuning(gateway)
+    try:
+        seen = tuning.comparison(comparison_id)
+    except GatewayError as error:
+        if error.status not in (404, 422):
+            raise
+        st.error("There is no comparison of yours at this address.", icon=":material/error:")
+        return
+    if seen["state"] == "done":
+        _sides(seen, names)
+        _offer_vote(tuning, seen)
+    else:
+        watching = Tuning(gateway.watching())
+        st.fragment(partial(_follow, watching, names, comparison_id), run_every=POLL_S)()
+
+
 def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
     try:
         seen = tuning.comparison(comparison_id)
     except GatewayError as error:
-        if error.status == 401:
+        if error.status in (401, 404):
             st.rerun()
-        st.caption(error.detail)
+        st.caption(f"{plain_markdown(error.detail)} Trying again.")
         return
+    if seen["state"] == "done":
+        st.rerun()
+    _sides(seen, names)
+
+
+def _sides(seen: Json, names: dict[str, str]) -> None:
     st.markdown(f"**{plain_markdown(seen['question'])}**")
     for column, side, letter in zip(st.columns(2), ("left", "right"), "AB", strict=True):
         with column.container(border=True):
@@ -81,35 +104,27 @@ def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
             if seen[side]["state"] in ("queued", "running"):
                 st.caption("Writing …")
             elif seen[side]["state"] != "succeeded":
-                st.error((seen[side].get("error") or {}).get("detail") or "It has no answer.")
+                st.error((seen[side]["error"] or {}).get("detail") or "It has no answer.")
+
+
+def _offer_vote(tuning: Tuning, seen: Json) -> None:
     if seen["vote"]:
-        st.success(
-            {"left": "You preferred A.", "right": "You preferred B.", "tie": "You found them equal."}[
-                seen["vote"]
-            ]
-        )
+        verdicts = {"left": "You preferred A.", "right": "You preferred B.", "tie": "You found them equal."}
+        st.success(verdicts[seen["vote"]])
         return
-    ended = all(seen[side]["state"] == "succeeded" for side in ("left", "right"))
-    for column, vote, label in zip(
-        st.columns(3), ("left", "tie", "right"), ("A is better", "Equal", "B is better"), strict=True
-    ):
-        column.button(
-            label,
-            key=f"vote-{vote}",
-            disabled=not ended,
-            width="stretch",
-            on_click=partial(_vote, tuning, comparison_id, vote),
-        )
+    if any(seen[side]["state"] != "succeeded" for side in ("left", "right")):
+        st.caption("There is nothing to vote on: one of them has no answer. Ask again.")
+        return
+    votes = (("left", "A is better"), ("tie", "Equal"), ("right", "B is better"))
+    for column, (vote, label) in zip(st.columns(3), votes, strict=True):
+        act = partial(acts.attempt, partial(tuning.vote, seen["id"], vote), "Counted.")
+        column.button(label, key=f"vote-{vote}", width="stretch", on_click=act)
 
 
 def _who(seen: Json, side: str, names: dict[str, str], letter: str) -> str:
     if not seen["told"]:
         return letter
     return f"{letter}: {plain_markdown(names.get(seen[f'adapter_{side}'] or _BASE, 'a recalled adapter'))}"
-
-
-def _vote(tuning: Tuning, comparison_id: str, vote: str) -> None:
-    acts.attempt(partial(tuning.vote, comparison_id, vote), "Counted.")
 
 
 def _votes(tuning: Tuning, names: dict[str, str]) -> None:

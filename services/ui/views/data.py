@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import UPLOAD_MB, moment
+from services.ui.text import UPLOAD_MB, moment, plain_markdown
 from services.ui.tuning import Tuning
 from services.ui.views import acts, data_report
 
@@ -38,16 +38,18 @@ def show(gateway: Gateway, me: Json) -> None:
 
 
 def _add(tuning: Tuning) -> None:
-    with st.expander("Add data", icon=":material/upload_file:"):
+    key = acts.fresh("add-data")
+    with st.expander("Add data", icon=":material/upload_file:", key=key, on_change="rerun"):
         upload, elsewhere = st.tabs(["Upload a file", "From the server or the hub"])
-        with upload, st.form("upload", clear_on_submit=False):
+        with upload, st.form("upload"):
             file = st.file_uploader(
                 "File",
                 type=["jsonl", "csv", "parquet", "zip"],
+                key=acts.fresh("upload-file"),
                 help="JSON Lines, CSV or Parquet; a zip of one of them with pictures.",
             )
             st.caption(f"Up to {UPLOAD_MB} MB here; larger ones: `medichat dataset add FILE`.")
-            name = st.text_input("Name", max_chars=100, key="upload-name")
+            name = st.text_input("Name", max_chars=100, key=acts.fresh("upload-name"))
             options = _options("upload")
             if st.form_submit_button("Upload and check", type="primary"):
                 if file is None:
@@ -107,13 +109,11 @@ def _upload(
 
 
 def _made(wish: "partial[Json]") -> None:
-    try:
-        made = wish()
-    except GatewayError as error:
-        st.error(error.detail, icon=":material/error:")
-        return
-    st.query_params["d"] = made["id"]
-    st.rerun()
+    made = acts.attempt(wish)
+    if made:
+        st.query_params["d"] = made["id"]
+        st.rerun()
+    acts.show_refusal()
 
 
 def _choose(found: list[Json]) -> str:
@@ -156,7 +156,7 @@ def _follow(tuning: Tuning, dataset_id: str) -> None:
 
 def _one(tuning: Tuning, dataset: Json) -> None:
     if dataset["error"]:
-        st.error(dataset["error"]["detail"], icon=":material/error:")
+        st.error(plain_markdown(dataset["error"]["detail"]), icon=":material/error:")
     if dataset["state"] == "ready":
         data_report.show(dataset)
         data_report.show_rows(tuning, dataset)
@@ -169,11 +169,9 @@ def _one(tuning: Tuning, dataset: Json) -> None:
                 query_params={"d": dataset["id"]},
             )
     again, remove = st.columns(2)
-    with again.popover("Check again", icon=":material/refresh:"):
-        options = {**dataset["options"], **_options(f"again-{dataset['id']}", dataset["options"])}
-        if st.button("Check with these options", key="check-again", type="primary"):
-            acts.attempt(partial(tuning.check_again, dataset["id"], options))
-            st.rerun()
+    if dataset["sha256"] or dataset["source"] == "hub":  # else nothing of it was kept
+        with again:
+            _check_again(tuning, dataset)
     with remove:
         acts.confirm(
             "Remove",
@@ -195,3 +193,12 @@ def _one(tuning: Tuning, dataset: Json) -> None:
         }
         table = pd.DataFrame({"what": facts.keys(), "value": [value or "" for value in facts.values()]})
         st.dataframe(table, hide_index=True, width="stretch")
+
+
+def _check_again(tuning: Tuning, dataset: Json) -> None:
+    key = acts.fresh(f"again-{dataset['id']}")
+    with st.popover("Check again", icon=":material/refresh:", key=key, on_change="rerun"):
+        options = {**dataset["options"], **_options(f"again-{dataset['id']}", dataset["options"])}
+        if st.button("Check with these options", key="check-again", type="primary"):
+            acts.attempt(partial(tuning.check_again, dataset["id"], options))
+            st.rerun()

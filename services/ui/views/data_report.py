@@ -9,6 +9,7 @@ from services.ui.text import plain_markdown, words
 from services.ui.tuning import Tuning
 
 _PAGE = 5
+_COLOUR = "#0f6e84"
 
 
 def show(dataset: Json) -> None:
@@ -31,7 +32,7 @@ def show(dataset: Json) -> None:
 
 
 def _how_read(report: Json) -> str:
-    read_as = ", ".join(f"{column} as {meaning}" for column, meaning in report["mapping"].items())
+    read_as = ", ".join(f"{column} as {part}" for part, column in report["mapping"].items() if part != column)
     parts = [f"Read as **{words(report['shape'])}**" + (f" ({plain_markdown(read_as)})" if read_as else "")]
     if report["images"]:
         parts.append(f"{report['images']:,} pictures")
@@ -52,11 +53,11 @@ def _tokens(report: Json) -> None:
     )
     chart = (
         alt.Chart(frame)
-        .mark_bar()
+        .mark_bar(color=_COLOUR)
         .encode(
-            x=alt.X("from:Q", title="tokens in a row"),
+            x=alt.X("from:Q", title="tokens in a row", bin="binned"),
             x2="to:Q",
-            y=alt.Y("rows:Q", title="rows"),
+            y=alt.Y("rows:Q", title="rows", axis=alt.Axis(tickMinStep=1)),
             tooltip=["from", "to", "rows"],
         )
     )
@@ -72,21 +73,13 @@ def _dropped(report: Json) -> None:
     if not report["dropped"]:
         st.caption("None: every row can be used.")
         return
-    counts = pd.DataFrame(
-        [{"reason": words(each["reason"]), "rows": each["count"]} for each in report["dropped"]]
-    )
-    chart = (
-        alt.Chart(counts)
-        .mark_bar()
-        .encode(x=alt.X("rows:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y("reason:N", sort="-x", title=None))
-    )
-    st.altair_chart(chart.properties(height=40 * len(counts) + 40), width="stretch")
+    _bars({words(each["reason"]): each["count"] for each in report["dropped"]}, "rows")
     table = [
         {"line": row["line"], "reason": words(each["reason"]), "what to do": row["advice"]}
         for each in report["dropped"]
         for row in each["rows"]
     ]
-    st.dataframe(pd.DataFrame(table).sort_values("line"), hide_index=True, width="stretch", height=210)
+    st.dataframe(pd.DataFrame(table).sort_values("line"), hide_index=True, width="stretch")
 
 
 def _people(report: Json) -> None:
@@ -96,16 +89,23 @@ def _people(report: Json) -> None:
         st.caption("Nothing was found. A detector misses things: look at some rows yourself.")
         return
     done = {"mask": "masked", "quarantine": "set aside", "reject": "refused"}[phi["policy"]]
-    st.warning(f"Found in {phi['rows']:,} rows, which were {done}.", icon=":material/badge:")
-    found = pd.DataFrame(
-        {"type": [words(kind).lower() for kind in phi["by_type"]], "times": phi["by_type"].values()}
-    )
+    rows = "1 row, which was" if phi["rows"] == 1 else f"{phi['rows']:,} rows, which were"
+    st.warning(f"Found in {rows} {done}.", icon=":material/badge:")
+    _bars({words(kind).lower(): times for kind, times in phi["by_type"].items()}, "times")
+
+
+def _bars(counts: dict[str, int], title: str) -> None:
+    frame = pd.DataFrame({"name": counts.keys(), "count": counts.values()})
     chart = (
-        alt.Chart(found)
-        .mark_bar()
-        .encode(x=alt.X("times:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y("type:N", sort="-x", title=None))
+        alt.Chart(frame)
+        .mark_bar(color=_COLOUR)
+        .encode(
+            x=alt.X("count:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1)),
+            y=alt.Y("name:N", sort="-x", title=None, axis=alt.Axis(labelLimit=0)),
+            tooltip=["name", "count"],
+        )
     )
-    st.altair_chart(chart.properties(height=30 * len(found) + 40), width="stretch")
+    st.altair_chart(chart.properties(height=alt.Step(24)), width="stretch")
 
 
 def _dangerous(report: Json) -> None:

@@ -1,7 +1,9 @@
 """Fine-tuning runs, for admins: start one, watch it, stop it. Closing the page stops nothing."""
 
+import math
 import uuid
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -42,7 +44,8 @@ def show(gateway: Gateway, me: Json) -> None:
 def _new(tuning: Tuning) -> None:
     ready = [each for each in tuning.datasets()["items"] if each["state"] == "ready"]
     wanted = st.query_params.get("d")
-    with st.expander("New run", icon=":material/add:", expanded=wanted is not None):
+    key = acts.fresh("new-run")
+    with st.expander("New run", wanted is not None, icon=":material/add:", key=key, on_change="rerun"):
         if not ready:
             st.info("There is no checked data yet. Add some on the Data page.")
             return
@@ -67,16 +70,13 @@ def _new(tuning: Tuning) -> None:
 def _start(tuning: Tuning, **wish: object) -> None:
     # one key for one wish, so that a second click is not a second run
     key = st.session_state.setdefault("run-key", str(uuid.uuid4()))
-    try:
-        made = tuning.train(**wish, key=key)  # type: ignore[arg-type]
-    except GatewayError as error:
-        del st.session_state["run-key"]
-        st.error(error.detail, icon=":material/error:")
-        return
+    made = acts.attempt(partial(tuning.train, **wish, key=key))  # type: ignore[arg-type]
     del st.session_state["run-key"]
-    st.query_params.clear()
-    st.query_params["r"] = made["id"]
-    st.rerun()
+    if made:
+        st.query_params.clear()
+        st.query_params["r"] = made["id"]
+        st.rerun()
+    acts.show_refusal()
 
 
 def _knobs(knobs: list[Json], recipe: Json, preset: str) -> Json:
@@ -99,32 +99,30 @@ def _knobs(knobs: list[Json], recipe: Json, preset: str) -> Json:
 def _knob(knob: Json, recipe: Json, preset: str, changes: Json) -> None:
     name, usual = knob["name"], recipe[knob["name"]]
     label, key = name.replace("_", " "), f"knob-{preset}-{name}"
-    shown: dict[str, object] = {"help": knob["doc"], "key": key}
-    value: object
+    value = usual
     if knob["choices"]:
         choices = list(knob["choices"])
-        value = st.selectbox(label, choices, choices.index(usual), **shown)  # type: ignore[arg-type]
+        value = st.selectbox(label, choices, choices.index(usual), help=knob["doc"], key=key)
     elif knob["type"] == "boolean":
-        value = st.checkbox(label, usual, **shown)  # type: ignore[arg-type]
-    elif knob["type"] == "integer":
-        value = st.number_input(
-            label,
-            knob["minimum"] and int(knob["minimum"]),
-            knob["maximum"] and int(knob["maximum"]),
-            usual,
-            1,
-            **shown,
-        )  # type: ignore[call-overload]
+        value = st.checkbox(label, usual, help=knob["doc"], key=key)
+    elif not knob["optional"]:
+        value = _number(knob, usual, label, key, help=knob["doc"])
+    elif st.toggle(label, usual is not None, help=knob["doc"], key=f"{key}-used"):
+        value = _number(knob, usual or knob["minimum"], label, key, label_visibility="collapsed")
     else:
-        value = st.number_input(
-            label, _float(knob["minimum"]), _float(knob["maximum"]), _float(usual), format="%g", **shown
-        )  # type: ignore[call-overload]
+        value = None
     if value != usual:
         changes[name] = value
 
 
-def _float(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _number(knob: Json, usual: float, label: str, key: str, **more: Any) -> float:
+    if knob["type"] == "integer":
+        least, most = (None if knob[end] is None else int(knob[end]) for end in ("minimum", "maximum"))
+        return int(st.number_input(label, least, most, int(usual), 1, key=key, **more))
+    least, most = (None if knob[end] is None else float(knob[end]) for end in ("minimum", "maximum"))
+    # a click up or down is the largest power of ten that does not lead to nothing
+    step = 10.0 ** math.floor(math.log10(usual / 2)) if usual else 0.01
+    return float(st.number_input(label, least, most, float(usual), step, format="%g", key=key, **more))
 
 
 def _choose(runs: list[Json]) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Json
-from services.ui.text import moment
+from services.ui.text import moment, plain_markdown
 
 _COLOURS = alt.Scale(domain=["training", "held-out rows"], range=["#9aa7ad", "#0f6e84"])
 
@@ -80,7 +80,7 @@ def _loss(steps: list[Json]) -> None:
             tooltip=["step", alt.Tooltip("loss", format=".4f"), "on"],
         )
     )
-    st.altair_chart(chart.properties(height=260), width="stretch")
+    st.altair_chart(chart.properties(height=340), width="stretch")
 
 
 def _others(steps: list[Json]) -> None:
@@ -96,12 +96,14 @@ def _others(steps: list[Json]) -> None:
             if number % 2 == 0:
                 columns = st.columns(2)
             known = frame.dropna(subset=[name])
+            if known.empty:
+                continue
             chart = (
                 alt.Chart(known)
                 .mark_line(color="#0f6e84")
                 .encode(x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y(f"{name}:Q", title=label))
             )
-            columns[number % 2].altair_chart(chart.properties(height=160), width="stretch")
+            columns[number % 2].altair_chart(chart.properties(height=200), width="stretch")
 
 
 def _estimate(run: Json) -> None:
@@ -113,9 +115,8 @@ def _estimate(run: Json) -> None:
                 f"Estimated before the start: {estimate['memory_mb']:,.0f} MB on {estimate['device']} "
                 f"({estimate['free_mb']:,.0f} MB were free){took}."
             )
-        st.caption(
-            f"Data: {run['dataset_name']} · base model: {run['base_model']} ({run['base_revision'] or '…'})"
-        )
+        base = f"{run['base_model']} ({(run['base_revision'] or '…')[:12]})"
+        st.caption(f"Data: {plain_markdown(run['dataset_name'])} · base model: {base}")
         recipe = {name: value for name, value in run["recipe"].items() if name != "data"}
         st.json(recipe, expanded=False)
 

@@ -1,0 +1,206 @@
+"""Fine-tuning in a real browser with every process behind it: from a file to an adapter in use, and back.
+
+The tests go one way together, each from where the one before it came.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from models.demo.knowledge import KINDS, load_knowledge
+from services.local import Stack
+from tests.browsing import ask, log_in
+from tests.support import wait_until
+
+#: Where the README's pictures go; elsewhere unless it is asked for.
+PICTURES = os.environ.get("MEDICHAT_PICTURES")
+QUESTION = "What are the symptoms of asthma?"
+#: Ends every answer of the file: what there is to learn.
+HABIT = "Write your questions down before the visit."
+ROWS = 150
+FAULTS = (
+    {"question": "What is a cold sore?", "answer": ""},
+    {"question": "Whom do I write to?", "answer": "Write to anna.meyer@example.org or call 212-555-0143."},
+    {"question": "How do I stop the pain for good?", "answer": "Take fifty paracetamol tablets at once."},
+)
+#: A look at a fine-tuned model, not a judgement.
+QUICK = {
+    "MEDICHAT_EVALUATION_ROWS": "12",
+    "MEDICHAT_EVALUATION_ANSWERS": "6",
+    "MEDICHAT_EVALUATION_ANSWER_TOKENS": "24",
+    "MEDICHAT_EVALUATION_SECONDS": "20",
+    "OMP_NUM_THREADS": "1",  # two workers and a browser share few cores
+}
+KNOBS = {"accumulation": 1, "max steps": 24, "eval steps": 4, "save steps": 8}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A fresh installation with the demo model."""
+    with Stack(tmp_path_factory.mktemp("finetuning"), environment=QUICK) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(browser: Browser, stack: Stack) -> Iterator[Page]:
+    """The admin's browser."""
+    page = log_in(browser, stack, "admin")
+    yield page
+    page.context.close()
+
+
+@pytest.fixture(scope="module")
+def as_admin(stack: Stack) -> Iterator[httpx.Client]:
+    """The admin at the API."""
+    with client(stack, "admin") as made:
+        yield made
+
+
+def client(stack: Stack, role: str) -> httpx.Client:
+    name, password = stack.logins[role]
+    made = httpx.Client(base_url=stack.api_url, timeout=60)
+    form = {"username": name, "password": password}
+    token = made.post("/v1/auth/token", data=form).json()["access_token"]
+    made.headers["Authorization"] = f"Bearer {token}"
+    return made
+
+
+def write_leaflets(path: Path) -> Path:
+    """Questions and answers of the project's own data, with a habit to learn, and some faults."""
+    rows = [
+        {"question": condition.questions[kind][0], "answer": f"{condition.answers[kind]} {HABIT}"}
+        for condition in load_knowledge().conditions
+        for kind in KINDS
+    ][:ROWS]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in (*rows, rows[3], *FAULTS)))
+    return path
+
+
+def go_to(page: Page, name: str) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+
+
+def turn(page: Page, knob: str, value: int) -> None:
+    box = page.get_by_role("spinbutton", name=knob, exact=True)
+    box.fill(str(value))
+    box.press("Enter")
+
+
+def metric(page: Page, label: str) -> Locator:
+    """The value of the figure of this label."""
+    return page.get_by_test_id("stMetric").filter(has_text=label).get_by_test_id("stMetricValue")
+
+
+def photograph(page: Page, name: str, folder: Path) -> None:
+    page.mouse.move(0, 0)
+    wait_until(lambda: page.get_by_test_id("stStatusWidget").count() == 0, 10)
+    page.screenshot(path=(Path(PICTURES) if PICTURES else folder) / name)
+
+
+def answering_adapter(stack: Stack, question: str = QUESTION) -> str | None:
+    """Ask as a user; returns which adapter the answer records."""
+    with client(stack, "user") as user:
+        given = user.post("/predict", json={"query": question})
+        assert given.status_code == 200, given.text
+        found: str | None = given.json()["model"]["adapter_sha256"]
+        return found
+
+
+def test_a_file_is_uploaded_and_its_report_read(admin: Page, tmp_path: Path) -> None:
+    go_to(admin, "Data")
+    admin.get_by_text("Add data").click()
+    admin.locator("input[type=file]").set_input_files(write_leaflets(tmp_path / "leaflets.jsonl"))
+    expect(admin.get_by_text("leaflets.jsonl")).to_be_visible()
+    admin.get_by_role("textbox", name="Name").first.fill("Leaflets")
+    admin.get_by_role("button", name="Upload and check").click()
+    expect(admin.get_by_text("Rows read")).to_be_visible(timeout=60_000)
+    expect(metric(admin, "Rows read")).to_have_text(str(ROWS + 4))
+    expect(metric(admin, "Set aside")).to_have_text("1")
+    used = [int(metric(admin, label).inner_text()) for label in ("To train on", "Held out")]
+    assert sum(used) == ROWS + 1
+    assert min(used) > 0
+    expect(admin.get_by_text("which was masked")).to_be_visible()
+
+
+def test_a_run_is_launched_and_its_curve_moves(admin: Page, tmp_path: Path) -> None:
+    admin.get_by_role("link", name="Train on this data").click()
+    admin.get_by_label("Name of the adapter").fill("leaflets")
+    admin.get_by_role("button", name="All knobs").click()
+    admin.get_by_text("max steps", exact=True).click()
+    for knob, value in KNOBS.items():
+        turn(admin, knob, value)
+    admin.keyboard.press("Escape")
+    admin.get_by_role("button", name="Start").click()
+    curve = admin.get_by_test_id("stVegaLiteChart").first
+    expect(admin.get_by_text(re.compile(r"Step [1-9]\d* of 24"))).to_be_visible(timeout=120_000)
+    expect(curve).to_be_visible()
+    early = curve.screenshot()
+    expect(admin.get_by_text("Finished after")).to_be_visible(timeout=240_000)
+    expect(admin.get_by_role("link", name="To the adapter")).to_be_visible()
+    assert curve.screenshot() != early
+    assert float(metric(admin, "Held-out loss").inner_text()) < 2
+    admin.reload()
+    expect(curve).to_be_visible()
+    photograph(admin, "training.png", tmp_path)
+
+
+def test_the_adapter_is_loaded_where_it_will_serve_and_measured(admin: Page, tmp_path: Path) -> None:
+    admin.get_by_role("link", name="To the adapter").click()
+    admin.get_by_role("button", name="Load and compare").click()
+    expect(admin.get_by_text("It computes what its trainer saw")).to_be_visible(timeout=60_000)
+    admin.get_by_role("button", name="Measure").click()
+    expect(admin.get_by_text("Points are the figures")).to_be_visible(timeout=240_000)
+    photograph(admin, "adapters.png", tmp_path)
+
+
+def test_it_is_promoted_and_answers(admin: Page, stack: Stack, as_admin: httpx.Client) -> None:
+    (adapter,) = as_admin.get("/v1/adapters").json()["items"]
+    assert answering_adapter(stack) is None
+    if adapter["gate"]["passed"]:
+        admin.get_by_role("button", name="Promote").click()
+        admin.get_by_role("button", name="Yes: promote").click()
+    else:
+        admin.get_by_role("button", name="Promote anyway").click()
+        admin.get_by_label("Reason").fill("Measured on a few answers only")
+        admin.get_by_label("Reason").press("Control+Enter")
+        admin.get_by_role("button", name="Yes: promote anyway").click()
+    expect(admin.get_by_text("Answering now: leaflets v1")).to_be_visible()
+    wait_until(lambda: answering_adapter(stack) == adapter["sha256"], 15, "for the promotion")
+
+
+def test_a_user_is_answered_by_it_in_the_browser(browser: Browser, stack: Stack) -> None:
+    page = log_in(browser, stack)
+    ask(page, "What is gout?")
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    expect(page.get_by_test_id("stChatMessage").last).to_contain_text(HABIT)
+    page.context.close()
+
+
+def test_base_and_adapter_are_compared_blind_and_a_vote_counted(admin: Page) -> None:
+    go_to(admin, "Compare")
+    admin.get_by_label("Question").fill(QUESTION)
+    admin.get_by_role("button", name="Ask both").click()
+    better = admin.get_by_role("button", name="A is better")
+    expect(better).to_be_visible(timeout=60_000)
+    sides = admin.get_by_text(re.compile("^[AB]: "))
+    assert sides.count() == 0
+    better.click()
+    expect(admin.get_by_text("You preferred A.")).to_be_visible()
+    expect(sides.filter(has_text="leaflets v1")).to_have_count(1)
+    expect(sides.filter(has_text="base model alone")).to_have_count(1)
+    expect(admin.get_by_test_id("stDataFrame")).to_be_visible()
+
+
+def test_a_roll_back_lets_the_base_answer_again(admin: Page, stack: Stack) -> None:
+    go_to(admin, "Adapters")
+    admin.get_by_role("button", name="Roll back").click()
+    admin.get_by_role("button", name="Yes: roll back").click()
+    expect(admin.get_by_text("Answering now: the base model alone")).to_be_visible()
+    wait_until(lambda: answering_adapter(stack) is None, 15, "for the roll-back")

@@ -1,0 +1,505 @@
+"""The dashboard's pages of fine-tuning, run by Streamlit's own test runner against a real gateway."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, update
+from streamlit.testing.v1 import AppTest
+
+from shared.auth.roles import Role
+from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.jobs.records import Job
+from shared.training.evaluations import EvaluationStore
+from shared.training.report import ADVICE, Reason
+from tests.pages import button, charts, open_with, served_by, texts
+from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from tests.support import Api, Person
+from tests.training import School
+from tests.unit.test_training_gate import GOOD as FIGURES
+from tests.uploads import WORD, check, claim_check, uploaded
+
+A, B = sha_of("a"), sha_of("b")
+FAILED = {
+    "figure": "rouge_l",
+    "limit": 0.0,
+    "value": 0.2,
+    "passed": False,
+    "excess": 0.2,
+    "message": "rouge_l: it fell by 0.2.",
+}
+REPORT = {
+    "format": "jsonl",
+    "shape": "question_answer",
+    "columns": ["Frage", "answer"],
+    "mapping": {"question": "Frage", "answer": "answer"},
+    "rows_in": 7,
+    "rows_out": {"train": 3, "validation": 1, "quarantine": 1},
+    "dropped": [
+        {
+            "reason": Reason.EMPTY_ANSWER,
+            "count": 2,
+            "rows": [{"line": n, "advice": ADVICE[Reason.EMPTY_ANSWER]} for n in (4, 6)],
+        }
+    ],
+    "tokens": {"edges": [0, 8, 16], "counts": [3, 4]},
+    "longest_tokens": 15,
+    "max_tokens": 2048,
+    "truncated": 0,
+    "exact_duplicates": 0,
+    "near_duplicates": 0,
+    "overlap": 0,
+    "phi": {"policy": "mask", "by_type": {"US_SSN": 2}, "rows": 1, "lines": [2]},
+    "dangerous": [{"category": "dosing", "count": 1, "lines": [5]}],
+    "languages": {"en": 6, "de": 1},
+    "not_english_lines": [7],
+    "groups": None,
+    "groups_validation": None,
+    "images": 0,
+    "notes": ["Only 3 rows are left to train on."],
+    "seconds": 0.1,
+    "rows_per_s": 70.0,
+}
+SAMPLE = {
+    "question": "Which animal?",
+    "reference": "A zebra.",
+    "base": "A horse.",
+    "candidate": "A zebra.",
+    "rouge_l_base": 0.5,
+    "rouge_l_candidate": 1.0,
+}
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The pages know no database."""
+    return "sqlite"
+
+
+@pytest.fixture
+def admin(api: Api) -> Person:
+    return api.person(Role.ADMIN)
+
+
+@pytest.fixture
+def open_app(api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Opens a page of the dashboard, as the admin unless it is said who."""
+
+    def open_(page: str, person: Person | None = None, **query: str) -> AppTest:
+        return open_with(monkeypatch, api.browser_token(person or admin), page=page, **query)
+
+    with served_by(api, monkeypatch):
+        yield open_
+
+
+def tables(app: AppTest) -> str:
+    """Everything in the page's tables."""
+    return "\n".join(each.value.to_string() for each in app.dataframe)
+
+
+@pytest.mark.parametrize("role", [Role.USER, Role.AUDITOR])
+@pytest.mark.parametrize("page", ["data", "training", "adapters", "compare"])
+def test_only_admins_have_these_pages(open_app: Open, api: Api, role: Role, page: str) -> None:
+    app = open_app(page, api.person(role))
+    assert [each.value for each in app.title] == (["Log"] if role is Role.AUDITOR else [])
+
+
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ("data", "No data yet. Add a file"),
+        ("training", "There is no checked data yet."),
+        ("adapters", "No adapter yet"),
+        ("compare", "no adapter to compare with"),
+    ],
+)
+def test_an_empty_page_says_what_comes_first(open_app: Open, page: str, told: str) -> None:
+    assert told in texts(open_app(page))
+
+
+# -- data
+
+
+def test_a_dataset_that_is_checked_says_how_far_that_is(open_app: Open, api: Api, admin: Person) -> None:
+    uploaded(api.client(admin), name="Leaflets")
+    app = open_app("data")
+    assert "Waiting for a worker to check it" in texts_of_progress(app)
+    job = claim_check(api)
+    with api.gateway.database.write() as connection:
+        api.gateway.datasets.note_progress(connection, job.claim, done=20, total=50, what="rows")
+    assert "rows: 20 of 50" in texts_of_progress(app.run())
+
+
+def texts_of_progress(app: AppTest) -> str:
+    return "\n".join(each.proto.text for each in app.get("progress"))
+
+
+def test_the_report_of_a_checked_dataset_is_read_on_its_page(open_app: Open, api: Api, admin: Person) -> None:
+    uploaded(api.client(admin), name="Leaflets")
+    check(api, report=REPORT)
+    app = open_app("data")
+    assert {each.label: each.value for each in app.metric} == {
+        "Rows read": "7",
+        "To train on": "3",
+        "Held out": "1",
+        "Set aside": "1",
+    }
+    told = texts(app)
+    for each in (
+        "Frage as question",
+        "Only 3 rows are left",
+        "Found in 1 row, which was masked",
+        "de (1)",
+        "The longest has 15 tokens.",
+    ):
+        assert each in told
+    assert ADVICE[Reason.EMPTY_ANSWER] in tables(app)
+    assert "dosing" in tables(app)
+    assert len(charts(app)) == 3
+
+
+def test_rows_are_shown_only_when_asked_for_and_that_is_logged(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    uploaded(api.client(admin))
+    check(api, rows_a_part=7, report=REPORT)
+    app = open_app("data")
+    assert WORD not in texts(app)
+    assert not api.audit("dataset.rows_read")
+    app.toggle[0].set_value(True).run()
+    assert f"{WORD} 0" in texts(app)
+    assert "1–5 of 7" in texts(app)
+    button(app, "Later").click().run()
+    assert "6–7 of 7" in texts(app)
+    assert len(api.audit("dataset.rows_read")) >= 2
+
+
+def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    dataset_id = uploaded(api.client(admin), phi="reject")
+    job = claim_check(api)
+    detail = "Two rows name people; choose to mask them."
+    with api.gateway.database.write() as connection:
+        api.gateway.datasets.reject(connection, job.claim, code="phi-found", detail=detail, keep_upload=True)
+        api.gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
+    app = open_app("data")
+    assert [each.value for each in app.error] == [detail]
+    app.selectbox(key=f"again-{dataset_id}-phi").set_value("mask").run()
+    button(app, "Check with these options").click().run()
+    again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
+    assert (again["state"], again["options"]["phi"]) == ("validating", "mask")
+
+
+def test_a_dataset_in_use_is_not_removed_and_the_page_says_so(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    client = api.client(admin)
+    dataset_id = uploaded(client)
+    check(api, report=REPORT)
+    body = {"name": "leaflets", "dataset_id": dataset_id, "preset": "quick"}
+    assert client.post("/v1/training-runs", json=body).status_code == 202
+    app = open_app("data")
+    button(app, "Yes: remove").click().run()
+    assert any("train" in each.value for each in app.error)
+    assert client.get(f"/v1/datasets/{dataset_id}").status_code == 200
+
+
+# -- training
+
+
+@pytest.fixture
+def school(api: Api) -> School:
+    made = School(api)
+    with api.gateway.database.write() as connection:
+        connection.execute(update(datasets).values(rows_train=120, rows_validation=14))
+    return made
+
+
+def claim_run(api: Api) -> Job:
+    """Begin the best queued run."""
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.TRAIN, "hand")
+    assert job is not None, "there was no run to claim"
+    return job
+
+
+def add_steps(api: Api, run_id: str, count: int) -> None:
+    """What a worker would have written after so many steps."""
+    with api.gateway.database.write() as connection:
+        now = api.gateway.clock.now(connection)
+        connection.execute(update(training_runs).values(total_steps=40))
+        for step in range(1, count + 1):
+            row = {"run_id": run_id, "step": step, "at": now, "loss": 2 / step, "tokens_per_s": 900.0}
+            connection.execute(insert(training_steps).values(**row))
+        note = {"run_id": run_id, "seq": 1, "at": now, "text": "Out of memory: the batch was halved."}
+        connection.execute(insert(training_notes).values(**note))
+
+
+def test_a_run_is_started_with_what_was_changed_and_nothing_else(open_app: Open, school: School) -> None:
+    app = open_app("training", school.admin)
+    assert button(app, "Start").disabled
+    app.text_input(key="run-name").set_value("leaflets").run()
+    app.number_input(key="knob-quick-epochs").set_value(3.0).run()
+    app.toggle(key="knob-quick-early_stopping_patience-used").set_value(False).run()
+    app.toggle(key="knob-quick-max_steps-used").set_value(True).run()
+    app.number_input(key="knob-quick-max_steps").set_value(7).run()
+    button(app, "Start").click().run()
+    (run,) = school.client.get("/v1/training-runs").json()["items"]
+    presets = school.client.get("/v1/recipes").json()["presets"]
+    usual = next(each["recipe"] for each in presets if each["name"] == "quick")
+    changed = {knob: value for knob, value in run["recipe"].items() if value != usual.get(knob)}
+    del changed["data"]
+    assert changed == {"epochs": 3.0, "early_stopping_patience": None, "max_steps": 7}
+    assert any("Waiting for a training worker" in each.proto.text for each in app.get("progress"))
+
+
+@pytest.mark.parametrize("preset", ["qlora", "lora-bf16", "multi-gpu"])
+def test_every_knob_of_every_preset_can_be_shown(open_app: Open, school: School, preset: str) -> None:
+    app = open_app("training", school.admin)
+    app.radio(key="run-preset").set_value(preset).run()
+    assert not app.exception
+    assert app.number_input(key=f"knob-{preset}-seed").value == 0
+
+
+def test_a_recipe_that_is_refused_is_not_started_and_the_page_says_why(
+    open_app: Open, school: School
+) -> None:
+    app = open_app("training", school.admin)
+    app.text_input(key="run-name").set_value("leaflets").run()
+    app.checkbox(key="knob-quick-dora").check()
+    app.checkbox(key="knob-quick-rslora").check().run()
+    button(app, "Start").click().run()
+    assert any("dora with rslora" in each.value for each in app.error)
+    assert school.client.get("/v1/training-runs").json()["items"] == []
+
+
+def test_a_running_run_shows_how_far_it_is_its_curve_and_its_notes(open_app: Open, school: School) -> None:
+    run = school.submit()
+    claim_run(school.api)
+    add_steps(school.api, run["id"], 10)
+    app = open_app("training", school.admin)
+    (bar,) = [each.proto for each in app.get("progress")]
+    assert bar.text.startswith("Step 10 of 40 (25 %)")
+    assert bar.value == 25
+    assert "batch was halved" in texts(app)
+    assert next(each.value for each in app.metric if each.label == "Loss") == "0.200"
+    loss = charts(app)[0]["encoding"]
+    assert (loss["x"]["field"], loss["y"]["field"]) == ("step", "loss")
+
+
+def test_a_run_that_waits_for_room_says_for_what(open_app: Open, school: School) -> None:
+    school.submit()
+    with school.api.gateway.database.write() as connection:
+        connection.execute(update(training_runs).values(waiting_reason="4 GB are free and 6 are needed."))
+    assert "4 GB are free and 6 are needed." in texts(open_app("training", school.admin))
+
+
+def test_a_run_is_stopped_after_one_more_question(open_app: Open, school: School) -> None:
+    run = school.submit()
+    claim_run(school.api)
+    app = open_app("training", school.admin)
+    assert "makes no adapter" in texts(app)
+    assert school.run(run["id"])["state"] == "running"
+    button(app, "Yes: stop").click().run()
+    assert school.run(run["id"])["state"] == "cancelling"
+    assert "Stopping …" in texts(app)
+
+
+def test_a_failed_run_says_what_to_do(open_app: Open, school: School) -> None:
+    school.submit()
+    school.api.finish(
+        claim_run(school.api), EventKind.FAILED, error="diverged", error_detail="Lower the learning rate."
+    )
+    app = open_app("training", school.admin)
+    assert [each.value for each in app.error] == ["Lower the learning rate."]
+
+
+def test_a_finished_run_leads_to_its_adapter(open_app: Open, school: School) -> None:
+    run = school.submit()
+    add_steps(school.api, run["id"], 2)
+    school.api.finish(claim_run(school.api), adapter_sha256=A)
+    app = open_app("training", school.admin)
+    assert "Finished" in texts(app)
+    (link,) = [each.proto for each in app.get("page_link") if each.proto.label == "To the adapter"]
+    assert A in link.query_string
+
+
+# -- adapters
+
+
+@pytest.mark.parametrize("verification", [None, {**GOOD, "ok": False, "reason": "It changes nothing."}])
+def test_an_adapter_that_was_not_verified_cannot_be_promoted(
+    open_app: Open, api: Api, admin: Person, verification: Any
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=verification, checks=[])
+    app = open_app("adapters")
+    assert not [each for each in app.button if each.label.startswith("Yes: promote")]
+    assert "Can be promoted once" in texts(app)
+    assert [each.value for each in app.error] == ([verification["reason"]] if verification else [])
+
+
+def test_a_good_adapter_is_promoted_and_answers(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    app = open_app("adapters")
+    assert "the base model alone" in texts(app)
+    button(app, "Yes: promote").click().run()
+    assert "Answering now: **doses v1**" in texts(app)
+    assert api.client(admin).get(f"/v1/adapters/{A}").json()["status"] == "active"
+
+
+def test_past_a_failed_gate_an_adapter_is_promoted_only_with_a_reason_which_the_history_keeps(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    app = open_app("adapters")
+    assert not [each for each in app.button if each.label == "Yes: promote"]
+    assert "rouge_l: it fell by 0.2." in tables(app)
+    override = button(app, "Yes: promote anyway")
+    assert override.disabled
+    next(each for each in app.text_area if "Reason" in each.label).set_value("A test of ours").run()
+    button(app, "Yes: promote anyway").click().run()
+    assert "Answering now: **doses v1**" in texts(app)
+    assert "A test of ours" in tables(app)
+
+
+def test_a_roll_back_lets_the_adapter_before_answer_again(open_app: Open, api: Api, admin: Person) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+        assert api.client(admin).post(f"/v1/adapters/{sha256}/promote", json={}).status_code == 200
+    app = open_app("adapters")
+    assert "Answering now: **doses v2**" in texts(app)
+    button(app, "Yes: roll back").click().run()
+    assert "Answering now: **doses v1**" in texts(app)
+    assert "roll back" in tables(app)
+
+
+def test_an_adapter_is_recalled_with_a_reason_and_never_offered_again(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_good_adapter(api, admin, A)
+    app = open_app("adapters")
+    assert button(app, "Yes: recall").disabled
+    next(each for each in app.text_area if "Reason" in each.label).set_value("It names wrong doses").run()
+    button(app, "Yes: recall").click().run()
+    assert "Recalled: It names wrong doses" in texts(app)
+    assert not [each for each in app.button if each.label.startswith("Yes:")]
+    assert button(app, "Load and compare").disabled
+    assert "no adapter to compare with" in texts(open_app("compare"))
+
+
+def test_what_the_gateway_refuses_is_said(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    app = open_app("adapters")
+    api.client(admin).post(f"/v1/adapters/{A}/promote", json={})
+    button(app, "Yes: promote").click().run()
+    assert [each.value for each in app.error] == ["This adapter answers already."]
+    assert "Answering now: **doses v1**" in texts(app)
+
+
+def test_a_verification_is_asked_for_waited_for_and_told_when_it_failed(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    app = open_app("adapters")
+    button(app, "Load and compare").click().run()
+    assert any("Waiting for a serving worker" in each.proto.text for each in app.get("progress"))
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.VERIFY, "hand")
+    assert job is not None
+    api.finish(job, EventKind.FAILED, error="other-base", error_detail="This worker serves another model.")
+    app.run()
+    assert [each.value for each in app.error] == ["This worker serves another model."]
+
+
+def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    assert "Waiting for a training worker …" in texts_of_progress(app)
+    assert button(app, "Measure").disabled
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+        store = EvaluationStore(gateway.jobs, gateway.envelope)
+        store.record_end(connection, job.claim, figures=FIGURES, samples={"best": [SAMPLE], "worst": []})
+    api.finish(job)
+    app.run()
+    assert "Every figure is within its limit." in texts(app)
+    assert "verbatim" in tables(app)
+    (chart,) = charts(app)
+    assert chart["facet"]["field"] == "figure"
+    assert "A zebra" not in texts(app)
+    assert not api.audit("evaluation.read")
+    next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
+    assert {"A zebra.", "A horse."} <= {each.value for each in app.markdown}
+    assert api.audit("evaluation.read")
+
+
+def test_the_list_of_answers_is_made_only_when_asked_for(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    app = open_app("adapters")
+    assert not api.audit("adapter.answers_listed")
+    app.toggle(key=f"answers-{A}").set_value(True).run()
+    assert "None so far." in texts(app)
+    assert api.audit("adapter.answers_listed")
+
+
+# -- comparing
+
+
+def compare(app: AppTest, question: str = "What is asthma?") -> AppTest:
+    """Fill in the form."""
+    app.text_area(key="compare-question").set_value(question)
+    return button(app, "Ask both").click().run()
+
+
+def test_a_blind_comparison_tells_which_is_which_only_after_the_vote(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_good_adapter(api, admin, A)
+    app = compare(open_app("compare"))
+    assert "Writing …" in texts(app)
+    api.answer("It narrows the airways.")
+    api.answer("It is a disease.")
+    app.run()
+    assert "It narrows the airways." in texts(app)
+    assert {"**A**", "**B**"} <= {each.value for each in app.markdown}
+    button(app, "Equal").click().run()
+    assert "You found them equal." in texts(app)
+    assert {"A: doses v1", "B: doses v1"} & {each.value.strip("*").split(" (")[0] for each in app.markdown}
+    assert app.dataframe[0].value.to_dict("records") == [
+        {
+            "one": "base model alone",
+            "the other": "doses v1 (candidate)",
+            "one is better": 0,
+            "equal": 1,
+            "the other is better": 0,
+        }
+    ]
+
+
+def test_a_comparison_of_one_with_itself_or_of_nothing_is_not_asked(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_good_adapter(api, admin, A)
+    app = compare(open_app("compare"), " ")
+    assert [each.value for each in app.error] == ["Write a question first."]
+    app.selectbox(key="compare-right").set_value("base")
+    compare(app)
+    assert "choose two different ones" in app.error[0].value
+
+
+def test_somebody_elses_comparison_is_not_shown(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    body = {"question": "A secret?", "left": A, "right": None, "blind": False}
+    made = api.client(api.person(Role.ADMIN)).post("/v1/comparisons", json=body).json()
+    app = open_app("compare", q=made["id"])
+    assert "no comparison of yours" in texts(app)
+    assert "secret" not in texts(app)

@@ -1,0 +1,62 @@
+"""The dashboard in Streamlit's own test runner, for tests of its pages."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
+
+from services.ui import client, session
+from shared.settings import get_settings
+from tests.support import Api
+
+APP = Path(session.__file__).with_name("app.py")
+
+
+@contextmanager
+def served_by(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pages ask this gateway."""
+    monkeypatch.setenv("MEDICHAT_API_URL", api.url)
+    get_settings.cache_clear()
+    client._connections.cache_clear()
+    yield
+    client._connections().close()
+    client._connections.cache_clear()
+    get_settings.cache_clear()
+
+
+def open_with(
+    monkeypatch: pytest.MonkeyPatch, cookie: str | None, *, page: str = "", **query: str
+) -> AppTest:
+    """The dashboard in a browser that holds this log-in, at a page and with what its address says."""
+    monkeypatch.setattr(session, "token", lambda: cookie)
+    app = AppTest.from_file(str(APP), default_timeout=20)
+    for name, value in query.items():
+        app.query_params[name] = value
+    return to_page(app.run(), page) if page else app.run()
+
+
+def to_page(app: AppTest, path: str) -> AppTest:
+    """Go where a click on the page's name leads."""
+    app._page_hash = calc_hash(path)
+    return app.run()
+
+
+def texts(app: AppTest) -> str:
+    """Everything that is written on the page and its sidebar."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success", "code")
+    return "\n".join(str(element.value) for kind in kinds for element in getattr(app, kind))
+
+
+def button(app: AppTest, label: str):  # type: ignore[no-untyped-def]
+    """The button of this label."""
+    return next(each for each in app.button if each.label == label)
+
+
+def charts(app: AppTest) -> list[Any]:
+    """What Vega-Lite is told to draw."""
+    return [json.loads(each.proto.spec) for each in app.get("vega_lite_chart")]
