@@ -66,12 +66,6 @@ class Watch(TrainerCallback):
         self._losses.extend(state["losses"])
         self._high, self._unmoved = state["high"], state["unmoved"]
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """The order of rows follows from the epoch alone, so that a resumed run meets the same."""
-        self.trainer.begin_epoch()
-
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:

@@ -1,8 +1,8 @@
 """Runs the program as several processes: under `accelerate launch`, one a GPU, or on a CPU over gloo.
 
-On a CPU it is torch's launcher itself, which is what `accelerate launch` runs for GPUs: accelerate's own
-way for CPUs needs MPI. It knows nothing of what they train. A launcher turns every exit status into 1, so
-the first process leaves its own in a file.
+On a CPU it is torch's launcher itself, which is what `accelerate launch` runs for GPUs: accelerate's own way
+for CPUs needs MPI. A launcher turns every exit status into 1, so the first process leaves its own in a file.
+This module knows nothing of what they train.
 """
 
 import os

@@ -101,10 +101,6 @@ class AdapterTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         return self._sampler
 
-    def begin_epoch(self) -> None:
-        """Tell the order of rows which epoch begins; it follows from the steps done, also after a resume."""
-        self._sampler.set_epoch(self.state.global_step // self.steps_per_epoch())
-
     def steps_per_epoch(self) -> int:
         """Steps of one pass over all rows, on all processes."""
         batches = -(-len(self._sampler) // (self.args.per_device_train_batch_size * self.args.world_size))

@@ -18,6 +18,7 @@ from transformers import Gemma3ForConditionalGeneration
 from models.demo.pictures import draw_picture
 from services.worker_train import export, finetune
 from services.worker_train.callbacks import StopRequest, Watch
+from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from shared.training.recipe import Recipe
 from tests.tiny_model import tiny_model
@@ -231,12 +232,22 @@ def test_all_linear_adapts_the_vision_tower_on_request(train, rows: Path, tmp_pa
 
 
 def test_early_stopping_keeps_the_best(train, rows: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(rows, epochs=40, learning_rate=0.2, eval_steps=1, early_stopping_patience=2, seed=1)
-    status, events = train(recipe)
+    changes = {"eval_steps": 1, "save_steps": 1, "early_stopping_patience": 2}
+    status, events = train(tiny_recipe(rows, epochs=40, learning_rate=0.2, seed=1, **changes))
     assert status is Exit.DONE
     looks = [event["eval_loss"] for event in events if "eval_loss" in event]
     assert "Stopped early" in named(events, "note")["text"]
     assert named(events, "done")["metrics"]["eval_loss"] == pytest.approx(min(looks), abs=1e-5)
+    newest = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    best = {
+        name.replace(".default", ""): weight
+        for name, weight in load_file(newest / "best.safetensors").items()
+    }
+    last = load_file(newest / "adapter_model.safetensors")
+    kept = weights(tmp_path / "run")
+    assert all(torch.equal(kept[name], weight) for name, weight in best.items())
+    assert not all(torch.equal(kept[name], weight) for name, weight in last.items())
 
 
 def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
