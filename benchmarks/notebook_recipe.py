@@ -1,8 +1,7 @@
 """Fine-tuning as the official MedGemma notebook and the articles after it do it; what ours is compared with.
 
 Batches of 4 padded to the longest, 4 of them a step; eager attention; gradient checkpointing; the loss over
-all
-tokens; LoRA (r 16, alpha 16, dropout 0.05) on every linear layer, the vision tower's too; learning rate
+all tokens; LoRA (r 16, alpha 16, dropout 0.05) on every linear layer, the vision tower's too; learning rate
 2e-4, linear. In its favour, its full copies of embedding and output layer (`modules_to_save`) are left out,
 and what TRL has learnt since (a loss in tiles) is left in.
 """

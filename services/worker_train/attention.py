@@ -2,8 +2,8 @@
 weights.
 
 A dense mask over all T tokens of a pass would cost T² whatever the samples' lengths; here each sample is a
-causal
-attention of its own, so the cost is that of the samples alone, and torch's fused kernels need no mask.
+causal attention of its own, so the cost is that of the samples alone, and torch's fused kernels need no
+mask.
 """
 
 from collections.abc import Sequence

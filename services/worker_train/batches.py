@@ -25,10 +25,8 @@ class StepSampler(Sampler[int]):
     """The order of an epoch: the rows of each step are random, and dealt so that its passes are of like size.
 
     A step's gradient does not depend on how its rows are dealt to passes, so halving the batch and doubling
-    the
-    accumulation gives the same training. Equal seed and epoch give the equal order, which is all that a
-    resumed run
-    needs.
+    the accumulation gives the same training. Equal seed and epoch give the equal order, which is all that a
+    resumed run needs.
     """
 
     def __init__(

@@ -15,20 +15,16 @@ _ROOT = Path(__file__).resolve().parents[2]
 _HAI_DEF = "https://developers.google.com/health-ai-developer-foundations/terms"
 _MEDGEMMA_TERMS = f"""\
 This adapter is a **modified** derivative of MedGemma: it changes the model's weights when it is loaded.
-MedGemma is
-provided under and subject to the Health AI Developer Foundations Terms of Use found at {_HAI_DEF}; they,
-and the use
-restrictions in them, go with every copy of this adapter.
+MedGemma is provided under and subject to the Health AI Developer Foundations Terms of Use found at
+{_HAI_DEF}; they, and the use restrictions in them, go with every copy of this adapter.
 """
 _GEMMA_TERMS = """\
 This adapter is a **modified** derivative of Gemma, which is provided under and subject to the Gemma Terms
-of Use found
-at https://ai.google.dev/gemma/terms; they go with every copy of this adapter.
+of Use found at https://ai.google.dev/gemma/terms; they go with every copy of this adapter.
 """
 _DEMO_TERMS = """\
 This adapter is a **modified** derivative of MediChat's demo model, a toy without medical knowledge. An
-adapter of
-MedGemma would be under the Health AI Developer Foundations Terms of Use.
+adapter of MedGemma would be under the Health AI Developer Foundations Terms of Use.
 """
 
 

@@ -1,8 +1,7 @@
 """Checkpoints that are whole or not there. It knows the trainer's files by name only.
 
 A checkpoint is written aside, flushed to the disk and renamed into place: a crash or a full disk in the
-middle leaves
-the ones before it as they were.
+middle leaves the ones before it as they were.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """`medichat export`: a model with an adapter merged into it, which transformers, vLLM and Ollama can load.
 
 Merging is into the unquantised base: an adapter trained over 4-bit weights fits them best, and rounding the
-sum to
-4 bits again would lose part of what it learnt. Afterwards the merged model is compared with base and adapter.
+sum to 4 bits again would lose part of what it learnt. Afterwards the merged model is compared with base and
+adapter.
 """
 
 import argparse

@@ -1,15 +1,12 @@
 """Trains an adapter: `python -m services.worker_train.finetune RUN.yaml [--supervised]`.
 
 The story, top to bottom: read the recipe and its rows, turn them into tokens, judge whether it fits, open
-the base
-model, train, and write the adapter with its card. Each part has a module of its own; this one puts them in
-order.
+the base model, train, and write the adapter with its card. Each part has a module of its own; this one puts
+them in order.
 
 `RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes
-on, and
-`output/`, the adapter. With `--supervised`, events go to standard output and the program ends with its
-supervisor
-(see child.py).
+on, and `output/`, the adapter. With `--supervised`, events go to standard output and the program ends with
+its supervisor (see child.py).
 """
 
 import argparse
