@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +21,12 @@ from sqlalchemy import select
 from services.worker_train.child import Refused
 from shared.db import open_database
 from shared.db.tables_training import datasets
-from shared.privacy.envelope import DataKey, Envelope
+from shared.errors import DatasetDamaged
+from shared.privacy.envelope import Envelope
 from shared.privacy.keys import load_data_keys
-from shared.privacy.sealed import SealedReader
 from shared.settings import load_settings
 from shared.storage import Storage
+from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.recipe import Data
 
 _OWN = "medichat:"
@@ -91,49 +93,26 @@ def _dataset(name: str) -> Rows:
             key = load_data_keys(connection, envelope, [row.key_id])[row.key_id]
     finally:
         database.close()
-    parts = _Sealed(Storage.from_settings(settings), key, dataset_id)
-    return Rows(
-        train=[row for part in _of_split(row.manifest, "train") for row in parts.rows(part)],
-        validation=[row for part in _of_split(row.manifest, "validation") for row in parts.rows(part)],
-        sha256=row.manifest_sha256,
-    )
+    manifest = Manifest.model_validate(row.manifest)
+    reader = DatasetReader(Storage.from_settings(settings), key, dataset_id, manifest)
+    try:
+        return Rows(
+            train=[_row(reader, values) for values in reader.rows(Split.TRAIN)],
+            validation=[_row(reader, values) for values in reader.rows(Split.VALIDATION)],
+            sha256=row.manifest_sha256,
+        )
+    except DatasetDamaged as error:
+        raise Refused("data-altered", error.detail) from error
 
 
-def _of_split(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
-    return [part for part in manifest["parts"] if part["split"] == split]
+def _row(reader: DatasetReader, values: dict[str, Any]) -> Row:
+    image = values.get("image")
+    picture = partial(_stored_picture, reader, str(image)) if image else None
+    return Row(messages=values["messages"], picture=picture)
 
 
-class _Sealed:
-    """The sealed files of one dataset."""
-
-    def __init__(self, storage: Storage, key: DataKey, dataset_id: str) -> None:
-        self._storage, self._key, self._dataset_id = storage, key, dataset_id
-
-    def rows(self, part: dict[str, Any]) -> Iterator[Row]:
-        """The rows of a part, which must be the one that the manifest names."""
-        path = str(part["path"])
-        digest = hashlib.sha256()
-        with self._storage.open(path) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != part["sha256"]:
-            raise Refused("data-altered", "A part of the dataset is not what its manifest says.")
-        with self._open(path) as lines:
-            for line in lines:
-                yield self._row(json.loads(line))
-
-    def _row(self, values: dict[str, Any]) -> Row:
-        image = values.get("image")
-        return Row(messages=values["messages"], picture=(lambda: self._picture(image)) if image else None)
-
-    def _picture(self, sha256: str) -> Image.Image:
-        with self._open(f"datasets/{self._dataset_id}/images/{sha256}") as file:
-            return _decode(file.read())
-
-    def _open(self, path: str) -> io.BufferedReader:
-        below = path.split("/", 2)[2]
-        source = self._storage.open(path)
-        return io.BufferedReader(SealedReader(source, self._key, place=f"dataset:{self._dataset_id}:{below}"))
+def _stored_picture(reader: DatasetReader, sha256: str) -> Image.Image:
+    return _decode(reader.read_image(sha256))
 
 
 def _foreign(name: str) -> Rows:

@@ -58,9 +58,15 @@ def dataset_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
             below, data = f"v1/{split}-00000.jsonl", "\n".join(map(json.dumps, rows)).encode()
             sha256 = seal(storage, key, made, below, data)
             parts.append(
-                {"path": f"datasets/{made}/{below}", "split": split, "sha256": sha256, "rows": count}
+                {
+                    "path": f"datasets/{made}/{below}",
+                    "split": split,
+                    "sha256": sha256,
+                    "rows": count,
+                    "bytes": len(data),
+                }
             )
-        manifest = {"parts": parts}
+        manifest = {"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}}
         connection.execute(
             datasets.insert().values(
                 id=made,
@@ -99,7 +105,7 @@ def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
     data = storage.open(path).read()
     with storage.create(path) as file:
         file.write(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(Refused, match="not what its manifest says"):
+    with pytest.raises(Refused, match="not what was checked"):
         read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
 
 
