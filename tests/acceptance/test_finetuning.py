@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -62,13 +63,15 @@ def as_admin(stack: Stack) -> Iterator[httpx.Client]:
         yield made
 
 
-def client(stack: Stack, role: str) -> httpx.Client:
+@contextmanager
+def client(stack: Stack, role: str) -> Iterator[httpx.Client]:
+    """Somebody at the API."""
     name, password = stack.logins[role]
-    made = httpx.Client(base_url=stack.api_url, timeout=60)
-    form = {"username": name, "password": password}
-    token = made.post("/v1/auth/token", data=form).json()["access_token"]
-    made.headers["Authorization"] = f"Bearer {token}"
-    return made
+    with httpx.Client(base_url=stack.api_url, timeout=60) as made:
+        form = {"username": name, "password": password}
+        token = made.post("/v1/auth/token", data=form).json()["access_token"]
+        made.headers["Authorization"] = f"Bearer {token}"
+        yield made
 
 
 def write_leaflets(path: Path) -> Path:
@@ -100,6 +103,7 @@ def metric(page: Page, label: str) -> Locator:
 
 def photograph(page: Page, name: str, folder: Path) -> None:
     page.mouse.move(0, 0)
+    page.set_viewport_size({"width": 1180, "height": 1140})
     wait_until(lambda: page.get_by_test_id("stStatusWidget").count() == 0, 10)
     page.screenshot(path=(Path(PICTURES) if PICTURES else folder) / name)
 
