@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from models.demo.knowledge import KINDS, load_knowledge
 from services.local import Stack
+from shared.auth.consent import CONSENT_VERSION
 from tests.browsing import ask, log_in
 from tests.support import wait_until
 
@@ -111,6 +112,7 @@ def photograph(page: Page, name: str, folder: Path) -> None:
 def answering_adapter(stack: Stack, question: str = QUESTION) -> str | None:
     """Ask as a user; returns which adapter the answer records."""
     with client(stack, "user") as user:
+        user.post("/v1/me/consent", json={"version": CONSENT_VERSION})
         given = user.post("/predict", json={"query": question})
         assert given.status_code == 200, given.text
         found: str | None = given.json()["model"]["adapter_sha256"]
