@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from models.demo.knowledge import KINDS, load_knowledge
 from services.local import Stack
+from shared.auth.consent import CONSENT_VERSION
 from tests.browsing import ask, log_in
 from tests.support import wait_until
 
@@ -62,13 +64,15 @@ def as_admin(stack: Stack) -> Iterator[httpx.Client]:
         yield made
 
 
-def client(stack: Stack, role: str) -> httpx.Client:
+@contextmanager
+def client(stack: Stack, role: str) -> Iterator[httpx.Client]:
+    """Somebody at the API."""
     name, password = stack.logins[role]
-    made = httpx.Client(base_url=stack.api_url, timeout=60)
-    form = {"username": name, "password": password}
-    token = made.post("/v1/auth/token", data=form).json()["access_token"]
-    made.headers["Authorization"] = f"Bearer {token}"
-    return made
+    with httpx.Client(base_url=stack.api_url, timeout=60) as made:
+        form = {"username": name, "password": password}
+        token = made.post("/v1/auth/token", data=form).json()["access_token"]
+        made.headers["Authorization"] = f"Bearer {token}"
+        yield made
 
 
 def write_leaflets(path: Path) -> Path:
@@ -100,6 +104,7 @@ def metric(page: Page, label: str) -> Locator:
 
 def photograph(page: Page, name: str, folder: Path) -> None:
     page.mouse.move(0, 0)
+    page.set_viewport_size({"width": 1180, "height": 1140})
     wait_until(lambda: page.get_by_test_id("stStatusWidget").count() == 0, 10)
     page.screenshot(path=(Path(PICTURES) if PICTURES else folder) / name)
 
@@ -107,6 +112,7 @@ def photograph(page: Page, name: str, folder: Path) -> None:
 def answering_adapter(stack: Stack, question: str = QUESTION) -> str | None:
     """Ask as a user; returns which adapter the answer records."""
     with client(stack, "user") as user:
+        user.post("/v1/me/consent", json={"version": CONSENT_VERSION})
         given = user.post("/predict", json={"query": question})
         assert given.status_code == 200, given.text
         found: str | None = given.json()["model"]["adapter_sha256"]

@@ -52,17 +52,9 @@ def _follow(tuning: Tuning, sha256: str) -> None:
 
 
 def _gate(gate: Json) -> None:
-    table = [
-        {
-            "": "✓" if check["passed"] else "✗",
-            "figure": words(check["figure"]),
-            "value": check["value"],
-            "limit": check["limit"],
-            "verdict": check["message"],
-        }
-        for check in gate["checks"]
-    ]
-    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    marks = {True: ":material/check:", False: ":material/close:"}
+    lines = [f"{marks[check['passed']]} {plain_markdown(check['message'])}" for check in gate["checks"]]
+    st.markdown("  \n".join(lines))
 
 
 def _figures(figures: Json) -> None:
