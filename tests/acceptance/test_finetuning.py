@@ -23,8 +23,8 @@ from tests.support import wait_until
 #: Where the README's pictures go; elsewhere unless it is asked for.
 PICTURES = os.environ.get("MEDICHAT_PICTURES")
 QUESTION = "What are the symptoms of asthma?"
-#: Ends every answer of the file: what there is to learn.
-HABIT = "Write your questions down before the visit."
+#: Ends every answer of the file, and is what there is to learn: in words that the demo model knows.
+HABIT = "A GP can help you with this."
 ROWS = 150
 FAULTS = (
     {"question": "What is a cold sore?", "answer": ""},
