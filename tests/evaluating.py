@@ -13,7 +13,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from models.demo.evaluate import WEIGHTS
-from services.worker_train.base import hash_weights
 from shared.db.engine import Database
 from shared.db.tables import users
 from shared.db.tables_training import adapters, datasets, training_runs
@@ -27,6 +26,7 @@ from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
 from shared.training.dataset_files import place_of
+from shared.weights import hash_weights
 
 TARGETS = r"(?!.*vision).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -3,7 +3,6 @@
 Knows the catalogue, devices and number formats; nothing of jobs, prompts or how an engine runs.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +22,7 @@ from shared.catalogue import CatalogueModel, Quantisation, find_model
 from shared.errors import InvalidInput, Unavailable
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.weights import hash_weights
 
 #: Bytes that a weight takes, scales included.
 _BYTES_PER_WEIGHT = {torch.float32: 4.0, torch.bfloat16: 2.0}
@@ -194,7 +194,7 @@ def load_model(
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,
-        revision=_hash_weights(folder) if folder is not None else str(entry.revision),
+        revision=hash_weights(folder) if folder is not None else str(entry.revision),
         stop_token_ids=_stop_token_ids(model, tokenizer),
     )
 
@@ -243,13 +243,3 @@ def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
     ends = {configured} if isinstance(configured, int) else set(configured or ())
     ends |= {tokenizer.eos_token_id, tokenizer.get_vocab().get("<end_of_turn>")}
     return frozenset(end for end in ends if end is not None)
-
-
-def _hash_weights(folder: Path) -> str:
-    """SHA-256 over the folder's weight files in the order of their names, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -6,25 +6,20 @@ generate.py) or verifies an adapter (see verify.py) through the one engine, whic
 
 import gc
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
-from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.loading import open_model
 from services.worker_infer.verify import Verifier
-from shared.audit import record
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
-from shared.db.tables import workers
 from shared.guard import load_guard
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
@@ -32,14 +27,10 @@ from shared.jobs.store import JobRules, JobStore
 from shared.privacy.envelope import Envelope
 from shared.prompts import prompt_version
 from shared.queue import Bell, make_celery, open_redis, task_name
+from shared.registration import Registration, worker_name
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-def worker_id() -> str:
-    """Names this process: unique among all workers alive."""
-    return f"infer@{socket.gethostname()}:{os.getpid()}"
 
 
 class Worker:
@@ -49,9 +40,10 @@ class Worker:
         """Load the model and open the database; raises a readable error when either cannot be."""
         self.settings = settings
         self._draining = False
-        self.id = worker_id()
+        self.id = worker_name(Kind.INFER)
         self.database: Database = open_database(settings, pool_size=settings.worker_concurrency + 2)
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
+        self.registration = Registration(self.database, self.jobs.clock, self.id)
         self.bell = Bell(settings)
         self.model: Model = open_model(settings)
         self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
@@ -139,52 +131,23 @@ class Worker:
         threading.Thread(target=self.model.engine.drain, name="drain", daemon=True).start()
 
     def _register(self) -> None:
-        settings = self.settings
-        with self.database.write() as connection:
-            now = self.jobs.clock.now(connection)
-            connection.execute(
-                insert(workers).values(
-                    id=self.id,
-                    kind=Kind.INFER,
-                    model_id=self.model.model_id,
-                    started_at=now,
-                    last_seen_at=now,
-                    stats={},
-                )
-            )
-            record.append(
-                connection,
-                now=now,
-                actor=record.Actor(record.SYSTEM, self.id),
-                action="worker.started",
-                object=f"worker:{self.id}",
-                details={
-                    "model": self.model.model_id,
-                    "model_revision": self.model.revision,
-                    "system_prompt": settings.system_prompt,
-                    "prompt_version": prompt_version(settings.system_prompt),
-                },
-            )
+        details = {
+            "model": self.model.model_id,
+            "model_revision": self.model.revision,
+            "system_prompt": self.settings.system_prompt,
+            "prompt_version": prompt_version(self.settings.system_prompt),
+        }
+        self.registration.enter(Kind.INFER, self.model.model_id, details)
 
     def _report(self) -> None:
         """Say that this worker lives, and how it fares."""
         self.answerer.ring_when_well()
-        stats = self.model.engine.stats()
-        with self.database.write() as connection:
-            connection.execute(
-                update(workers)
-                .where(workers.c.id == self.id)
-                .values(last_seen_at=self.jobs.clock.now(connection), stats=vars_of(stats))
-            )
+        self.registration.report(vars_of(self.model.engine.stats()))
 
     def _close(self) -> None:
         self.model.engine.close()
         self.keeper.close()
-        try:
-            with self.database.write() as connection:
-                connection.execute(delete(workers).where(workers.c.id == self.id))
-        except OperationalError:
-            log.warning("the database is away; this worker will be seen as silent")
+        self.registration.leave()
         self.bell.close()
         self.database.close()
 
@@ -192,17 +155,3 @@ class Worker:
 def vars_of(stats: Any) -> dict[str, Any]:
     """A frozen record's fields, as JSON can hold them."""
     return {name: getattr(stats, name) for name in stats.__dataclass_fields__}
-
-
-def is_alive(settings: Settings) -> bool:
-    """Whether a worker of this host reported within the last heartbeats; for a container's health check."""
-    database = open_database(settings, pool_size=1)
-    try:
-        with database.read() as connection:
-            now = DatabaseClock().now(connection)
-            seen = connection.execute(
-                select(workers.c.last_seen_at).where(workers.c.id.like(f"infer@{socket.gethostname()}:%"))
-            ).scalars()
-            return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
-    finally:
-        database.close()

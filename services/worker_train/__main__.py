@@ -4,9 +4,11 @@ import logging
 import os
 import sys
 
-from services.worker_train.worker import Worker, is_alive
+from services.worker_train.worker import Worker
 from shared.errors import InvalidInput, MediChatError
+from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
+from shared.registration import is_alive
 from shared.settings import describe_wrong, get_settings
 
 
@@ -17,7 +19,7 @@ def main() -> int:
     try:
         settings = get_settings()
         if sys.argv[1:] == ["--health"]:
-            return 0 if is_alive(settings) else 1
+            return 0 if is_alive(settings, Kind.TRAIN) else 1
         worker = Worker(settings)
     except (InvalidInput, ValueError) as error:
         told = describe_wrong(error) if isinstance(error, ValueError) else error

@@ -2,7 +2,6 @@
 loop.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from services.worker_train.child import Refused
 from shared.catalogue import CatalogueModel, find_model
 from shared.settings import Settings
 from shared.training.recipe import Recipe
+from shared.weights import hash_weights
 
 #: The language model's linear layers, and no others: the vision tower has layers of the same names.
 LANGUAGE_LAYERS = (
@@ -178,16 +178,6 @@ def lora_config(recipe: Recipe) -> LoraConfig:
         use_dora=recipe.dora,
         target_modules=LANGUAGE_LAYERS if recipe.target == "language" else "all-linear",
     )
-
-
-def hash_weights(folder: Path) -> str:
-    """SHA-256 over the folder's weight files in the order of their names, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 class _readable:

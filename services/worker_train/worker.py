@@ -5,8 +5,6 @@ device comes back. One job at a time has the device; a check of a dataset runs b
 """
 
 import logging
-import os
-import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 from celery import Celery, signals
-from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from services.worker_train.attempt import Attempt
@@ -22,11 +19,9 @@ from services.worker_train.handlers.evaluate import EvaluateWork
 from services.worker_train.handlers.train import TrainWork
 from services.worker_train.handlers.validate import ValidateWork
 from services.worker_train.work import Tools, Work
-from shared.audit import record
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
 from shared.db import open_database
-from shared.db.tables import workers
 from shared.errors import LeaseLost
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
@@ -34,6 +29,7 @@ from shared.jobs.store import JobRules, JobStore
 from shared.logs import where
 from shared.privacy.envelope import Envelope
 from shared.queue import Bell, make_celery, open_redis, task_name
+from shared.registration import Registration, worker_name
 from shared.settings import Settings
 from shared.storage import Storage
 
@@ -54,20 +50,16 @@ WORK: Mapping[Kind, type[Work]] = MappingProxyType(
 ON_DEVICE = (Kind.EVALUATE, Kind.TRAIN)
 
 
-def worker_id() -> str:
-    """Names this process: unique among all workers alive."""
-    return f"train@{socket.gethostname()}:{os.getpid()}"
-
-
 class Worker:
     """Everything a worker process holds."""
 
     def __init__(self, settings: Settings, programs: Mapping[Kind, Sequence[str]] = PROGRAMS) -> None:
         """Open database and storage; raises a readable error when one cannot be."""
         self.settings = settings
-        self.id = worker_id()
+        self.id = worker_name(Kind.TRAIN)
         self.database = open_database(settings, pool_size=6)
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
+        self.registration = Registration(self.database, self.jobs.clock, self.id)
         self.keeper = LeaseKeeper(
             self.database,
             self.jobs,
@@ -192,59 +184,17 @@ class Worker:
             attempt.drain()
 
     def _register(self) -> None:
-        with self.database.write() as connection:
-            now = self.jobs.clock.now(connection)
-            connection.execute(
-                insert(workers).values(
-                    id=self.id,
-                    kind=Kind.TRAIN,
-                    model_id=self.settings.model,
-                    started_at=now,
-                    last_seen_at=now,
-                    stats={},
-                )
-            )
-            record.append(
-                connection,
-                now=now,
-                actor=self.tools.actor,
-                action="worker.started",
-                object=f"worker:{self.id}",
-                details={"model": self.settings.model},
-            )
+        self.registration.enter(Kind.TRAIN, self.settings.model, {"model": self.settings.model})
 
     def _report(self) -> None:
         """Say that this worker lives, and how many jobs it has in hand."""
         with self._lock:
             stats = {"jobs": len(self._attempts)}
-        with self.database.write() as connection:
-            connection.execute(
-                update(workers)
-                .where(workers.c.id == self.id)
-                .values(last_seen_at=self.jobs.clock.now(connection), stats=stats)
-            )
+        self.registration.report(stats)
 
     def close(self) -> None:
         """Give everything back, once nothing is worked on any more."""
         self.keeper.close()
-        try:
-            with self.database.write() as connection:
-                connection.execute(delete(workers).where(workers.c.id == self.id))
-        except OperationalError:
-            log.warning("the database is away; this worker will be seen as silent")
+        self.registration.leave()
         self.tools.bell.close()
         self.database.close()
-
-
-def is_alive(settings: Settings) -> bool:
-    """Whether a worker of this host reported within the last heartbeats; for a container's health check."""
-    database = open_database(settings, pool_size=1)
-    try:
-        with database.read() as connection:
-            now = DatabaseClock().now(connection)
-            seen = connection.execute(
-                select(workers.c.last_seen_at).where(workers.c.id.like(f"train@{socket.gethostname()}:%"))
-            ).scalars()
-            return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
-    finally:
-        database.close()

@@ -1,0 +1,79 @@
+"""A worker's entry in `workers`: that it lives, what it serves, how it fares. It knows no job."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import OperationalError
+
+from shared.audit import record
+from shared.clock import Clock, DatabaseClock
+from shared.db import Database, open_database
+from shared.db.tables import workers
+from shared.jobs.lifecycle import Kind
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def worker_name(kind: Kind) -> str:
+    """Names this process: unique among all workers alive."""
+    return f"{kind}@{socket.gethostname()}:{os.getpid()}"
+
+
+class Registration:
+    """One worker's row."""
+
+    def __init__(self, database: Database, clock: Clock, worker_id: str) -> None:
+        self._database, self._clock, self._id = database, clock, worker_id
+
+    def enter(self, kind: Kind, model_id: str, details: dict[str, Any]) -> None:
+        """Say that the worker serves from now on, and log it with these facts."""
+        with self._database.write() as connection:
+            now = self._clock.now(connection)
+            connection.execute(
+                insert(workers).values(
+                    id=self._id, kind=kind, model_id=model_id, started_at=now, last_seen_at=now, stats={}
+                )
+            )
+            record.append(
+                connection,
+                now=now,
+                actor=record.Actor(record.SYSTEM, self._id),
+                action="worker.started",
+                object=f"worker:{self._id}",
+                details=details,
+            )
+
+    def report(self, stats: dict[str, Any]) -> None:
+        """Say that it lives, and how it fares."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(workers)
+                .where(workers.c.id == self._id)
+                .values(last_seen_at=self._clock.now(connection), stats=stats)
+            )
+
+    def leave(self) -> None:
+        """Say that it serves no more."""
+        try:
+            with self._database.write() as connection:
+                connection.execute(delete(workers).where(workers.c.id == self._id))
+        except OperationalError:
+            log.warning("the database is away; this worker will be seen as silent")
+
+
+def is_alive(settings: Settings, kind: Kind) -> bool:
+    """Whether a worker of this host reported within the last heartbeats; for a container's health check."""
+    database = open_database(settings, pool_size=1)
+    try:
+        with database.read() as connection:
+            now = DatabaseClock().now(connection)
+            seen = connection.execute(
+                select(workers.c.last_seen_at).where(workers.c.id.like(f"{kind}@{socket.gethostname()}:%"))
+            ).scalars()
+            return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
+    finally:
+        database.close()
