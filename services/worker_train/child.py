@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 from shared.errors import MediChatError
 
 _lock = threading.Lock()
+#: Serving is never starved: where both share the processors, answers come first.
+_NICER = 10
 
 
 class Exit(IntEnum):
@@ -50,10 +52,12 @@ def stop(status: Exit, code: str, detail: str) -> NoReturn:
 
 
 def follow_parent() -> None:
-    """End this process at once when the supervisor is gone: nobody would hear of what it does.
+    """Serve the supervisor: give way to the answers of this machine, and end at once when it is gone.
 
-    With it end the helpers that it started, if it leads their process group.
+    Nobody would hear of what it does then. With it end the helpers that it started, if it leads their
+    process group.
     """
+    os.nice(_NICER)
 
     def wait() -> None:
         while os.read(0, 1024):

@@ -45,6 +45,8 @@ class Program:
         with open(log_path, "ab", opener=_private) as log_file:
             self._process = subprocess.Popen(
                 command,
+                # threads that wait must not spin: on a CPU they would take it from the answers
+                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
