@@ -1,6 +1,6 @@
-"""`model.generate` called directly, one request after another: prints tokens a second.
+"""`model.generate` called directly, one question of standard input after another; see `main`.
 
-python -m benchmarks.bare_generate FOLDER MODEL DTYPE THREADS NEW_TOKENS REQUESTS
+python -m benchmarks.bare_generate FOLDER MODEL DTYPE THREADS NEW_TOKENS
 """
 
 import sys
@@ -41,17 +41,14 @@ def generate(loaded: LoadedModel, asked: Any, new_tokens: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Measure and print."""
-    from benchmarks.serving import questions
-
+    """For each question on standard input, a line with the number of tokens and the seconds they took."""
     folder, model_name, dtype = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    threads, new_tokens, requests = map(int, sys.argv[4:])
+    threads, new_tokens = map(int, sys.argv[4:])
     loaded = load(folder, model_name, dtype, threads)
-    prompts = [prompt(loaded, question) for question in questions(requests)]
-    generate(loaded, prompts[0], new_tokens)  # warm up
-    begun = time.perf_counter()
-    tokens = sum(len(generate(loaded, asked, new_tokens)) for asked in prompts)
-    print(tokens / (time.perf_counter() - begun))
+    for question in sys.stdin:
+        begun = time.perf_counter()
+        tokens = len(generate(loaded, prompt(loaded, question.strip()), new_tokens))
+        print(tokens, time.perf_counter() - begun, flush=True)
 
 
 if __name__ == "__main__":

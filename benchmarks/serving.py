@@ -234,18 +234,44 @@ class WholeStack:
         self._stack.stop()
 
 
-def bare_generate(folder: Path, model_name: str, dtype: str, new_tokens: int, requests: int) -> float:
-    """Tokens a second of `model.generate` called directly, one request after another."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.bare_generate", str(folder), model_name, dtype),
-            *(str(THREADS), str(new_tokens), str(requests)),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout.split()[-1])
+class Bare:
+    """`model.generate` called directly, in a process of its own: the naive server is measured against it."""
+
+    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "benchmarks.bare_generate", str(folder), model_name, dtype),
+                *(str(THREADS), str(new_tokens)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, question: str) -> Answer:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(question, file=self._process.stdin, flush=True)
+        tokens, seconds = self._process.stdout.readline().split()
+        return Answer(int(tokens), float(seconds), float(seconds))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def naive_against_bare(naive: Naive, bare: Bare, requests: int) -> dict[str, float]:
+    """Tokens a second of both for one user: each question is put to one and then to the other."""
+    answers: dict[str, list[Answer]] = {"naive": [], "bare_generate": []}
+    for number, question in enumerate(questions(requests + 1)):
+        pair = [("naive", naive.ask(question)), ("bare_generate", bare.ask(question))]
+        for name, answer in pair if number else []:  # the first warms up
+            answers[name].append(answer)
+    speed = {
+        name: sum(answer.tokens for answer in given) / sum(answer.total_s for answer in given)
+        for name, given in answers.items()
+    }
+    found = {f"{name}_tokens_per_s": round(value, 1) for name, value in speed.items()}
+    return {**found, "ratio": round(speed["naive"] / speed["bare_generate"], 3)}
 
 
 #: The turns at each number of users: a machine that grows slower or faster meanwhile does so for all.
@@ -253,11 +279,18 @@ TURNS = ("engine", "stack", "naive", "stack", "engine")
 
 
 def measure(
-    folder: Path, model_name: str, *, dtype: str, new_tokens: int, levels: list[int], rounds: int
+    folder: Path,
+    model_name: str,
+    *,
+    dtype: str,
+    new_tokens: int,
+    levels: list[int],
+    rounds: int,
+    compared: int,
 ) -> dict[str, Any]:
     """Rows of all systems at each number of concurrent requests; all are up, and take turns.
 
-    In a turn each user asks `rounds` times.
+    In a turn each user asks `rounds` times; `compared` questions are for the naive server beside `generate`.
     """
     rows = []
     with tempfile.TemporaryDirectory() as state, ExitStack() as opened:
@@ -282,8 +315,10 @@ def measure(
                 rows.append(run.row())
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             if level == 1:
-                bare = bare_generate(folder, model_name, dtype, new_tokens, max(2 * rounds, 2))
-    return {"rows": rows, "bare_generate_tokens_per_s": round(bare, 1)}
+                bare = Bare(folder, model_name, dtype, new_tokens)
+                alone = naive_against_bare(systems["naive"], bare, compared)
+                bare.close()
+    return {"rows": rows, "naive_against_bare": alone}
 
 
 def measure_overhead(requests: int) -> dict[str, float]:
@@ -348,16 +383,19 @@ def main() -> None:
             new_tokens=16 if flags.quick else 64,
             levels=levels,
             rounds=1,
+            compared=4 if flags.quick else 16,
         )
     result: dict[str, Any] = {
         **report.machine(),
         "model": "18 layers x 640, random weights, float32",
         **large,
         "ratios": ratios(large["rows"]),
-        "overhead_ms": measure_overhead(12 if flags.quick else 60),
+        "overhead_ms": measure_overhead(20 if flags.quick else 200),
     }
     if not flags.quick:
-        demo = measure(models.DEMO, "demo", dtype="float32", new_tokens=64, levels=levels, rounds=2)
+        demo = measure(
+            models.DEMO, "demo", dtype="float32", new_tokens=64, levels=levels, rounds=2, compared=32
+        )
         result["demo"] = {**demo, "ratios": ratios(demo["rows"])}
     report.save("serving", result, quick=flags.quick)
     if not flags.quick:

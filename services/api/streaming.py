@@ -7,23 +7,26 @@ four times a second.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import redis.asyncio
 from redis.exceptions import RedisError
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from services.api.state import Gateway
 from shared.auth.sessions import is_open
 from shared.conversations import Sentence
-from shared.jobs.lifecycle import TERMINAL
+from shared.jobs.lifecycle import TERMINAL, State
 from shared.jobs.records import Job
 from shared.queue import NEWS_CHANNEL, Ring, redis_url
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _LOOK_S = 2.0  # how long to trust a healthy bell
 _LOOK_WITHOUT_BELL_S = 0.25
@@ -119,15 +122,14 @@ class Look:
         return self.job.state in TERMINAL
 
 
-def look(gateway: Gateway, job_id: str, after: int) -> Look:
+def look(connection: Connection, gateway: Gateway, job_id: str, after: int) -> Look:
     """The job, and its sentences after number `after`."""
-    with gateway.database.read() as connection:
-        # the job is read first: sentences that come later are at most too many for that state, never too few
-        job = gateway.jobs.get(connection, job_id)
-        if job.conversation_id is None or job.first_sentence_at is None:
-            return Look(job, [])
-        sentences = gateway.conversations.read_sentences(connection, job.conversation_id, job_id, after=after)
-        return Look(job, sentences)
+    # the job is read first: sentences that come later are at most too many for that state, never too few
+    job = gateway.jobs.get(connection, job_id)
+    if job.conversation_id is None or job.first_sentence_at is None:
+        return Look(job, [])
+    sentences = gateway.conversations.read_sentences(connection, job.conversation_id, job_id, after=after)
+    return Look(job, sentences)
 
 
 def _may_read(gateway: Gateway, session_id: str) -> bool:
@@ -136,26 +138,43 @@ def _may_read(gateway: Gateway, session_id: str) -> bool:
 
 
 async def follow(
-    gateway: Gateway, news: News, job_id: str, *, after: int = 0, reader: str | None = None
-) -> AsyncIterator[Look]:
+    gateway: Gateway,
+    news: News,
+    job_id: str,
+    tell: Callable[[Connection, Look], T],
+    *,
+    after: int = 0,
+    reader: str | None = None,
+) -> AsyncIterator[tuple[Look, T]]:
     """The job's state and sentences as they change, until it has ended; the first look comes at once.
 
-    With the session of a `reader`, nothing more is told soon after that ended.
+    Each look comes with what `tell` reads about it, in the same transaction and thread. With the session of
+    a `reader`, nothing more is told soon after that ended.
     """
+    state: State | None = None
+
+    def read() -> tuple[Look, T] | None:
+        with gateway.database.read() as connection:
+            seen = look(connection, gateway, job_id, after)
+            if not seen.sentences and seen.job.state is state:
+                return None
+            return seen, tell(connection, seen)
+
     with news.listening(job_id) as event:
-        state, checked_at = None, time.monotonic()
+        checked_at = time.monotonic()
         while True:
             if reader is not None and time.monotonic() - checked_at >= _CHECK_READER_S:
                 if not await run_in_threadpool(_may_read, gateway, reader):
                     return
                 checked_at = time.monotonic()
-            seen = await run_in_threadpool(look, gateway, job_id, after)
-            if seen.sentences or seen.job.state is not state:
-                yield seen
-            if seen.ended:
-                return
-            state = seen.job.state
-            after = seen.sentences[-1].seq if seen.sentences else after
+            found = await run_in_threadpool(read)
+            if found is not None:
+                yield found
+                seen = found[0]
+                if seen.ended:
+                    return
+                state = seen.job.state
+                after = seen.sentences[-1].seq if seen.sentences else after
             await news.wait(event)
 
 
@@ -163,7 +182,7 @@ async def wait_for_end(gateway: Gateway, news: News, job_id: str, seconds: float
     """The job once it has ended; None when it has not within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            async for seen in follow(gateway, news, job_id):
+            async for seen, _ in follow(gateway, news, job_id, lambda connection, seen: None):
                 if seen.ended:
                     return seen.job
     except TimeoutError:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, update
-from sqlalchemy.engine import CursorResult
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from shared.clock import Clock
 from shared.db.rows import Into, put
@@ -32,7 +32,8 @@ _QUEUED_OF_USER = (
     .where(jobs.c.user_id == bindparam("user_id"), jobs.c.state == State.QUEUED.value)
     .limit(bindparam("limit"))
 )
-_BY_ID = select(*(jobs.c[name] for name in JOB_FIELDS)).where(jobs.c.id == bindparam("job_id"))
+_COLUMNS = [jobs.c[name] for name in JOB_FIELDS]
+_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("job_id"))
 #: The job is still the worker's; see `_owned`.
 _OWNED = and_(
     jobs.c.id == bindparam("own_id"),
@@ -42,6 +43,53 @@ _OWNED = and_(
     jobs.c.lease_expires_at > bindparam("own_now"),
 )
 _UPDATE_OWNED = update(jobs).where(_OWNED)
+
+
+def _claim_best() -> ReturningUpdate[Any]:
+    """Takes the best queued job, which nobody else is just taking, and gives its row."""
+    queued = jobs.alias("queued")
+    running = (
+        select(jobs.c.user_id, func.count().label("running"))
+        .where(jobs.c.kind == bindparam("of_kind"), jobs.c.state == State.RUNNING.value)
+        .group_by(jobs.c.user_id)
+        .subquery()
+    )
+    now = bindparam("at", type_=jobs.c.available_at.type)
+    best = (
+        select(queued.c.id)
+        .outerjoin(running, running.c.user_id == queued.c.user_id)
+        .where(
+            queued.c.kind == bindparam("of_kind"),
+            queued.c.state == State.QUEUED.value,
+            queued.c.available_at <= now,
+            or_(queued.c.deadline_at.is_(None), queued.c.deadline_at > now),
+        )
+        .order_by(
+            (queued.c.lane != Lane.INTERACTIVE.value),
+            func.coalesce(running.c.running, 0),
+            queued.c.created_at,
+            queued.c.id,
+        )
+        .limit(1)
+        .with_for_update(of=queued, skip_locked=True)
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == best.scalar_subquery(), jobs.c.state == State.QUEUED.value)
+        .values(
+            state=State.RUNNING.value,
+            epoch=jobs.c.epoch + 1,
+            attempt=jobs.c.attempt + 1,
+            event_seq=jobs.c.event_seq + 1,
+            worker_id=bindparam("by"),
+            lease_expires_at=bindparam("until"),
+            started_at=func.coalesce(jobs.c.started_at, now),
+        )
+        .returning(*_COLUMNS)
+    )
+
+
+_CLAIM = _claim_best()
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED_OF_USER.subquery())
 
 
@@ -142,26 +190,20 @@ class JobStore:
     def claim(self, connection: Connection, kind: Kind, worker_id: str) -> Job | None:
         """Take the best queued job: lane first, then the person with the fewest running, then age."""
         now = self.clock.now(connection)
-        best = _best_queued(kind, now)
-        while (job_id := connection.execute(best).scalar_one_or_none()) is not None:
-            taken = connection.execute(
-                update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.state == State.QUEUED)
-                .values(
-                    state=State.RUNNING,
-                    epoch=jobs.c.epoch + 1,
-                    attempt=jobs.c.attempt + 1,
-                    event_seq=jobs.c.event_seq + 1,
-                    worker_id=worker_id,
-                    lease_expires_at=now + timedelta(seconds=self.rules.lease_s),
-                    started_at=func.coalesce(jobs.c.started_at, now),
-                )
-            )
-            if taken.rowcount == 1:
-                job = self.get(connection, job_id)
-                self._record(connection, job, EventKind.CLAIMED, now)
-                return job
-        return None
+        row = connection.execute(
+            _CLAIM,
+            {
+                "of_kind": kind.value,
+                "at": now,
+                "by": worker_id,
+                "until": now + timedelta(seconds=self.rules.lease_s),
+            },
+        ).one_or_none()
+        if row is None:
+            return None
+        job = Job.from_row(row)
+        self._record(connection, job, EventKind.CLAIMED, now)
+        return job
 
     def renew(self, connection: Connection, claim: Claim) -> Renewal:
         """Heartbeat: own the job for another lease, and learn whether it should stop.
@@ -213,10 +255,14 @@ class JobStore:
                 error=error,
                 error_detail=error_detail,
                 **values,
-            ),
+            ).returning(*_COLUMNS),
             _owned(claim, now),
-        )
-        return self._after(connection, ended, claim, kind, now, reason=error)
+        ).one_or_none()
+        if ended is None:
+            raise LeaseLost
+        job = Job.from_row(ended)
+        self._record(connection, job, kind, now, reason=error)
+        return job
 
     def retry(self, connection: Connection, claim: Claim, *, error: str, error_detail: str) -> Job:
         """Give the attempt up: queued again after a back-off, or ended if it was the last.
@@ -248,13 +294,9 @@ class JobStore:
                 values, kind = {"cancel_requested_at": now}, EventKind.CANCEL_REQUESTED
             else:
                 return job
-            moved = connection.execute(
-                update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.event_seq == job.event_seq)
-                .values(**values, event_seq=jobs.c.event_seq + 1)
-            )
-            if moved.rowcount == 1:
-                job = self.get(connection, job_id)
+            moved = connection.execute(_moved(job, values)).one_or_none()
+            if moved is not None:
+                job = Job.from_row(moved)
                 self._record(connection, job, kind, now)
                 return job
 
@@ -346,29 +388,9 @@ class JobStore:
         self, connection: Connection, job: Job, kind: EventKind, now: datetime, values: dict[str, Any]
     ) -> Job:
         """Apply a transition to a row that this transaction holds."""
-        connection.execute(
-            update(jobs)
-            .where(jobs.c.id == job.id, jobs.c.event_seq == job.event_seq)
-            .values(**values, event_seq=jobs.c.event_seq + 1)
-        )
-        moved = self.get(connection, job.id)
+        moved = Job.from_row(connection.execute(_moved(job, values)).one())
         self._record(connection, moved, kind, now, reason=values.get("error"))
         return moved
-
-    def _after(
-        self,
-        connection: Connection,
-        result: CursorResult[Any],
-        claim: Claim,
-        kind: EventKind,
-        now: datetime,
-        reason: str | None,
-    ) -> Job:
-        if result.rowcount != 1:
-            raise LeaseLost
-        job = self.get(connection, claim.job_id)
-        self._record(connection, job, kind, now, reason=reason)
-        return job
 
     def _insert(self, into: Into, new: NewJob, now: datetime, kinds: list[EventKind], **values: Any) -> Job:
         """A new row with an event of each kind; the row is known, so it is not read again."""
@@ -422,7 +444,17 @@ def active() -> ColumnElement[bool]:
 
 
 def _select_jobs() -> Select[Any]:
-    return select(*(jobs.c[name] for name in JOB_FIELDS))
+    return select(*_COLUMNS)
+
+
+def _moved(job: Job, values: dict[str, Any]) -> ReturningUpdate[Any]:
+    """Sets these columns if nobody moved the job since it was read; gives the new row."""
+    return (
+        update(jobs)
+        .where(jobs.c.id == job.id, jobs.c.event_seq == job.event_seq)
+        .values(**values, event_seq=jobs.c.event_seq + 1)
+        .returning(*_COLUMNS)
+    )
 
 
 def _owned(claim: Claim, now: datetime) -> dict[str, Any]:
@@ -433,33 +465,6 @@ def _owned(claim: Claim, now: datetime) -> dict[str, Any]:
         "own_worker": claim.worker_id,
         "own_now": now,
     }
-
-
-def _best_queued(kind: Kind, now: datetime) -> Select[Any]:
-    running = (
-        select(jobs.c.user_id, func.count().label("running"))
-        .where(jobs.c.kind == kind, jobs.c.state == State.RUNNING)
-        .group_by(jobs.c.user_id)
-        .subquery()
-    )
-    return (
-        select(jobs.c.id)
-        .outerjoin(running, running.c.user_id == jobs.c.user_id)
-        .where(
-            jobs.c.kind == kind,
-            jobs.c.state == State.QUEUED,
-            jobs.c.available_at <= now,
-            or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > now),
-        )
-        .order_by(
-            (jobs.c.lane != Lane.INTERACTIVE),
-            func.coalesce(running.c.running, 0),
-            jobs.c.created_at,
-            jobs.c.id,
-        )
-        .limit(1)
-        .with_for_update(of=jobs, skip_locked=True)
-    )
 
 
 def _end(kind: EventKind, now: datetime) -> dict[str, Any]:

@@ -22,7 +22,7 @@ expect.set_options(timeout=30_000)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium. A module's and no longer: as long as it is open, an event loop runs in this thread."""
+    """Debian's Chromium. Closed after each module: while it is open, an event loop runs in this thread."""
     binary = shutil.which("chromium")
     if binary is None:
         if os.environ.get("MEDICHAT_REQUIRE_BROWSER"):

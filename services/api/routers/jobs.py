@@ -5,8 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
+from sqlalchemy import Connection, select
 
 from services.api.ask import cancel
 from services.api.deps import Asker, GatewayDep, Reader
@@ -15,7 +14,7 @@ from services.api.paging import encode_cursor, older_than
 from services.api.routers.predict import NewsDep
 from services.api.schemas import AnswerView, JobView, Page
 from services.api.state import Gateway
-from services.api.streaming import follow
+from services.api.streaming import Look, follow
 from services.api.views import answer_view, placed_job_view, sentence_view
 from shared.db.tables import jobs
 from shared.errors import InvalidInput, NotFound
@@ -105,19 +104,21 @@ async def job_events(
 
     Reconnect with `Last-Event-ID` and no sentence is missed or repeated. When the log-in ends, so does this.
     """
-    async for seen in follow(gateway, news, job.id, after=after, reader=caller.session_id):
+
+    def tell(connection: Connection, seen: Look) -> EndView:
+        return _end_view(connection, gateway, seen.job)
+
+    async for seen, view in follow(gateway, news, job.id, tell, after=after, reader=caller.session_id):
         for sentence in seen.sentences:
             yield ServerSentEvent(
                 event="sentence", id=str(sentence.seq), data=sentence_view(sentence).model_dump()
             )
-        view = await run_in_threadpool(_end_view, gateway, seen.job)
         event = "end" if seen.ended else "state"
         yield ServerSentEvent(event=event, data=view.model_dump(mode="json"))
 
 
-def _end_view(gateway: Gateway, job: Job) -> EndView:
-    with gateway.database.read() as connection:
-        view = EndView(**placed_job_view(connection, job).model_dump())
-        if job.state is State.SUCCEEDED:
-            view.answer = answer_view(connection, gateway, job)
+def _end_view(connection: Connection, gateway: Gateway, job: Job) -> EndView:
+    view = EndView(**placed_job_view(connection, job).model_dump())
+    if job.state is State.SUCCEEDED:
+        view.answer = answer_view(connection, gateway, job)
     return view
