@@ -9,7 +9,7 @@ import httpx
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
 from shared.privacy.sealed import SealedWriter
-from shared.training.dataset_files import Split, place_of, version_folder
+from shared.training.dataset_files import Split, image_path, place_of, version_folder
 from shared.training.dataset_records import Dataset
 from tests.support import Api
 
@@ -64,19 +64,40 @@ def write_part(
     return {"path": path, "split": split.value, "sha256": digest, "rows": len(rows), "bytes": len(text)}
 
 
+def write_picture(api: Api, dataset: Dataset, png: bytes) -> dict[str, Any]:
+    """Seal a picture; returns it as the manifest names it."""
+    store, sha256 = api.gateway.datasets, hashlib.sha256(png).hexdigest()
+    with api.gateway.database.read() as connection:
+        key = store.key(connection, dataset)
+    path = image_path(dataset.id, sha256)
+    with store.storage.create(path) as file, SealedWriter(file, key, place=place_of(path)) as sealed:
+        sealed.write(png)
+    return {"sha256": sha256, "bytes": len(png)}
+
+
 def check(
-    api: Api, *, parts: int = 1, rows_a_part: int = 3, report: dict[str, Any] | None = None
+    api: Api,
+    *,
+    parts: int = 1,
+    rows_a_part: int = 3,
+    report: dict[str, Any] | None = None,
+    picture: bytes | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Play the worker: check the next dataset and make it ready; returns it and its manifest."""
+    """Play the worker: check the next dataset and make it ready; returns it and its manifest.
+
+    With a picture, it is every row's.
+    """
     gateway, job = api.gateway, claim_check(api)
     with gateway.database.read() as connection:
         dataset = gateway.datasets.by_job(connection, job.id)
+    images = [] if picture is None else [write_picture(api, dataset, picture)]
+    image = images[0]["sha256"] if images else None
     made = [
         write_part(
             api,
             dataset,
             Split.TRAIN,
-            [row(number) for number in range(part * rows_a_part, (part + 1) * rows_a_part)],
+            [row(number, image=image) for number in range(part * rows_a_part, (part + 1) * rows_a_part)],
             part,
         )
         for part in range(parts)
@@ -86,7 +107,7 @@ def check(
     made.append(write_part(api, dataset, Split.QUARANTINE, [aside]))
     manifest = {
         "parts": made,
-        "images": [],
+        "images": images,
         "raw_sha256": dataset.sha256 or "0" * 64,
         "shape": "question_answer",
         "options": dataset.options,

@@ -151,14 +151,24 @@ class Gateway:
 
     def call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any) -> Json:
         """One request; `content` is what httpx takes. Raises GatewayError."""
+        response = self._send(method, path, headers=headers, **content)
+        return response.json() if response.content else {}
+
+    def file(self, path: str) -> bytes:
+        """What lies at this path, as it is. Raises GatewayError."""
+        return self._send("GET", path).content
+
+    def _send(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any
+    ) -> httpx.Response:
         sent = {**self._headers, **(headers or {})}
         try:
             response = _connections().request(method, path, headers=sent, **content)
         except httpx.HTTPError as error:
             raise GatewayError("unreachable", "MediChat cannot be reached right now.") from error
-        if response.is_success:
-            return response.json() if response.content else {}
-        raise _error(response)
+        if not response.is_success:
+            raise _error(response)
+        return response
 
 
 def given(**values: str | int | float | None) -> dict[str, str | int | float]:

@@ -13,6 +13,7 @@ class Tuning:
 
     def __init__(self, gateway: Gateway) -> None:
         self._call = gateway.call
+        self._file = gateway.file
 
     # -- data
 
@@ -41,6 +42,10 @@ class Tuning:
         """Some rows of a split; reading them is an event of the log."""
         query = given(split=split, offset=offset, limit=limit)
         return self._call("GET", f"/v1/datasets/{dataset_id}/rows", params=query)
+
+    def image(self, dataset_id: str, sha256: str) -> bytes:
+        """The picture of a row, as PNG; looking at it is an event of the log."""
+        return self._file(f"/v1/datasets/{dataset_id}/images/{sha256}")
 
     def check_again(self, dataset_id: str, options: Json) -> Json:
         """Check a dataset again with other options."""

@@ -205,12 +205,17 @@ class DatasetReader:
             offset = 0
 
     def read_image(self, sha256: str) -> bytes:
-        """One picture that a row names, as PNG. Raises DatasetDamaged."""
+        """One picture, as PNG. Raises KeyError when no row names it, and DatasetDamaged."""
+        if all(picture.sha256 != sha256 for picture in self.manifest.images):
+            raise KeyError(sha256)
         try:
             with open_sealed(self._storage, self._key, image_path(self._dataset_id, sha256)) as file:
-                return file.read()
+                image = file.read()
         except (FileNotFoundError, CannotDecrypt) as error:
             raise DatasetDamaged from error
+        if hashlib.sha256(image).hexdigest() != sha256:
+            raise DatasetDamaged
+        return image
 
 
 def open_sealed(storage: Storage, key: DataKey, path: str) -> IO[bytes]:

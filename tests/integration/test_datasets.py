@@ -23,12 +23,14 @@ from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import NewJob
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
-from shared.training.dataset_files import Split, open_sealed, place_of, raw_path
+from shared.training.dataset_files import Split, image_path, open_sealed, place_of, raw_path
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import SILENT_FOR, By
 from shared.training.options import DatasetOptions
 from tests.support import Api, wait_until
-from tests.uploads import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part
+from tests.uploads import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part, write_picture
+
+PNG = b"the bytes of a picture"
 
 
 @pytest.fixture
@@ -275,6 +277,37 @@ def test_looking_at_rows_is_logged_without_their_text(api: Api, admin: httpx.Cli
     (event,) = api.audit("dataset.rows_read")
     assert event.object == f"dataset:{dataset_id}"
     assert all(WORD.encode() not in each.canonical_bytes for each in api.audit())
+
+
+def test_a_rows_picture_is_given_to_admins_and_the_look_is_logged(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    check(api, picture=PNG)
+    (row, *_) = admin.get(f"/v1/datasets/{dataset_id}/rows").json()["items"]
+    answer = admin.get(f"/v1/datasets/{dataset_id}/images/{row['image']}")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/png")
+    assert answer.content == PNG
+    (event,) = api.audit("dataset.image_read")
+    assert event.details == {"image": row["image"]}
+
+
+def test_a_picture_that_no_row_names_is_not_found(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    dataset, _ = check(api)
+    stray = write_picture(api, dataset, PNG)["sha256"]
+    assert admin.get(f"/v1/datasets/{dataset_id}/images/{stray}").status_code == 404
+
+
+def test_a_picture_that_was_changed_is_not_shown(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    dataset, manifest = check(api, picture=PNG)
+    sha256, store = manifest["images"][0]["sha256"], api.gateway.datasets
+    with api.gateway.database.read() as connection:
+        key = store.key(connection, dataset)
+    path = image_path(dataset_id, sha256)
+    with store.storage.create(path) as file, SealedWriter(file, key, place=place_of(path)) as sealed:
+        sealed.write(b"another picture")  # under the right key and place
+    answer = admin.get(f"/v1/datasets/{dataset_id}/images/{sha256}")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:medichat:problem:dataset-damaged")
 
 
 def test_before_the_check_has_ended_there_are_no_rows(admin: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 """The dashboard's pages of fine-tuning, run by Streamlit's own test runner against a real gateway."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -174,6 +175,15 @@ def test_rows_are_shown_only_when_asked_for_and_that_is_logged(
     button(app, "Later").click().run()
     assert "6–7 of 7" in texts(app)
     assert len(api.audit("dataset.rows_read")) >= 2
+
+
+def test_a_rows_picture_is_shown_within_the_page(open_app: Open, api: Api, admin: Person) -> None:
+    uploaded(api.client(admin))
+    check(api, rows_a_part=1, report=REPORT, picture=b"the bytes of a picture")
+    app = open_app("data")
+    app.toggle[0].set_value(True).run()
+    (image,) = app.get("imgs")
+    assert image.proto.imgs[0].url == f"data:image/png;base64,{b64encode(b'the bytes of a picture').decode()}"
 
 
 def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(

@@ -28,7 +28,7 @@ from services.api.schemas_training import (
 from shared.answers import record_end
 from shared.audit import record
 from shared.db.tables_training import datasets
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.training.dataset_files import Split
 from shared.training.dataset_records import Dataset
@@ -150,6 +150,34 @@ def read_rows(
     items = [RowView.model_validate(row) for row in reader.rows(split, offset=offset, limit=limit)]
     end = offset + len(items)
     return RowsView(items=items, split=split, total=total, next_offset=end if end < total and items else None)
+
+
+@router.get(
+    "/{dataset_id}/images/{sha256}",
+    response_class=Response,
+    responses={**document(401, 403, 404, 409, 429), 200: {"content": {"image/png": {}}}},
+)
+def read_image(
+    dataset_id: str,
+    sha256: str,
+    caller: Admin,
+    gateway: GatewayDep,
+) -> Response:
+    """The picture of a row, by the name that the row gives; each look is logged."""
+    with gateway.database.write() as connection:
+        reader = gateway.datasets.reader(connection, dataset_id)
+        record.append(
+            connection,
+            now=gateway.clock.now(connection),
+            actor=caller.actor,
+            action="dataset.image_read",
+            object=f"dataset:{dataset_id}",
+            details={"image": sha256},
+        )
+    try:
+        return Response(reader.read_image(sha256), media_type="image/png")
+    except KeyError:
+        raise NotFound from None
 
 
 @router.post("/{dataset_id}/validate", status_code=202, responses=document(401, 403, 404, 409, 413, 422, 429))

@@ -1,14 +1,17 @@
 """Shows what the check of a dataset found, and its rows, some at a time. It changes nothing."""
 
+from base64 import b64encode
+
 import altair as alt
 import pandas as pd
 import streamlit as st
 
-from services.ui.client import Json
+from services.ui.client import GatewayError, Json
 from services.ui.text import plain_markdown, words
 from services.ui.tuning import Tuning
 
 _PAGE = 5
+_PICTURE_PX = 240
 _COLOUR = "#0f6e84"
 
 
@@ -151,7 +154,7 @@ def show_rows(tuning: Tuning, dataset: Json) -> None:
     if not page["items"]:
         st.caption("There are no such rows.")
     for row in page["items"]:
-        _row(row)
+        _row(tuning, dataset["id"], row)
     earlier, later, where = st.columns([0.2, 0.2, 0.6], vertical_alignment="center")
     if earlier.button("Earlier", disabled=offset == 0):
         st.session_state[place] = max(0, offset - _PAGE)
@@ -163,11 +166,21 @@ def show_rows(tuning: Tuning, dataset: Json) -> None:
         where.caption(f"{offset + 1}–{offset + len(page['items'])} of {page['total']:,}")
 
 
-def _row(row: Json) -> None:
+def _row(tuning: Tuning, dataset_id: str, row: Json) -> None:
     with st.container(border=True):
         if row.get("reason"):
             st.caption(f"line {row['line']} · {words(row['reason'])}")
         for message in row["messages"]:
             st.markdown(f"**{message['role']}**  \n{plain_markdown(message['content'])}")
         if row["image"]:
-            st.caption(":material/image: with a picture")
+            _picture(tuning, dataset_id, row["image"])
+
+
+def _picture(tuning: Tuning, dataset_id: str, sha256: str) -> None:
+    try:
+        png = tuning.image(dataset_id, sha256)
+    except GatewayError as error:
+        st.caption(f":material/broken_image: The picture cannot be shown. {plain_markdown(error.detail)}")
+        return
+    # within the page: what Streamlit serves at an address of its own asks nobody who they are
+    st.image(f"data:image/png;base64,{b64encode(png).decode()}", width=_PICTURE_PX)
