@@ -48,6 +48,19 @@ _RELEASED = (
     .where(released_sentences.c.job_id == bindparam("of_job"), released_sentences.c.seq > bindparam("after"))
     .order_by(released_sentences.c.seq)
 )
+_REVIEWED = (
+    select(
+        released_sentences.c.seq,
+        released_sentences.c.ciphertext,
+        released_sentences.c.suppressed_ciphertext,
+        released_sentences.c.action,
+        verdicts.c.category,
+        verdicts.c.source,
+    )
+    .outerjoin(verdicts, verdicts.c.id == released_sentences.c.verdict_id)
+    .where(released_sentences.c.job_id == bindparam("of_job"))
+    .order_by(released_sentences.c.seq)
+)
 
 MessageRole = Literal["user", "assistant"]
 TITLE_CHARS = 80
@@ -75,8 +88,16 @@ class Sentence:
     action: Action
     #: The guard's category, when it stepped in.
     category: str | None
-    #: What the guard replaced; for reviewers only, and never shown to the person who asked.
-    suppressed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reviewed(Sentence):
+    """A released sentence with all that is known of it; for reviewers only."""
+
+    #: What the guard replaced by it.
+    suppressed: str | None
+    #: The rule or model that decided; None where the guard did nothing.
+    source: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +108,8 @@ class StoredVerdict:
     policy_version: str
     #: The judged text; stored as a keyed hash of the span only.
     text: str
+    #: The number of the released sentence that a shadow policy judged; None for a verdict that counted.
+    shadow_of: int | None = None
 
 
 class Conversations:
@@ -212,6 +235,13 @@ class Conversations:
             for row in rows
         ]
 
+    def read_text(self, connection: Connection, message_id: str, *, key: DataKey) -> str:
+        """The text of one message, hidden or not."""
+        sealed = connection.execute(
+            select(messages.c.ciphertext).where(messages.c.id == message_id)
+        ).scalar_one()
+        return key.decrypt(sealed, place=f"message:{message_id}")
+
     def _has_answer(self, connection: Connection, question_id: str) -> bool:
         shown = select(messages.c.id).where(
             messages.c.parent_id == question_id, messages.c.hidden_at.is_(None)
@@ -286,6 +316,23 @@ class Conversations:
             for row in rows
         ]
 
+    def read_reviewed(self, connection: Connection, job_id: str, *, key: DataKey) -> list[Reviewed]:
+        """The released sentences of a job, in order, with what they replaced; for reviewers only."""
+        rows = connection.execute(_REVIEWED, {"of_job": job_id})
+        return [
+            Reviewed(
+                seq=row.seq,
+                text=key.decrypt(row.ciphertext, place=f"sentence:{job_id}:{row.seq}"),
+                action=Action(row.action),
+                category=row.category,
+                suppressed=None
+                if row.suppressed_ciphertext is None
+                else key.decrypt(row.suppressed_ciphertext, place=f"suppressed:{job_id}:{row.seq}"),
+                source=row.source,
+            )
+            for row in rows
+        ]
+
     def store_verdict(
         self, connection: Connection, *, job_id: str, stored: StoredVerdict, now: datetime
     ) -> str:
@@ -305,6 +352,8 @@ class Conversations:
                 score=verdict.score,
                 policy_version=stored.policy_version,
                 span_hmac=self._envelope.fingerprint(stored.text[start:end]),
+                shadow=stored.shadow_of is not None,
+                sentence_seq=stored.shadow_of,
                 created_at=now,
             )
         )

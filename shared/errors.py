@@ -5,7 +5,8 @@ MediChatError
 │   ├── PromptTooLong
 │   ├── TooLarge
 │   ├── IdempotencyMismatch
-│   └── AdapterRefused
+│   ├── AdapterRefused
+│   └── PolicyRefused
 ├── NotAuthenticated
 │   └── AccountLocked
 ├── NotAllowed
@@ -16,6 +17,7 @@ MediChatError
 │   └── DatasetDamaged
 ├── LimitReached
 ├── Unavailable
+│   ├── AnswersStopped
 │   └── StorageFull
 └── LeaseLost
 
@@ -63,6 +65,16 @@ class AdapterRefused(InvalidInput):
     """The adapter cannot be used; train it again, or name another."""
 
     code = "adapter-refused"
+
+
+class PolicyRefused(InvalidInput):
+    """The guard's policy cannot be used as it is; change the line that is named."""
+
+    code = "policy-refused"
+
+    def __init__(self, file: str, line: int, reason: str) -> None:
+        super().__init__(f"{file}, line {line}: {reason}.")
+        self.file, self.line, self.reason = file, line, reason
 
 
 class NotAuthenticated(MediChatError):
@@ -123,6 +135,17 @@ class Unavailable(MediChatError):
     """A part of MediChat is not reachable; try again in a moment."""
 
     code = "unavailable"
+
+
+class AnswersStopped(Unavailable):
+    """An admin has stopped all answers for now; nothing was stored. Ask again later, or ask your doctor."""
+
+    code = "answers-stopped"
+    #: What is said of a question that was stored before.
+    unfinished = (
+        "An admin stopped all answers before this one was finished. Ask again later; in an emergency call "
+        "your emergency number now."
+    )
 
 
 class StorageFull(Unavailable):

@@ -22,6 +22,7 @@ from shared.conversations import StoredVerdict
 from shared.db.rows import Into, Rows
 from shared.db.tables import conversations, jobs, messages
 from shared.errors import (
+    AnswersStopped,
     Conflict,
     ConversationBusy,
     InvalidInput,
@@ -29,6 +30,7 @@ from shared.errors import (
     MediChatError,
     NotFound,
 )
+from shared.guard import Guard
 from shared.guard.verdict import Action, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
@@ -68,6 +70,8 @@ class Stored:
 
     job: Job
     verdict: Verdict
+    #: What screened it.
+    guard: Guard
     made: bool = True
 
     @property
@@ -79,9 +83,10 @@ class Stored:
 def accept(gateway: Gateway, group: list[Asked]) -> list[Job | Exception]:
     """Store these questions and submit their jobs; for each its job, or why it was refused.
 
-    Refusals are InvalidInput, NotFound, ConversationBusy, LimitReached or IdempotencyMismatch; nothing of
-    such a question is stored. The same Idempotency-Key with the same question gives the same job. Raises
-    IntegrityError, and stores nothing, when two of the group exclude each other: accept each alone then.
+    Refusals are InvalidInput, NotFound, ConversationBusy, LimitReached, AnswersStopped or
+    IdempotencyMismatch; nothing of such a question is stored. The same Idempotency-Key with the same question
+    gives the same job. Raises IntegrityError, and stores nothing, when two of the group exclude each other:
+    accept each alone then.
     """
     try:
         outcomes = _store(gateway, group)
@@ -124,6 +129,7 @@ class _Desk:
         self.rows = Rows()
         self.now = gateway.clock.now(connection)
         self._gateway = gateway
+        self._guard = gateway.guard
         self._connection = connection
         #: Queued jobs by person: those in the database, and those taken here.
         self._queued: dict[str, int] = {}
@@ -132,13 +138,14 @@ class _Desk:
         """Check a question and prepare its rows. Raises a MediChatError to refuse it."""
         gateway, connection, caller, question = self._gateway, self._connection, asked.caller, asked.question
         check_question(gateway, connection, question)
-        verdict = gateway.guard.screen_question(question.query, caller.audience)
+        verdict = self._guard.screen_question(question.query, caller.audience)
         request_hmac = None
         if asked.idempotency_key is not None:
             request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
             repeat = gateway.jobs.find_repeat(connection, caller.user_id, asked.idempotency_key, request_hmac)
             if repeat is not None:
-                return Stored(repeat, verdict, made=False)
+                return Stored(repeat, verdict, self._guard, made=False)
+        check_not_stopped(gateway, verdict)
         in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
         if not in_need:
             self._check_quota(caller)
@@ -151,6 +158,7 @@ class _Desk:
             question_id=message_id,
             text=question.query,
             verdict=verdict,
+            guard=self._guard,
             sampling={
                 "max_new_tokens": question.max_new_tokens,
                 "temperature": question.temperature or 0.0,
@@ -160,7 +168,7 @@ class _Desk:
             adapter=question.adapter,
             now=self.now,
         )
-        return Stored(job, verdict)
+        return Stored(job, verdict, self._guard)
 
     def _keep_question(self, caller: Principal, question: Question, *, check_free: bool) -> tuple[str, str]:
         """The conversation's id and the new message's."""
@@ -192,7 +200,7 @@ class _Desk:
 def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job:
     """Answer the conversation's last question again; the former answer goes once the new one is there.
 
-    Raises NotFound, Conflict (nothing to answer), ConversationBusy or LimitReached.
+    Raises NotFound, Conflict (nothing to answer), ConversationBusy, LimitReached or AnswersStopped.
     """
     try:
         with gateway.database.write() as connection:
@@ -212,7 +220,9 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
             ).one_or_none()
             sampling = dict(before.sampling) if before is not None else {}
             sampling["temperature"] = sampling.get("temperature") or REGENERATE_TEMPERATURE
-            verdict = gateway.guard.screen_question(asked.text, caller.audience)
+            guard = gateway.guard
+            verdict = guard.screen_question(asked.text, caller.audience)
+            check_not_stopped(gateway, verdict)
             job = submit(
                 gateway,
                 connection,
@@ -221,11 +231,12 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 question_id=asked.id,
                 text=asked.text,
                 verdict=verdict,
+                guard=guard,
                 sampling=sampling,
                 parent_job_id=before.id if before is not None else None,
                 now=now,
             )
-            stored = Stored(job, verdict)
+            stored = Stored(job, verdict, guard)
             if stored.in_need:
                 answer_at_once(gateway, connection, stored, asked.text, now)
     except IntegrityError as error:
@@ -279,6 +290,12 @@ def check_question(
         check(connection, str(question.adapter), settings.model)
 
 
+def check_not_stopped(gateway: Gateway, verdict: Verdict) -> None:
+    """Raises AnswersStopped while an admin has all answers stopped, except for a person in need."""
+    if gateway.guards.now.stopped and verdict.action is not Action.CRISIS:
+        raise AnswersStopped
+
+
 def submit(
     gateway: Gateway,
     into: Into,
@@ -288,6 +305,7 @@ def submit(
     question_id: str,
     text: str,
     verdict: Verdict,
+    guard: Guard,
     sampling: dict[str, Any],
     now: datetime,
     parent_job_id: str | None = None,
@@ -312,7 +330,7 @@ def submit(
         request_hmac=request_hmac,
         seed=secrets.randbits(31) if seed is None else seed,
         sampling=sampling,
-        policy_version=gateway.guard.policy_version,
+        policy_version=guard.policy_version,
         adapter_sha256=None if verdict.action is Action.CRISIS else adapter,
     )
     if verdict.action is Action.CRISIS:
@@ -333,7 +351,7 @@ def submit(
             "text_hmac": gateway.envelope.fingerprint(text),
             "guard_action": verdict.action,
             "guard_category": verdict.category,
-            "policy_version": gateway.guard.policy_version,
+            "policy_version": guard.policy_version,
         },
     )
     return job
@@ -343,14 +361,14 @@ def answer_at_once(
     gateway: Gateway, connection: Connection, stored: Stored, text: str, now: datetime
 ) -> None:
     """Give a person in crisis or emergency the resources, with no queue and no model in between."""
-    job, verdict = stored.job, stored.verdict
+    job, verdict, guard = stored.job, stored.verdict, stored.guard
     assert job.conversation_id is not None
     category = str(verdict.category)
     talk = gateway.conversations
     verdict_id = talk.store_verdict(
         connection,
         job_id=job.id,
-        stored=StoredVerdict(verdict=verdict, policy_version=gateway.guard.policy_version, text=text),
+        stored=StoredVerdict(verdict=verdict, policy_version=guard.policy_version, text=text),
         now=now,
     )
     talk.release(
@@ -359,7 +377,7 @@ def answer_at_once(
         job_id=job.id,
         seq=1,
         epoch=job.epoch,
-        text=gateway.guard.responses(gateway.settings.locale).for_question(verdict.category),
+        text=guard.responses(gateway.settings.locale).for_question(verdict.category),
         suppressed=None,
         verdict_id=verdict_id,
         action=verdict.action,
@@ -377,7 +395,7 @@ def answer_at_once(
         details={
             "verdict": verdict_id,
             "source": verdict.source,
-            "policy_version": gateway.guard.policy_version,
+            "policy_version": guard.policy_version,
         },
     )
     record_end(connection, talk, job, actor=record.SYSTEM_ACTOR, now=now)

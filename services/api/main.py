@@ -21,12 +21,14 @@ from services.api.routers import (
     conversations,
     datasets,
     evaluations,
+    guard,
     health,
     jobs,
     login,
     me,
     messages,
     predict,
+    replays,
     system,
     training,
     users,
@@ -54,6 +56,8 @@ ROUTERS = (
     adapters,
     evaluations,
     comparisons,
+    guard,
+    replays,
     audit,
     system,
     health,
@@ -75,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.desk = Together(partial(accept, gateway), shared_fate=away)
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         news.start()
+        gateway.guards.start()
         maintenance.start()
         try:
             yield

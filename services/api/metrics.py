@@ -16,13 +16,19 @@ REDIS_UP = Gauge("medichat_redis_up", "Whether Redis answers this gateway", regi
 GUARDED = Counter(
     "medichat_guarded_questions", "Questions answered by the guard at once", ["category"], registry=REGISTRY
 )
+STOPPED = Gauge("medichat_answers_stopped", "Whether an admin has stopped all answers", registry=REGISTRY)
+REFUSED = Gauge(
+    "medichat_policy_refused", "Processes that cannot compile the policy that should count", registry=REGISTRY
+)
 
 
-def render(connection: Connection, *, redis_up: bool) -> bytes:
+def render(connection: Connection, *, redis_up: bool, stopped: bool, refused: int) -> bytes:
     """All metrics in Prometheus' text format, jobs counted at this moment."""
     rows = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
     counts: dict[str, int] = {row.state: row.number for row in rows}
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
     REDIS_UP.set(redis_up)
+    STOPPED.set(stopped)
+    REFUSED.set(refused)
     return generate_latest(REGISTRY)

@@ -6,8 +6,9 @@ from services.api.limiter import Limiter
 from shared.clock import Clock, DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
-from shared.guard import Guard, load_guard
+from shared.guard import Guard
 from shared.jobs.store import JobRules, JobStore
+from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
 from shared.queue import Bell
 from shared.settings import Settings
@@ -25,31 +26,41 @@ class Gateway:
     envelope: Envelope
     jobs: JobStore
     conversations: Conversations
-    guard: Guard
+    guards: LiveGuard
     bell: Bell
     datasets: DatasetStore
     limiter: Limiter
 
+    @property
+    def guard(self) -> Guard:
+        """The guard that counts now; take it once for what belongs together."""
+        return self.guards.now.guard
+
     def close(self) -> None:
-        """Give back connections and stop the bell's thread."""
+        """Give back connections and stop the threads."""
+        self.guards.close()
         self.bell.close()
         self.limiter.close()
         self.database.close()
 
 
 def open_gateway(settings: Settings) -> Gateway:
-    """Open the database, the bell and the guard. Raises ValueError for a missing or bad secret."""
+    """Open the database and the bell; the guard follows changes once it is started.
+
+    Raises ValueError for a missing or bad secret.
+    """
     clock = DatabaseClock()
     envelope = Envelope.from_base64(settings.secret("master_key"))
     jobs = JobStore(clock, JobRules.from_settings(settings))
+    database = open_database(settings)
     return Gateway(
         settings=settings,
-        database=open_database(settings),
+        database=database,
         clock=clock,
         envelope=envelope,
         jobs=jobs,
         conversations=Conversations(envelope),
-        guard=load_guard(),
+        guards=LiveGuard(database),
         bell=Bell(settings),
         datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),

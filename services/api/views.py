@@ -19,7 +19,7 @@ from shared.training.states import BASE
 _MESSAGE_OF = select(messages.c.id).where(messages.c.job_id == bindparam("of_job"))
 _VERDICTS_OF = (
     select(verdicts)
-    .where(verdicts.c.job_id.in_(bindparam("of_jobs", expanding=True)))
+    .where(verdicts.c.job_id.in_(bindparam("of_jobs", expanding=True)), verdicts.c.shadow.is_(False))
     .order_by(verdicts.c.created_at)
 )
 

@@ -29,13 +29,13 @@ from services.worker_infer.engines.errors import (
     OutOfMemory,
     RequestTooLong,
 )
+from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database, is_away
-from shared.errors import AdapterRefused, LeaseLost, PromptTooLong
-from shared.guard import Guard
+from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
 from shared.guard.gate import Release
 from shared.guard.verdict import Action
 from shared.jobs.leases import Hold, LeaseKeeper
@@ -44,6 +44,7 @@ from shared.jobs.persist import persist
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore, Renewal
 from shared.logs import where
+from shared.policies.live import LiveGuard
 from shared.privacy.envelope import DataKey
 from shared.prompts import prompt_version
 from shared.queue import Bell
@@ -52,6 +53,10 @@ from shared.training.states import BASE
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+#: What the guard did to a sentence that was shown and did not end its answer.
+_SHOWN = (Action.ALLOW, Action.APPEND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,8 @@ class Question:
     released_count: int
     #: Whether the guard ended the answer in an earlier attempt.
     ended_by_guard: bool
+    #: Whether one of the released sentences is shown only with a referral.
+    referral_due: bool
     #: The job's deadline on this process's monotonic clock.
     deadline: float | None
     key: DataKey
@@ -100,7 +107,8 @@ class Answerer:
         database: Database,
         jobs: JobStore,
         conversations: Conversations,
-        guard: Guard,
+        guards: LiveGuard,
+        shadow: ShadowJudge,
         bell: Bell,
         keeper: LeaseKeeper,
         active: ActiveAdapter,
@@ -111,7 +119,8 @@ class Answerer:
         self._database = database
         self._jobs = jobs
         self._conversations = conversations
-        self._guard = guard
+        self._guards = guards
+        self._shadow = shadow
         self._bell = bell
         self._keeper = keeper
         self._active = active
@@ -119,6 +128,9 @@ class Answerer:
         self._actor = record.Actor(record.SYSTEM, worker_id)
         #: Whether a ring found the engine unwell.
         self._refused = False
+        #: By the name of their request, those under way.
+        self._attempts: dict[str, _Attempt] = {}
+        guards.when_stopped(self._stop_all)
 
     def answer_next(self) -> bool:
         """Claim the best queued job and bring it to an end, or back to the queue.
@@ -135,7 +147,7 @@ class Answerer:
         self._bell.news(job.id)
         request_id = f"{job.id}:{job.epoch}"
         with self._keeper.holding(job.claim, lambda: self._model.engine.cancel(request_id)) as hold:
-            attempt = _Attempt(self, job, hold, request_id)
+            attempt = self._attempts[request_id] = _Attempt(self, job, hold, request_id)
             try:
                 attempt.run()
             except LeaseLost:
@@ -145,6 +157,8 @@ class Answerer:
                 attempt.retry(
                     "internal", "Something went wrong inside MediChat; tell your admin the job's id."
                 )
+            finally:
+                del self._attempts[request_id]
         self._bell.news(job.id)
         return not attempt.handed_back
 
@@ -153,6 +167,11 @@ class Answerer:
         if self._refused and self._model.engine.health().ok:
             self._refused = False
             self._bell.work(Kind.INFER, "")
+
+    def _stop_all(self) -> None:
+        """An admin stopped all answers: end those under way. One that begins now looks for itself."""
+        for attempt in list(self._attempts.values()):
+            attempt.stop()
 
 
 class _Attempt:
@@ -163,6 +182,12 @@ class _Attempt:
         self._job = job
         self._hold = hold
         self._request_id = request_id
+        #: What judges this answer, to its end.
+        self._standing = answerer._guards.now
+        #: What is shown of the answer so far.
+        self._shown = ""
+        #: Whether an admin stopped all answers.
+        self._stopped = False
         #: Whether the job went back to the queue because the engine takes no more.
         self.handed_back = False
         self._seq = 0
@@ -171,15 +196,24 @@ class _Attempt:
         #: What writes this answer and from how much: columns that go along with the first write.
         self._notes: dict[str, Any] = {}
 
+    def stop(self) -> None:
+        """Release nothing more and end; called from another thread."""
+        self._stopped = True
+        self._a._model.engine.cancel(self._request_id)
+
     def run(self) -> None:
         """Generate, guard, release, finish."""
+        if self._a._guards.now.stopped:
+            self._stopped = True
+            self._fail(AnswersStopped.code, AnswersStopped.unfinished)
+            return
         try:
             question = self._persist(self._load)
         except AdapterRefused as error:
             self._fail(error.code, error.detail)
             return
         self._key = question.key
-        self._seq = question.released_count
+        self._seq, self._shown = question.released_count, question.released
         if question.ended_by_guard:
             self._succeed("guard", [])
             return
@@ -211,7 +245,8 @@ class _Attempt:
             text=asked.text,
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
-            ended_by_guard=any(sentence.action is not Action.ALLOW for sentence in released),
+            ended_by_guard=any(sentence.action not in _SHOWN for sentence in released),
+            referral_due=any(sentence.action is Action.APPEND for sentence in released),
             deadline=self._deadline(a._jobs.clock.now(connection)),
             key=key,
             adapter=a._active.choose(connection, job),
@@ -238,10 +273,15 @@ class _Attempt:
             "model_revision": a._model.revision,
             "adapter_sha256": question.adapter or BASE,
             "prompt_version": a._prompt_version,
-            "policy_version": a._guard.policy_version,
+            "policy_version": self._standing.guard.policy_version,
             "prompt_tokens": len(prompt),
         }
-        gate = a._guard.gate(job.audience, question.released, locale=a._settings.locale)
+        gate = self._standing.guard.gate(
+            job.audience,
+            question.released,
+            locale=a._settings.locale,
+            referral_due=question.referral_due,
+        )
         detokeniser = a._model.text.detokeniser()
         request = GenerationRequest(
             request_id=self._request_id,
@@ -256,11 +296,13 @@ class _Attempt:
             adapter=question.adapter,
         )
         with a._model.engine.submit(request) as stream:
-            if self._hold.stop is not None:  # told to stop before the engine knew the request
+            if self._hold.stop is not None or self._stopped:  # before the engine knew the request
                 return FinishReason.CANCELLED, []
             for token_ids in stream:
                 self._completion_tokens += len(token_ids)
                 releases = gate.feed(detokeniser.feed(token_ids))
+                if self._stopped:
+                    return FinishReason.CANCELLED, []
                 if gate.stopped:
                     return None, releases
                 self._release(releases)
@@ -285,8 +327,16 @@ class _Attempt:
             self._write_sentences(connection, releases, now)
 
         self._persist(write)
-        self._seq += len(releases)
+        self._released(releases)
         self._a._bell.news(self._job.id, self._seq)
+
+    def _released(self, releases: list[Release]) -> None:
+        """Count what is shown now, and let the shadow policy look at it."""
+        shadow = self._standing.shadow
+        if shadow is not None:
+            self._a._shadow.look(shadow, self._job, releases, self._seq + 1, self._shown)
+        self._seq += len(releases)
+        self._shown += "".join(release.text for release in releases)
 
     def _columns(self, connection: Connection, releases: list[Release]) -> dict[str, Any]:
         """What the job's row learns when these sentences are stored."""
@@ -319,7 +369,7 @@ class _Attempt:
         a, job, verdict = self._a, self._job, release.verdict
         stored = StoredVerdict(
             verdict=verdict,
-            policy_version=a._guard.policy_version,
+            policy_version=self._standing.guard.policy_version,
             text=release.suppressed or release.text,
         )
         verdict_id = a._conversations.store_verdict(connection, job_id=job.id, stored=stored, now=now)
@@ -334,7 +384,7 @@ class _Attempt:
                 "action": verdict.action,
                 "category": verdict.category,
                 "source": verdict.source,
-                "policy_version": a._guard.policy_version,
+                "policy_version": self._standing.guard.policy_version,
             },
         )
         return verdict_id
@@ -344,7 +394,9 @@ class _Attempt:
     def _end(self, finish: FinishReason | None, last: list[Release]) -> None:
         if self._hold.stop is Renewal.LOST:
             raise LeaseLost
-        if finish in (None, FinishReason.STOP, FinishReason.LENGTH):
+        if self._stopped:
+            self._fail(AnswersStopped.code, AnswersStopped.unfinished)
+        elif finish in (None, FinishReason.STOP, FinishReason.LENGTH):
             self._succeed("guard" if finish is None else finish.value, last)
         elif finish is FinishReason.DRAINED:
             self._drain()
@@ -374,7 +426,7 @@ class _Attempt:
             return job
 
         self._transition(move)
-        self._seq += len(last)
+        self._released(last)
 
     def retry(self, error: str, detail: str) -> None:
         """Give this attempt up; the job is tried again, or fails if this was its last."""

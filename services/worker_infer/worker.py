@@ -16,14 +16,15 @@ from sqlalchemy.exc import OperationalError
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.loading import open_model
+from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.verify import Verifier
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
-from shared.guard import load_guard
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
 from shared.jobs.store import JobRules, JobStore
+from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
 from shared.prompts import prompt_version
 from shared.queue import Bell, make_celery, open_redis, task_name
@@ -54,6 +55,8 @@ class Worker:
             heartbeat_s=settings.heartbeat_s,
             on_beat=self._report,
         )
+        self.guards = LiveGuard(self.database)
+        self.shadow = ShadowJudge(self.database, self.conversations, self.jobs.clock)
         self.answerer = Answerer(
             settings=settings,
             worker_id=self.id,
@@ -61,7 +64,8 @@ class Worker:
             database=self.database,
             jobs=self.jobs,
             conversations=self.conversations,
-            guard=load_guard(),
+            guards=self.guards,
+            shadow=self.shadow,
             bell=self.bell,
             keeper=self.keeper,
             active=ActiveAdapter(self.model.name),
@@ -84,6 +88,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._register()
+        self.guards.start()
+        self.shadow.start()
         self.keeper.start()
         app = self._celery()
         signals.worker_shutting_down.connect(self._drain, weak=False)
@@ -142,10 +148,13 @@ class Worker:
     def _report(self) -> None:
         """Say that this worker lives, and how it fares."""
         self.answerer.ring_when_well()
-        self.registration.report(vars_of(self.model.engine.stats()))
+        stats = vars_of(self.model.engine.stats()) | self.guards.stats()
+        self.registration.report({**stats, "shadow_left_out": self.shadow.left_out})
 
     def _close(self) -> None:
         self.model.engine.close()
+        self.guards.close()
+        self.shadow.close()
         self.keeper.close()
         self.registration.leave()
         self.bell.close()

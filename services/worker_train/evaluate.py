@@ -34,7 +34,8 @@ from services.worker_train.evaluation.measure import Material, Outcome, Plan, Te
 from shared.db import open_database
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.errors import MediChatError
-from shared.guard import load_guard
+from shared.guard import Guard, load_guard
+from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedWriter
@@ -145,6 +146,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
     try:
         with database.read() as connection:
             asked = _look_up(connection, Envelope.from_base64(settings.secret("master_key")), evaluation_id)
+            guard = read_guard(connection)
     finally:
         database.close()
     storage = Storage.from_settings(settings)
@@ -159,7 +161,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
         )
     with_images = examinee.text.reads_images
     material = _sealed_material(settings, storage, asked, with_images=with_images)
-    outcome = _measure(settings, examinee, material, _tell_supervisor)
+    outcome = _measure(settings, examinee, material, _tell_supervisor, guard)
     path = f"evaluations/{evaluation_id}/samples.json"
     with storage.create(path) as file:
         key = asked.keys[asked.dataset.key_id]
@@ -228,7 +230,7 @@ def _by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
             canaries=make_canaries(arguments.canaries, arguments.canary_seed),
         )
         examinee = load_examinee(settings, base_model=arguments.model, adapter=arguments.adapter)
-        outcome = _measure(settings, examinee, material, _tell_person)
+        outcome = _measure(settings, examinee, material, _tell_person, load_guard())
     except MediChatError as error:
         sys.exit(error.detail)
     gate = judge(outcome.figures)
@@ -256,7 +258,7 @@ def _choices(settings: Settings) -> list[Any]:
     return drawn.draw(found, settings.evaluation_rows, SEED)
 
 
-def _measure(settings: Settings, examinee: Any, material: Material, tell: Tell) -> Outcome:
+def _measure(settings: Settings, examinee: Any, material: Material, tell: Tell, guard: Guard) -> Outcome:
     plan = Plan(
         answers=settings.evaluation_answers,
         answer_tokens=settings.evaluation_answer_tokens,
@@ -264,7 +266,7 @@ def _measure(settings: Settings, examinee: Any, material: Material, tell: Tell) 
         seed=SEED,
     )
     try:
-        return measure(examinee, material, plan, guard=load_guard(), tell=tell)
+        return measure(examinee, material, plan, guard=guard, tell=tell)
     except ValueError as error:
         raise Refused(
             "no-rows",

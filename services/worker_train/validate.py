@@ -34,7 +34,8 @@ from services.worker_train.summary import summarise
 from shared.catalogue import find_model
 from shared.db.engine import open_database
 from shared.db.tables_training import datasets
-from shared.guard import load_guard
+from shared.guard import Guard
+from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedFile
@@ -61,6 +62,8 @@ class Task:
     options: DatasetOptions
     key: DataKey
     fingerprint: Envelope
+    #: Judges the answers under the policy that counts when the check begins, to its end.
+    guard: Guard
     #: SHA-256 of the upload; None when it is not known.
     sha256: str | None
     version: int
@@ -116,6 +119,7 @@ def load_task(settings: Settings, dataset_id: str) -> Task:
         if row is None:
             raise Refused("no-dataset", "There is no dataset of this id.")
         key = load_data_keys(connection, envelope, [row.key_id])[row.key_id]
+        guard = read_guard(connection)
     try:
         options = DatasetOptions.model_validate(row.options)
     except ValidationError:
@@ -129,6 +133,7 @@ def load_task(settings: Settings, dataset_id: str) -> Task:
         options,
         key,
         envelope,
+        guard,
         row.sha256,
         next_version(row.manifest),
     )
@@ -211,7 +216,7 @@ class Check:
             shape,
             task.options,
             Lengths(find_model(task.options.model), folder),
-            load_guard(),
+            task.guard,
             picture=source.picture,
             keep=self._pictures.keep,
         )

@@ -1,7 +1,7 @@
 """Builds the training worker from the settings and runs it under Celery. It trains nothing itself.
 
 Each job runs in a subprocess, so that a crash costs a job and not the worker, and so that all memory of the
-device comes back. One job at a time has the device; a check of a dataset runs beside it.
+device comes back. One job at a time has the device; a check of a dataset or a replay runs beside it.
 """
 
 import logging
@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from services.worker_train.attempt import Attempt
 from services.worker_train.handlers.evaluate import EvaluateWork
+from services.worker_train.handlers.replay import ReplayWork
 from services.worker_train.handlers.train import TrainWork
 from services.worker_train.handlers.validate import ValidateWork
 from services.worker_train.work import Tools, Work
@@ -41,10 +42,16 @@ PROGRAMS: Mapping[Kind, Sequence[str]] = MappingProxyType(
         Kind.VALIDATE: (sys.executable, "-m", f"{_HERE}.validate"),
         Kind.TRAIN: (sys.executable, "-m", f"{_HERE}.finetune"),
         Kind.EVALUATE: (sys.executable, "-m", f"{_HERE}.evaluate"),
+        Kind.REPLAY: (sys.executable, "-m", f"{_HERE}.replay"),
     }
 )
 WORK: Mapping[Kind, type[Work]] = MappingProxyType(
-    {Kind.VALIDATE: ValidateWork, Kind.TRAIN: TrainWork, Kind.EVALUATE: EvaluateWork}
+    {
+        Kind.VALIDATE: ValidateWork,
+        Kind.TRAIN: TrainWork,
+        Kind.EVALUATE: EvaluateWork,
+        Kind.REPLAY: ReplayWork,
+    }
 )
 #: Kinds that need the device, one job of them at a time: the shorter first, lest a queue of runs hold it up.
 ON_DEVICE = (Kind.EVALUATE, Kind.TRAIN)
@@ -95,7 +102,7 @@ class Worker:
         try:
             app.Worker(
                 pool="threads",
-                concurrency=2,  # one on the device, and a check beside it
+                concurrency=2,  # one on the device, and a check or a replay beside it
                 queues=[kind.value for kind in WORK],
                 hostname=self.id,
                 loglevel="WARNING",

@@ -1,8 +1,8 @@
 """Every table. It knows the shape of the rows and nothing of who writes them.
 
 What a person wrote or was shown is in columns named `…_ciphertext` (see shared/privacy/envelope.py);
-the `key_id` beside it names the data key. `audit_events`, `audit_seals` and `job_events` are
-insert-only: the migrations take UPDATE and DELETE away from the application.
+the `key_id` beside it names the data key. The tables of
+`INSERT_ONLY` are so: the migrations take UPDATE and DELETE away from the application.
 """
 
 from sqlalchemy import (
@@ -37,7 +37,15 @@ metadata = MetaData(
     }
 )
 
-INSERT_ONLY = ("audit_events", "audit_seals", "deployments", "job_events")
+INSERT_ONLY = (
+    "audit_events",
+    "audit_seals",
+    "deployments",
+    "guard_activations",
+    "guard_policies",
+    "guard_stops",
+    "job_events",
+)
 
 users = Table(
     "users",
@@ -247,6 +255,10 @@ verdicts = Table(
     Column("score", Float, nullable=False),
     Column("policy_version", String(32), nullable=False),
     Column("span_hmac", String(64)),
+    Column(
+        "shadow", Boolean, nullable=False, server_default=text("false")
+    ),  # changed nothing, shown to nobody
+    Column("sentence_seq", Integer),  # of the released sentence that a shadow judged
     Column("created_at", UtcDateTime, nullable=False),
     one_of("side", Side),
     one_of("action", Action),

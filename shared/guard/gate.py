@@ -41,6 +41,7 @@ class Gate:
         refers: tells whether a text sends its reader to a clinician.
         clock: seconds from any fixed point, never going back.
         released_so_far: what an earlier gate already released of this answer.
+        referral_due: whether that held a sentence which is shown only with a referral.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Gate:
         refers: Callable[[str], bool],
         clock: Callable[[], float],
         released_so_far: str = "",
+        referral_due: bool = False,
         time_budget_s: float = TIME_BUDGET_S,
     ) -> None:
         self._judge = judge
@@ -63,6 +65,7 @@ class Gate:
         self._splitter = SentenceSplitter()
         self._context = released_so_far[-CONTEXT_CHARS:]
         self._referred = refers(released_so_far)
+        self._referral_due = referral_due or audience is Audience.PATIENT
         self._stopped = False
 
     @property
@@ -93,6 +96,7 @@ class Gate:
                 releases.append(self._replaced(sentence, verdict))
                 break
             releases.append(Release(sentence, verdict))
+            self._referral_due = self._referral_due or verdict.action is Action.APPEND
             self._referred = self._referred or self._refers(sentence)
             self._context = (self._context + sentence)[-CONTEXT_CHARS:]
         return releases
@@ -111,7 +115,7 @@ class Gate:
         return Release(blanks + self._responses.replacement(verdict.category), verdict, suppressed=sentence)
 
     def _needs_referral(self) -> bool:
-        return self._audience is Audience.PATIENT and bool(self._context.strip()) and not self._referred
+        return self._referral_due and bool(self._context.strip()) and not self._referred
 
     def _referral(self) -> Release:
         ended = self._context.rstrip().endswith((".", "!", "?")) and "\n" not in self._context

@@ -79,14 +79,16 @@ class RuleSet:
         return self._rules
 
     def judge(self, text: str, context: str, audience: Audience) -> Verdict:
-        """The gravest verdict of all rules on `text`, which follows `context`. Linear in their lengths."""
+        """The gravest verdict of all rules on `text`, which follows `context`. Linear in their lengths.
+
+        One that keeps the text from being shown goes before any that does not.
+        """
         reading = _Reading(self._lexicon, text, context)
         worst = self._allowed
         for rule in self._candidates(reading.text):
             if audience in rule.audiences and (span := reading.find(rule)) is not None:
                 verdict = self._verdict(rule, reading.text.original_span(*span))
-                if (verdict.severity.rank, verdict.score) > (worst.severity.rank, worst.score):
-                    worst = verdict
+                worst = max(worst, verdict, key=_gravity)
         return worst
 
     def _candidates(self, text: Tagged) -> list[Rule]:
@@ -105,6 +107,10 @@ class RuleSet:
             score=rule.score,
             span=span,
         )
+
+
+def _gravity(verdict: Verdict) -> tuple[bool, int, float]:
+    return not verdict.allowed, verdict.severity.rank, verdict.score
 
 
 class _Reading:

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     VALIDATE = "validate"  #: check an uploaded dataset
     TRAIN = "train"  #: fine-tune an adapter
     EVALUATE = "evaluate"  #: measure an adapter against its base
+    REPLAY = "replay"  #: judge answers again under another policy of the guard
 
 
 class Lane(StrEnum):

@@ -328,6 +328,29 @@ class JobStore:
                 moved.append(job)
         return moved
 
+    def fail_queued(
+        self,
+        connection: Connection,
+        kind: Kind,
+        *,
+        error: str,
+        error_detail: str,
+        then: Callable[[Job], object],
+    ) -> list[Job]:
+        """Fail every queued job of a kind, but for those that a worker is taking now; returns them.
+
+        `then` is called with each, in the same transaction.
+        """
+        now = self.clock.now(connection)
+        values = _end(EventKind.FAILED, now) | {"error": error, "error_detail": error_detail}
+        queued = _select_jobs().where(jobs.c.kind == kind, jobs.c.state == State.QUEUED)
+        failed = []
+        for row in connection.execute(queued.with_for_update(skip_locked=True)).all():
+            job = self._move(connection, Job.from_row(row), EventKind.FAILED, now, values)
+            then(job)
+            failed.append(job)
+        return failed
+
     def take_stale(self, connection: Connection) -> list[Job]:
         """The oldest queued jobs that were announced too long ago, marked as announced now.
 

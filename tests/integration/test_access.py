@@ -36,6 +36,10 @@ BODIES = {
     "/v1/comparisons": {"question": "What is asthma?", "left": None, "right": "f" * 64},
     "/v1/comparisons/{comparison_id}/vote": {"vote": "tie"},
     "/v1/adapters/{sha256}/evaluate": {},
+    "/v1/guard/policies": {"texts": {"policy.yaml": "x: y"}, "note": "A note."},
+    "/v1/guard/policies/{version}/try": {"text": "Rest well."},
+    "/v1/guard/policies/{version}/replays": {"answers": 10},
+    "/v1/guard/stop": {"reason": "A test."},
 }
 
 
@@ -92,6 +96,8 @@ NOBODYS = dict.fromkeys(
         "comparison_id",
         "sha256",
         "evaluation_id",
+        "version",
+        "replay_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )

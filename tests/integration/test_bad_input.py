@@ -8,6 +8,7 @@ import pytest
 
 from shared.auth.roles import Role
 from shared.db.tables import conversations, jobs, messages
+from shared.policies.live import Standing
 from tests.support import Api
 
 JSON = {"Content-Type": "application/json"}
@@ -154,7 +155,7 @@ class LeakyGuard:
 
 def test_an_error_inside_says_nothing_of_the_request(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     client = api.log_in()
-    object.__setattr__(api.gateway, "guard", LeakyGuard())
+    api.gateway.guards._now = Standing(guard=LeakyGuard())  # type: ignore[arg-type]
     response = client.post("/predict", json={"query": "my secret"})
     assert (response.status_code, response.json()["type"]) == (500, "urn:medichat:problem:internal")
     assert "secret" not in response.text

@@ -9,12 +9,14 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
 from shared.audit import record
+from shared.auth.roles import Role
 from shared.clock import DatabaseClock
 from shared.db import migrate
 from shared.db.engine import Database, connect, is_away
 from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, leases, metadata, users
 from shared.db.tables_training import deployments
 from shared.ids import new_id
+from shared.policies.store import PolicyStore
 from tests.conftest import Databases
 from tests.support import Api, ask_async
 
@@ -74,12 +76,22 @@ def test_every_insert_only_table_refuses_change(api: Api, table: str) -> None:
         add_seal(api.gateway.database)
     if table == "deployments":
         add_deployment(api.gateway.database)
+    if table.startswith("guard_"):
+        add_policy(api)
     for change in (f"DELETE FROM {table}", f"UPDATE {table} SET {KEY[table]} = {KEY[table]}"):
         with pytest.raises(DatabaseError), api.gateway.database.write() as connection:
             connection.execute(text(change))
 
 
-KEY = {"audit_events": "id", "audit_seals": "sequence", "deployments": "seq", "job_events": "seq"}
+KEY = {
+    "audit_events": "id",
+    "audit_seals": "sequence",
+    "deployments": "seq",
+    "guard_activations": "seq",
+    "guard_policies": "version",
+    "guard_stops": "seq",
+    "job_events": "seq",
+}
 
 
 def add_seal(database: Database) -> None:
@@ -94,6 +106,15 @@ def add_deployment(database: Database) -> None:
         somebody = connection.execute(select(users.c.id)).scalars().first()
         row = {"seq": 1, "base_model": "demo", "kind": "promote", "by": somebody}
         connection.execute(insert(deployments), {**row, "at": DatabaseClock().now(connection)})
+
+
+def add_policy(api: Api) -> None:
+    admin = record.Actor(api.person(Role.ADMIN).id)
+    store = PolicyStore(api.gateway.clock)
+    with api.gateway.database.write() as connection:
+        version = store.add(connection, {"policy.yaml": "x"}, note="A note.", actor=admin)
+        store.activate(connection, version, admin)
+        store.stop(connection, "A test.", admin)
 
 
 def test_jobs_and_what_refers_to_them_survive_the_rebuilding_of_their_table(

@@ -19,6 +19,7 @@ from services.worker_infer.engines.base import (
 )
 from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, OutOfMemory
 from services.worker_infer.generate import Answerer, Model
+from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText
 from shared.conversations import join
 from shared.db.tables import jobs, released_sentences, verdicts
@@ -40,6 +41,10 @@ REFERRAL = "Please see a doctor about it."
 SILENCE = None
 
 
+class Begun(str):
+    """A scripted answer that begins so and never goes on."""
+
+
 class ScriptedEngine:
     """An `Engine` that gives the answers it was told to give, one per request, in order."""
 
@@ -47,6 +52,7 @@ class ScriptedEngine:
         self.script = deque(script)
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
+        self._streams: dict[str, TokenStream] = {}
         self.well = True
         #: Called by `submit` before the engine knows the request.
         self.on_submit: Callable[[], object] = lambda: None
@@ -64,16 +70,19 @@ class ScriptedEngine:
         def cancel(reason: FinishReason) -> None:
             stream.finish(reason)
 
-        stream = TokenStream(request.deadline, cancel)
+        stream = self._streams[request.request_id] = TokenStream(request.deadline, cancel)
         if isinstance(answer, EngineError):
             stream.finish(answer)
         elif answer is not SILENCE:
             stream.push(tiny_tokenizer().backend_tokenizer.encode(answer, add_special_tokens=False).ids)
-            stream.finish(FinishReason.STOP)
+            if not isinstance(answer, Begun):
+                stream.finish(FinishReason.STOP)
         return stream
 
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
+        if request_id in self._streams:
+            self._streams[request_id].finish(FinishReason.CANCELLED)
 
     def stats(self) -> EngineStats:
         raise NotImplementedError
@@ -102,6 +111,7 @@ class Clinic:
         self.api = api
         self.engine = engine
         self.client: httpx.Client = api.log_in()
+        self.shadow = ShadowJudge(api.gateway.database, api.gateway.conversations, api.gateway.clock)
         self.worker = Answerer(
             settings=api.settings,
             worker_id="scripted",
@@ -118,7 +128,8 @@ class Clinic:
             database=api.gateway.database,
             jobs=api.gateway.jobs,
             conversations=api.gateway.conversations,
-            guard=api.gateway.guard,
+            guards=api.gateway.guards,
+            shadow=self.shadow,
             bell=api.gateway.bell,
             keeper=keeper,
             active=ActiveAdapter("demo"),

@@ -10,15 +10,15 @@ from typing import get_args
 import pytest
 
 from shared.guard import Category, Guard, load_guard
+from shared.guard.policy import POLICY_FILES
 from shared.settings import Settings
 
 GUARD = load_guard()
-FILES = ("lexicon.yaml", "rules_answer.yaml", "rules_question.yaml", "responses.yaml", "resources.yaml")
 
 
 def policy() -> dict[str, str]:
     """The packaged policy files."""
-    return {name: (files("shared.guard") / name).read_text(encoding="utf-8") for name in FILES}
+    return {name: (files("shared.guard") / name).read_text(encoding="utf-8") for name in POLICY_FILES}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_policy_version_names_the_policy() -> None:
     assert load_guard().policy_version == GUARD.policy_version == Guard(policy()).policy_version
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", POLICY_FILES)
 def test_any_change_of_the_policy_changes_its_version(name: str) -> None:
     changed = policy()
     changed[name] += "\n# changed\n"

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from sqlalchemy import Connection, update
 
-from services.api.ask import Question, Stored, announce, answer_at_once, check_question, submit
+from services.api.ask import (
+    Question,
+    Stored,
+    announce,
+    answer_at_once,
+    check_not_stopped,
+    check_question,
+    submit,
+)
 from services.api.deps import Admin, GatewayDep
 from services.api.errors import document
 from services.api.schemas import ErrorView
@@ -37,7 +45,7 @@ router = APIRouter(prefix="/v1/comparisons", tags=["adapters"])
 ComparisonId = Annotated[str, Path(max_length=36)]
 
 
-@router.post("", status_code=202, responses=document(401, 403, 404, 413, 422, 429))
+@router.post("", status_code=202, responses=document(401, 403, 404, 413, 422, 429, 503))
 def compare(body: CompareBody, caller: Admin, gateway: GatewayDep) -> ComparisonView:
     """Ask both sides the same question, with the same seed; the answers appear under GET."""
     if body.left == body.right:
@@ -115,7 +123,9 @@ def _ask(
     """Ask one side in a conversation of its own, which no list shows."""
     question = Question(query=text, adapter=adapter or BASE)
     check_question(gateway, connection, question, candidates=True)
-    verdict = gateway.guard.screen_question(text, caller.audience)
+    guard = gateway.guard
+    verdict = guard.screen_question(text, caller.audience)
+    check_not_stopped(gateway, verdict)
     conversation_id, message_id = gateway.conversations.create(
         connection, user_id=caller.user_id, question=text, now=now
     )
@@ -130,12 +140,13 @@ def _ask(
         question_id=message_id,
         text=text,
         verdict=verdict,
+        guard=guard,
         sampling={"temperature": 0.0},
         adapter=question.adapter,
         seed=seed,
         now=now,
     )
-    stored = Stored(job, verdict)
+    stored = Stored(job, verdict, guard)
     if stored.in_need:
         answer_at_once(gateway, connection, stored, text, now)
     return stored

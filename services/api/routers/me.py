@@ -41,6 +41,8 @@ class MeView(BaseModel):
     session: SessionView
     #: The model that answers, by its catalogue name.
     model: str
+    #: Whether an admin has stopped all answers for now.
+    answers_stopped: bool
 
 
 class ConsentBody(Body):
@@ -68,6 +70,7 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
         consent=ConsentView(version=CONSENT_VERSION, text=CONSENT_TEXT),
         session=SessionView(kind=caller.kind, expires_at=caller.expires_at),
         model=gateway.settings.model,
+        answers_stopped=gateway.guards.now.stopped,
     )
 
 

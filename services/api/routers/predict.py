@@ -32,6 +32,7 @@ _FAILED = {
     "deadline": 504,
     "worker-lost": 503,
     "engine-crashed": 503,
+    "answers-stopped": 503,
     "adapter-unavailable": 503,
     "adapter-refused": 422,
 }

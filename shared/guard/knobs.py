@@ -1,0 +1,84 @@
+"""What a policy asks of the rules for each audience (policy.yaml). It knows no rule and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shared.guard.rules import Rule
+from shared.guard.verdict import Action, Audience, Category, Severity
+
+#: Questions are screened for these whatever a policy says.
+_ALWAYS_ON = frozenset((Category.CRISIS, Category.EMERGENCY))
+
+
+def _may_change(categories: list[Category]) -> list[Category]:
+    if _ALWAYS_ON.intersection(categories):
+        raise ValueError("crisis and emergency are always looked for")
+    return categories
+
+
+Categories = Annotated[list[Category], AfterValidator(_may_change)]
+
+
+class AudienceKnobs(BaseModel):
+    """What one audience is protected from, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Categories that are not looked for.
+    ignore: Categories
+    #: Categories whose sentences are shown with a referral instead of replaced.
+    refer: Categories
+    #: Rules with a lower score do not count.
+    least_score: float = Field(ge=0, le=0.8)
+
+    def action(self, category: Category, action: Action, severity: Severity, score: float) -> Action:
+        """What is done about a finding, ALLOW for one that does not count. A critical one stays as it is."""
+        if severity is Severity.CRITICAL or category in _ALWAYS_ON:
+            return action
+        if category in self.ignore or score < self.least_score:
+            return Action.ALLOW
+        return Action.APPEND if action is Action.REPLACE and category in self.refer else action
+
+
+class Audiences(BaseModel):
+    """The knobs of every audience."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patient: AudienceKnobs
+    clinician: AudienceKnobs
+
+
+class Knobs(BaseModel):
+    """The whole of policy.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: How long the verdict on one sentence may take, in seconds.
+    sentence_time_budget_s: float = Field(gt=0, le=5)
+    audiences: Audiences
+
+    def of(self, audience: Audience) -> AudienceKnobs:
+        """The knobs of one audience."""
+        return self.audiences.patient if audience is Audience.PATIENT else self.audiences.clinician
+
+    def applied_to(self, rules: Iterable[Rule]) -> list[Rule]:
+        """The rules as they count for each audience; a rule is split where audiences differ."""
+        return [each for rule in rules for each in self._split(rule)]
+
+    def _split(self, rule: Rule) -> list[Rule]:
+        by_action: dict[Action, set[Audience]] = {}
+        for audience in Audience:
+            if audience in rule.audiences:
+                action = self.of(audience).action(rule.category, rule.action, rule.severity, rule.score)
+                by_action.setdefault(action, set()).add(audience)
+        by_action.pop(Action.ALLOW, None)
+        return [
+            replace(rule, action=action, audiences=frozenset(audiences))
+            for action, audiences in by_action.items()
+        ]

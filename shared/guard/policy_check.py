@@ -1,0 +1,160 @@
+"""Finds what is wrong with a policy before it is used, and the line where it stands. It judges nobody."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from shared.errors import PolicyRefused
+from shared.guard.located import Located, Place
+from shared.guard.patterns import compile_pattern
+from shared.guard.policy import MOST_CHARS
+from shared.guard.policy_schema import FILES, Lines
+
+#: A number carries this class by itself; see lexicon.py.
+_NUMBER = "num"
+
+
+def check_policy(texts: Mapping[str, str]) -> None:
+    """Check every file of a whole policy.
+
+    Args:
+        texts: the text of each of `POLICY_FILES`, by name.
+
+    Raises:
+        PolicyRefused: the first thing that is wrong, with file, line and reason; it quotes nothing.
+    """
+    for name, text in texts.items():
+        if len(text) > MOST_CHARS:
+            raise PolicyRefused(name, 1, f"the file has more than {MOST_CHARS:,} characters")
+    located = {name: _parsed(name, text) for name, text in texts.items()}
+    tags = {*located["lexicon.yaml"].document["tags"], _NUMBER}
+    _check_responses(located["responses.yaml"], located["resources.yaml"])
+    for name in ("rules_answer.yaml", "rules_question.yaml"):
+        _RulesCheck(located[name], tags).check()
+
+
+def _parsed(name: str, text: str) -> Located:
+    """The file, if its keys and values are those that it may have."""
+    located = Located(name, text)
+    try:
+        FILES[name].model_validate(located.document)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise located.refusal(first["loc"], _reason(first)) from None
+    return located
+
+
+def _reason(error: ErrorDetails) -> str:
+    """What must be different, in words of ours where pydantic's are about Python."""
+    if error["type"] == "extra_forbidden":
+        return "the key is not known here"
+    if error["type"] == "missing":
+        return f"the key {error['loc'][-1]!r} is missing"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "keys with values belong here"
+    message = error["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _check_responses(responses: Located, resources: Located) -> None:
+    document = resources.document
+    if document["default"] not in document["locales"]:
+        raise resources.refusal(("default",), "this is none of the locales")
+    for alias, locale in document["aliases"].items():
+        if locale not in document["locales"]:
+            raise resources.refusal(("aliases", alias), "this is none of the locales")
+    for place, text in _strings(responses, responses.document, ()):
+        try:
+            names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        except ValueError:
+            raise responses.refusal(place, "a brace that opens or closes nothing") from None
+        if not names <= set(Lines.model_fields):
+            known = ", ".join(f"{{{name}}}" for name in Lines.model_fields)
+            raise responses.refusal(place, f"only {known} are filled in")
+
+
+class _RulesCheck:
+    """The rules of one side: whether their patterns mean something and everything is there that they name."""
+
+    def __init__(self, located: Located, tags: set[str]) -> None:
+        self._located = located
+        self._tags = tags
+        self._macros: dict[str, Sequence[str]] = located.document["macros"]
+        #: Patterns that were found good; the same one often stands in several rules.
+        self._good: set[str] = set()
+
+    def check(self) -> None:
+        """Raises PolicyRefused."""
+        document = self._located.document
+        for name, sources in self._macros.items():
+            self._check_no_circle(name, ())
+            for number, source in enumerate(sources):
+                self._check_elements(("macros", name, number), source)
+        for name, scope in document["scopes"].items():
+            for part in ("any", "not_after"):
+                self._check_patterns(("scopes", name, part), scope.get(part, []))
+        self._check_patterns(("referral",), document.get("referral", []))
+        self._check_rule(("defaults",), document["defaults"])
+        ids: set[str] = set()
+        for number, rule in enumerate(document["rules"]):
+            if rule["id"] in ids:
+                raise self._located.refusal(("rules", number, "id"), "another rule has the same id")
+            ids.add(rule["id"])
+            self._check_rule(("rules", number), rule)
+
+    def _check_rule(self, place: Place, rule: Mapping[str, Any]) -> None:
+        for part in ("any", "also", "nearby"):
+            self._check_patterns((*place, part), rule.get(part, []))
+        for where, name in _strings(self._located, rule.get("unless", []), (*place, "unless")):
+            if name not in self._located.document["scopes"]:
+                raise self._located.refusal(where, "there is no scope of this name")
+
+    def _check_patterns(self, place: Place, sources: Any) -> None:
+        for where, source in _strings(self._located, sources, place):
+            if source in self._good:
+                continue
+            self._check_elements(where, source)
+            try:
+                compile_pattern(source, self._macros)
+            except ValueError:
+                reason = "the pattern has no element that must occur"
+                raise self._located.refusal(where, reason) from None
+            self._good.add(source)
+
+    def _check_elements(self, place: Place, source: str) -> None:
+        for element in source.split():
+            body = element[:-1] if len(element) > 1 and element.endswith("?") else element
+            if body[:1] == "<" and body[-1:] == ">" and body[1:-1] not in self._macros:
+                raise self._located.refusal(place, "there is no macro of this name")
+            if body[:1] == "{" and body[-1:] == "}" and self._tags.isdisjoint(body[1:-1].split("|")):
+                raise self._located.refusal(place, "there is no class of words of this name in lexicon.yaml")
+
+    def _check_no_circle(self, name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise self._located.refusal(("macros", above[0]), "the macro names itself, or one that names it")
+        for source in self._macros.get(name, ()):
+            for element in source.split():
+                inner = element.rstrip("?")
+                if inner[:1] == "<" and inner[-1:] == ">":
+                    self._check_no_circle(inner[1:-1], (*above, name))
+
+
+def _strings(located: Located, value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """Every text within lists and mappings, with its place."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise located.refusal(place, "the text is empty")
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(located, item, (*place, key))
+    elif isinstance(value, Sequence):
+        for number, item in enumerate(value):
+            yield from _strings(located, item, (*place, number))
+    else:
+        raise located.refusal(place, "a text belongs here; put it in quotes")
