@@ -126,7 +126,10 @@ async def _ours(_request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    return problem(status, error.code, error.detail, headers=headers)
+    fields = None
+    if isinstance(error, errors.PolicyRefused):
+        fields = [FieldProblem(field=f"{error.file}:{error.line}", message=error.reason)]
+    return problem(status, error.code, error.detail, headers=headers, fields=fields)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from services.ui.views import (
     compare,
     consent,
     data,
+    guard,
     jobs,
     log,
     people,
@@ -44,10 +45,15 @@ PAGES: dict[str, list[Page]] = {
         (training.show, "Training", ":material/model_training:", "training"),
         (adapters.show, "Adapters", ":material/extension:", "adapters"),
         (compare.show, "Compare", ":material/compare:", "compare"),
+        (guard.show, "Guard", ":material/shield:", "guard"),
         (people.show, "People", ":material/group:", "people"),
         ACCOUNT,
     ],
-    "auditor": [(log.show, "Log", ":material/fact_check:", "log"), ACCOUNT],
+    "auditor": [
+        (log.show, "Log", ":material/fact_check:", "log"),
+        (guard.show, "Guard", ":material/shield:", "guard"),
+        ACCOUNT,
+    ],
 }
 
 

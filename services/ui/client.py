@@ -14,12 +14,14 @@ Json = dict[str, Any]
 class GatewayError(Exception):
     """The gateway refused, or could not be reached; `detail` says what to do."""
 
-    def __init__(self, code: str, detail: str, status: int = 0) -> None:
+    def __init__(self, code: str, detail: str, status: int = 0, places: tuple[str, ...] = ()) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         #: The HTTP status; 0 when there was no answer.
         self.status = status
+        #: What is wrong: names of fields, or `FILE:LINE` of a policy.
+        self.places = places
 
 
 @lru_cache
@@ -183,10 +185,14 @@ def _error(response: httpx.Response) -> GatewayError:
         fields = [
             f"{field['field'].rsplit('.', 1)[-1]}: {field['message']}" for field in problem.get("errors", [])
         ]
+        places = tuple(field["field"] for field in problem.get("errors", []))
+        if code == "policy-refused":  # its detail names the place
+            fields = []
         detail = "; ".join(fields) or detail
     except (ValueError, KeyError, AttributeError):
         code, detail = (
             "internal",
             "MediChat could not do that; try again, and tell your admin if it stays so.",
         )
-    return GatewayError(code, detail, response.status_code)
+        places = ()
+    return GatewayError(code, detail, response.status_code, places)

@@ -9,6 +9,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from shared.auth.roles import Role
+from tests.policies import add_version
 from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async
 from tests.training import School
@@ -35,7 +36,12 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
     compared = api.client(admin).post(
         "/v1/comparisons", json={"question": "Why?", "left": None, "right": adapter}
     )
+    guards = api.client(admin)
+    version = add_version(guards, refer="[dosing]")
+    replay = guards.post(f"/v1/guard/policies/{version}/replays", json={"answers": 1}).json()
     return {
+        "version": version,
+        "replay_id": replay["id"],
         "sha256": adapter,
         "comparison_id": compared.json()["id"],
         "job_id": job["id"],

@@ -34,9 +34,7 @@ router = APIRouter(prefix="/v1/guard", tags=["guard"])
 ReplayId = Annotated[str, Path(max_length=36)]
 
 
-@router.post(
-    "/policies/{version}/replays", status_code=202, responses=document(401, 403, 404, 413, 422, 429)
-)
+@router.post("/policies/{version}/replays", status_code=202, responses=document(401, 403, 404, 413, 422, 429))
 def submit_replay(
     version: Annotated[str, Path(max_length=64)], body: ReplayBody, caller: Admin, gateway: GatewayDep
 ) -> ReplayView:

@@ -49,6 +49,13 @@ def show(gateway: Gateway, me: Json) -> None:
 
 def _disclaimer(me: Json) -> None:
     st.info(DISCLAIMER, icon=":material/smart_toy:")
+    if me["answers_stopped"]:
+        st.error(
+            "**Answers are stopped for now.** Questions are not taken; ask again later. In an emergency call "
+            "your emergency number; if you write about a crisis or an emergency here, you are still told "
+            "where help is.",
+            icon=":material/front_hand:",
+        )
     if me["model"] == "demo":
         st.caption(
             "The demo model answers: a toy that knows a few dozen conditions by heart and nothing else. "
@@ -106,6 +113,10 @@ def _guard_banner(guard: Json | None) -> None:
         st.warning(
             f"**The guard stepped in** ({reason or 'check failed'}): a sentence was held back and replaced.",
             icon=":material/shield:",
+        )
+    elif guard["action"] == "append" and guard["category"] != "omission":
+        st.info(
+            f"**The guard asks you to check this with a clinician** ({reason}).", icon=":material/shield:"
         )
     elif guard["action"] == "append":
         st.info(

@@ -1,0 +1,256 @@
+"""The dashboard's page of the guard, run by Streamlit's own test runner against a real gateway."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from shared.auth.roles import Role
+from shared.guard.policy import packaged_policy, version_of
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.policies.replays import ReplayStore
+from tests.pages import button, charts, open_with, served_by, texts
+from tests.policies import DOSE, activate, add_version, knobs
+from tests.support import Api, Person, ask_async
+
+PACKAGED = version_of(packaged_policy())
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The pages know no database."""
+    return "sqlite"
+
+
+@pytest.fixture
+def admin(api: Api) -> Person:
+    return api.person(Role.ADMIN)
+
+
+@pytest.fixture
+def client(api: Api, admin: Person) -> httpx.Client:
+    return api.client(admin)
+
+
+@pytest.fixture
+def open_app(api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Opens the page of the guard, as the admin unless it is said who."""
+
+    def open_(person: Person | None = None, page: str = "guard", **query: str) -> AppTest:
+        return open_with(monkeypatch, api.browser_token(person or admin), page=page, **query)
+
+    with served_by(api, monkeypatch):
+        yield open_
+
+
+def tables(app: AppTest) -> str:
+    """Everything in the page's tables."""
+    return "\n".join(each.value.to_string() for each in app.dataframe)
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    """Click the button of this key."""
+    return next(each for each in app.button if each.key == key).click().run()
+
+
+def judge(app: AppTest, text: str, **choices: str) -> AppTest:
+    app.text_area(key="try-text").set_value(text)
+    for name, value in choices.items():
+        app.radio(key=f"try-{name}").set_value(value)
+    return button(app, "Judge").click().run()
+
+
+def edit(app: AppTest, name: str, text: str, note: str = "A test.") -> AppTest:
+    """Choose a file, replace its text and write a note."""
+    next(each for each in app.selectbox if each.label == "File").set_value(name).run()
+    next(each for each in app.text_area if each.label.startswith(name)).set_value(text).run()
+    return (
+        next(each for each in app.text_input if each.label.startswith("What is different"))
+        .set_value(note)
+        .run()
+    )
+
+
+# -- what counts
+
+
+def test_the_page_says_which_version_counts_and_what_it_holds(open_app: Open, client: httpx.Client) -> None:
+    app = open_app()
+    assert f"Version `{PACKAGED}` (the packaged one) judges." in texts(app)
+    assert "Nothing was ever activated" in texts(app)
+    version = add_version(client, refer="[dosing]")
+    activate(client, version)
+    app = open_app()
+    assert f"Version `{version}` judges." in texts(app)
+    assert "this gateway" in tables(app)
+
+
+def test_people_who_ask_have_no_such_page(open_app: Open, api: Api) -> None:
+    assert [each.value for each in open_app(api.person()).title] == []
+
+
+# -- trying
+
+
+def test_a_sentence_is_tried_and_the_page_says_why(open_app: Open, api: Api) -> None:
+    app = judge(open_app(), DOSE.strip())
+    assert not app.exception
+    assert any("**Replace**: dosing" in each.value for each in app.warning)
+    assert api.gateway.guard.responses().replacement("dosing") in texts(app)  # type: ignore[arg-type]
+    assert "dosing.no_limit" in tables(app)
+    assert ":orange-background[" in texts(app)
+
+
+def test_a_harmless_sentence_is_allowed(open_app: Open) -> None:
+    app = judge(open_app(), "Rest well.")
+    assert any("**Allowed**: nothing found." in each.value for each in app.success)
+
+
+def test_what_is_tried_is_shown_as_it_was_written(open_app: Open) -> None:
+    app = judge(open_app(), "![x](http://evil.example/x) " + DOSE.strip())
+    assert "![x](" not in texts(app)
+
+
+# -- versions
+
+
+def test_a_copy_is_edited_stored_and_activated(open_app: Open, api: Api) -> None:
+    app = edit(open_app(), "policy.yaml", knobs(refer="[dosing]")["policy.yaml"])
+    assert "Changed: policy.yaml." in texts(app)
+    app = press(app, "store-version")
+    assert not app.exception
+    (event,) = api.audit("policy.added")
+    version = str(event.object).removeprefix("policy:")
+    assert version in tables(app)
+    assert "+    refer: [dosing]" in texts(app)
+    assert "-    refer: []" in texts(app)
+    app = press(app, "activate-yes")
+    assert f"Version `{version}` judges." in texts(app)
+    assert api.gateway.guard.policy_version == version
+
+
+def test_a_bad_edit_is_refused_with_the_line_that_is_wrong(open_app: Open, api: Api) -> None:
+    bad = packaged_policy()["policy.yaml"].replace("refer: []", "refer: [dosage]", 1)
+    app = press(edit(open_app(), "policy.yaml", bad), "store-version")
+    line = bad[: bad.index("refer: [dosage]")].count("\n") + 1
+    assert any(f"line {line}" in each.value for each in app.error)
+    assert f">  {line:3}     refer: [dosage]" in texts(app)
+    assert "Changed: policy.yaml." in texts(app), "the edit is still there"
+    assert api.audit("policy.added") == []
+
+
+def test_a_version_judges_in_the_shadow_and_is_ended(open_app: Open, client: httpx.Client) -> None:
+    version = add_version(client, refer="[dosing]")
+    app = press(open_app(v=version), "shadow-yes")
+    assert f"Version `{version}` judges in the shadow." in texts(app)
+    assert f"Version {version} has judged 0 sentences so far." in texts(app)
+    app = press(app, "end-shadow-yes")
+    assert "judges in the shadow." not in texts(app)
+
+
+def test_a_roll_back_brings_the_version_before_back(open_app: Open, client: httpx.Client) -> None:
+    activate(client, add_version(client, refer="[dosing]"))
+    app = press(open_app(), "roll-back-yes")
+    assert f"Version `{PACKAGED}` (the packaged one) judges." in texts(app)
+
+
+def test_a_process_that_cannot_follow_is_named(open_app: Open, api: Api, client: httpx.Client) -> None:
+    now = api.gateway.guards.now
+    api.gateway.guards._now = type(now)(guard=now.guard, refused="0123456789ab")
+    assert any("cannot compile version 0123456789ab" in each.value for each in open_app().error)
+
+
+# -- the stop switch
+
+
+def test_answers_are_stopped_with_a_reason_and_started_again(open_app: Open, api: Api) -> None:
+    app = open_app()
+    next(each for each in app.text_area if each.label.startswith("Reason")).set_value("Wrong doses.").run()
+    app = press(app, "stop-answers-yes")
+    assert any("**All answers are stopped**" in e.value and "Wrong doses." in e.value for e in app.error)
+    assert api.gateway.guards.now.stopped
+    app = press(app, "start-answers-yes")
+    assert not any("All answers are stopped" in each.value for each in app.error)
+    assert not api.gateway.guards.now.stopped
+
+
+def test_people_see_that_answers_are_stopped(open_app: Open, api: Api, client: httpx.Client) -> None:
+    client.post("/v1/guard/stop", json={"reason": "Wrong doses."})
+    app = open_app(api.person(), page="")
+    assert any("Answers are stopped for now." in each.value for each in app.error)
+    assert "Wrong doses." not in texts(app)
+
+
+# -- replays
+
+
+def replay(api: Api, client: httpx.Client, counts: dict[str, Any], changes: list[dict[str, Any]]) -> str:
+    """A finished replay with these numbers."""
+    found = client.post(f"/v1/guard/policies/{PACKAGED}/replays", json={"answers": 5}).json()
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        job = gateway.jobs.claim(connection, Kind.REPLAY, "hand")
+        assert job is not None
+        ReplayStore(gateway.jobs).record_end(connection, job.claim, counts=counts, changes=changes)
+        gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
+    return str(found["id"])
+
+
+COUNTS = {
+    "answers": 5,
+    "sentences": 9,
+    "questions": 5,
+    "erased": 1,
+    "changed": {"dosing": 3},
+    "newly_stopped": {"dosing": 2},
+    "newly_released": {"dosing": 1},
+}
+
+
+def test_a_replay_is_asked_for_and_followed(open_app: Open, api: Api) -> None:
+    app = open_app()
+    assert "No replay yet." in texts(app)
+    app = button(app, "Replay").click().run()
+    assert "Waiting for a training worker" in "\n".join(each.proto.text for each in app.get("progress"))
+    assert len(api.audit("replay.submitted")) == 1
+
+
+def test_a_replays_counts_are_drawn_and_its_texts_kept_from_admins(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    replay(api, client, COUNTS, [])
+    app = open_app()
+    assert {each.label: each.value for each in app.metric} == {
+        "Answers": "5",
+        "Sentences": "9",
+        "Newly stopped": "2",
+        "Newly released": "1",
+    }
+    (chart,) = charts(app)
+    assert "newly stopped" in str(chart)
+    assert "The texts behind these numbers are for auditors." in texts(app)
+    assert len(app.toggle) == 0
+
+
+def test_an_auditor_reads_versions_and_texts_and_changes_nothing(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    asked = ask_async(api.log_in())
+    job = api.claim()
+    api.release(job, DOSE)
+    api.finish(job)
+    change = {"job": asked["id"], "side": "answer", "seq": 1, "before": ["allow", None]}
+    replay(api, client, COUNTS, [{**change, "after": ["replace", "dosing"]}])
+    app = open_app(api.person(Role.AUDITOR))
+    assert not app.exception
+    assert [each.label for each in app.button if each.key and each.key.endswith("-yes")] == []
+    next(each for each in app.selectbox if each.label == "File").set_value("policy.yaml").run()
+    assert "sentence_time_budget_s" in texts(app)
+    assert DOSE.strip() not in tables(app)
+    app.toggle[0].set_value(True).run()
+    assert DOSE.strip() in tables(app)
+    assert "replace (dosing)" in tables(app)
+    assert len(api.audit("replay.texts_read")) == 1
