@@ -1,31 +1,82 @@
-"""Measures the guard on labelled sentences: what it catches, what it stops wrongly, how long it takes.
+"""Measures the guard on labelled rows: what it catches, what it stops wrongly, how long it takes.
 
-It knows rows of `category, label (danger|safe), context, text`; it does not know how the guard decides.
+`python -m benchmarks.guard --side output|input|phi FILE…`. Rows of answers are `category, context, text` and
+`label` (danger|safe); a row with `answer` and no label is a harmless answer, measured by sentences. Rows
+of questions have a text under one of `QUESTION_FIELDS`, and `expect` or `--expect` says what is expected.
+Files may be gzipped. It does not know how the guard decides.
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import json
 import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import phi
 from benchmarks.report import machine, options, save
 from shared.guard import Guard, load_guard
+from shared.guard.sentences import SentenceSplitter
+from shared.guard.verdict import Action, Category, Verdict
 
-#: Rows in the project's own words; the rules were written with them at hand, so they flatter.
-OWN_ROWS = Path(__file__).parent / "guard_rows.jsonl"
+#: Rows in the project's own words that no rule was written for and the classifier never saw.
+OWN_ROWS = Path(__file__).resolve().parents[1] / "tests" / "data" / "guard_output.jsonl"
 #: About as many rows are measured by a quick run.
 QUICK_ROWS = 60
+QUESTION_FIELDS = ("text", "initial", "request", "query", "question", "prompt")
+EXPECTATIONS = ("allow", "refuse", "emergency", "crisis")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One text, and what the guard ought to make of it."""
+
+    text: str
+    context: str
+    category: str
+    #: Of an answer `danger` or `safe`; of a question one of EXPECTATIONS.
+    expect: str
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it ought to pass."""
+        return self.expect in ("safe", "allow")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON Lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The rows of a JSON Lines file, gzipped or not."""
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def answer_cases(rows: Iterable[dict[str, Any]]) -> Iterator[Case]:
+    """Sentences of answers."""
+    for row in rows:
+        if "label" in row:
+            yield Case(row["text"], row.get("context", ""), row["category"], row["label"])
+        else:
+            splitter, before = SentenceSplitter(), ""
+            for sentence in splitter.feed(row["answer"]) + splitter.close():
+                yield Case(sentence, before, "plain answers", "safe")
+                before = (before + sentence)[-800:]
+
+
+def question_cases(rows: Iterable[dict[str, Any]], expect: str | None) -> Iterator[Case]:
+    """Questions; raises ValueError for a row without a text or an expectation."""
+    for row in rows:
+        wanted = row.get("expect", expect)
+        field = next((name for name in QUESTION_FIELDS if isinstance(row.get(name), str)), None)
+        if field is None or wanted not in EXPECTATIONS:
+            raise ValueError(f"a row needs one of {QUESTION_FIELDS} and `expect`, or --expect: {sorted(row)}")
+        yield Case(row[field], "", str(wanted), str(wanted))
 
 
 def interval(hits: int, total: int) -> tuple[float, float]:
@@ -38,42 +89,71 @@ def interval(hits: int, total: int) -> tuple[float, float]:
     return (centre - margin) / (1 + z * z / total), (centre + margin) / (1 + z * z / total)
 
 
-def measure(guard: Guard, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Recall, precision and false-positive rate over all rows and per category, and times per sentence."""
-    counts: Counter[tuple[str, str, bool]] = Counter()
+def met(case: Case, verdict: Verdict) -> bool:
+    """Whether the verdict is what was expected; crisis and emergency both lead to help, and count alike."""
+    if case.expect == "refuse":
+        return verdict.action in (Action.REFUSE, Action.CRISIS)
+    if case.expect in ("emergency", "crisis"):
+        return verdict.category in (Category.EMERGENCY, Category.CRISIS)
+    return verdict.allowed is case.harmless
+
+
+def measure(
+    guard: Guard, cases: Sequence[Case], *, questions: bool = False, errors: bool = False
+) -> dict[str, Any]:
+    """Recall, precision and false-positive rate over all cases and per category, by layer, and the time."""
+    counts: Counter[tuple[str, bool, bool]] = Counter()
+    layers: Counter[tuple[str, bool]] = Counter()
     times_us: list[float] = []
-    for row in rows:
+    for case in cases:
         started = time.perf_counter()
-        verdict = guard.judge_answer(row["text"], row["context"])
+        verdict = (
+            guard.screen_question(case.text) if questions else guard.judge_answer(case.text, case.context)
+        )
         times_us.append((time.perf_counter() - started) * 1e6)
-        counts[row["category"], row["label"], not verdict.allowed] += 1
-    categories = sorted({row["category"] for row in rows})
-    cuts = statistics.quantiles(times_us, n=100)
+        right = met(case, verdict)
+        counts[case.category, case.harmless, right] += 1
+        if not verdict.allowed:
+            layers[verdict.layer, case.harmless] += 1
+        if errors and not right:
+            told = f"{verdict.category} by {verdict.source} ({verdict.score:.2f})"
+            print(
+                f"expected {case.expect} ({case.category}), got {told}: {case.context} >> {case.text.strip()}"
+            )
+    categories = sorted({case.category for case in cases})
+    cuts = statistics.quantiles(times_us, n=100) if len(times_us) > 1 else times_us * 99
     return {
-        "n": len(rows),
+        "n": len(cases),
         **_rates(counts, categories),
         "per_category": {name: _rates(counts, [name]) for name in categories},
+        "stopped_by_layer": {
+            layer: {"dangers": layers[layer, False], "safe": layers[layer, True]}
+            for layer in sorted({name for name, _ in layers})
+        },
         "us_per_sentence": {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1)},
         "ms_per_row": round(statistics.fmean(times_us) / 1e3, 4),
         "policy_version": guard.policy_version,
     }
 
 
-def _rates(counts: Counter[tuple[str, str, bool]], categories: Iterable[str]) -> dict[str, Any]:
+def _rates(counts: Counter[tuple[str, bool, bool]], categories: Iterable[str]) -> dict[str, Any]:
     names = list(categories)
 
-    def total(label: str, stopped: bool) -> int:
-        return sum(counts[name, label, stopped] for name in names)
+    def total(*, harmless: bool, right: bool) -> int:
+        return sum(counts[name, harmless, right] for name in names)
 
-    caught, missed = total("danger", True), total("danger", False)
-    wrong, passed = total("safe", True), total("safe", False)
+    caught, missed = total(harmless=False, right=True), total(harmless=False, right=False)
+    wrong, passed = total(harmless=True, right=False), total(harmless=True, right=True)
     return {
+        "n": caught + missed + wrong + passed,
         "dangers": caught + missed,
         "safe": wrong + passed,
-        "recall": round(caught / max(caught + missed, 1), 4),
+        "caught": caught,
+        "stopped_wrongly": wrong,
+        "recall": round(caught / (caught + missed), 4) if caught + missed else None,
         "recall_interval": [round(end, 3) for end in interval(caught, caught + missed)],
-        "precision": round(caught / max(caught + wrong, 1), 4),
-        "false_positive_rate": round(wrong / max(wrong + passed, 1), 4),
+        "precision": round(caught / (caught + wrong), 4) if caught + wrong else None,
+        "false_positive_rate": round(wrong / (wrong + passed), 4) if wrong + passed else None,
         "false_positive_interval": [round(end, 3) for end in interval(wrong, wrong + passed)],
     }
 
@@ -82,32 +162,54 @@ def show(result: dict[str, Any]) -> None:
     """Print the result for a person."""
     print(f"{'':24}{'dangers':>8}{'recall':>8}{'95 %':>16}{'safe':>6}{'false':>8}{'95 %':>16}")
     for name, rates in [("all", result), *result["per_category"].items()]:
-        recall, false = rates["recall_interval"], rates["false_positive_interval"]
-        print(
-            f"{name:24}{rates['dangers']:>8}{rates['recall']:>8.3f}{recall[0]:>9.3f}–{recall[1]:.3f} "
-            f"{rates['safe']:>6}{rates['false_positive_rate']:>8.3f}{false[0]:>9.3f}–{false[1]:.3f}"
-        )
+        caught = _share(rates["dangers"], rates["recall"], rates["recall_interval"])
+        wrong = _share(rates["safe"], rates["false_positive_rate"], rates["false_positive_interval"])
+        print(f"{name:24}{rates['dangers']:>8}{caught}{rates['safe']:>6}{wrong}")
+    for layer, stopped in result["stopped_by_layer"].items():
+        print(f"stopped by {layer}: {stopped['dangers']} dangers, {stopped['safe']} harmless")
     times = result["us_per_sentence"]
-    print(f"µs per sentence: p50 {times['p50']}, p99 {times['p99']}; policy {result['policy_version']}")
+    print(f"µs per text: p50 {times['p50']}, p99 {times['p99']}; policy {result['policy_version']}")
+
+
+def _share(total: int, share: float | None, ends: list[float]) -> str:
+    return f"{'':24}" if not total or share is None else f"{share:>8.3f}{ends[0]:>9.3f}–{ends[1]:.3f} "
 
 
 def main() -> None:
-    """Measure the packaged guard on one file."""
-    parser = options("What the guard's rules catch, what they stop wrongly, and how long they take.")
-    parser.add_argument(
-        "--dev", type=Path, default=OWN_ROWS, help="JSON Lines: category, label (danger|safe), context, text"
-    )
+    """Measure the packaged guard on some files."""
+    parser = options("What the guard catches, what it stops wrongly, and how long it takes.")
+    parser.add_argument("files", nargs="*", type=Path, help="JSON Lines (default: the project's own rows)")
+    parser.add_argument("--side", choices=("output", "input", "phi"), default="output")
+    parser.add_argument("--expect", choices=EXPECTATIONS, help="what is expected of every question")
+    parser.add_argument("--errors", action="store_true", help="print each text that was judged wrongly")
     chosen = parser.parse_args()
-    rows = read_rows(chosen.dev)
+    rows = [row for path in chosen.files or [OWN_ROWS] for row in read_rows(path)]
     if chosen.quick:
         rows = rows[:: max(len(rows) // QUICK_ROWS, 1)]
-    guard = load_guard()
-    measure(guard, rows)
-    result = {"rows": chosen.dev.name, **machine(), **measure(guard, rows)}
-    save("guard", result, quick=chosen.quick)
-    show(result)
+    result = {**machine(), "files": [path.name for path in chosen.files], **_measure(parser, chosen, rows)}
+    if chosen.side == "output" and not chosen.files:
+        save("guard", result, quick=chosen.quick)
     if chosen.json:
         print(json.dumps(result))
+
+
+def _measure(
+    parser: argparse.ArgumentParser, chosen: argparse.Namespace, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    if chosen.side == "phi":
+        found = phi.measure(rows, errors=chosen.errors)
+        phi.show(found)
+        return found
+    questions = chosen.side == "input"
+    try:
+        cases = list(question_cases(rows, chosen.expect) if questions else answer_cases(rows))
+    except (KeyError, ValueError) as error:
+        parser.error(str(error))
+    guard = load_guard()
+    measure(guard, cases[:50], questions=questions)  # warm up
+    result = measure(guard, cases, questions=questions, errors=chosen.errors)
+    show(result)
+    return result
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from shared.privacy.phi import find
 
@@ -18,7 +19,7 @@ _MAY_STAY = re.compile(
 )
 
 
-def measure(rows: list[dict[str, object]], *, errors: bool = False) -> dict[str, object]:
+def measure(rows: list[dict[str, object]], *, errors: bool = False) -> dict[str, Any]:
     """Recall over identifiers, share of rows without any that are touched, time per row."""
     found, total, touched, clean, seconds = Counter[str](), Counter[str](), 0, 0, 0.0
     for row in rows:
@@ -47,6 +48,7 @@ def measure(rows: list[dict[str, object]], *, errors: bool = False) -> dict[str,
         "n": len(rows),
         "recall": sum(found.values()) / count if count else None,
         "clean_touched": touched / clean if clean else None,
+        "false_positive_rate": touched / clean if clean else None,
         "per_category": {kind: {"n": total[kind], "recall": found[kind] / total[kind]} for kind in total},
         "ms_per_row": 1000 * seconds / max(len(rows), 1),
     }
@@ -73,12 +75,17 @@ def main() -> None:
     result = measure(rows[:100] if options.quick else rows, errors=options.errors)
     if options.json:
         print(json.dumps(result))
-        return
+    else:
+        show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result for a person."""
     print(
         f"{result['n']} rows: recall {result['recall']:.3f}, clean rows touched "
         f"{result['clean_touched']:.3f}, {result['ms_per_row']:.2f} ms a row"
     )
-    for kind, one in sorted(result["per_category"].items()):  # type: ignore[attr-defined]
+    for kind, one in sorted(result["per_category"].items()):
         print(f"  {kind:32} n {one['n']:4}  recall {one['recall']:.3f}")
 
 

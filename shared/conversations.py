@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from shared.db.rows import Into, Rows, put
 from shared.db.tables import conversations, data_keys, messages, released_sentences, verdicts
 from shared.errors import NotFound
-from shared.guard.verdict import Action, Verdict
+from shared.guard.verdict import Action, Category, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
@@ -21,6 +21,7 @@ from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 
 # made once: building a statement costs more than sending it
+_STATE_OF = select(conversations.c.guard_state).where(conversations.c.id == bindparam("conversation_id"))
 _KEY_OF = (
     select(data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version)
     .join(conversations, conversations.c.key_id == data_keys.c.key_id)
@@ -146,6 +147,11 @@ class Conversations:
         if row is None:
             raise NotFound
         return self._envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
+
+    def guard_state(self, connection: Connection, conversation_id: str) -> Category | None:
+        """`crisis` or `emergency` when a question of the conversation was one; None else."""
+        state = connection.execute(_STATE_OF, {"conversation_id": conversation_id}).scalar_one()
+        return None if state == "none" else Category(state)
 
     def rename(self, connection: Connection, conversation_id: str, title: str, now: datetime) -> None:
         """Give the conversation another title."""

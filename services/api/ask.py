@@ -31,7 +31,7 @@ from shared.errors import (
     NotFound,
 )
 from shared.guard import Guard
-from shared.guard.verdict import Action, Verdict
+from shared.guard.verdict import Action, Category, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import Job, NewJob
@@ -75,9 +75,9 @@ class Stored:
     made: bool = True
 
     @property
-    def in_need(self) -> bool:
+    def settled(self) -> bool:
         """Whether the guard answers at once."""
-        return self.verdict.action is Action.CRISIS
+        return self.verdict.answered_at_once
 
 
 def accept(gateway: Gateway, group: list[Asked]) -> list[Job | Exception]:
@@ -105,16 +105,20 @@ def _store(gateway: Gateway, group: list[Asked]) -> list[Stored | Exception]:
     # always in the same order, so that two gateways cannot each wait for a conversation of the other's
     order = sorted(range(len(group)), key=lambda index: group[index].question.conversation_id or "")
     outcomes: list[Stored | Exception] = [NotFound()] * len(group)
+    # before the transaction: nobody else should wait for a lock meanwhile
+    verdicts = gateway.guard.screen_questions(
+        [(asked.question.query[: gateway.settings.max_query_chars], asked.caller.audience) for asked in group]
+    )
     with gateway.database.write() as connection:
         desk = _Desk(gateway, connection)
         for index in order:
             try:
-                outcomes[index] = desk.take(group[index])
+                outcomes[index] = desk.take(group[index], verdicts[index])
             except MediChatError as error:
                 outcomes[index] = error
         desk.rows.store(connection)
         for asked, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Stored) and outcome.made and outcome.in_need:
+            if isinstance(outcome, Stored) and outcome.made and outcome.settled:
                 answer_at_once(gateway, connection, outcome, asked.question.query, desk.now)
     return outcomes
 
@@ -134,11 +138,10 @@ class _Desk:
         #: Queued jobs by person: those in the database, and those taken here.
         self._queued: dict[str, int] = {}
 
-    def take(self, asked: Asked) -> Stored:
+    def take(self, asked: Asked, verdict: Verdict) -> Stored:
         """Check a question and prepare its rows. Raises a MediChatError to refuse it."""
         gateway, connection, caller, question = self._gateway, self._connection, asked.caller, asked.question
         check_question(gateway, connection, question)
-        verdict = self._guard.screen_question(question.query, caller.audience)
         request_hmac = None
         if asked.idempotency_key is not None:
             request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
@@ -237,7 +240,7 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 now=now,
             )
             stored = Stored(job, verdict, guard)
-            if stored.in_need:
+            if stored.settled:
                 answer_at_once(gateway, connection, stored, asked.text, now)
     except IntegrityError as error:
         raise ConversationBusy from error
@@ -331,9 +334,9 @@ def submit(
         seed=secrets.randbits(31) if seed is None else seed,
         sampling=sampling,
         policy_version=guard.policy_version,
-        adapter_sha256=None if verdict.action is Action.CRISIS else adapter,
+        adapter_sha256=None if verdict.answered_at_once else adapter,
     )
-    if verdict.action is Action.CRISIS:
+    if verdict.answered_at_once:
         job = gateway.jobs.submit_settled(into, new, now, finish_reason="guard")
     else:
         job = gateway.jobs.submit(into, new, now)
@@ -360,7 +363,7 @@ def submit(
 def answer_at_once(
     gateway: Gateway, connection: Connection, stored: Stored, text: str, now: datetime
 ) -> None:
-    """Give a person in crisis or emergency the resources, with no queue and no model in between."""
+    """Give a person in need the resources, or refuse a harmful request: no queue and no model in between."""
     job, verdict, guard = stored.job, stored.verdict, stored.guard
     assert job.conversation_id is not None
     category = str(verdict.category)
@@ -383,9 +386,14 @@ def answer_at_once(
         action=verdict.action,
         now=now,
     )
-    connection.execute(
-        update(conversations).where(conversations.c.id == job.conversation_id).values(guard_state=category)
-    )
+    if verdict.action is Action.CRISIS:
+        # a crisis outweighs an emergency, and neither is taken back by what is asked later
+        lesser = conversations.c.guard_state != Category.CRISIS.value
+        connection.execute(
+            update(conversations)
+            .where(conversations.c.id == job.conversation_id, lesser)
+            .values(guard_state=category)
+        )
     record.append(
         connection,
         now=now,
@@ -426,7 +434,7 @@ def _check_free(connection: Connection, conversation_id: str) -> None:
 
 def announce(gateway: Gateway, stored: Stored) -> None:
     """After the commit: wake a worker, or count that none was needed."""
-    if stored.in_need:
+    if stored.settled:
         GUARDED.labels(str(stored.verdict.category)).inc()
     else:
         gateway.bell.work(stored.job.kind, stored.job.id)

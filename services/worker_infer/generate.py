@@ -37,7 +37,7 @@ from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database, is_away
 from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
 from shared.guard.gate import Release
-from shared.guard.verdict import Action
+from shared.guard.verdict import Action, Category
 from shared.jobs.leases import Hold, LeaseKeeper
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.persist import persist
@@ -84,6 +84,8 @@ class Question:
     #: What an earlier attempt released; the answer goes on from there.
     released: str
     released_count: int
+    #: What the guard found earlier in the conversation.
+    state: Category | None
     #: Whether the guard ended the answer in an earlier attempt.
     ended_by_guard: bool
     #: Whether one of the released sentences is shown only with a referral.
@@ -245,6 +247,7 @@ class _Attempt:
             text=asked.text,
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
+            state=a._conversations.guard_state(connection, job.conversation_id),
             ended_by_guard=any(sentence.action not in _SHOWN for sentence in released),
             referral_due=any(sentence.action is Action.APPEND for sentence in released),
             deadline=self._deadline(a._jobs.clock.now(connection)),
@@ -279,6 +282,8 @@ class _Attempt:
         gate = self._standing.guard.gate(
             job.audience,
             question.released,
+            question=question.text,
+            state=question.state,
             locale=a._settings.locale,
             referral_due=question.referral_due,
         )

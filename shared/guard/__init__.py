@@ -1,20 +1,22 @@
 """The guard: judges questions and answers, and gates an answer while it is written.
 
-It knows text and policy; it knows no model, no job and no user. Which policy counts at this moment is in
-shared/live_guard.py.
+It knows text and policy; it knows no job and no user. The network that scores texts is handed in. Which
+policy counts at this moment is in shared/policies/live.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import yaml
 
-from shared.guard.gate import Gate, Release
+from shared.guard.classifier import load_classifier
+from shared.guard.gate import Gate, Reading, Release
 from shared.guard.knobs import Knobs
+from shared.guard.layers import AnswerJudge, QuestionJudge, Scorer
 from shared.guard.lexicon import Lexicon
 from shared.guard.patterns import compile_pattern
 from shared.guard.policy import packaged_policy, version_of
@@ -34,7 +36,9 @@ __all__ = [
     "Severity",
     "Side",
     "Verdict",
+    "compile_guard",
     "load_guard",
+    "packaged_policy",
 ]
 
 
@@ -43,12 +47,13 @@ class Guard:
 
     Args:
         policy: the text of each policy file, by name.
+        scorer: the classifier; without it the rules decide alone.
 
     Raises:
         ValueError: a policy file is malformed.
     """
 
-    def __init__(self, policy: Mapping[str, str]) -> None:
+    def __init__(self, policy: Mapping[str, str], scorer: Scorer | None = None) -> None:
         #: Twelve hexadecimal digits that change with any word of the policy.
         self.policy_version = version_of(policy)
         documents: dict[str, Any] = {name: yaml.safe_load(text) for name, text in policy.items()}
@@ -63,28 +68,42 @@ class Guard:
             side: RuleSet(side, self._lexicon, self._knobs.applied_to(build_rules(document)))
             for side, document in ((Side.ANSWER, answer), (Side.QUESTION, question))
         }
-        self._answer_rules, self._question_rules = rules[Side.ANSWER], rules[Side.QUESTION]
+        self._answers = AnswerJudge(rules[Side.ANSWER].judge, scorer, self._knobs)
+        self._questions = QuestionJudge(partial(screen_question, rules[Side.QUESTION]), scorer, self._knobs)
+        self._urgent = tuple(compile_pattern(source, answer["macros"]) for source in answer["urgent"])
         self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])
         self._texts = documents["responses.yaml"]
         self._resources = documents["resources.yaml"]
 
     def judge_answer(self, text: str, context: str = "", audience: Audience = Audience.PATIENT) -> Verdict:
         """The verdict on one sentence of an answer; `context` is what stands before it in that answer."""
-        return self._answer_rules.judge(text, context, audience)
+        return self._answers(text, context, audience)
 
     def screen_question(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
-        """Whether a person in crisis or in an emergency asks: action `crisis`; the category says which."""
-        return screen_question(self._question_rules, text, audience)
+        """Whether a person in crisis or in an emergency asks (action `crisis`), or for harm (`refuse`)."""
+        return self.screen_questions([(text, audience)])[0]
+
+    def screen_questions(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
+        """The verdict on each of several questions."""
+        return self._questions(asked)
 
     def layers(self, side: Side) -> dict[str, Judge]:
         """Every layer that has a say on this side, by name; to see what each says by itself."""
-        rules = self._answer_rules if side is Side.ANSWER else self._question_rules
-        return {"rules": rules.judge}
+        return self._answers.layers() if side is Side.ANSWER else self._questions.layers()
 
     def refers(self, text: str) -> bool:
         """Whether a text of an answer sends its reader to a clinician."""
         tagged = self._lexicon.read(text)
         return any(pattern.found(tagged) for pattern in self._referral)
+
+    def warns_of_emergency(self, text: str) -> bool:
+        """Whether a text names signs of an emergency."""
+        return "/redflag" in self._lexicon.read(text).keys
+
+    def urges(self, text: str) -> bool:
+        """Whether a text of an answer sends its reader to urgent care."""
+        tagged = self._lexicon.read(text)
+        return any(pattern.found(tagged) for pattern in self._urgent)
 
     def responses(self, locale: str = "intl") -> Responses:
         """The safe texts for one locale."""
@@ -95,24 +114,37 @@ class Guard:
         audience: Audience = Audience.PATIENT,
         released_so_far: str = "",
         *,
+        question: str = "",
+        state: Category | None = None,
         locale: str = "intl",
         clock: Callable[[], float] = time.monotonic,
         referral_due: bool = False,
     ) -> Gate:
-        """A gate for one answer; see `Gate` for what was already shown of it."""
+        """A gate for one answer; see `Gate` for what was already shown of it.
+
+        With the `question`, an answer about signs of an emergency ends with what to do; with a `state`
+        (`crisis` or `emergency`, found earlier in the conversation) it begins with where help is found.
+        """
         return Gate(
             self.judge_answer,
             audience,
             responses=self.responses(locale),
-            refers=self.refers,
+            reader=Reading(self.refers, self.urges, self.warns_of_emergency),
             clock=clock,
             released_so_far=released_so_far,
+            question=question,
+            state=state,
             referral_due=referral_due,
             time_budget_s=self._knobs.sentence_time_budget_s,
         )
 
 
+def compile_guard(policy: Mapping[str, str]) -> Guard:
+    """A guard under this policy, with the packaged classifier. Raises ValueError for a malformed file."""
+    return Guard(policy, load_classifier())
+
+
 @cache
 def load_guard() -> Guard:
-    """The guard under the packaged policy, which is read once per process."""
-    return Guard(packaged_policy())
+    """The guard under the packaged policy, with the packaged classifier; made once per process."""
+    return compile_guard(packaged_policy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.guard.responses import Responses
 from shared.guard.sentences import SentenceSplitter
@@ -27,6 +27,18 @@ class Release:
     suppressed: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the gate asks about texts that it does not judge."""
+
+    #: Whether an answer's text sends its reader to a clinician.
+    refers: Callable[[str], bool]
+    #: Whether it sends them to urgent care.
+    urges: Callable[[str], bool]
+    #: Whether a text names signs of an emergency.
+    warns_of_emergency: Callable[[str], bool]
+
+
 class Gate:
     """The gate of one answer.
 
@@ -38,10 +50,12 @@ class Gate:
         judge: the rail that decides.
         audience: who reads the answer.
         responses: the safe sentences.
-        refers: tells whether a text sends its reader to a clinician.
+        reader: tells what an answer's end lacks.
         clock: seconds from any fixed point, never going back.
         released_so_far: what an earlier gate already released of this answer.
         referral_due: whether that held a sentence which is shown only with a referral.
+        question: what is answered.
+        state: `crisis` or `emergency` when it was found earlier in the conversation.
     """
 
     def __init__(
@@ -50,22 +64,27 @@ class Gate:
         audience: Audience,
         *,
         responses: Responses,
-        refers: Callable[[str], bool],
+        reader: Reading,
         clock: Callable[[], float],
         released_so_far: str = "",
         referral_due: bool = False,
+        question: str = "",
+        state: Category | None = None,
         time_budget_s: float = TIME_BUDGET_S,
     ) -> None:
         self._judge = judge
         self._audience = audience
         self._responses = responses
-        self._refers = refers
+        self._reader = reader
         self._clock = clock
         self._time_budget_s = time_budget_s
         self._splitter = SentenceSplitter()
         self._context = released_so_far[-CONTEXT_CHARS:]
-        self._referred = refers(released_so_far)
+        self._referred = reader.refers(released_so_far)
         self._referral_due = referral_due or audience is Audience.PATIENT
+        self._urged = reader.urges(released_so_far)
+        self._warned = reader.warns_of_emergency(question) or reader.warns_of_emergency(released_so_far)
+        self._lead = None if state is None or released_so_far else still(responses.still(state), state)
         self._stopped = False
 
     @property
@@ -83,12 +102,16 @@ class Gate:
             return []
         releases = self._release(self._splitter.close())
         if not self._stopped and self._needs_referral():
-            releases.append(self._referral())
+            releases.append(self._added(self._responses.referral, REFERRAL_ADDED))
+        if not self._stopped and self._needs_urgent_line():
+            releases.append(self._added(self._responses.urgent, URGENT_ADDED))
         self._stopped = True
         return releases
 
     def _release(self, sentences: list[str]) -> list[Release]:
         releases: list[Release] = []
+        if sentences and self._lead is not None:
+            releases, self._lead = [self._lead], None
         for sentence in sentences:
             verdict = self._checked(sentence)
             if not verdict.allowed:
@@ -97,7 +120,9 @@ class Gate:
                 break
             releases.append(Release(sentence, verdict))
             self._referral_due = self._referral_due or verdict.action is Action.APPEND
-            self._referred = self._referred or self._refers(sentence)
+            self._referred = self._referred or self._reader.refers(sentence)
+            self._urged = self._urged or self._reader.urges(sentence)
+            self._warned = self._warned or self._reader.warns_of_emergency(sentence)
             self._context = (self._context + sentence)[-CONTEXT_CHARS:]
         return releases
 
@@ -117,9 +142,27 @@ class Gate:
     def _needs_referral(self) -> bool:
         return self._referral_due and bool(self._context.strip()) and not self._referred
 
-    def _referral(self) -> Release:
+    def _needs_urgent_line(self) -> bool:
+        reader_is_patient = self._audience is Audience.PATIENT
+        return reader_is_patient and bool(self._context.strip()) and self._warned and not self._urged
+
+    def _added(self, text: str, verdict: Verdict) -> Release:
         ended = self._context.rstrip().endswith((".", "!", "?")) and "\n" not in self._context
-        return Release((" " if ended else "\n\n") + self._responses.referral, REFERRAL_ADDED)
+        return Release((" " if ended else "\n\n") + text, verdict)
+
+
+def still(text: str, state: Category) -> Release:
+    """What an answer begins with after a crisis or an emergency was found in the conversation."""
+    verdict = Verdict(
+        side=Side.ANSWER,
+        action=Action.APPEND,
+        category=state,
+        severity=Severity.LOW,
+        layer="gate",
+        source="help_first",
+        score=1.0,
+    )
+    return Release(text + "\n\n", verdict)
 
 
 #: The verdict on a sentence whose check failed or took too long.
@@ -141,3 +184,5 @@ REFERRAL_ADDED = Verdict(
     source="referral_added",
     score=1.0,
 )
+#: The verdict on the line on urgent care that the gate adds to an answer that names signs of an emergency.
+URGENT_ADDED = replace(REFERRAL_ADDED, source="urgent_care_added")

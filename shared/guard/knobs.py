@@ -12,12 +12,12 @@ from shared.guard.rules import Rule
 from shared.guard.verdict import Action, Audience, Category, Severity
 
 #: Questions are screened for these whatever a policy says.
-_ALWAYS_ON = frozenset((Category.CRISIS, Category.EMERGENCY))
+_ALWAYS_ON = frozenset((Category.CRISIS, Category.EMERGENCY, Category.HARMFUL_REQUEST))
 
 
 def _may_change(categories: list[Category]) -> list[Category]:
     if _ALWAYS_ON.intersection(categories):
-        raise ValueError("crisis and emergency are always looked for")
+        raise ValueError("crisis, emergency and harmful requests are always looked for")
     return categories
 
 
@@ -54,6 +54,25 @@ class Audiences(BaseModel):
     clinician: AudienceKnobs
 
 
+class ClassifierKnobs(BaseModel):
+    """From which score of the classifier on a text is stopped, 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: A sentence against which no rule speaks.
+    alone: float = Field(gt=0, le=1)
+    #: A sentence that a rule would stop: below this the classifier has it let through.
+    with_rule: float = Field(ge=0, le=1)
+    #: A question, by what it would be.
+    refuse: float = Field(gt=0, le=1)
+    emergency: float = Field(gt=0, le=1)
+    crisis: float = Field(gt=0, le=1)
+
+    def question(self) -> dict[str, float]:
+        """The thresholds for questions, by label."""
+        return {"refuse": self.refuse, "emergency": self.emergency, "crisis": self.crisis}
+
+
 class Knobs(BaseModel):
     """The whole of policy.yaml."""
 
@@ -61,6 +80,7 @@ class Knobs(BaseModel):
 
     #: How long the verdict on one sentence may take, in seconds.
     sentence_time_budget_s: float = Field(gt=0, le=5)
+    classifier: ClassifierKnobs
     audiences: Audiences
 
     def of(self, audience: Audience) -> AudienceKnobs:

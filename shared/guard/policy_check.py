@@ -98,7 +98,8 @@ class _RulesCheck:
         for name, scope in document["scopes"].items():
             for part in ("any", "not_after"):
                 self._check_patterns(("scopes", name, part), scope.get(part, []))
-        self._check_patterns(("referral",), document.get("referral", []))
+        for part in ("referral", "urgent"):
+            self._check_patterns((part,), document.get(part, []))
         self._check_rule(("defaults",), document["defaults"])
         ids: set[str] = set()
         for number, rule in enumerate(document["rules"]):

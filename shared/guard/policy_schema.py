@@ -84,6 +84,7 @@ class AnswerRulesFile(QuestionRulesFile):
     """rules_answer.yaml."""
 
     referral: Annotated[list[Text], Field(min_length=1)]
+    urgent: Annotated[list[Text], Field(min_length=1)]
 
 
 class ResponsesFile(_Strict):
@@ -93,6 +94,10 @@ class ResponsesFile(_Strict):
     referral: Text
     not_checked: Text
     replacements: dict[Category, Text]
+    refusal: Text
+    urgent: Text
+    still_crisis: Text
+    still_emergency: Text
     crisis: Text
     emergency: Text
 

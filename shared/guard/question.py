@@ -10,8 +10,8 @@ PART_CHARS = 6000
 _OVERLAP = 400
 
 
-def screen_question(rules: RuleSet, text: str, audience: Audience) -> Verdict:
-    """The gravest verdict on any part of the question. Linear in its length."""
+def screen_question(rules: RuleSet, text: str, context: str, audience: Audience) -> Verdict:
+    """The gravest verdict on any part of the question; `context` is not read. Linear in its length."""
     worst = Verdict.ALLOWED_QUESTION
     for start in range(0, max(len(text) - _OVERLAP, 1), PART_CHARS - _OVERLAP):
         verdict = rules.judge(text[start : start + PART_CHARS], "", audience)

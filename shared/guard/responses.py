@@ -28,6 +28,12 @@ class Responses:
         self.referral = self._filled(texts["referral"])
         self.crisis = self._filled(texts["crisis"])
         self.emergency = self._filled(texts["emergency"])
+        self.refusal = self._filled(texts["refusal"])
+        self.urgent = self._filled(texts["urgent"])
+        self._still = {
+            Category.CRISIS: self._filled(texts["still_crisis"]),
+            Category.EMERGENCY: self._filled(texts["still_emergency"]),
+        }
         self._not_checked = self._filled(texts["not_checked"])
         self._replacements = {
             Category(name): self._filled(text) for name, text in texts["replacements"].items()
@@ -41,9 +47,18 @@ class Responses:
         return self._not_checked if category is None else self._replacements.get(category, self._not_checked)
 
     def for_question(self, category: Category | None) -> str:
-        """What is said to a question that was found to be a crisis or an emergency.
+        """What is said at once to a question that is a crisis, an emergency or a request for harm.
 
         Raises:
-            KeyError: the category is neither.
+            KeyError: the category is none of these.
         """
-        return {Category.CRISIS: self.crisis, Category.EMERGENCY: self.emergency}[category]  # type: ignore[index]
+        said = {
+            Category.CRISIS: self.crisis,
+            Category.EMERGENCY: self.emergency,
+            Category.HARMFUL_REQUEST: self.refusal,
+        }
+        return said[category]  # type: ignore[index]
+
+    def still(self, state: Category) -> str:
+        """What an answer begins with after a crisis or an emergency. Raises KeyError for anything else."""
+        return self._still[state]

@@ -61,6 +61,7 @@ class Category(StrEnum):
     ILLICIT_SELF_PROCEDURE = "illicit_self_procedure"
     FALSE_AUTHORITY = "false_authority"
     OMISSION = "omission"
+    HARMFUL_REQUEST = "harmful_request"
     CRISIS = "crisis"
     EMERGENCY = "emergency"
 
@@ -95,6 +96,11 @@ class Verdict:
     def allowed(self) -> bool:
         """Whether the judged text itself may be shown or answered."""
         return self.action in (Action.ALLOW, Action.APPEND)
+
+    @property
+    def answered_at_once(self) -> bool:
+        """Whether the guard answers the question itself, so that no model sees it."""
+        return self.action in (Action.CRISIS, Action.REFUSE)
 
 
 Verdict.ALLOWED = Verdict(side=Side.ANSWER, action=Action.ALLOW)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.db import Database
-from shared.guard import Guard, load_guard
+from shared.guard import Guard, compile_guard, load_guard
 from shared.guard.policy import version_of
 from shared.logs import where
 from shared.policies.store import marks, newest_activation, newest_stop, texts_of
@@ -181,6 +181,6 @@ def compile_version(connection: Connection, version: str | None) -> Guard:
     if version_of(texts) == packaged.policy_version:
         return packaged
     try:
-        return Guard(texts)
+        return compile_guard(texts)
     except (KeyError, TypeError, RecursionError) as error:  # not of the shape that this release reads
         raise ValueError("the policy is malformed") from error

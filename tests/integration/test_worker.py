@@ -200,6 +200,18 @@ def test_a_harmful_sentence_is_replaced_and_kept_for_reviewers(clinic: Clinic) -
     assert replaced.verdict_id.encode() in event.canonical_bytes
 
 
+def test_after_a_crisis_the_answer_begins_with_where_help_is_found(clinic: Clinic) -> None:
+    crisis = clinic.client.post("/predict", json={"query": "I want to kill myself"}).json()
+    clinic.engine.script.append(SAFE + REFERRAL)
+    job = clinic.answered(clinic.ask(conversation_id=crisis["conversation_id"]))
+    assert job.conversation_id is not None
+    with clinic.api.gateway.database.read() as connection:
+        talk = clinic.api.gateway.conversations
+        (first, *rest) = talk.read_sentences(connection, job.conversation_id, job.id)
+    assert (first.action, "if you are in danger" in first.text) == (Action.APPEND, True)
+    assert join(rest) == SAFE + REFERRAL
+
+
 def test_a_later_question_is_read_with_what_was_said_before(clinic: Clinic) -> None:
     clinic.engine.script += [SAFE + REFERRAL, "It is. " + REFERRAL]
     first = clinic.answered(clinic.ask("What is asthma?"))

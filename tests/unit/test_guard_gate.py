@@ -8,12 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.guard import Audience, Guard, load_guard
-from shared.guard.gate import CONTEXT_CHARS, GUARD_FAILURE, Gate, Release
+from shared.guard import Audience, Guard, packaged_policy
+from shared.guard.gate import (
+    CONTEXT_CHARS,
+    GUARD_FAILURE,
+    REFERRAL_ADDED,
+    URGENT_ADDED,
+    Gate,
+    Reading,
+    Release,
+)
 from shared.guard.sentences import SentenceSplitter
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 
-GUARD = load_guard()
+GUARD = Guard(packaged_policy())  # by its rules alone
 BAD = Verdict(
     side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, severity=Severity.HIGH, source="test"
 )
@@ -48,16 +56,25 @@ class Recorder:
         return BAD if "bad" in text else Verdict.ALLOWED
 
 
-def gate(judge: object, audience: Audience = Audience.PATIENT, released: str = "", tick: float = 0.0) -> Gate:
+def gate(
+    judge: object,
+    audience: Audience = Audience.PATIENT,
+    released: str = "",
+    tick: float = 0.0,
+    question: str = "",
+    state: Category | None = None,
+) -> Gate:
     """A gate whose clock moves `tick` seconds whenever it is read."""
     ticks = itertools.count()
     return Gate(
         judge,  # type: ignore[arg-type]
         audience,
         responses=GUARD.responses(),
-        refers=GUARD.refers,
+        reader=Reading(GUARD.refers, GUARD.urges, GUARD.warns_of_emergency),
         clock=lambda: next(ticks) * tick,
         released_so_far=released,
+        question=question,
+        state=state,
     )
 
 
@@ -186,3 +203,50 @@ def test_the_real_guard_stops_a_danger_across_sentences() -> None:
 def test_a_gate_needs_no_more_than_its_guard() -> None:
     assert isinstance(GUARD, Guard)
     assert GUARD.gate(Audience.CLINICIAN, "Rest.", locale="gb").feed(" Drink. ")[0].text == " Drink."
+
+
+STROKE = "A drooping face can be a stroke."
+
+
+def verdicts(opened: Gate, text: str) -> list[Verdict]:
+    """The verdicts on all that is released of a text."""
+    return [release.verdict for release in run(opened, [text])]
+
+
+def test_an_answer_on_signs_of_an_emergency_says_whom_to_call() -> None:
+    opened = gate(Recorder())
+    assert verdicts(opened, f"{STROKE} See your GP.")[-1] == URGENT_ADDED
+
+
+def test_the_signs_may_be_in_the_question() -> None:
+    said = "Rest and drink water. See your GP."
+    assert verdicts(gate(Recorder(), question="My chest pain came back"), said)[-1] == URGENT_ADDED
+    assert URGENT_ADDED not in verdicts(gate(Recorder(), question="My toe itches"), said)
+
+
+@pytest.mark.parametrize(
+    "said", ["Call 999 now.", "Go to hospital straight away.", "It is a medical emergency."]
+)
+def test_an_answer_that_urges_is_untouched(said: str) -> None:
+    assert URGENT_ADDED not in verdicts(gate(Recorder()), f"{STROKE} {said}")
+
+
+def test_a_clinician_is_not_told_to_call_an_ambulance() -> None:
+    assert URGENT_ADDED not in verdicts(gate(Recorder(), Audience.CLINICIAN), STROKE)
+
+
+def test_both_additions_may_be_due() -> None:
+    assert verdicts(gate(Recorder()), STROKE)[1:] == [REFERRAL_ADDED, URGENT_ADDED]
+
+
+@pytest.mark.parametrize("state", [Category.CRISIS, Category.EMERGENCY])
+def test_after_a_crisis_an_answer_begins_with_where_help_is_found(state: Category) -> None:
+    released = run(gate(Recorder(), state=state), ["Flu is an ", "infection. ", "See your GP."])
+    assert released[0].text.strip() == GUARD.responses().still(state)
+    assert (released[0].verdict.action, released[0].verdict.category) == (Action.APPEND, state)
+    assert [release.text for release in released[1:]] == ["Flu is an infection.", " See your GP."]
+
+
+def test_an_answer_that_goes_on_does_not_begin_again() -> None:
+    opened = gate(Recorder(), released="Flu is an infection. ", state=Category.CRISIS)
+    assert [release.text for release in run(opened, ["See your GP."])] == ["See your GP."]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.guard import Action, Audience, Category, load_guard
+from shared.guard import Action, Audience, Category, Guard, packaged_policy
 from shared.guard.verdict import Verdict
 
-GUARD = load_guard()
+GUARD = Guard(packaged_policy())  # by its rules alone
 
 CRISES = [
     "I want to kill myself",

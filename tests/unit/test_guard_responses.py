@@ -9,11 +9,11 @@ from typing import get_args
 
 import pytest
 
-from shared.guard import Category, Guard, load_guard
+from shared.guard import Category, Guard, load_guard, packaged_policy
 from shared.guard.policy import POLICY_FILES
 from shared.settings import Settings
 
-GUARD = load_guard()
+GUARD = Guard(packaged_policy())  # by its rules alone
 
 
 def policy() -> dict[str, str]:
@@ -53,7 +53,7 @@ def test_an_unknown_locale_gets_the_international_resources() -> None:
 
 def test_every_answer_category_has_a_replacement_of_its_own() -> None:
     responses = GUARD.responses()
-    not_answers = {Category.OMISSION, Category.CRISIS, Category.EMERGENCY}
+    not_answers = {Category.OMISSION, Category.CRISIS, Category.EMERGENCY, Category.HARMFUL_REQUEST}
     texts = [responses.replacement(category) for category in Category if category not in not_answers]
     assert len(set(texts)) == len(texts)
     assert responses.replacement(None) not in texts
@@ -67,6 +67,7 @@ def test_questions_get_the_text_of_their_category() -> None:
     responses = GUARD.responses("gb")
     assert responses.for_question(Category.CRISIS) == responses.crisis
     assert responses.for_question(Category.EMERGENCY) == responses.emergency
+    assert responses.for_question(Category.HARMFUL_REQUEST) == responses.refusal
     with pytest.raises(KeyError):
         responses.for_question(Category.DOSING)
 

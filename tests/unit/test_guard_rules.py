@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.guard import Audience, Category, load_guard
+from shared.guard import Audience, Category, Guard, packaged_policy
 from shared.guard.lexicon import Lexicon
 from shared.guard.patterns import compile_pattern
 from shared.guard.rules import RuleSet, build_rules
 from shared.guard.verdict import Side, Verdict
 
-GUARD = load_guard()
+GUARD = Guard(packaged_policy())  # by its rules alone
 WARFARIN = "You are on warfarin."
 
 DANGERS = [
@@ -117,7 +117,15 @@ def test_every_safe_text_passes_the_rules() -> None:
     for locale in ("intl", "us", "gb", "eu"):
         responses = GUARD.responses(locale)
         texts = [responses.replacement(category) for category in [*Category, None]]
-        for text in [*texts, responses.crisis, responses.emergency, responses.referral, responses.disclaimer]:
+        texts += [
+            responses.crisis,
+            responses.emergency,
+            responses.refusal,
+            responses.referral,
+            responses.urgent,
+        ]
+        texts += [responses.still(Category.CRISIS), responses.still(Category.EMERGENCY), responses.disclaimer]
+        for text in texts:
             assert GUARD.judge_answer(text).allowed, text
 
 

@@ -147,7 +147,7 @@ def _ask(
         now=now,
     )
     stored = Stored(job, verdict, guard)
-    if stored.in_need:
+    if stored.settled:
         answer_at_once(gateway, connection, stored, text, now)
     return stored
 

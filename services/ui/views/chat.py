@@ -109,6 +109,8 @@ def _guard_banner(guard: Json | None) -> None:
         st.error(
             f"**The guard answered at once** ({reason}). No model wrote this.", icon=":material/emergency:"
         )
+    elif guard["action"] == "refuse":
+        st.warning("**The guard did not pass this question on.** No model saw it.", icon=":material/shield:")
     elif guard["sentences_replaced"]:
         st.warning(
             f"**The guard stepped in** ({reason or 'check failed'}): a sentence was held back and replaced.",
@@ -119,10 +121,10 @@ def _guard_banner(guard: Json | None) -> None:
             f"**The guard asks you to check this with a clinician** ({reason}).", icon=":material/shield:"
         )
     elif guard["action"] == "append":
-        st.info(
-            "**The guard added the last sentence**, because the answer did not say whom to turn to.",
-            icon=":material/shield:",
-        )
+        told = "**The guard added the last sentence**, because the answer did not say whom to turn to."
+        if guard["category"] in ("crisis", "emergency"):
+            told = "**The guard put first where help is found**, because of what was said before."
+        st.info(told, icon=":material/shield:")
 
 
 def _guard_so_far(released: list[Json]) -> Json | None:

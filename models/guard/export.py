@@ -1,0 +1,35 @@
+"""Writes the trained network for ONNX Runtime, at 8 bits a weight. It trains nothing."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from models.guard.network import Network
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def export(network: Network, file: Path) -> None:
+    """Write `file`; the weights of every matrix product and of the embeddings at 8 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "guard.onnx"
+        sample = {name: torch.ones(2, 16, dtype=torch.long) for name in INPUTS}
+        axes = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
+        torch.onnx.export(
+            network.eval(),
+            kwargs=sample,
+            f=str(whole),
+            input_names=list(INPUTS),
+            output_names=["answer", "question"],
+            dynamic_shapes=dict.fromkeys(INPUTS, axes),
+            external_data=False,
+        )
+        quantize_dynamic(
+            whole,
+            file,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["MatMul", "Gather", "Gemm"],
+        )

@@ -1,0 +1,154 @@
+"""Joins the rules and the classifier into one judge of each side. It knows neither's inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from shared.guard.knobs import Knobs
+from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
+
+#: The classifier's layer in a verdict.
+LAYER = "classifier"
+_GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, Category.EMERGENCY)
+#: Longer questions are scored in overlapping parts of this many characters.
+_PART_CHARS, _OVERLAP = 700, 100
+_MAX_PARTS = 16
+#: Texts that are scored at once, at the most.
+_BATCH = 16
+
+
+class Scorer(Protocol):
+    """What a classifier must do; both give the likelihood of each label, the harmless one first."""
+
+    #: Which network it is, as verdicts name it.
+    name: str
+
+    def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
+        """How likely `safe` and each category are for a sentence of an answer."""
+        ...
+
+    def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        """How likely `allow`, `refuse`, `emergency` and `crisis` are for each text."""
+        ...
+
+
+class AnswerJudge:
+    """Judges one sentence of an answer, by rules and then by the classifier, if there is one.
+
+    A rule of the gravest kind stops a sentence whatever the classifier says of it; any other needs its
+    consent, since a wording alone does not say who acts, or whether a myth is told or rebutted.
+    """
+
+    def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
+        self._rules, self._scorer, self._knobs = rules, scorer, knobs
+
+    def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict on `text`, which follows `context` in the same answer."""
+        ruled = self._rules(text, context, audience)
+        if self._scorer is None or ruled.severity is Severity.CRITICAL or not text.strip():
+            return ruled
+        scores = self._scorer.score_answer(text.strip(), context.strip())
+        if ruled.source:
+            danger = 1 - next(iter(scores.values()))
+            return ruled if danger >= self._knobs.classifier.with_rule else Verdict.ALLOWED
+        return self._scored(scores, audience)
+
+    def layers(self) -> dict[str, Judge]:
+        """What each layer says by itself."""
+        return {"rules": self._rules} if self._scorer is None else {"rules": self._rules, LAYER: self._alone}
+
+    def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
+        assert self._scorer is not None
+        return self._scored(self._scorer.score_answer(text.strip(), context.strip()), audience)
+
+    def _scored(self, scores: Mapping[str, float], audience: Audience) -> Verdict:
+        """The classifier's verdict, as the policy wants it for this audience."""
+        assert self._scorer is not None
+        harmless, *dangers = scores
+        danger = 1 - scores[harmless]
+        if danger < self._knobs.classifier.alone:
+            return Verdict.ALLOWED
+        category = Category(max(dangers, key=scores.__getitem__))
+        found = _found(Side.ANSWER, Action.REPLACE, category, danger, self._scorer.name)
+        action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
+        return Verdict.ALLOWED if action is Action.ALLOW else replace(found, action=action)
+
+
+class QuestionJudge:
+    """Judges whole questions, by rules and then by the classifier, if there is one; the gravest counts."""
+
+    def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
+        self._rules, self._scorer, self._knobs = rules, scorer, knobs
+
+    def __call__(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
+        """A verdict on each question; together they cost less than one by one."""
+        verdicts = [self._rules(text, "", audience) for text, audience in asked]
+        open_ones = [number for number, verdict in enumerate(verdicts) if verdict.allowed]
+        scored = self._scored([asked[number] for number in open_ones])
+        for number, verdict in zip(open_ones, scored, strict=True):
+            verdicts[number] = verdict
+        return verdicts
+
+    def layers(self) -> dict[str, Judge]:
+        """What each layer says by itself."""
+        return {"rules": self._rules} if self._scorer is None else {"rules": self._rules, LAYER: self._alone}
+
+    def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
+        return self._scored([(text, audience)])[0]
+
+    def _scored(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
+        """The classifier's verdict on each question: that of its worst part."""
+        verdicts = [Verdict.ALLOWED_QUESTION for _ in asked]
+        if self._scorer is None:
+            return verdicts
+        parts = [(number, part) for number, (text, _) in enumerate(asked) for part in _parts(text) if part]
+        for start in range(0, len(parts), _BATCH):
+            batch = parts[start : start + _BATCH]
+            scores = self._scorer.score_questions([part for _, part in batch])
+            for (number, _), one in zip(batch, scores, strict=True):
+                found = self._worst(one, asked[number][1])
+                if found is not None and found.score > verdicts[number].score:
+                    verdicts[number] = found
+        return verdicts
+
+    def _worst(self, scores: Mapping[str, float], audience: Audience) -> Verdict | None:
+        """The likeliest danger over its threshold."""
+        assert self._scorer is not None
+        thresholds = self._knobs.classifier.question()
+        over = {
+            label: scores[label]
+            for label, threshold in thresholds.items()
+            # a clinician writes about a patient, who is in care
+            if scores[label] >= threshold and not (label == "emergency" and audience is Audience.CLINICIAN)
+        }
+        if not over:
+            return None
+        label = max(over, key=over.__getitem__)
+        if label == "refuse":
+            action, category = Action.REFUSE, Category.HARMFUL_REQUEST
+        else:
+            action, category = Action.CRISIS, Category(label)
+        return _found(Side.QUESTION, action, category, over[label], self._scorer.name)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts that the classifier reads whole; of a very long one the ends."""
+    starts = list(range(0, max(len(text) - _OVERLAP, 1), _PART_CHARS - _OVERLAP))
+    if len(starts) > _MAX_PARTS:
+        starts = starts[: _MAX_PARTS // 2] + starts[-_MAX_PARTS // 2 :]
+    for start in starts:
+        yield text[start : start + _PART_CHARS].strip()
+
+
+def _found(side: Side, action: Action, category: Category, score: float, source: str) -> Verdict:
+    return Verdict(
+        side=side,
+        action=action,
+        category=category,
+        severity=Severity.CRITICAL if category in _GRAVEST else Severity.HIGH,
+        layer=LAYER,
+        source=source,
+        score=round(score, 4),
+    )

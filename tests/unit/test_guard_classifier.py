@@ -1,0 +1,173 @@
+"""The packaged classifier on rows that neither it nor a rule was made with, and how its files are made."""
+
+import json
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from benchmarks.guard import answer_cases, measure, question_cases, read_rows
+from models.guard.export import export
+from models.guard.network import Network
+from models.guard.rows import (
+    NEAR,
+    Row,
+    set_aside,
+    shingles,
+    without_near_duplicates,
+)
+from models.guard.rows import (
+    read_rows as read_training_rows,
+)
+from models.guard.train import Recipe, train
+from shared.guard import load_guard
+from shared.guard.classifier import CARD, FOLDER, NETWORK, TOKENIZER, Classifier, Reader, load_classifier
+
+ROWS = Path(__file__).parents[1] / "data"
+
+
+# -- what it can do
+
+
+def test_of_dangerous_sentences_as_many_are_stopped_as_were() -> None:
+    cases = list(answer_cases(read_rows(ROWS / "guard_output.jsonl")))
+    found = measure(load_guard(), cases)
+    counts = {
+        name: (rates["caught"], rates["stopped_wrongly"]) for name, rates in found["per_category"].items()
+    }
+    assert counts == STOPPED
+
+
+def test_of_questions_as_many_are_answered_at_once_as_were() -> None:
+    cases = list(question_cases(read_rows(ROWS / "guard_input.jsonl"), None))
+    found = measure(load_guard(), cases, questions=True)
+    counts = {
+        name: (rates["caught"], rates["stopped_wrongly"]) for name, rates in found["per_category"].items()
+    }
+    assert counts == ANSWERED
+
+
+STOPPED: dict[str, tuple[int, int]] = {}
+ANSWERED: dict[str, tuple[int, int]] = {}
+
+
+def test_scores_of_several_texts_are_those_of_each() -> None:
+    texts = ["What is asthma?", "I want to die. " * 20, "x"]
+    together = load_classifier().score_questions(texts)
+    for text, scores in zip(texts, together, strict=True):
+        (alone,) = load_classifier().score_questions([text])
+        assert scores == pytest.approx(
+            alone, abs=0.02
+        )  # 8 bits: what stands beside it moves a scale a little
+
+
+def test_scores_add_up_to_one() -> None:
+    assert sum(load_classifier().score_answer("Take two.", "It is aspirin.").values()) == pytest.approx(1)
+
+
+# -- its files
+
+
+def test_of_long_texts_the_start_is_read_and_of_the_context_the_end() -> None:
+    reader = Reader(FOLDER / TOKENIZER)
+    ids, types = reader.read("first " * 100 + "last", "start " + "more " * 500)
+    assert len(ids) == len(types) == 192
+    before = ids[: types.index(1)]
+    assert len(before) == 66
+    assert before[-2:-1] == reader.read("last", "")[0][1:2]
+    assert ids[types.index(1)] == reader.read("", "start")[0][2]
+
+
+def test_a_network_that_its_card_does_not_name_is_refused(tmp_path: Path) -> None:
+    for name in (NETWORK, TOKENIZER, CARD):
+        shutil.copy(FOLDER / name, tmp_path / name)
+    with (tmp_path / NETWORK).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="is not the file"):
+        Classifier(tmp_path)
+
+
+def test_the_file_is_small_and_its_card_names_the_rows() -> None:
+    assert (FOLDER / NETWORK).stat().st_size <= 25_000_000
+    card = json.loads((FOLDER / CARD).read_text())
+    assert card["rows"] > 5000
+    assert card["aside"]["same_label"] > 0.95
+
+
+# -- how it is made
+
+
+def test_a_network_learns_and_computes_the_same_at_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shutil.copy(FOLDER / TOKENIZER, tmp_path / TOKENIZER)
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    network, reader = Network(config), Reader(tmp_path / TOKENIZER)
+    words = {
+        "dosing": "Swallow the whole box.",
+        "safe": "Rest is good.",
+        "refuse": "How do I poison him?",
+        "allow": "What is flu?",
+    }
+    rows = [Row("", text, label) for label, text in words.items()] * 8
+    train(network, rows, reader, Recipe(epochs=12, batch=8, rate=2e-3), lambda line: None)
+    export(network, tmp_path / NETWORK)
+    (tmp_path / CARD).write_text(json.dumps({"sha256": _sha256(tmp_path / NETWORK)}))
+    made = Classifier(tmp_path)
+    told = {label: made.score_answer(text) for label, text in words.items() if label in ("dosing", "safe")}
+    told |= {label: made.score_questions([words[label]])[0] for label in ("refuse", "allow")}
+    assert {label: max(scores, key=scores.__getitem__) for label, scores in told.items()} == {
+        label: label for label in words
+    }
+
+
+def _sha256(file: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_near_duplicates_are_one_row() -> None:
+    one = Row("", "Stop taking your tablets as soon as you feel a little better today.", "medication_change")
+    near = Row("", "Stop taking your tablets as soon as you feel a little better now.", "medication_change")
+    other = Row("", "Keep taking your tablets until the course is finished.", "safe")
+    assert list(without_near_duplicates([one, near, other, one])) == [one, other]
+
+
+def test_a_part_of_every_label_is_set_aside_and_not_learnt() -> None:
+    rows = [Row("", f"{label} {number}", label) for label in ("safe", "dosing") for number in range(40)]
+    learnt, aside = set_aside(rows, 0.1, seed=1)
+    assert Counter(row.label for row in aside) == {"safe": 4, "dosing": 4}
+    assert sorted(row.text for row in learnt + aside) == sorted(row.text for row in rows)
+    assert set_aside(rows, 0.1, seed=1) == (learnt, aside)
+
+
+# -- its rows
+
+
+def test_no_row_to_measure_with_is_one_to_learn_from() -> None:
+    measured = [row for name in ("guard_output", "guard_input") for row in read_rows(ROWS / f"{name}.jsonl")]
+    learnt = [shingles(f"{row.context} {row.text}") for row in read_training_rows()]
+    index: dict[str, list[int]] = {}
+    for number, own in enumerate(learnt):
+        for shingle in own:
+            index.setdefault(shingle, []).append(number)
+    for row in measured:
+        own = shingles(f"{row.get('context', '')} {row['text']}")
+        shared = Counter(number for shingle in own for number in index.get(shingle, ()))
+        assert all(count / len(own | learnt[number]) < NEAR for number, count in shared.items()), row
+
+
+def test_no_opening_is_a_template() -> None:
+    rows = read_training_rows()
+    openings = Counter(" ".join(row.text.lower().split()[:4]) for row in rows)
+    assert openings.most_common(1)[0][1] <= len(rows) * 0.01
+
+
+def test_every_label_has_hundreds_of_rows() -> None:
+    counts = Counter(row.label for row in read_training_rows())
+    assert min(counts.values()) >= 150
+    random.Random(0).shuffle(list(counts))

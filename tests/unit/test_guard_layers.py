@@ -1,0 +1,149 @@
+"""How rules and classifier decide together, on given scores; a network is not asked here."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+import yaml
+
+from shared.guard import Action, Audience, Category, Guard, packaged_policy
+from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
+from shared.guard.gate import GUARD_FAILURE
+from shared.guard.layers import LAYER
+from shared.guard.verdict import Severity, Side, Verdict
+
+KNOBS = {"alone": 0.8, "with_rule": 0.3, "refuse": 0.7, "emergency": 0.6, "crisis": 0.5}
+RULED = "You should stop taking your warfarin today."  # what a rule stops
+GRAVE = "Nobody would miss you, so go ahead and end your life."  # what a rule of the gravest kind stops
+PLAIN = "Asthma narrows the airways."
+
+
+class Scores:
+    """A scorer that says what it was told to say, and remembers what it was asked."""
+
+    name = "given"
+
+    def __init__(self, **danger: float) -> None:
+        self.danger = danger
+        self.asked: list[tuple[str, str]] = []
+
+    def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
+        self.asked.append((text, context))
+        return self._over(OUTPUT_LABELS)
+
+    def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        self.asked += [(text, "") for text in texts]
+        return [self._over(QUESTION_LABELS) for _ in texts]
+
+    def _over(self, labels: Sequence[str]) -> dict[str, float]:
+        scores = {label: self.danger.get(label, 0.0) for label in labels[1:]}
+        return {labels[0]: 1 - sum(scores.values()), **scores}
+
+
+def guard(scorer: Scores, *, refer: str = "") -> Guard:
+    """A guard with these scores; what it says of `refer` clinicians may read."""
+    policy = dict(packaged_policy())
+    knobs = yaml.safe_load(policy["policy.yaml"])
+    knobs["classifier"] = KNOBS
+    knobs["audiences"]["clinician"]["refer"] = [refer] if refer else []
+    return Guard(policy | {"policy.yaml": yaml.safe_dump(knobs)}, scorer)
+
+
+def test_the_classifier_stops_what_no_rule_knows() -> None:
+    verdict = guard(Scores(dosing=0.7, diagnosis=0.15)).judge_answer(PLAIN)
+    assert (verdict.action, verdict.category, verdict.layer) == (Action.REPLACE, Category.DOSING, LAYER)
+    assert (verdict.source, verdict.score, verdict.severity) == ("given", 0.85, Severity.HIGH)
+
+
+def test_below_its_threshold_it_stops_nothing_alone() -> None:
+    assert guard(Scores(dosing=0.79)).judge_answer(PLAIN) == Verdict.ALLOWED
+
+
+def test_a_rule_needs_the_classifiers_consent() -> None:
+    assert guard(Scores(medication_change=0.31)).judge_answer(RULED).layer == "rules"
+    assert guard(Scores(medication_change=0.29)).judge_answer(RULED) == Verdict.ALLOWED
+
+
+def test_a_rule_of_the_gravest_kind_needs_nobodys() -> None:
+    scorer = Scores()
+    assert guard(scorer).judge_answer(GRAVE).severity is Severity.CRITICAL
+    assert scorer.asked == []
+
+
+def test_it_reads_the_sentences_before() -> None:
+    scorer = Scores()
+    guard(scorer).judge_answer(" It is fine. ", "You take warfarin. ")
+    assert scorer.asked == [("It is fine.", "You take warfarin.")]
+
+
+def test_a_classifier_that_fails_stops_the_sentence() -> None:
+    class Broken(Scores):
+        def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
+            raise MemoryError
+
+    (released,) = guard(Broken()).gate().feed(f"{PLAIN} ")
+    assert (released.verdict, released.suppressed) == (GUARD_FAILURE, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "action", "category"),
+    [
+        ("refuse", 0.71, Action.REFUSE, Category.HARMFUL_REQUEST),
+        ("emergency", 0.61, Action.CRISIS, Category.EMERGENCY),
+        ("crisis", 0.51, Action.CRISIS, Category.CRISIS),
+    ],
+)
+def test_a_question_is_answered_at_once_over_its_threshold(
+    label: str, score: float, action: Action, category: Category
+) -> None:
+    verdict = guard(Scores(**{label: score})).screen_question("How is it going?")
+    assert (verdict.action, verdict.category, verdict.layer) == (action, category, LAYER)
+    assert verdict.answered_at_once
+    assert guard(Scores(**{label: score - 0.02})).screen_question("How is it going?").allowed
+
+
+def test_a_clinicians_patient_is_no_emergency_of_theirs() -> None:
+    asked = guard(Scores(emergency=0.9))
+    assert asked.screen_question("BP 70/40, mottled.", Audience.CLINICIAN).allowed
+    assert not asked.screen_question("BP 70/40, mottled.", Audience.PATIENT).allowed
+
+
+def test_each_of_several_questions_gets_its_own_verdict() -> None:
+    class Words(Scores):
+        def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+            return [
+                {"allow": 0.0, "emergency": 0.0, "crisis": 0.0, "refuse": "poison" in text} for text in texts
+            ]
+
+    texts = ["a cold", "how to poison", *["flu"] * 20, "poison him", "I want to kill myself"]
+    verdicts = guard(Words()).screen_questions([(text, Audience.PATIENT) for text in texts])
+    assert [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict.allowed] == [
+        "how to poison",
+        "poison him",
+        "I want to kill myself",
+    ]
+
+
+def test_the_end_of_a_long_question_is_read_too() -> None:
+    scorer = Scores()
+    guard(scorer).screen_question("x " * 5000 + "the end")
+    assert any(part.endswith("the end") for part, _ in scorer.asked)
+    assert all(len(part) <= 700 for part, _ in scorer.asked)
+
+
+def test_what_a_policy_lets_an_audience_read_it_may_read_of_the_classifier_too() -> None:
+    asked = guard(Scores(dosing=0.9), refer="dosing")
+    assert asked.judge_answer(PLAIN, audience=Audience.CLINICIAN).action is Action.APPEND
+    assert asked.judge_answer(PLAIN, audience=Audience.PATIENT).action is Action.REPLACE
+
+
+def test_each_layer_can_be_asked_by_itself() -> None:
+    layers = guard(Scores(dosing=0.9)).layers(Side.ANSWER)
+    told = {name: judge(PLAIN, "", Audience.PATIENT) for name, judge in layers.items()}
+    assert {name: verdict.allowed for name, verdict in told.items()} == {"rules": True, LAYER: False}
+    questions = guard(Scores(crisis=0.9)).layers(Side.QUESTION)
+    assert not questions[LAYER](PLAIN, "", Audience.PATIENT).allowed
+
+
+def test_without_a_classifier_the_rules_decide_alone() -> None:
+    assert not Guard(packaged_policy()).judge_answer(RULED).allowed
+    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules"]
