@@ -312,6 +312,17 @@ def test_answers_are_given_again_once_they_are_started(clinic: Clinic, admin: ht
     assert clinic.answered(ask_async(clinic.client)["id"]).state is State.SUCCEEDED
 
 
+def test_a_worker_that_has_not_heard_of_the_start_yet_does_not_fail_a_new_question(
+    clinic: Clinic, admin: httpx.Client
+) -> None:
+    stop(admin)
+    behind = clinic.worker._guards = LiveGuard(clinic.api.gateway.database)
+    assert behind.now.stopped
+    admin.post("/v1/guard/start")
+    clinic.engine.script += [SAFE + REFERRAL]
+    assert clinic.answered(clinic.ask()).state is State.SUCCEEDED
+
+
 def test_the_switch_is_audited_without_the_words_and_turned_once(clinic: Clinic, admin: httpx.Client) -> None:
     stop(admin)
     assert admin.post("/v1/guard/stop", json={"reason": "Again."}).status_code == 409
