@@ -205,7 +205,8 @@ class _Attempt:
 
     def run(self) -> None:
         """Generate, guard, release, finish."""
-        if self._a._guards.now.stopped:
+        guards = self._a._guards
+        if guards.now.stopped and guards.refresh().stopped:  # this worker may not have heard yet
             self._stopped = True
             self._fail(AnswersStopped.code, AnswersStopped.unfinished)
             return

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from services.worker_train.validate import load_task
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.conversations import join
@@ -21,6 +22,7 @@ from shared.policies.store import PolicyStore
 from tests.integration.test_worker import REFERRAL, SAFE, Begun, Clinic, clinic
 from tests.policies import DOSE, activate, add_bad_version, add_version
 from tests.support import ask_async, wait_until
+from tests.uploads import uploaded
 
 __all__ = ["clinic"]
 
@@ -310,6 +312,17 @@ def test_answers_are_given_again_once_they_are_started(clinic: Clinic, admin: ht
     assert clinic.answered(ask_async(clinic.client)["id"]).state is State.SUCCEEDED
 
 
+def test_a_worker_that_has_not_heard_of_the_start_yet_does_not_fail_a_new_question(
+    clinic: Clinic, admin: httpx.Client
+) -> None:
+    stop(admin)
+    behind = clinic.worker._guards = LiveGuard(clinic.api.gateway.database)
+    assert behind.now.stopped
+    admin.post("/v1/guard/start")
+    clinic.engine.script += [SAFE + REFERRAL]
+    assert clinic.answered(clinic.ask()).state is State.SUCCEEDED
+
+
 def test_the_switch_is_audited_without_the_words_and_turned_once(clinic: Clinic, admin: httpx.Client) -> None:
     stop(admin)
     assert admin.post("/v1/guard/stop", json={"reason": "Again."}).status_code == 409
@@ -318,3 +331,16 @@ def test_the_switch_is_audited_without_the_words_and_turned_once(clinic: Clinic,
     assert admin.post("/v1/guard/start").status_code == 409
     assert len(clinic.api.audit("answers.stopped")) == len(clinic.api.audit("answers.started")) == 1
     assert not any(b"ebrafinch" in event.canonical_bytes for event in clinic.api.audit())
+
+
+# -- training
+
+
+def test_a_dataset_is_checked_under_the_policy_that_counts_when_the_check_begins(
+    clinic: Clinic, admin: httpx.Client
+) -> None:
+    version = add_version(admin, ignore="[dosing]")
+    dataset_id = uploaded(admin)
+    assert load_task(clinic.api.settings, dataset_id).guard.policy_version == PACKAGED
+    activate(admin, version)
+    assert load_task(clinic.api.settings, dataset_id).guard.policy_version == version

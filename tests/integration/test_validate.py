@@ -22,6 +22,7 @@ from shared.auth.roles import AccountStatus, Role
 from shared.db.engine import connect
 from shared.db.tables import users
 from shared.db.tables_training import datasets
+from shared.guard import load_guard
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.privacy.envelope import DataKey, Envelope, new_master_key
@@ -75,7 +76,7 @@ class Dataset:
     def check(self) -> "Dataset":
         """Run it in this process."""
         options = DatasetOptions.model_validate(self.options)
-        task = Task(self.id, "upload", "rows", options, self.key, self.envelope, None, 1)
+        task = Task(self.id, "upload", "rows", options, self.key, self.envelope, load_guard(), None, 1)
         self.done = Check(task, self.storage, self.settings).run()
         return self
 
