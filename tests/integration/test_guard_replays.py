@@ -49,13 +49,13 @@ def replayed(
     return found
 
 
-def answered(api: Api, client: httpx.Client) -> dict[str, Any]:
-    """An answer whose second sentence was replaced, as the gate does it."""
+def answered(api: Api, client: httpx.Client, text: str = SAFE + DOSE) -> dict[str, Any]:
+    """An answer as the gate lets it out; of the usual one the second sentence is replaced."""
     guard = api.gateway.guard
     asked = ask_async(client)
     job = api.claim()
     gate = guard.gate(job.audience)
-    for seq, release in enumerate([*gate.feed(SAFE + DOSE), *gate.close()], start=1):
+    for seq, release in enumerate([*gate.feed(text), *gate.close()], start=1):
         api.release(job, release.text, seq, verdict=release.verdict, suppressed=release.suppressed or "")
     api.finish(job)
     return asked
@@ -79,6 +79,17 @@ def test_a_replay_counts_by_category_what_is_judged_otherwise(
         "newly_released": {"dosing": 1},
     }
     assert admin.get("/v1/guard/replays").json()["items"][0] == found
+
+
+def test_under_the_policy_of_then_nothing_is_judged_otherwise(
+    api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = api.log_in()
+    answered(api, client)
+    answered(api, client, SAFE.strip())  # the gate adds a referral, which no model wrote
+    packaged = admin.get("/v1/guard").json()["packaged"]
+    counts = replayed(api, admin, packaged, monkeypatch)["counts"]
+    assert (counts["changed"], counts["sentences"]) == ({}, 3)
 
 
 def test_what_would_newly_be_stopped_is_counted_too(
