@@ -19,11 +19,11 @@ def show(gateway: Gateway, me: Json) -> None:
     _switch(guarding, state["switch"], admin=admin)
     _what_counts(state)
     if admin:
-        try_out, which, replay = st.tabs(["Try a sentence", "Versions", "Replay"])
+        try_out, which, replay = st.tabs(["Try a sentence", "Versions", "Replay"], key="guard-tab")
         with try_out:
             guard_try.show(guarding, versions)
     else:
-        which, replay = st.tabs(["Versions", "Replay"])
+        which, replay = st.tabs(["Versions", "Replay"], key="guard-tab")
     with which:
         guard_versions.show(guarding, versions, admin=admin)
     with replay:

@@ -32,7 +32,8 @@ def show(guarding: Guarding, versions: list[Json], *, admin: bool) -> None:
     texts, active_texts = guarding.texts(chosen["version"]), guarding.texts(active["version"])
     if not chosen["active"]:
         _differences(active_texts, texts)
-    name = st.selectbox("File", sorted(texts), key=f"file-{chosen['version']}")
+    names = sorted(texts)
+    name = st.selectbox("File", names, names.index("policy.yaml"), key=f"file-{chosen['version']}")
     if not admin:
         st.code(texts[name], language="yaml", line_numbers=True, height=500)
         return
