@@ -182,8 +182,8 @@ def test_a_rows_picture_is_shown_within_the_page(open_app: Open, api: Api, admin
     check(api, rows_a_part=1, report=REPORT, picture=b"the bytes of a picture")
     app = open_app("data")
     app.toggle[0].set_value(True).run()
-    (image,) = app.get("imgs")
-    assert image.proto.imgs[0].url == f"data:image/png;base64,{b64encode(b'the bytes of a picture').decode()}"
+    (image,) = app.image
+    assert image.value == [f"data:image/png;base64,{b64encode(b'the bytes of a picture').decode()}"]
 
 
 def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
