@@ -159,7 +159,7 @@ def _check(rule: _Rule, figure: Mapping[str, Any] | None, limits: Limits) -> Che
         value=value,
         passed=not excess,
         excess=excess,
-        message=f"{rule.figure}: {rule.meaning} is {value:.4g}, {verdict}.",
+        message=f"{rule.figure}: {rule.meaning} is {value + 0.0:.4g}, {verdict}.",
     )
 
 
