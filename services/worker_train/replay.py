@@ -21,7 +21,7 @@ from shared.db import open_database
 from shared.db.tables import jobs
 from shared.errors import NotFound
 from shared.guard import Guard
-from shared.guard.gate import CONTEXT_CHARS, REFERRAL_ADDED
+from shared.guard.gate import ADDED, CONTEXT_CHARS
 from shared.guard.verdict import Action, Audience, Side
 from shared.jobs.lifecycle import Kind, State
 from shared.policies.live import compile_version
@@ -154,14 +154,15 @@ def _judge_answer(connection: Connection, talk: Conversations, guard: Guard, job
     audience = Audience(job.audience)
     key = talk.key(connection, job.conversation_id)
     said = talk.read_reviewed(connection, job.id, key=key)
-    at_once = bool(said) and said[0].action is Action.CRISIS  # the guard wrote this answer, no model
+    # whether the guard wrote this answer, and no model
+    at_once = bool(said) and said[0].action in (Action.CRISIS, Action.REFUSE)
     before = Judged(said[0].action, said[0].category) if at_once else Judged(Action.ALLOW, None)
     verdict = guard.screen_question(talk.read_text(connection, job.question_id, key=key), audience)
     tally.questions += 1
     tally.compare(job.id, Side.QUESTION, 0, before, Judged(verdict.action, verdict.category))
     context = ""
     for sentence in () if at_once else said:
-        if sentence.source == REFERRAL_ADDED.source:
+        if sentence.source in ADDED:
             continue
         text = sentence.text if sentence.suppressed is None else sentence.suppressed
         verdict = guard.judge_answer(text, context, audience)

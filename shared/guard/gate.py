@@ -159,7 +159,7 @@ def still(text: str, state: Category) -> Release:
         category=state,
         severity=Severity.LOW,
         layer="gate",
-        source="help_first",
+        source=HELP_FIRST,
         score=1.0,
     )
     return Release(text + "\n\n", verdict)
@@ -186,3 +186,7 @@ REFERRAL_ADDED = Verdict(
 )
 #: The verdict on the line on urgent care that the gate adds to an answer that names signs of an emergency.
 URGENT_ADDED = replace(REFERRAL_ADDED, source="urgent_care_added")
+#: The source of the verdict on what an answer begins with after a crisis or an emergency.
+HELP_FIRST = "help_first"
+#: The sources of verdicts on sentences that the gate itself wrote, so that nobody judges them.
+ADDED = frozenset((REFERRAL_ADDED.source, URGENT_ADDED.source, HELP_FIRST))

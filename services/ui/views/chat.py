@@ -116,13 +116,11 @@ def _guard_banner(guard: Json | None) -> None:
             f"**The guard stepped in** ({reason or 'check failed'}): a sentence was held back and replaced.",
             icon=":material/shield:",
         )
-    elif guard["action"] == "append" and guard["category"] != "omission":
-        st.info(
-            f"**The guard asks you to check this with a clinician** ({reason}).", icon=":material/shield:"
-        )
     elif guard["action"] == "append":
-        told = "**The guard added the last sentence**, because the answer did not say whom to turn to."
-        if guard["category"] in ("crisis", "emergency"):
+        told = f"**The guard asks you to check this with a clinician** ({reason})."
+        if guard["category"] == "omission":
+            told = "**The guard added the last sentence**, because the answer did not say whom to turn to."
+        elif guard["category"] in ("crisis", "emergency"):
             told = "**The guard put first where help is found**, because of what was said before."
         st.info(told, icon=":material/shield:")
 
