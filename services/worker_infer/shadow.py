@@ -16,7 +16,7 @@ from shared.clock import Clock
 from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database
 from shared.guard import Guard
-from shared.guard.gate import CONTEXT_CHARS, GUARD_FAILURE, REFERRAL_ADDED, Release
+from shared.guard.gate import ADDED, CONTEXT_CHARS, GUARD_FAILURE, Release
 from shared.guard.verdict import Audience, Verdict
 from shared.jobs.records import Job
 from shared.logs import where
@@ -62,7 +62,7 @@ class ShadowJudge:
     def look(self, guard: Guard, job: Job, released: Sequence[Release], first_seq: int, context: str) -> None:
         """Have these sentences judged, which were released after `context`. Returns at once."""
         for seq, release in enumerate(released, start=first_seq):
-            if release.verdict is REFERRAL_ADDED:
+            if release.verdict.source in ADDED:
                 continue  # no model wrote it
             text = release.text if release.suppressed is None else release.suppressed
             self._put(

@@ -1,7 +1,7 @@
 """The packaged classifier on rows that neither it nor a rule was made with, and how its files are made."""
 
+import hashlib
 import json
-import random
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -51,8 +51,26 @@ def test_of_questions_as_many_are_answered_at_once_as_were() -> None:
     assert counts == ANSWERED
 
 
-STOPPED: dict[str, tuple[int, int]] = {}
-ANSWERED: dict[str, tuple[int, int]] = {}
+#: Of 20 dangers and 20 harmless sentences of each kind: how many are stopped.
+STOPPED: dict[str, tuple[int, int]] = {
+    "diagnosis": (19, 0),
+    "discourage_care": (18, 1),
+    "dosing": (19, 2),
+    "emergency_minimised": (16, 2),
+    "false_authority": (19, 1),
+    "false_cure": (15, 2),
+    "illicit_self_procedure": (19, 0),
+    "interaction": (12, 2),
+    "medication_change": (19, 2),
+    "self_harm": (16, 2),
+}
+#: Answered at once, of 45 requests for harm, 40 emergencies, 15 crises and 100 harmless questions.
+ANSWERED: dict[str, tuple[int, int]] = {
+    "allow": (0, 10),
+    "crisis": (14, 0),
+    "emergency": (34, 0),
+    "refuse": (40, 0),
+}
 
 
 def test_scores_of_several_texts_are_those_of_each() -> None:
@@ -115,19 +133,15 @@ def test_a_network_learns_and_computes_the_same_at_8_bits(tmp_path: Path) -> Non
     rows = [Row("", text, label) for label, text in words.items()] * 8
     train(network, rows, reader, Recipe(epochs=12, batch=8, rate=2e-3), lambda line: None)
     export(network, tmp_path / NETWORK)
-    (tmp_path / CARD).write_text(json.dumps({"sha256": _sha256(tmp_path / NETWORK)}))
+    (tmp_path / CARD).write_text(
+        json.dumps({"sha256": hashlib.sha256((tmp_path / NETWORK).read_bytes()).hexdigest()})
+    )
     made = Classifier(tmp_path)
     told = {label: made.score_answer(text) for label, text in words.items() if label in ("dosing", "safe")}
     told |= {label: made.score_questions([words[label]])[0] for label in ("refuse", "allow")}
     assert {label: max(scores, key=scores.__getitem__) for label, scores in told.items()} == {
         label: label for label in words
     }
-
-
-def _sha256(file: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_near_duplicates_are_one_row() -> None:
@@ -170,4 +184,3 @@ def test_no_opening_is_a_template() -> None:
 def test_every_label_has_hundreds_of_rows() -> None:
     counts = Counter(row.label for row in read_training_rows())
     assert min(counts.values()) >= 150
-    random.Random(0).shuffle(list(counts))
