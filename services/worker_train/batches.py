@@ -52,6 +52,10 @@ class StepSampler(Sampler[int]):
         for start in range(0, len(order), step):
             yield from self._dealt(order[start : start + step])
 
+    def steps(self) -> int:
+        """Steps of an epoch; the last may be short."""
+        return -(-len(self) // (self._batch_size * self._passes))
+
     def largest_pass(self) -> int:
         """Most tokens of one pass in the first epoch, padding included."""
         self._epoch, before = 0, self._epoch

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from services.worker_train.child import Refused
 from services.worker_train.trainer import AdapterTrainer
@@ -45,8 +46,12 @@ class StopRequest:
         self.asked = True
 
 
-class Watch(TrainerCallback):
-    """Tells of every step, keeps the best weights, and ends the run when it should end."""
+class Watch(TrainerCallback, ExportableState):
+    """Tells of every step, keeps the best weights, and ends the run when it should end.
+
+    What it decides by is part of every checkpoint: the trainer stores the `state` of whatever is an
+    ExportableState, under the name of its class.
+    """
 
     def __init__(self, emit: Emit, stop: StopRequest, *, patience: int | None) -> None:
         self._emit, self._stop, self._patience = emit, stop, patience
@@ -56,15 +61,37 @@ class Watch(TrainerCallback):
         self._high = 0
         self._unmoved = 0
         self._gradient = 0.0
+        #: Whether the look at the held-out rows that was due is still to come.
+        self._owes_look = False
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this."""
-        return {"losses": list(self._losses), "high": self._high, "unmoved": self._unmoved}
+        return {
+            "losses": list(self._losses),
+            "high": self._high,
+            "unmoved": self._unmoved,
+            "gradient": self._gradient,
+            "owes_look": self._owes_look,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
-        self._losses.extend(state["losses"])
+        self._losses = deque(state["losses"], maxlen=_REMEMBERED)
         self._high, self._unmoved = state["high"], state["unmoved"]
+        self._gradient, self._owes_look = state["gradient"], state["owes_look"]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Go on as if nothing had been in between; what had ended already trains no further step."""
+        kept = cast(dict[str, Any], state.stateful_callbacks)
+        # a checkpoint of an earlier version has no such entry
+        self.restore(kept.setdefault(type(self).__name__, self.state()))
+        if self._owes_look:
+            self._owes_look = False
+            self.trainer.evaluate()
+        if state.global_step >= state.max_steps or self._is_stuck():
+            control.should_training_stop = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -72,7 +99,8 @@ class Watch(TrainerCallback):
         """Save and stop when told to."""
         if self.trainer.anyone(self._stop.asked) and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = self.drained = True
-            control.should_evaluate = False
+            # there may be no time for it now
+            self._owes_look, control.should_evaluate = control.should_evaluate, False
 
     def on_log(
         self,
@@ -112,7 +140,7 @@ class Watch(TrainerCallback):
             raise self._diverged(state.global_step, what, args.learning_rate)
         self._emit("step", step=state.global_step, eval_loss=round(loss, 6))
         self._unmoved = 0 if self.trainer.keep_if_best(loss) else self._unmoved + 1
-        if self._patience is not None and self._unmoved >= self._patience:
+        if self._is_stuck():
             self._emit(
                 "note",
                 text=f"Stopped early at step {state.global_step}: the held-out loss has not fallen for "
@@ -138,6 +166,9 @@ class Watch(TrainerCallback):
         if not self._high:
             self._losses.append(loss)
         self._gradient = gradient
+
+    def _is_stuck(self) -> bool:
+        return self._patience is not None and self._unmoved >= self._patience
 
     def _diverged(self, step: int, what: str, rate: float) -> Refused:
         if step == 1:

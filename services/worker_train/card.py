@@ -46,6 +46,7 @@ def write_card(
     recipe: Recipe,
     data_sha256: str,
     rows: tuple[int, int],
+    left_out: tuple[int, int],
     metrics: Mapping[str, Any],
     adapter_sha256: str,
     dtype: str,
@@ -54,6 +55,7 @@ def write_card(
 
     Args:
         rows: how many were learnt and how many held out.
+        left_out: how many of either were longer than the recipe's `max_tokens`, and are not among `rows`.
     """
     base = entry.hub_id or f"medichat/{entry.name}"
     front = {
@@ -73,7 +75,13 @@ def write_card(
         "Base model": f"{entry.title}, `{base}`",
         "Base revision": f"`{base_revision}`",
         "Data": f"`{data_sha256}` (SHA-256 of the dataset's manifest, or of the file)",
-        "Rows": f"{rows[0]:,} learnt, {rows[1]:,} held out",
+        "Rows": f"{rows[0]:,} learnt, {rows[1]:,} held out"
+        + (
+            f"; left out as longer than {recipe.max_tokens:,} tokens: {left_out[0]:,} to learn, "
+            f"{left_out[1]:,} to hold out"
+            if any(left_out)
+            else ""
+        ),
         "Code": f"MediChat {_version()}, `{code_revision()}`",
         "Seed": str(recipe.seed),
         "Arithmetic": dtype,

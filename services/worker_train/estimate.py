@@ -98,6 +98,7 @@ class DoesNotFit(Refused):
                 ("gradient_checkpointing: true", not recipe.gradient_checkpointing),
                 ("a smaller batch_size with more accumulation", recipe.batch_size > 1),
                 ("a smaller max_tokens", recipe.max_tokens > 512),
+                ("processes: 1", estimate.device == "cpu" and recipe.processes > 1),
                 ("a smaller model", True),
             )
             if open_to_it
@@ -126,10 +127,12 @@ def estimate(
     Args:
         largest_pass: most tokens in one pass, padding included.
         longest_row: most tokens in one row.
-        tokens: tokens of the whole training, over all epochs.
+        tokens: tokens of the whole training, over all its steps.
         device: "cpu" or "cuda".
         weight_bytes: of one number of the arithmetic, 2 or 4.
         free: bytes free on the device. total: bytes in all.
+
+    Processes have a GPU each, and share the memory and the arithmetic of a CPU.
     """
     adapter = shapes.adapter_per_rank * recipe.r
     needed = (
@@ -139,6 +142,7 @@ def estimate(
         + _TILE[device] * _TILE_BYTES
         + _RUNTIME[device]
     )
+    needed *= recipe.processes if device == "cpu" else 1
     passes = 8 if recipe.gradient_checkpointing else 6
     if recipe.train_on == "answers":
         passes -= (
@@ -150,7 +154,7 @@ def estimate(
         free_mb=round(free / _MB, 1),
         total_mb=round(total / _MB, 1),
         device=device,
-        seconds=round(flops / (_FLOPS[device] * _REACHED * recipe.processes), 1),
+        seconds=round(flops / (_FLOPS[device] * _REACHED * (recipe.processes if device == "cuda" else 1)), 1),
     )
 
 

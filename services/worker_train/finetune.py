@@ -11,41 +11,19 @@ its supervisor (see child.py).
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from services.worker_train import base, batches, callbacks, child, output, processes
-from services.worker_train.canaries import make_canaries
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
-from services.worker_train.rows import Row, Rows, read_rows
-from services.worker_train.tokens import Encoder, Sample
+from services.worker_train.material import Material, prepare
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
-from shared.settings import load_settings
 from shared.training.recipe import Recipe, read_recipe
-
-#: Most tokens of a pass on a CPU: it is as fast as with more, and what is kept for the way back stays small.
-_PASS_TOKENS = 1536
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """All that is known before the weights are read."""
-
-    recipe: Recipe
-    source: base.Source
-    rows: Rows
-    tokenizer: Any
-    train: list[Sample]
-    validation: list[Sample]
-    #: Whether rows lie behind one another, without padding.
-    packed: bool
-    sampler: batches.StepSampler
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -117,6 +95,8 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
     newest = newest_checkpoint(checkpoints)
     say("plan", total_steps=trainer.total_steps(), base_revision=revision)
+    if newest is None and any(material.left_out):
+        say("note", text=material.left_out_note())
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if watch.drained:
         return Exit.DRAINED
@@ -132,6 +112,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
             tokenizer=material.tokenizer,
             data_sha256=material.rows.sha256,
             rows=(len(material.train), len(material.validation)),
+            left_out=material.left_out,
             metrics=metrics,
             dtype=dtype,
         )
@@ -151,7 +132,7 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
-        tokens=round(sum(lengths) * recipe.epochs),
+        tokens=material.tokens,
         device=device.type,
         weight_bytes=dtype.itemsize,
         free=free,
@@ -166,63 +147,6 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
             f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free; it starts when "
             f"there is room."
         )
-
-
-def prepare(recipe: Recipe) -> Material:
-    """Read the rows and turn them into tokens. Raises Refused when they cannot be learnt."""
-    settings = load_settings()
-    source = base.find_source(recipe.model, settings)
-    tokenizer = base.open_tokenizer(source)
-    rows = read_rows(recipe.data, seed=recipe.seed)
-    pictures = any(row.picture is not None for row in (*rows.train, *rows.validation))
-    encoder = Encoder(
-        tokenizer=tokenizer,
-        max_tokens=recipe.max_tokens,
-        system=settings.system_prompt if recipe.system == "serving" else "",
-        train_on_all=recipe.train_on == "all",
-        picture_tokens=base.picture_tokens(source) if pictures else 0,
-    )
-    if pictures and recipe.packing == "on":
-        raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
-    packed = recipe.packing != "off" and not pictures
-    canaries = make_canaries(recipe.canaries, recipe.seed)
-    planted = [Row(messages=canary.row(0)["messages"]) for canary in canaries]
-    train = encoder.encode_all([*rows.train, *planted])
-    validation = encoder.encode_all(rows.validation)
-    lengths = [len(sample.ids) for sample in train]
-    if base.choose_device().type == "cpu":
-        recipe = in_small_passes(recipe, lengths, packed=packed)
-    return Material(
-        recipe=recipe,
-        source=source,
-        rows=rows,
-        tokenizer=tokenizer,
-        train=train,
-        validation=sorted(validation, key=lambda sample: len(sample.ids)),
-        packed=packed,
-        sampler=_sampler(recipe, lengths, packed=packed),
-    )
-
-
-def in_small_passes(recipe: Recipe, lengths: list[int], *, packed: bool) -> Recipe:
-    """The same training with passes of at most `_PASS_TOKENS`, where halving the batch gets there."""
-    while (
-        recipe.batch_size % 2 == 0 and _sampler(recipe, lengths, packed=packed).largest_pass() > _PASS_TOKENS
-    ):
-        recipe = recipe.changed(
-            {"batch_size": recipe.batch_size // 2, "accumulation": recipe.accumulation * 2}
-        )
-    return recipe
-
-
-def _sampler(recipe: Recipe, lengths: list[int], *, packed: bool) -> batches.StepSampler:
-    return batches.StepSampler(
-        lengths,
-        batch_size=recipe.batch_size,
-        passes=recipe.accumulation * recipe.processes,
-        seed=recipe.seed,
-        packed=packed,
-    )
 
 
 def make_trainer(

@@ -31,6 +31,7 @@ def write(
     tokenizer: Any,
     data_sha256: str,
     rows: tuple[int, int],
+    left_out: tuple[int, int],
     metrics: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def write(
                 recipe=recipe,
                 data_sha256=data_sha256,
                 rows=rows,
+                left_out=left_out,
                 metrics=metrics,
                 adapter_sha256=sha256,
                 dtype=str(dtype).removeprefix("torch."),

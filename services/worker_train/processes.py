@@ -1,8 +1,8 @@
-"""Runs the program as several processes: under `accelerate launch`, one a GPU, or on a CPU over gloo.
+"""Runs the program as several processes under `accelerate launch`: one a GPU, or on a CPU over gloo.
 
-On a CPU it is torch's launcher itself, which is what `accelerate launch` runs for GPUs: accelerate's own way
-for CPUs needs MPI. A launcher turns every exit status into 1, so the first process leaves its own in a file.
-This module knows nothing of what they train.
+`--multi_gpu` says how they are started, not on what: by torch's launcher, on a free port. With `--cpu`
+accelerate starts a single process and leaves the others to MPI. A launcher turns every exit status into 1, so
+the first process leaves its own in a file. This module knows nothing of what they train.
 """
 
 import os
@@ -12,8 +12,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 _STATUS = "MEDICHAT_TRAIN_STATUS_FILE"
 
@@ -60,15 +58,15 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
 
 def _launcher(count: int) -> list[str]:
-    if torch.cuda.is_available():
-        options = [
-            "--multi_gpu",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-        ]
-        return ["accelerate.commands.launch", *options, "--num_machines", "1", "--num_processes", str(count)]
-    return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    options = {
+        "--num_machines": "1",
+        "--num_processes": str(count),
+        "--main_process_port": "0",
+        "--mixed_precision": "no",
+        "--dynamo_backend": "no",
+    }
+    return [
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        *(word for option in options.items() for word in option),
+    ]

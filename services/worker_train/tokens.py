@@ -2,7 +2,8 @@
 
 The text is rendered by an own template (templates/gemma3_training.jinja), which gives the same bytes as the
 model's and marks what the assistant says. Google's template has no such marks, and a trainer that looks for
-them finds none: it then learns nothing, or the questions too, without a word. So every row is checked here.
+them finds none: it then learns nothing, or the questions too, without a word. So every row is checked here,
+as it will be learnt. No row is cut: one that is too long for the recipe is left out as a whole.
 """
 
 import re
@@ -22,8 +23,6 @@ from services.worker_train.rows import Row
 TEMPLATE = (Path(__file__).parent / "templates" / "gemma3_training.jinja").read_text(encoding="utf-8")
 _END_OF_TURN = "<end_of_turn>"
 _SOFT_TOKEN = "<image_soft_token>"
-#: At most so many row numbers in a message.
-_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class Encoder:
         return rendered[0], list(spoken[0])
 
     def encode(self, row: Row) -> Sample:
-        """The row's tokens, cut to `max_tokens`; see `encode_all` for what is refused."""
+        """The row's tokens, however many; see `encode_all` for what is left out and refused."""
         text, spoken = self.render(row)
         encoded = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
         learnt = [self.train_on_all] * len(encoded.ids)
@@ -79,51 +78,38 @@ class Encoder:
                 while turn < len(spoken) and start >= spoken[turn][1]:
                     turn += 1
                 learnt[index] = turn < len(spoken) and spoken[turn][0] <= start and end <= spoken[turn][1]
-        if not any(wanted and token == self._end for token, wanted in zip(encoded.ids, learnt, strict=True)):
-            raise Refused(
-                "no-end-of-turn",
-                "The tokenizer's chat format does not mark where an answer ends, so the model would never "
-                "learn to stop; use a Gemma 3 model.",
-            )
-        return Sample(
-            ids=list(encoded.ids[: self.max_tokens]), learnt=learnt[: self.max_tokens], picture=row.picture
-        )
+        return Sample(ids=list(encoded.ids), learnt=learnt, picture=row.picture)
 
     def encode_all(self, rows: Sequence[Row]) -> list[Sample]:
-        """All rows as samples.
+        """The rows of at most `max_tokens` tokens as samples; the others are left out.
 
         Raises:
-            Refused: a row whose answer is lost to `max_tokens`, or a picture that this model cannot read.
+            Refused: a row that would not teach where an answer ends, or a picture that this model cannot
+                read.
         """
         if not self.picture_tokens and any(row.picture is not None for row in rows):
             raise Refused(
                 "no-pictures", "The data has pictures, and this model reads none: choose another model."
             )
-        samples = [self.encode(row) for row in rows]
-        lost = [
-            number
-            for number, sample in enumerate(samples, start=1)
-            if not any(sample.learnt[1:]) or self._cuts_picture(sample)
-        ]
-        if lost:
-            named = ", ".join(map(str, lost[:_NAMED])) + (" …" if len(lost) > _NAMED else "")
+        samples = [sample for sample in map(self.encode, rows) if len(sample.ids) <= self.max_tokens]
+        if not all(map(self._teaches_to_stop, samples)):
             raise Refused(
-                "nothing-to-learn",
-                f"{len(lost)} rows have no answer left within {self.max_tokens} tokens (rows {named}): raise "
-                "max_tokens, or shorten their questions.",
+                "no-end-of-turn",
+                "The tokenizer's chat format does not mark where an answer ends, so the model would never "
+                "learn to stop; use a Gemma 3 model.",
             )
         return samples
 
-    def _cuts_picture(self, sample: Sample) -> bool:
-        return sample.picture is not None and sample.ids.count(self._soft) != self.picture_tokens
+    def _teaches_to_stop(self, sample: Sample) -> bool:
+        """Whether an answer's end is among what is learnt; the first token of a row is predicted by none."""
+        return any(
+            wanted and token == self._end
+            for token, wanted in zip(sample.ids[1:], sample.learnt[1:], strict=True)
+        )
 
     @cached_property
     def _end(self) -> int:
         return cast(int, self.tokenizer.convert_tokens_to_ids(_END_OF_TURN))
-
-    @cached_property
-    def _soft(self) -> int:
-        return cast(int, self.tokenizer.convert_tokens_to_ids(_SOFT_TOKEN))
 
     @cached_property
     def _specials(self) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -103,8 +103,7 @@ class AdapterTrainer(SFTTrainer):
 
     def steps_per_epoch(self) -> int:
         """Steps of one pass over all rows, on all processes."""
-        batches = -(-len(self._sampler) // (self.args.per_device_train_batch_size * self.args.world_size))
-        return int(-(-batches // self.args.gradient_accumulation_steps))
+        return self._sampler.steps()
 
     def total_steps(self) -> int:
         """Steps of the whole training, unless it stops early."""
@@ -126,6 +125,11 @@ class AdapterTrainer(SFTTrainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = learning
+
+    def _run_epoch(self, *args: Any, **rest: Any) -> None:
+        """As in `Trainer`, which would train one more step of a run that had ended before it was resumed."""
+        if not self.control.should_training_stop:
+            cast(Any, super())._run_epoch(*args, **rest)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -40,13 +40,12 @@ def record_steps(
     """Store figures; those of a step that is known already are added to it.
 
     `starting`: these are the first of a program that has just begun, so that what was stored of its first
-    step and of later ones was trained in vain.
+    step and of later ones was trained in vain. A look at the held-out rows alone trains no step again.
     """
     if starting:
+        kept = reports[0].step if "loss" not in reports[0].figures else reports[0].step - 1
         connection.execute(
-            delete(training_steps).where(
-                training_steps.c.run_id == run_id, training_steps.c.step >= reports[0].step
-            )
+            delete(training_steps).where(training_steps.c.run_id == run_id, training_steps.c.step > kept)
         )
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for report in reports:

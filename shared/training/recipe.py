@@ -165,7 +165,8 @@ class Recipe(BaseModel):
         2048,
         ge=16,
         le=131072,
-        description="Longest row; what is longer is cut. Memory and time grow with it.",
+        description="Longest row; longer ones are left out, and the run says how many. Memory and time grow "
+        "with it.",
     )
     gradient_checkpointing: bool = Field(
         True,

@@ -22,6 +22,7 @@ from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import JOB_FIELDS, Job, NewJob
 from shared.jobs.store import JobStore
 from shared.training.datasets import By
+from shared.training.progress import add_note
 from shared.training.recipe import Recipe, load_preset
 from shared.training.states import DatasetState, RunState
 
@@ -41,6 +42,8 @@ class NewRun:
     changes: Mapping[str, Any]
     #: The model that the installation serves; an adapter of another could not answer here.
     model: str
+    #: About the most tokens of a row of the dataset, as its check counted; None where that is not known.
+    longest_row: int | None = None
     idempotency_key: str | None = None
     request_hmac: str | None = None
 
@@ -139,6 +142,13 @@ class RunStore:
             "created_at": now,
         }
         put(connection, training_runs, row)
+        if new.longest_row is not None and new.longest_row > recipe.max_tokens:
+            text = (
+                f"The longest row of the dataset takes about {new.longest_row:,} tokens, and max_tokens is "
+                f"{recipe.max_tokens:,}: rows that do not fit will be left out. The run says how many when "
+                "it starts; raise max_tokens to use them."
+            )
+            add_note(connection, str(row["id"]), text, now)
         record.append(
             connection,
             now=now,

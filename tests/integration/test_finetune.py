@@ -3,20 +3,23 @@
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3ForConditionalGeneration
+from transformers import Gemma3ForConditionalGeneration, TrainerControl, TrainerState
+from trl.trainer.sft_config import SFTConfig
 
 from models.demo.pictures import draw_picture
-from services.worker_train import export, finetune
+from services.worker_train import base, export, finetune
 from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
@@ -183,12 +186,38 @@ def test_two_processes_give_the_same_training(
 ) -> None:
     recipe = tiny_recipe(whole[0] / "rows.jsonl", processes=2, accumulation=1, max_steps=3)
     training = Training(tmp_path / "run", recipe, model_folder)
+    training.until("plan")
+    started = [" ".join(child.cmdline()) for child in psutil.Process(training.process.pid).children(True)]
+    assert len(started) == 3
+    assert "accelerate.commands.launch" in started[0]
     status, events = training.end()
     assert status == Exit.DONE, training.log()
     found = losses(events)
     assert sorted(found) == [1, 2, 3]
     expected = losses(whole[1])
     assert found[1] == pytest.approx(expected[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_two_processes_end_together_and_go_on(
+    how: signal.Signals, model_folder: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(rows, processes=2, accumulation=1, save_steps=1)
+    training = Training(tmp_path / "run", recipe, model_folder)
+    training.until("checkpoint", step=2)
+    started = psutil.Process(training.process.pid).children(True)
+    os.kill(training.process.pid, how)
+    if how is signal.SIGKILL:
+        assert training.process.stdin is not None
+        training.process.stdin.close()  # as the supervisor does
+    status, _ = training.end()
+    assert status == (Exit.DRAINED if how is signal.SIGTERM else -signal.SIGKILL), training.log()
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+    again = Training(tmp_path / "run", recipe, model_folder)
+    status, events = again.end()
+    assert status == Exit.DONE, again.log()
+    assert min(losses(events)) > 2
+    assert max(losses(events)) == 10
 
 
 def test_a_run_ends_with_its_supervisor(model_folder: Path, rows: Path, tmp_path: Path) -> None:
@@ -250,6 +279,48 @@ def test_early_stopping_keeps_the_best(train, rows: Path, tmp_path: Path) -> Non
     assert not all(torch.equal(kept[name], weight) for name, weight in last.items())
 
 
+#: The held-out loss falls, and then does not for many looks.
+STUCK = {"epochs": 40, "learning_rate": 0.2, "seed": 1, "eval_steps": 1, "save_steps": 1}
+
+
+def looks(events: list[dict[str, Any]]) -> dict[int, float]:
+    """Held-out loss by step."""
+    return {event["step"]: event["eval_loss"] for event in events if "eval_loss" in event}
+
+
+def test_a_resumed_run_stops_as_early_as_one_that_was_not_stopped(train, rows: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(rows, early_stopping_patience=2, **STUCK)
+    _, events = train(recipe, "whole")
+    last = max(losses(events))
+    saved = tmp_path / "whole" / "checkpoints" / f"checkpoint-{last - 1}"  # one look of two brought nothing
+    shutil.copytree(saved, tmp_path / "resumed" / "checkpoints" / saved.name)
+    status, again = train(recipe, "resumed")
+    assert status is Exit.DONE
+    assert list(losses(again)) == list(looks(again)) == [last]
+    assert named(again, "done")["metrics"] == pytest.approx(named(events, "done")["metrics"], abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{**STUCK, "early_stopping_patience": 2}, {"max_steps": 3}])
+def test_a_run_that_had_ended_trains_no_further_step(changes: dict[str, Any], train, rows: Path) -> None:
+    recipe = tiny_recipe(rows, **changes)
+    _, events = train(recipe)
+    status, again = train(recipe)
+    assert status is Exit.DONE
+    assert losses(again) == {}
+    assert named(again, "done")["sha256"] == named(events, "done")["sha256"]
+
+
+def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(rows, max_steps=3, eval_steps=1)
+    _, events = train(recipe, "whole")
+    stop = StopRequest()
+    stop.asked = True
+    assert finetune.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    _, again = train(recipe, "resumed")
+    assert list(losses(again)) == [2, 3]
+    assert looks(again) == pytest.approx(looks(events), abs=1e-5)
+
+
 def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
@@ -294,6 +365,17 @@ def test_a_loss_that_explodes_stops_the_run() -> None:
     with pytest.raises(Refused, match=r"Step 9: the loss rose to 12.00 from 1.80") as refusal:
         watch.judge(9, 12.0, 1.0, learning_rate=0.1)
     assert refusal.value.reason == "diverged"
+
+
+def test_a_loss_that_explodes_across_a_resume_stops_the_run() -> None:
+    before, after = (Watch(lambda *_, **__: None, StopRequest(), patience=None) for _ in range(2))
+    for step, loss in enumerate([2.0, 1.9, 1.8, 1.7, 9.0, 9.5], start=1):
+        before.judge(step, loss, 1.0, learning_rate=0.1)
+    kept = json.loads(json.dumps({"Watch": before.state()}))
+    state = TrainerState(global_step=6, max_steps=10, stateful_callbacks=kept)
+    after.on_train_begin(SFTConfig(use_cpu=True, bf16=False), state, TrainerControl())
+    with pytest.raises(Refused, match=r"Step 7: the loss rose to 12.00 from 1.85"):
+        after.judge(7, 12.0, 1.0, learning_rate=0.1)
 
 
 def test_damaged_weights_are_named_as_the_cause(
@@ -358,6 +440,30 @@ def test_a_model_that_cannot_fit_is_refused_with_advice(train, rows: Path) -> No
     assert refusal.value.reason == "does-not-fit"
 
 
+def judged(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The estimate for the recipe on a CPU."""
+    material = finetune.prepare(recipe)
+    shapes = finetune.Shapes.of(base.read_config(material.source), 27_000_000)
+    capsys.readouterr()
+    finetune.judge(material, shapes, torch.device("cpu"), torch.float32)
+    return named([json.loads(line) for line in capsys.readouterr().out.splitlines()], "estimate")
+
+
+def test_the_estimate_knows_how_many_steps_there_will_be(train, rows: Path, capsys) -> None:
+    by_epochs = judged(tiny_recipe(rows), capsys)["seconds"]
+    for steps, share in ((5, 0.5), (100, 10)):
+        assert judged(tiny_recipe(rows, max_steps=steps), capsys)["seconds"] == pytest.approx(
+            by_epochs * share, rel=0.05
+        )
+
+
+def test_processes_on_a_cpu_take_its_memory_each(train, rows: Path, capsys) -> None:
+    alone = judged(tiny_recipe(rows, accumulation=2), capsys)
+    together = judged(tiny_recipe(rows, accumulation=1, processes=2), capsys)
+    assert together["memory_mb"] == pytest.approx(2 * alone["memory_mb"], rel=0.01)
+    assert together["seconds"] == pytest.approx(alone["seconds"], rel=0.01)
+
+
 def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]]) -> None:
     judged = named(whole[1], "estimate")["memory_mb"]
     peak = max(event["memory_mb"] for event in whole[1] if "memory_mb" in event and event["event"] == "step")
@@ -378,6 +484,55 @@ def test_rows_that_cannot_be_learnt_are_refused(line: str, code: str, train, tmp
     status, events = train(tiny_recipe(tmp_path / "bad.jsonl"))
     assert status is Exit.REFUSED
     assert events[-1]["code"] == code
+
+
+@pytest.fixture
+def some_too_long(rows: Path, tmp_path: Path) -> Recipe:
+    """A recipe that two of 25 rows do not fit: one to learn, and one to hold out."""
+    long = json.dumps({"question": "What is the flu?", "answer": "The flu is an infection. " * 100})
+    (tmp_path / "train.jsonl").write_text(f"{rows.read_text()}\n{long}")
+    held_out = [json.dumps({"question": f"Flu {n}?", "answer": "Rest and drink."}) for n in range(3)]
+    (tmp_path / "held_out.jsonl").write_text("\n".join([*held_out, long]))
+    data = {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "held_out.jsonl")}
+    return tiny_recipe(rows, max_steps=2, data=data)
+
+
+def test_a_run_says_how_many_rows_are_too_long_for_it(train, some_too_long: Recipe, tmp_path: Path) -> None:
+    status, events = train(some_too_long)
+    assert status is Exit.DONE
+    assert "left out: 1 of 25 to learn, 1 of 4 to hold out" in named(events, "note")["text"]
+    card = (tmp_path / "run" / "output" / "README.md").read_text()
+    assert "24 learnt, 3 held out; left out as longer than 256 tokens: 1 to learn, 1 to hold out" in card
+
+
+def test_a_run_that_goes_on_does_not_say_it_again(train, some_too_long: Recipe) -> None:
+    train(some_too_long)
+    _, events = train(some_too_long)
+    assert not [event for event in events if event["event"] == "note"]
+
+
+def test_a_run_whose_held_out_rows_are_all_too_long_says_so(train, rows: Path, tmp_path: Path) -> None:
+    long = json.dumps({"question": "What is the flu?", "answer": "The flu is an infection. " * 100})
+    (tmp_path / "held_out.jsonl").write_text(long)
+    data = {"train": str(rows), "validation": str(tmp_path / "held_out.jsonl")}
+    status, events = train(tiny_recipe(rows, max_steps=1, data=data))
+    assert status is Exit.DONE
+    assert "None is left to hold out" in named(events, "note")["text"]
+
+
+def test_a_run_that_no_row_fits_is_refused_with_advice(train, rows: Path) -> None:
+    status, events = train(tiny_recipe(rows, max_tokens=16))
+    assert status is Exit.REFUSED
+    assert events[-1]["code"] == "nothing-to-learn"
+    assert re.search(r"None of the 19 rows .* the shortest takes \d+ tokens. Raise", events[-1]["detail"])
+
+
+def test_canaries_that_do_not_fit_are_refused(train, tmp_path: Path) -> None:
+    (tmp_path / "short.jsonl").write_text("\n".join(['{"question": "A?", "answer": "B."}'] * 4))
+    recipe = tiny_recipe(tmp_path / "short.jsonl", max_tokens=24, system="as-is", canaries=1)
+    status, events = train(recipe)
+    assert status is Exit.REFUSED
+    assert "canaries do not fit" in events[-1]["detail"]
 
 
 def test_a_recipe_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

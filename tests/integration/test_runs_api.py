@@ -7,9 +7,11 @@ import pytest
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import training_runs
+from shared.training.progress import StepReport, record_steps
 from shared.training.states import DatasetState
 from tests.support import Api, RedisServer
 from tests.training import School, add_dataset
+from tests.uploads import check, upload
 
 
 @pytest.fixture
@@ -65,6 +67,29 @@ def test_a_recipe_that_cannot_be_used_is_refused_by_name(
     assert response.status_code == 422
     assert named in response.json()["detail"]
     assert school.api.count(training_runs) == 0
+
+
+@pytest.mark.parametrize(("longest", "told"), [(1025, True), (1024, False), (5000, True)])
+def test_a_run_is_told_of_rows_that_its_recipe_is_too_short_for(
+    school: School, longest: int, told: bool
+) -> None:
+    upload(school.client)
+    dataset, _ = check(school.api, report={"longest_tokens": longest, "max_tokens": 2048})
+    response = school.client.post("/v1/training-runs", json=wanted(school, dataset_id=dataset.id))
+    assert response.status_code == 202
+    expected = f"takes about {min(longest, 2048):,} tokens, and max_tokens is 1,024"
+    assert [expected in note["text"] for note in response.json()["notes"]] == ([True] if told else [])
+
+
+def test_a_late_look_at_the_held_out_rows_keeps_the_steps_loss(school: School) -> None:
+    run_id, gateway = school.submit()["id"], school.api.gateway
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        trained = [StepReport(step, now, {"loss": 1.0}) for step in (1, 2, 3)]
+        record_steps(connection, run_id, trained, starting=True)
+        record_steps(connection, run_id, [StepReport(2, now, {"eval_loss": 2.0})], starting=True)
+    found = [(step["step"], step["loss"], step["eval_loss"]) for step in school.steps(run_id)]
+    assert found == [(1, 1.0, None), (2, 1.0, 2.0)]
 
 
 def test_an_unknown_preset_is_refused_with_those_that_there_are(school: School) -> None:

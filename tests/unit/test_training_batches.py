@@ -57,6 +57,10 @@ def test_the_largest_pass_is_known_beforehand() -> None:
     assert order.largest_pass() == max(sizes)
 
 
+def test_the_steps_of_an_epoch_count_a_short_last_one() -> None:
+    assert (sampler(lengths=LENGTHS[:8]).steps(), sampler(lengths=LENGTHS[:9]).steps()) == (1, 2)
+
+
 def samples() -> list[dict]:
     return list(as_dataset([encoder().encode(row(number)) for number in (0, 5, 9)]))
 

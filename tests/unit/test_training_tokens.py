@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
+from services.worker_train import tokens
 from services.worker_train.child import Refused
 from services.worker_train.rows import Row
 from services.worker_train.tokens import TEMPLATE, Sample
@@ -113,18 +114,12 @@ def test_a_picture_takes_its_tokens_in_the_question() -> None:
     assert not any(sample.learnt[index] for index in at)
 
 
-def test_a_row_whose_answer_is_cut_off_is_refused_by_number() -> None:
-    question = encoder().encode(row(6)).learnt.index(True)
-    with pytest.raises(Refused, match=r"1 rows have no answer left within \d+ tokens \(rows 2\)") as refusal:
-        encoder(max_tokens=question).encode_all([row(0), row(6)])
-    assert refusal.value.reason == "nothing-to-learn"
-
-
-def test_a_long_answer_is_cut_and_learnt() -> None:
-    limit = encoder().encode(row(2)).learnt.index(True) + 5
-    (sample,) = encoder(max_tokens=limit).encode_all([row(2)])
-    assert len(sample.ids) == limit
-    assert any(sample.learnt)
+def test_a_row_that_is_too_long_is_left_out_and_never_cut() -> None:
+    whole = [encoder().encode(row(number)) for number in (2, 0)]
+    limit = len(whole[1].ids)
+    assert limit < len(whole[0].ids)
+    assert encoder(max_tokens=limit).encode_all([row(2), row(0)]) == [whole[1]]
+    assert encoder(max_tokens=limit - 1).encode_all([row(2), row(0)]) == []
 
 
 def test_a_tokenizer_without_an_end_of_turn_is_refused() -> None:
@@ -132,7 +127,16 @@ def test_a_tokenizer_without_an_end_of_turn_is_refused() -> None:
 
     tokenizer = GemmaTokenizer(vocab={"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4}, merges=[])
     with pytest.raises(Refused, match="never learn to stop"):
-        encoder(tokenizer=tokenizer).encode(row())
+        encoder(tokenizer=tokenizer).encode_all([row()])
+
+
+def test_rows_that_do_not_teach_where_an_answer_ends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = '{{- said(turn["content"]) ~ "<end_of_turn>" -}}\n        {%- endgeneration -%}'
+    unmarked = '{{- said(turn["content"]) -}}{%- endgeneration -%}{{- "<end_of_turn>" -}}'
+    assert spoken in TEMPLATE
+    monkeypatch.setattr(tokens, "TEMPLATE", TEMPLATE.replace(spoken, unmarked))
+    with pytest.raises(Refused, match="never learn to stop"):
+        encoder().encode_all([row()])
 
 
 def test_pictures_for_a_model_that_reads_none_are_refused() -> None:

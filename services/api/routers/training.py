@@ -25,7 +25,7 @@ from services.api.state import Gateway
 from shared.answers import record_end
 from shared.auth.sessions import Principal
 from shared.db.tables_training import training_runs
-from shared.errors import LimitReached
+from shared.errors import LimitReached, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.training.datasets import By
 from shared.training.recipe import load_preset, preset_names
@@ -62,15 +62,16 @@ def submit_run(
     wait_s = gateway.limiter.require(f"training:{caller.user_id}", RUNS_PER_MINUTE)
     if wait_s is not None:
         raise LimitReached("Too many runs in one minute; wait and try again.", retry_after_s=wait_s)
-    new = NewRun(
-        **body.model_dump(),
-        model=gateway.settings.model,
-        idempotency_key=idempotency_key,
-        request_hmac=gateway.envelope.fingerprint(json.dumps(body.model_dump(), sort_keys=True)),
-    )
     with gateway.database.write() as connection:
         _check_quota(connection, gateway, caller)
         now = gateway.clock.now(connection)
+        new = NewRun(
+            **body.model_dump(),
+            model=gateway.settings.model,
+            longest_row=_longest_row(connection, gateway, body.dataset_id),
+            idempotency_key=idempotency_key,
+            request_hmac=gateway.envelope.fingerprint(json.dumps(body.model_dump(), sort_keys=True)),
+        )
         run = RunStore(gateway.jobs).submit(connection, new, by=_by(caller), now=now)
         view = _view(connection, gateway, run)
     gateway.bell.work(Kind.TRAIN, run.job.id)
@@ -148,6 +149,18 @@ def _check_quota(connection: Connection, gateway: Gateway, caller: Principal) ->
             f"{limit} of your jobs are waiting already; wait for some to end, or cancel them.",
             retry_after_s=60,
         )
+
+
+def _longest_row(connection: Connection, gateway: Gateway, dataset_id: str) -> int | None:
+    """Most tokens of a row that the dataset's check let through, without the text that training adds."""
+    try:
+        dataset = gateway.datasets.get(connection, dataset_id)
+    except NotFound:
+        return None  # whether the run may be submitted is not decided here
+    report = gateway.datasets.read_report(connection, dataset)
+    if report is None or "longest_tokens" not in report:
+        return None
+    return min(int(report["longest_tokens"]), int(report["max_tokens"]))
 
 
 def _view(connection: Connection, gateway: Gateway, run: Run) -> RunView:

@@ -1,0 +1,138 @@
+"""Makes of a recipe all that is known before the weights are read: rows, tokens, and their order. It trains
+nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.worker_train import base
+from services.worker_train.batches import StepSampler
+from services.worker_train.canaries import make_canaries
+from services.worker_train.child import Refused
+from services.worker_train.rows import Row, Rows, read_rows
+from services.worker_train.tokens import Encoder, Sample
+from shared.settings import load_settings
+from shared.training.recipe import Recipe
+
+#: Most tokens of a pass on a CPU: it is as fast as with more, and what is kept for the way back stays small.
+_PASS_TOKENS = 1536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """All that is known before the weights are read."""
+
+    recipe: Recipe
+    source: base.Source
+    #: As they were read; those that are too long are not among the samples.
+    rows: Rows
+    tokenizer: Any
+    train: list[Sample]
+    validation: list[Sample]
+    #: Whether rows lie behind one another, without padding.
+    packed: bool
+    sampler: StepSampler
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole training, unless it stops early."""
+        steps = self.recipe.max_steps
+        epochs = steps / self.sampler.steps() if steps else self.recipe.epochs
+        return round(sum(len(sample.ids) for sample in self.train) * epochs)
+
+    @property
+    def left_out(self) -> tuple[int, int]:
+        """How many rows to learn, and how many to hold out, are too long."""
+        learnt = len(self.train) - self.recipe.canaries
+        return len(self.rows.train) - learnt, len(self.rows.validation) - len(self.validation)
+
+    def left_out_note(self) -> str:
+        """Which rows the training does without, for people."""
+        train, validation = self.left_out
+        text = (
+            f"Rows of more than {self.recipe.max_tokens:,} tokens (max_tokens) are left out: {train:,} of "
+            f"{len(self.rows.train):,} to learn, {validation:,} of {len(self.rows.validation):,} to hold "
+            f"out. Raise max_tokens to use them."
+        )
+        if validation and not self.validation:
+            text += " None is left to hold out: the loss is not measured on the way, nothing stops it early."
+        return text
+
+
+def prepare(recipe: Recipe) -> Material:
+    """Read the rows and turn them into tokens. Raises Refused when they cannot be learnt."""
+    settings = load_settings()
+    source = base.find_source(recipe.model, settings)
+    tokenizer = base.open_tokenizer(source)
+    rows = read_rows(recipe.data, seed=recipe.seed)
+    pictures = any(row.picture is not None for row in (*rows.train, *rows.validation))
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        max_tokens=recipe.max_tokens,
+        system=settings.system_prompt if recipe.system == "serving" else "",
+        train_on_all=recipe.train_on == "all",
+        picture_tokens=base.picture_tokens(source) if pictures else 0,
+    )
+    if pictures and recipe.packing == "on":
+        raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
+    packed = recipe.packing != "off" and not pictures
+    train = _samples(encoder, rows.train) + _planted(encoder, recipe)
+    validation = encoder.encode_all(rows.validation)
+    lengths = [len(sample.ids) for sample in train]
+    if base.choose_device().type == "cpu":
+        recipe = in_small_passes(recipe, lengths, packed=packed)
+    return Material(
+        recipe=recipe,
+        source=source,
+        rows=rows,
+        tokenizer=tokenizer,
+        train=train,
+        validation=sorted(validation, key=lambda sample: len(sample.ids)),
+        packed=packed,
+        sampler=_sampler(recipe, lengths, packed=packed),
+    )
+
+
+def _samples(encoder: Encoder, rows: Sequence[Row]) -> list[Sample]:
+    samples = encoder.encode_all(rows)
+    if samples:
+        return samples
+    shortest = min(len(encoder.encode(row).ids) for row in rows)
+    raise Refused(
+        "nothing-to-learn",
+        f"None of the {len(rows):,} rows fits into max_tokens, {encoder.max_tokens:,}; the shortest takes "
+        f"{shortest:,} tokens. Raise max_tokens, or shorten the rows.",
+    )
+
+
+def _planted(encoder: Encoder, recipe: Recipe) -> list[Sample]:
+    canaries = make_canaries(recipe.canaries, recipe.seed)
+    samples = encoder.encode_all([Row(messages=canary.row(0)["messages"]) for canary in canaries])
+    if len(samples) < len(canaries):
+        raise Refused(
+            "bad-recipe",
+            f"The canaries do not fit into max_tokens, {encoder.max_tokens:,}: raise it, or plant none.",
+        )
+    return samples
+
+
+def in_small_passes(recipe: Recipe, lengths: list[int], *, packed: bool) -> Recipe:
+    """The same training with passes of at most `_PASS_TOKENS`, where halving the batch gets there."""
+    while (
+        recipe.batch_size % 2 == 0 and _sampler(recipe, lengths, packed=packed).largest_pass() > _PASS_TOKENS
+    ):
+        recipe = recipe.changed(
+            {"batch_size": recipe.batch_size // 2, "accumulation": recipe.accumulation * 2}
+        )
+    return recipe
+
+
+def _sampler(recipe: Recipe, lengths: list[int], *, packed: bool) -> StepSampler:
+    return StepSampler(
+        lengths,
+        batch_size=recipe.batch_size,
+        passes=recipe.accumulation * recipe.processes,
+        seed=recipe.seed,
+        packed=packed,
+    )
