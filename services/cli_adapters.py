@@ -192,7 +192,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"medichat: not measured: {detail}", file=sys.stderr)
         return FAILED
     for check in measured["gate"]["checks"]:
-        print(f"{'passed' if check['passed'] else 'FAILED'}  {check['message']}")
+        passed = "passed" if check["value"] is not None else "none  "
+        print(f"{passed if check['passed'] else 'FAILED'}  {check['message']}")
     return DONE if measured["gate"]["passed"] else FAILED
 
 

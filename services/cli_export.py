@@ -5,9 +5,12 @@ It finds the files; services/worker_train/export.py does the work.
 
 import argparse
 import re
-import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -26,24 +29,60 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _export(options: argparse.Namespace) -> int:
     from services.worker_train.export import main
 
-    with tempfile.TemporaryDirectory(prefix="medichat-") as copy:
+    with tempfile.TemporaryDirectory(prefix="medichat-") as copies:
         adapter = options.adapter
         if _SHA256.fullmatch(adapter):
-            adapter = str(_fetch(adapter, Path(copy)))
+            adapter = str(_fetch(adapter, Path(copies)))
         arguments = [adapter, str(options.folder), "--dtype", options.dtype]
         return main([*arguments, *(["--model", options.model] if options.model else [])])
 
 
 def _fetch(sha256: str, folder: Path) -> Path:
-    """Copy the adapter's files from storage. Raises ValueError when they are not there."""
+    """Copy the adapter's files from storage into a folder of its name; whoever loads them checks them.
+
+    Raises:
+        CommandRefused: it is not in the registry, was recalled, or could not be verified.
+        AdapterRefused: the storage holds other files than an adapter has.
+    """
+    from services.cli_client import CommandRefused
     from shared.settings import load_settings
     from shared.storage import Storage
+    from shared.training.adapter_files import copy_adapter
 
-    storage = Storage.from_settings(load_settings())
-    paths = storage.list(f"adapters/{sha256}")
-    if not paths:
-        raise ValueError("there is no adapter of this SHA-256 in the storage; see the Adapters page")
-    for path in paths:
-        with storage.open(path) as source, (folder / path.rpartition("/")[2]).open("wb") as target:
-            shutil.copyfileobj(source, target)
-    return folder
+    settings = load_settings()
+    _check_registry(settings, sha256)
+    copy = folder / sha256
+    copy.mkdir()
+    try:
+        copy_adapter(Storage.from_settings(settings), sha256, copy)
+    except FileNotFoundError as error:
+        raise CommandRefused("the storage has no files of this adapter; see MEDICHAT_STORAGE_URL") from error
+    return copy
+
+
+def _check_registry(settings: "Settings", sha256: str) -> None:
+    """Whether the adapter may be used. Raises CommandRefused, also when nobody can tell."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from services.cli_client import CommandRefused
+    from shared.db import open_database
+    from shared.errors import MediChatError
+    from shared.training.adapters import check_usable, find
+    from shared.training.states import AdapterStatus
+
+    database = open_database(settings)
+    try:
+        with database.read() as connection:
+            adapter = find(connection, sha256)
+            if adapter.status is AdapterStatus.RECALLED:
+                raise CommandRefused(f"this adapter was recalled: {adapter.recalled_reason}")
+            check_usable(connection, sha256, adapter.base_model)
+    except MediChatError as error:
+        raise CommandRefused(error.detail) from error
+    except SQLAlchemyError as error:
+        raise CommandRefused(
+            "the database cannot be read, so nobody can tell whether this adapter was recalled; "
+            "see MEDICHAT_DATABASE_URL, or name a folder with its files"
+        ) from error
+    finally:
+        database.close()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,15 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def worker_thread(settings: Settings) -> Iterator[Worker]:
-    """A training worker in a thread of this process, which looks for runs without waiting for rings."""
-    worker = Worker(settings, PROGRAMS)
+def worker_thread(settings: Settings, programs: Mapping[Kind, Sequence[str]] = PROGRAMS) -> Iterator[Worker]:
+    """A training worker in a thread of this process, which looks for work without waiting for rings."""
+    worker = Worker(settings, programs)
     worker.keeper.start()
     closing = threading.Event()
 
     def work() -> None:
         while not closing.wait(0.02):
-            while worker.work_next(Kind.TRAIN):
+            while any(worker.work_next(kind) for kind in programs):
                 continue
 
     thread = threading.Thread(target=work, name="practice-worker")

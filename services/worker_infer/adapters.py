@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from shared.errors import AdapterRefused, NotFound
 from shared.jobs.records import Job
 from shared.storage import Storage
-from shared.training.adapter_files import AdapterFiles, check_adapter, check_names
+from shared.training.adapter_files import AdapterFiles, check_adapter, copy_adapter
 from shared.training.adapters import active, check_usable
 from shared.training.states import BASE
 
@@ -87,23 +87,13 @@ class AdapterCopies:
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
-            self._copy(sha256, fresh)
+            copy_adapter(self._storage, sha256, fresh)
             self._check(fresh, sha256)
             with suppress(OSError):  # another worker of this host was quicker
                 fresh.replace(copy)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return self._check(copy, sha256)
-
-    def _copy(self, sha256: str, target: Path) -> None:
-        prefix = f"adapters/{sha256}"
-        names = [path.removeprefix(f"{prefix}/") for path in self._storage.list(prefix)]
-        if not names:
-            raise FileNotFoundError("the storage has no such adapter")
-        check_names(names)
-        for name in names:
-            with self._storage.open(f"{prefix}/{name}") as source, (target / name).open("wb") as sink:
-                shutil.copyfileobj(source, sink)
 
     def _check(self, folder: Path, sha256: str) -> AdapterFiles:
         return check_adapter(

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services.worker_train.child import Exit
 from services.worker_train.supervise import Program, ProgramEvent
-from services.worker_train.work import Tools, Unusable, Work
+from services.worker_train.work import CRASHED, Tools, Unusable, Work
 from shared.answers import record_end
 from shared.db import is_away
 from shared.errors import LeaseLost
@@ -193,7 +193,7 @@ class Attempt:
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         log_file = (self._work.folder / "log.txt").relative_to(self._tools.settings.state_dir.absolute())
         self.retry(
-            "crashed",
+            CRASHED,
             f"The program ended unexpectedly ({how}), in attempt {self._job.attempt} of "
             f"{self._job.max_attempts}; {log_file} in the worker's state folder says more.",
         )

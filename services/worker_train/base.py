@@ -157,6 +157,15 @@ def open_model(
     return model.requires_grad_(False)
 
 
+def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """(in, out) features of every linear layer by name: what an adapter can change."""
+    return {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
 def pack(model: PreTrainedModel) -> None:
     """Let the language model take samples that lie behind one another (see attention.py)."""
     # Each pass has a length of its own, and oneDNN keeps code and scratch space for every length: keep few.

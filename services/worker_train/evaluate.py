@@ -9,7 +9,6 @@ It writes figures and samples; it changes nothing in the database and promotes n
 import argparse
 import io
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedWriter
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
+from shared.training.adapter_files import copy_adapter
 from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.gate import judge
 
@@ -151,7 +151,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
         database.close()
     storage = Storage.from_settings(settings)
     with tempfile.TemporaryDirectory(prefix="medichat-") as folder:
-        _fetch_adapter(storage, asked.adapter.sha256, Path(folder))
+        copy_adapter(storage, asked.adapter.sha256, Path(folder))
         examinee = load_examinee(
             settings,
             base_model=asked.adapter.base_model,
@@ -186,13 +186,6 @@ def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> 
         raise Refused("no-rows", "The dataset was not validated; validate it first.")
     keys = load_data_keys(connection, envelope, {dataset.key_id, trained_on.key_id})
     return Asked(adapter, cast(dict[str, Any], run.recipe), dataset, trained_on, keys)
-
-
-def _fetch_adapter(storage: Storage, sha256: str, folder: Path) -> None:
-    """Copy the adapter's files; whoever loads them checks them."""
-    for path in storage.list(f"adapters/{sha256}"):
-        with storage.open(path) as source, (folder / path.rpartition("/")[2]).open("wb") as copy:
-            shutil.copyfileobj(source, copy)
 
 
 def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with_images: bool) -> Material:
@@ -237,7 +230,8 @@ def _by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
     written = {"figures": outcome.figures, "gate": gate.to_json(), "samples": outcome.samples}
     arguments.out.write_text(json.dumps(written, indent=2, ensure_ascii=False), "utf-8")
     for check in gate.checks:
-        sys.stderr.write(f"{'passed' if check.passed else 'FAILED'}  {check.message}\n")
+        passed = "passed" if check.value is not None else "none  "
+        sys.stderr.write(f"{passed if check.passed else 'FAILED'}  {check.message}\n")
 
 
 def _from_file(file: Path | None, count: int) -> list[Any]:

@@ -1,15 +1,14 @@
 """`medichat export`: a model with an adapter merged into it, which transformers, vLLM and Ollama can load.
 
 Merging is into the unquantised base: an adapter trained over 4-bit weights fits them best, and rounding the
-sum to 4 bits again would lose part of what it learnt. Afterwards the merged model is compared with base and
-adapter.
+sum to 4 bits again would lose part of what it learnt. The adapter is checked as it is where it serves, before
+anything is loaded; afterwards the merged model is compared with base and adapter.
 """
 
 import argparse
-import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -18,10 +17,14 @@ from services.worker_train import base
 from services.worker_train.checkpoints import written_aside
 from services.worker_train.child import Refused
 from services.worker_train.probe import logprobs, probe_ids
+from shared.catalogue import CATALOGUE
+from shared.errors import MediChatError
 from shared.settings import load_settings
+from shared.training.adapter_files import CARD, AdapterConfig, check_adapter, sha256_of
 
 #: Largest difference of two logarithms of probabilities that rounding explains.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODELFILE = """\
 # ollama create {name} -f Modelfile
 FROM .
@@ -45,14 +48,14 @@ SYSTEM \"\"\"{system}\"\"\"
 def main(argv: list[str] | None = None) -> int:
     """Export one adapter; returns the exit status."""
     parser = argparse.ArgumentParser(prog="medichat export", description=str(__doc__).splitlines()[0])
-    parser.add_argument("adapter", type=Path, help="folder with adapter_model.safetensors")
+    parser.add_argument("adapter", type=Path, help="folder with an adapter's safetensors and config")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--model", default="", help="base model in the catalogue (default: the adapter's)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights")
     options = parser.parse_args(argv)
     try:
         difference = export(options.adapter, options.folder, model=options.model, dtype=options.dtype)
-    except Refused as error:
+    except MediChatError as error:
         sys.stderr.write(f"medichat: {error.detail}\n")
         return 1
     sys.stdout.write(
@@ -66,19 +69,26 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
     """Merge and write; returns the largest difference of log-probabilities to base and adapter.
 
     Raises:
-        Refused: the adapter cannot be used, belongs to other weights, or the merged model says something
-        else.
+        AdapterRefused: the files are not an intact LoRA in safetensors, made for these weights; or they are
+            not those that the folder's name names, where that is a SHA-256.
+        Refused: it belongs to other weights, or the merged model says something else.
     """
     settings = load_settings()
-    config = _read_config(adapter)
+    sha256 = adapter.name if _SHA256.fullmatch(adapter.name) else sha256_of(adapter)
+    config = check_adapter(adapter, sha256=sha256).config
     if folder.exists():
         raise Refused("exists", f"{folder} exists already; name a folder that does not.")
     source = base.find_source(model or _catalogue_name(config), settings)
-    if config.get("revision") and config["revision"] != source.revision():
+    if config.revision is None:  # the merged model's origin would be unknown
+        raise Refused("wrong-base", "The adapter's configuration does not name the revision of its base.")
+    if config.revision != source.revision():
         raise Refused("wrong-base", "The adapter was trained on other weights than the base model's here.")
     number = getattr(torch, dtype)
     device = base.choose_device()
     plain = base.open_model(source, device=device, dtype=number, nf4=False, packed=False)
+    check_adapter(
+        adapter, sha256=sha256, base_revision=source.revision(), base_layers=base.linear_layers(plain)
+    )
     tokenizer = base.open_tokenizer(source)
     adapted = PeftModel.from_pretrained(plain, adapter, use_safetensors=True).eval()
     with torch.no_grad():
@@ -99,28 +109,16 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
         name = f"medichat-{source.entry.name}"
         modelfile = _MODELFILE.format(name=name, system=settings.system_prompt)
         (aside / "Modelfile").write_text(modelfile, encoding="utf-8")
-        card = adapter / "README.md"
+        card = adapter / CARD
         if card.exists():
-            (aside / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+            (aside / CARD).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
     return difference
 
 
-def _read_config(adapter: Path) -> dict[str, Any]:
-    weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
-    if not weights.is_file() or not config.is_file():
-        raise Refused(
-            "no-adapter", f"There is no adapter_model.safetensors with its configuration in {adapter}."
-        )
-    values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    return values
-
-
-def _catalogue_name(config: dict[str, Any]) -> str:
-    from shared.catalogue import CATALOGUE
-
-    named = config.get("base_model_name_or_path")
+def _catalogue_name(config: AdapterConfig) -> str:
+    named = config.base_model_name_or_path
     for entry in CATALOGUE.values():
-        if named in (entry.name, entry.hub_id):
+        if named is not None and named in (entry.name, entry.hub_id):
             return entry.name
     raise Refused("wrong-base", "The adapter's base model is not in the catalogue; name one with --model.")
 

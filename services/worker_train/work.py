@@ -1,5 +1,6 @@
 """What every kind of work of this worker has in common. It starts no process and moves no job."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from shared.audit import record
 from shared.conversations import Conversations
 from shared.db import Database
 from shared.jobs.leases import LeaseKeeper
-from shared.jobs.lifecycle import Kind
+from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore
 from shared.privacy.envelope import Envelope
@@ -42,6 +43,10 @@ class Tools:
     def actor(self) -> record.Actor:
         """As the audit log names this process."""
         return record.Actor(record.SYSTEM, self.worker_id)
+
+
+#: Why a job failed whose program ended in a way that nobody foresaw; only its log says more.
+CRASHED = "crashed"
 
 
 class Unusable(Exception):
@@ -107,3 +112,8 @@ class Work:
 
     def tidy(self, job: Job) -> None:
         """Remove files that nobody needs now that the job is as `job` says. Raises OSError."""
+
+    def remove_folder(self, job: Job) -> None:
+        """Remove the work's folder, unless the program crashed: people were told to look at its log."""
+        if not (job.state is State.FAILED and job.error == CRASHED):
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import cast
 
 import tldextract
-from presidio_analyzer import LocalRecognizer
+from presidio_analyzer import LocalRecognizer, RecognizerResult
 from presidio_analyzer.nlp_engine import NlpArtifacts
 from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
@@ -26,7 +26,7 @@ from presidio_analyzer.predefined_recognizers import (
     UsMbiRecognizer,
 )
 
-from shared.privacy.recognisers.identifiers import identifier_recognisers
+from shared.privacy.recognisers.identifiers import identifier_recognisers, is_public
 from shared.privacy.recognisers.names import NameRecogniser
 from shared.privacy.recognisers.places import PlaceRecogniser
 
@@ -84,14 +84,17 @@ def _findings(recogniser: LocalRecognizer, text: str) -> list[Finding]:
     return [
         Finding(_TYPES[result.entity_type], result.start, result.end, result.score)
         for result in results
-        if result.score >= _MINIMUM_SCORE and _is_meant(result.entity_type, text[result.start : result.end])
+        if result.score >= _MINIMUM_SCORE and _is_meant(result, text)
     ]
 
 
-def _is_meant(entity_type: str, span: str) -> bool:
-    if entity_type == "URL":
+def _is_meant(result: RecognizerResult, text: str) -> bool:
+    span = text[result.start : result.end]
+    if result.entity_type == "URL":
         return _PERSONS_URL.match(span) is not None
-    return entity_type != "DATE_TIME" or _WHOLE_DATE.search(span) is not None
+    if result.entity_type == "DATE_TIME":
+        return _WHOLE_DATE.search(span) is not None
+    return not is_public(result, text)
 
 
 def _merge(found: list[Finding]) -> list[Finding]:

@@ -8,6 +8,7 @@ model has. Pickles are refused unread: PEFT would fall back to `torch.load` on t
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import AdapterRefused
+from shared.storage import Storage
 
 WEIGHTS, CONFIG, CARD, PROBE = "adapter_model.safetensors", "adapter_config.json", "README.md", "probe.json"
 #: All that an adapter's folder may hold.
@@ -118,6 +120,29 @@ def check_names(found: Iterable[str]) -> None:
         raise AdapterRefused(f"The adapter holds a file that is none of {', '.join(FILES)}.")
     if WEIGHTS not in found or CONFIG not in found:
         raise AdapterRefused(f"The adapter is incomplete: it needs {WEIGHTS} and {CONFIG}.")
+
+
+def copy_adapter(storage: Storage, sha256: str, folder: Path) -> None:
+    """Copy the files of an adapter of the storage into a folder, which is still to be checked.
+
+    Raises:
+        AdapterRefused: there are other files than an adapter has; none is copied.
+        FileNotFoundError: there are none.
+    """
+    prefix = f"adapters/{sha256}"
+    names = [path.removeprefix(f"{prefix}/") for path in storage.list(prefix)]
+    if not names:
+        raise FileNotFoundError("the storage has no such adapter")
+    check_names(names)
+    for name in names:
+        with storage.open(f"{prefix}/{name}") as source, (folder / name).open("wb") as target:
+            shutil.copyfileobj(source, target)
+
+
+def sha256_of(folder: Path) -> str:
+    """Of the weights of an adapter's folder; zeros when it has none, which `check_adapter` then says."""
+    weights = folder / WEIGHTS
+    return _hash(weights) if weights.is_file() else "0" * 64
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, tuple[str, list[int]]]]:

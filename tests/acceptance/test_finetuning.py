@@ -35,7 +35,7 @@ FAULTS = (
 QUICK = {
     "MEDICHAT_EVALUATION_ROWS": "12",
     "MEDICHAT_EVALUATION_ANSWERS": "6",
-    "MEDICHAT_EVALUATION_ANSWER_TOKENS": "24",
+    "MEDICHAT_EVALUATION_ANSWER_TOKENS": "50",  # the least with which a recital can be seen
     "MEDICHAT_EVALUATION_SECONDS": "20",
     "OMP_NUM_THREADS": "1",  # two workers and a browser share few cores
 }

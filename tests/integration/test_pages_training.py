@@ -452,6 +452,28 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     assert api.audit("evaluation.read")
 
 
+def test_the_page_says_which_figures_were_not_measured_and_what_to_do(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    button(open_app("adapters"), "Measure").click().run()
+    figures = {
+        **{name: figure for name, figure in FIGURES.items() if name != "choices_accuracy"},
+        "loss": {**FIGURES["loss"], "rows": 2},
+    }
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+        store = EvaluationStore(gateway.jobs, gateway.envelope)
+        store.record_end(connection, job.claim, figures=figures, samples={})
+    api.finish(job)
+    shown = texts(open_app("adapters")).replace("\\", "")
+    assert ":material/close: loss: this figure rests on 2 held-out rows and needs 10: hold out more" in shown
+    assert ":material/remove: choices_accuracy: this figure was not measured; set MEDICHAT_EVALU" in shown
+
+
 def test_the_list_of_answers_is_made_only_when_asked_for(open_app: Open, api: Api, admin: Person) -> None:
     add_good_adapter(api, admin, A)
     app = open_app("adapters")

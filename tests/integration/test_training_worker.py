@@ -6,6 +6,7 @@ The programs are real processes; what they do is practice (tests/practice_progra
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
-from shared.jobs.lifecycle import EventKind
+from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
 from tests.support import Api, wait_until
 from tests.training import School, WorkerProcess, worker_thread
@@ -278,6 +279,24 @@ def test_a_dataset_is_checked_while_a_run_has_the_device(school: School) -> None
         wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
         assert seen(school, dataset_id)["error"]["code"] == "unknown-shape"
         assert school.run(run_id)["state"] == "running"
+
+
+@on_one_database
+def test_a_refused_check_leaves_no_folder(school: School, worker: Worker) -> None:
+    dataset_id = uploaded(school.client)
+    wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
+    wait_until(lambda: not list((school.state_dir / "work").iterdir()), 10, "for its folder to go")
+
+
+@on_one_database
+def test_a_crashed_check_leaves_its_log(school: School) -> None:
+    crash = (sys.executable, "-c", "import sys; sys.exit('Out of luck')")
+    with worker_thread(school.api.settings, {Kind.VALIDATE: crash}):
+        dataset_id = uploaded(school.client)
+        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
+    (folder,) = (school.state_dir / "work").iterdir()
+    assert f"work/{folder.name}/log.txt" in seen(school, dataset_id)["error"]["detail"]
+    assert "Out of luck" in (folder / "log.txt").read_text()
 
 
 def seen(school: School, dataset_id: str) -> dict[str, Any]:

@@ -32,6 +32,9 @@ def masked(text: str) -> str:
         ("SSN 219-09-9999.", "SSN [SOCIAL_SECURITY_NUMBER]."),
         ("From 10.20.30.40 today.", "From [IP_ADDRESS] today."),
         ("A 93-year-old woman fell.", "A [AGE_OVER_89]-year-old woman fell."),
+        ("Paid by card 4539148803436467.", "Paid by card [ACCOUNT_NUMBER]."),
+        ("MRN 800-633-4227 was opened.", "MRN [RECORD_NUMBER] was opened."),
+        ("She was seen at Mercy Family Health.", "She was seen at [PLACE]."),
     ],
 )
 def test_an_identifier_is_masked(text: str, expected: str) -> None:
@@ -51,6 +54,13 @@ def test_an_identifier_is_masked(text: str, expected: str) -> None:
         "The National Cancer Institute gives advice.",
         "Compare Humira with Enbrel in African American patients.",
         "Vitamin B12 and omega-3 were prescribed.",
+        "The share was 0.5077172505113161 here and 28.34747652200631 there.",
+        "In this group p=0.447902240533 and 60.9612025550143 there.",
+        "Call 1-800-Medicare (1-800-633-4227) or 800-772-1213.",
+        "The trial NCT00372320 has begun: https://www.clinicaltrials.gov/ct/show/TIS032007 says more.",
+        "Ask at a State Health office about Family Health and Home Health.",
+        "The Report of the Surgeon General is on ClinicalTrials.gov.",
+        "Rinse well. Don't smoke. Get an X-Ray.",
     ],
 )
 def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:

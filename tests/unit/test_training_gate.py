@@ -27,7 +27,7 @@ GOOD: dict[str, Any] = {
     "choices_accuracy": _figure(0.5, 0.5),
     "guard_violations_per_1000": _figure(45.0, 45.0),
     "over_refusal": _figure(0.1, 0.1),
-    "verbatim": {"rows": 64, "learnt": 0},
+    "verbatim": {"rows": 64, "long_enough": 40, "span_tokens": 50, "learnt": 0},
     "canary_exposure": _figure(1.4, 1.5),
 }
 
@@ -37,7 +37,7 @@ WORSE: dict[str, tuple[dict[str, Any], float]] = {
     "choices_accuracy": (_figure(0.5, 0.3), 0.19),
     "guard_violations_per_1000": (_figure(45.0, 75.5), 10.5),
     "over_refusal": (_figure(0.1, 0.2), 0.05),
-    "verbatim": ({"rows": 64, "learnt": 2}, 2.0),
+    "verbatim": ({**GOOD["verbatim"], "learnt": 2}, 2.0),
     "canary_exposure": (_figure(1.4, 7.0), 3.0),
 }
 
@@ -70,15 +70,57 @@ def test_a_difference_within_chance_does_not_stop_it(figure: str) -> None:
 @pytest.mark.parametrize("figure", list(GOOD))
 def test_a_missing_figure_stops_it_unless_it_is_optional(figure: str) -> None:
     gate = judge({name: value for name, value in GOOD.items() if name != figure})
-    optional = figure in ("choices_accuracy", "canary_exposure")
-    assert gate.passed is optional
-    assert optional or "was not measured" in gate.failures[0].message
+    assert gate.passed is (figure in ("choices_accuracy", "canary_exposure"))
+    (check,) = [check for check in gate.checks if check.figure == figure]
+    assert check.value is None
+    assert "was not measured" in check.message
 
 
-@pytest.mark.parametrize("figure", ["guard_violations_per_1000", "over_refusal"])
-def test_conduct_seen_in_too_few_answers_stops_it(figure: str) -> None:
-    gate = judge({**GOOD, figure: {**GOOD[figure], "rows": 12}})
-    assert "rests on 12 answers and needs 50" in gate.failures[0].message
+def test_without_multiple_choice_it_is_said_which_setting_has_it_measured() -> None:
+    gate = judge({name: value for name, value in GOOD.items() if name != "choices_accuracy"})
+    assert "set MEDICHAT_EVALUATION_CHOICES" in next(
+        check.message for check in gate.checks if check.figure == "choices_accuracy"
+    )
+
+
+@pytest.mark.parametrize(
+    ("figure", "least", "advice"),
+    [
+        ("loss", 10, "hold out more rows"),
+        ("rouge_l", 5, "hold out more rows, raise MEDICHAT_EVALUATION_ANSWERS"),
+        ("choices_accuracy", 10, "add questions to the file"),
+        ("guard_violations_per_1000", 50, "more time"),
+        ("over_refusal", 50, "more time"),
+        ("verbatim", 5, "train on more rows, raise MEDICHAT_EVALUATION_ANSWERS"),
+        ("canary_exposure", 2, "plant more of them"),
+    ],
+)
+def test_a_figure_of_too_few_rows_stops_it_with_advice(figure: str, least: int, advice: str) -> None:
+    assert judge({**GOOD, figure: {**GOOD[figure], "rows": least}}).passed
+    gate = judge({**GOOD, figure: {**GOOD[figure], "rows": least - 1}})
+    (failure,) = gate.failures
+    assert failure.value is None
+    assert f"{figure}: this figure rests on {least - 1} " in failure.message
+    assert f"and needs {least}: " in failure.message
+    assert advice in failure.message
+
+
+def test_training_answers_too_short_to_be_recited_are_no_measurement_and_no_obstacle() -> None:
+    gate = judge({**GOOD, "verbatim": {**GOOD["verbatim"], "long_enough": 0}})
+    assert gate.passed
+    (check,) = [check for check in gate.checks if check.figure == "verbatim"]
+    assert check.value is None
+    assert "none of the 64 training answers has the 50 tokens in a row" in check.message
+
+
+def test_answers_cut_before_they_could_recite_stop_it() -> None:
+    gate = judge({**GOOD, "verbatim": {**GOOD["verbatim"], "answer_tokens": 49}})
+    assert "raise MEDICHAT_EVALUATION_ANSWER_TOKENS" in gate.failures[0].message
+    assert judge({**GOOD, "verbatim": {**GOOD["verbatim"], "answer_tokens": 50}}).passed
+
+
+def test_a_few_answers_all_short_say_nothing() -> None:
+    assert not judge({**GOOD, "verbatim": {**GOOD["verbatim"], "rows": 2, "long_enough": 0}}).passed
 
 
 def test_broken_weights_stop_it() -> None:
@@ -87,5 +129,5 @@ def test_broken_weights_stop_it() -> None:
 
 
 def test_a_limit_can_be_moved() -> None:
-    figures = {**GOOD, "verbatim": {"rows": 64, "learnt": 2}}
+    figures = {**GOOD, "verbatim": WORSE["verbatim"][0]}
     assert judge(figures, Limits(verbatim_answers=2)).passed

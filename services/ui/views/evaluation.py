@@ -52,9 +52,14 @@ def _follow(tuning: Tuning, sha256: str) -> None:
 
 
 def _gate(gate: Json) -> None:
-    marks = {True: ":material/check:", False: ":material/close:"}
-    lines = [f"{marks[check['passed']]} {plain_markdown(check['message'])}" for check in gate["checks"]]
+    lines = [f"{_mark(check)} {plain_markdown(check['message'])}" for check in gate["checks"]]
     st.markdown("  \n".join(lines))
+
+
+def _mark(check: Json) -> str:
+    if not check["passed"]:
+        return ":material/close:"
+    return ":material/check:" if check["value"] is not None else ":material/remove:"  # nothing was measured
 
 
 def _figures(figures: Json) -> None:

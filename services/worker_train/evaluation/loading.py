@@ -1,6 +1,5 @@
 """Puts a catalogue model and an adapter's files together, ready to be examined. It measures nothing."""
 
-import hashlib
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +10,7 @@ from services.worker_train import base
 from services.worker_train.evaluation.examinee import Examinee
 from services.worker_train.evaluation.text import RowText
 from shared.settings import Settings
-from shared.training.adapter_files import WEIGHTS, check_adapter
+from shared.training.adapter_files import check_adapter, sha256_of
 
 
 def load_examinee(
@@ -33,7 +32,7 @@ def load_examinee(
         Refused: the base model cannot be read.
     """
     source = base.find_source(base_model, settings)
-    check_adapter(adapter, sha256=sha256 or _sha256_of(adapter), base_revision=revision or source.revision())
+    check_adapter(adapter, sha256=sha256 or sha256_of(adapter), base_revision=revision or source.revision())
     if revision is not None and source.revision() != revision:
         raise base.wrong_weights(base_model)
     device = torch.device("cpu") if settings.device == "cpu" else base.choose_device()
@@ -52,14 +51,6 @@ def load_examinee(
         base.open_tokenizer(source), system=settings.system_prompt, processor=processor, max_tokens=longest
     )
     return Examinee(adapted, text)
-
-
-def _sha256_of(adapter: Path) -> str:
-    weights = adapter / WEIGHTS
-    if not weights.is_file():
-        return "0" * 64  # the check then says what is missing
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _dtype(settings: Settings, source: base.Source, device: torch.device) -> torch.dtype:

@@ -82,7 +82,10 @@ def measure(examinee: Examinee, material: Material, plan: Plan, *, guard: Guard,
     figures |= conducted
     if trained:
         recited = _ask_rows(examinee, trained[: plan.answers], plan, pace, "memorisation")
-        figures["verbatim"] = measure_verbatim(examinee.text, trained, recited)
+        figures["verbatim"] = {
+            **measure_verbatim(examinee.text, trained, recited),
+            "answer_tokens": plan.answer_tokens,
+        }
     figures["about"] = {
         **asdict(plan),
         "seconds_taken": round(time.monotonic() - started, 1),

@@ -1,6 +1,5 @@
 """Evaluations: the program measures an adapter against its base, the gate judges. It measures nothing."""
 
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -43,5 +42,4 @@ class EvaluateWork(Work):
 
     def tidy(self, job: Job) -> None:
         self.tools.storage.delete(f"evaluations/{self._id}")
-        if job.error is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_folder(job)

@@ -1,7 +1,6 @@
 """Checks of datasets: the program reads the upload, its report goes to the dataset. No row is read here."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -74,8 +73,7 @@ class ValidateWork(Work):
     def tidy(self, job: Job) -> None:
         with self.tools.database.read() as connection:
             self._store.tidy(connection, self._id)
-        if job.error is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_folder(job)
 
     def _dataset(self, connection: Connection) -> Dataset:
         try:

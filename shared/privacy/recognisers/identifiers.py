@@ -3,7 +3,9 @@
 It knows the words that announce a number; it does not know whose it is.
 """
 
-from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer
+import re
+
+from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
 
 _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?"
@@ -51,6 +53,16 @@ _PHONES = (
     r"(?<!\d)(?:\+?\d{1,3}[\s.-]?)?\(?\d{3}\)?[\s.-]?\d{3}[\s.-]\d{4}(?!\d)",
     r"(?i:\b(?:phone|tel|telephone|cell|mobile|fax|pager|contact|call)\b[^\d\n]{0,15})\K\+?\d[\d\s().-]{5,}\d",
 )
+#: Free-call numbers are companies' and offices', NCT numbers are public trials'.
+_FREE = r"8(?:00|33|44|55|66|77|88)\)?[\s.–-]"
+_FREE_CALL = re.compile(rf"\(?(?:\+?1[\s.–-]+)?\(?{_FREE}")
+_PUBLIC_BARE = re.compile(rf"NCT\d{{8}}$|{_FREE_CALL.pattern}")
+#: After a word that announces a number it must be one beyond doubt: "1-800-Medicare (1-800-633-4227)".
+_PUBLIC_NUMBER = re.compile(rf"NCT\d{{8}}$|\(?\+?1[\s.–-]+{_FREE}")
+_PUBLIC_PAGE = re.compile(r"(?:https?://|www\.)[\w.-]+\.(?:gov|edu|int|nhs\.uk)\b\S*$", re.IGNORECASE)
+_BEFORE_FRACTION = re.compile(r"\d\.$")
+_DECIMAL = re.compile(r"\d+\.\d+")
+_BARE_SCORE = 0.5
 _GREAT_AGES = (
     r"\b(?:9\d|1[01]\d)(?=[\s-]*(?:year|yr|y/?o\b|yo\b))",
     r"(?i:\baged?\s+)(?:9\d|1[01]\d)\b",
@@ -74,9 +86,31 @@ def identifier_recognisers() -> tuple[LocalRecognizer, ...]:
     return (
         CodeRecogniser("DATE_TIME", _DATES, 0.8),
         CodeRecogniser("RECORD_NUMBER", _NUMBERS, 0.7),
-        CodeRecogniser("RECORD_NUMBER", _BARE, 0.5),
+        CodeRecogniser("RECORD_NUMBER", _BARE, _BARE_SCORE),
         CodeRecogniser("PHONE_NUMBER", _PHONES, 0.6),
         CodeRecogniser("SSN", (r"\b\d{3}-\d{2}-\d{4}\b",), 0.65),
         CodeRecogniser("SSN", (rf"(?i:\b(?:SSN|social\s+security){_AFTER_CUE})\K\d[\d -]{{6,}}\d\b",), 0.9),
         CodeRecogniser("AGE_OVER_89", _GREAT_AGES, 0.6),
+    )
+
+
+def is_public(found: RecognizerResult, text: str) -> bool:
+    """Whether a number is a measurement or a public body's, and so nobody's."""
+    span, before = text[found.start : found.end], text[max(0, found.start - 200) : found.start]
+    kind = found.entity_type
+    if kind in ("CREDIT_CARD", "PHONE_NUMBER") and _is_decimal(before, span):
+        return True
+    if kind == "PHONE_NUMBER":
+        return _FREE_CALL.match(span) is not None
+    if kind == "RECORD_NUMBER":
+        announced = found.score > _BARE_SCORE
+        public = _PUBLIC_NUMBER if announced else _PUBLIC_BARE
+        return public.match(span) is not None or _PUBLIC_PAGE.search(before) is not None
+    return False
+
+
+def _is_decimal(before: str, span: str) -> bool:
+    """Whether the span is a number with a decimal point, or what stands behind one."""
+    return _DECIMAL.fullmatch(span) is not None or (
+        span.isdecimal() and _BEFORE_FRACTION.search(before) is not None
     )

@@ -29,6 +29,8 @@ _CUE = re.compile(
     r"signed\s+by|seen\s+by|referred\s+by|under|similar\s+to)[,:]?[ \t]*|(?<!\w)(?<!['’])[Rr]e:[ \t]*|"
     r"[Pp]atient['’]s\s+name\s*:?\s*)$"
 )
+#: The beginning of "Don't".
+_NO_NAME = re.compile(r"Don['’]t")
 #: A census surname rarer than this many of the first is too often another word.
 _FIRST_NAMES_MALE, _FIRST_NAMES_FEMALE = 1219, 2500
 _SURNAMES = 40_000
@@ -53,6 +55,8 @@ def people(text: str) -> Iterator[tuple[int, int, float]]:
     first, last = census()
     for run in _RUN.finditer(text):
         before = text[: run.start()]
+        if before.endswith("X-") or _NO_NAME.search(text, run.end() - 3, run.end() + 2):
+            continue
         titled = _TITLE.search(before[-16:])
         if titled:
             yield run.start() - (len(titled[0])), run.end(), 0.9

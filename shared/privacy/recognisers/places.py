@@ -39,6 +39,12 @@ _BRANCH = re.compile(
 _BODY = re.compile(
     r"(?:The\s+)?(?:National|American|World|European|Federal|International|Public|Mental|US|U\.S\.)\b"
 )
+#: A kind of care or an office, not one of them: "Family Health", "State Hospice", the Surgeon General.
+_KIND = re.compile(
+    r"(?:(?:Family|State|Home|Bone|Regional|Women['’]s|Men['’]s|Children['’]s|Maternal|Oral|Eye|Heart|Behavioral"
+    r"|Reproductive|Sexual|Environmental|Weight|Diseases|Know|Assessing|Your|Health|and)\s+)+(?:Health|Hospice)"
+    r"|.*\bSurgeon\s+General"
+)
 #: Institutions that are known without a word such as Hospital.
 _KNOWN = re.compile(
     r"\b(?:Johns\s+Hopkins|Cedars[\s-]Sinai|(?:Mount|Mt\.?)\s+Sinai|(?:New\s+York|NY)[\s-]+Presbyterian|Mayo|Kaiser"
@@ -103,7 +109,7 @@ def places(text: str) -> Iterator[tuple[int, int, float]]:
         for match in pattern.finditer(text):
             known = pattern is _KNOWN
             start = match.start() if known else _without_common_start(text, match.start(), match.end())
-            if _BODY.match(match[0]):
+            if _BODY.match(match[0]) or _KIND.fullmatch(match[0]):
                 continue
             if start is not None and not starts_eponym(text, match.end()):
                 yield start, match.end(), score
@@ -119,7 +125,12 @@ def _towns(text: str) -> Iterator[tuple[int, int, float]]:
         known = _known_town(span)
         if known and _WHERE.search(before):
             yield match.start(), end, 0.6
-        elif span.split()[0] not in COMMON_CAPITALISED and len(span) > 2 and _AT.search(before):
+        elif (
+            span.split()[0] not in COMMON_CAPITALISED
+            and len(span) > 2
+            and not span.endswith(".gov")
+            and _AT.search(before)
+        ):
             yield match.start(), end, 0.5
 
 

@@ -1,0 +1,212 @@
+"""`medichat export` takes what the serving worker would take, and writes nothing of anything else."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services import cli
+from shared.audit.record import Actor
+from shared.db.tables_training import adapters
+from shared.storage import Storage
+from shared.training.adapter_files import CONFIG, PROBE, WEIGHTS
+from shared.training.adapters import AdapterStore
+from shared.weights import hash_weights
+from tests.evaluating import WEIGHTS as DEMO
+from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
+from tests.support import Api
+
+#: peft still asks transformers by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+ROWS = {"train": [message_row(1, "What helps?", "Rest.")], "validation": [message_row(2, "And?", "Sleep.")]}
+Export = Callable[[str], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an adapter of the demo model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    model = with_lora(demo_weights())
+    nudge(model)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    set_config(folder, base_model_name_or_path="demo")
+    return folder
+
+
+@pytest.fixture
+def dialect() -> str:
+    """Who may be exported is asked of one table; one database is enough."""
+    return "sqlite"
+
+
+@pytest.fixture
+def registered(api: Api, adapter: Path) -> Registered:
+    """The adapter in this installation's registry and storage."""
+    gateway = api.gateway
+    storage = Storage.from_settings(api.settings)
+    return register(gateway.database, storage, gateway.jobs, gateway.envelope, folder=adapter, rows=ROWS)
+
+
+@pytest.fixture
+def export(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Export:
+    """Run the command in the installation; returns its exit status and what it complained of."""
+    monkeypatch.setenv("MEDICHAT_STATE_DIR", str(api.settings.state_dir))
+    monkeypatch.setenv("MEDICHAT_DATABASE_URL", api.settings.database_url)
+
+    def run(named: str) -> tuple[int, str]:
+        capsys.readouterr()
+        status = cli.main(["export", named, str(tmp_path / "merged"), "--dtype", "float32"])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def set_config(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, **values}))
+
+
+def stored(api: Api, registered: Registered) -> Path:
+    """Where the storage keeps the adapter."""
+    return Path(api.settings.storage_url) / "adapters" / registered.sha256
+
+
+def change_a_byte(folder: Path) -> None:
+    weights = bytearray((folder / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(weights)
+
+
+def cut(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:30_000])
+
+
+def add_a_pickle(folder: Path) -> None:
+    (folder / "adapter_model.bin").write_bytes(b"x")
+
+
+def add_a_pickle_below(folder: Path) -> None:
+    (folder / "more").mkdir()
+    add_a_pickle(folder / "more")
+
+
+def name_another_revision(folder: Path) -> None:
+    set_config(folder, revision="deadbeef")
+
+
+def name_no_revision(folder: Path) -> None:
+    set_config(folder, revision=None)
+    (folder / PROBE).write_text(json.dumps({"base_revision": hash_weights(DEMO)}))
+
+
+def name_another_base(folder: Path) -> None:
+    set_config(folder, base_model_name_or_path="somebody/else")
+
+
+def name_no_base(folder: Path) -> None:
+    set_config(folder, base_model_name_or_path=None)
+
+
+FAULTS = [
+    (change_a_byte, "tampered with: the SHA-256"),
+    (cut, "truncated"),
+    (add_a_pickle, "pickled file"),
+    (add_a_pickle_below, "pickled file"),
+    (name_another_revision, "trained on other weights"),
+    (name_no_revision, "does not name the revision"),
+    (name_another_base, "not in the catalogue"),
+    (name_no_base, "not in the catalogue"),
+]
+
+
+def test_an_adapter_of_the_installation_is_exported_by_its_name(
+    export: Export, registered: Registered, tmp_path: Path
+) -> None:
+    assert export(registered.sha256)[0] == 0
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("damage", "reason"), FAULTS)
+def test_a_damaged_adapter_is_refused_in_one_line_and_nothing_is_written(
+    export: Export,
+    api: Api,
+    registered: Registered,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    reason: str,
+) -> None:
+    damage(stored(api, registered))
+    before = sorted(tmp_path.iterdir())
+    status, complaint = export(registered.sha256)
+    assert status == 1
+    assert reason in complaint
+    assert complaint.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_layers_that_the_base_lacks_are_refused(
+    export: Export, api: Api, registered: Registered, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(stored(api, registered) / WEIGHTS)
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+    renamed = {name.replace("layers.0.", "layers.90."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / WEIGHTS)
+    (folder / CONFIG).write_bytes((stored(api, registered) / CONFIG).read_bytes())
+    status, complaint = export(str(folder))
+    assert (status, "no such layers" in complaint) == (1, True)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_folder_named_by_a_hash_must_hold_the_weights_of_it(
+    export: Export, adapter: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("0" * 64)
+    folder.mkdir()
+    for name in (WEIGHTS, CONFIG):
+        (folder / name).write_bytes((adapter / name).read_bytes())
+    status, complaint = export(str(folder))
+    assert (status, "tampered" in complaint) == (1, True)
+
+
+def test_a_recalled_adapter_is_refused_with_the_reason(
+    export: Export, api: Api, registered: Registered, tmp_path: Path
+) -> None:
+    with api.gateway.database.write() as connection:
+        store = AdapterStore(api.gateway.clock)
+        store.recall(connection, registered.sha256, Actor(registered.user_id), reason="Wrong doses")
+    assert export(registered.sha256) == (1, "medichat: this adapter was recalled: Wrong doses\n")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_could_not_be_verified_is_refused(
+    export: Export, api: Api, registered: Registered
+) -> None:
+    api.set(adapters, adapters.c.sha256 == registered.sha256, verification={"ok": False, "reason": "NaN"})
+    status, complaint = export(registered.sha256)
+    assert (status, "could not verify" in complaint) == (1, True)
+
+
+def test_a_name_that_the_registry_lacks_is_refused(export: Export, api: Api, registered: Registered) -> None:
+    other = "0" * 64
+    stored(api, registered).rename(stored(api, registered).with_name(other))
+    status, complaint = export(other)
+    assert (status, "no adapter of this name" in complaint) == (1, True)
+    status, complaint = export(registered.sha256)
+    assert (status, "no files of this adapter" in complaint) == (1, True)
+
+
+def test_without_the_database_nobody_can_tell_and_it_is_refused(
+    export: Export, registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDICHAT_DATABASE_URL", f"sqlite:///{tmp_path / 'none' / 'none.db'}")
+    status, complaint = export(registered.sha256)
+    assert (status, "the database cannot be read" in complaint) == (1, True)
