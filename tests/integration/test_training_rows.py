@@ -66,7 +66,13 @@ def dataset_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
                     "bytes": len(data),
                 }
             )
-        manifest = {"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}}
+        manifest = {
+            "parts": parts,
+            "images": [{"sha256": image, "bytes": len(picture.getvalue())}],
+            "raw_sha256": "0" * 64,
+            "shape": "messages",
+            "options": {},
+        }
         connection.execute(
             datasets.insert().values(
                 id=made,

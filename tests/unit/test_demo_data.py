@@ -8,6 +8,7 @@ import yaml
 from models.demo.dialogues import Dialogues
 from models.demo.knowledge import KINDS, DataError, Knowledge, four_grams, load_knowledge
 from shared.guard import load_guard
+from shared.guard.gate import ADDED
 from shared.guard.verdict import Action, Audience
 
 #: Where a last sentence sends its reader, in turns of phrase that the guard does not look for.
@@ -62,9 +63,10 @@ def test_the_guard_lets_every_answer_through_and_finds_a_referral_in_its_last_se
         for kind in KINDS:
             gate = guard.gate(Audience.PATIENT, "")
             releases = gate.feed(condition.answers[kind]) + gate.close()
-            for release in releases:
+            written = [release for release in releases if release.verdict.source not in ADDED]
+            for release in written:
                 assert release.verdict.action is Action.ALLOW, f"{condition.name}, {kind}: {release}"
-            last = releases[-1].text
+            last = written[-1].text
             assert guard.refers(last) or HELP.search(last), (
                 f"{condition.name}, {kind} ends without a referral"
             )
