@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -184,3 +187,11 @@ def test_no_opening_is_a_template() -> None:
 def test_every_label_has_hundreds_of_rows() -> None:
     counts = Counter(row.label for row in read_training_rows())
     assert min(counts.values()) >= 150
+
+
+def test_nothing_is_told_to_anybody(tmp_path: Path) -> None:
+    """Newer releases of ONNX Runtime bring telemetry, which begins a session file when it is imported."""
+    program = "from shared.guard.classifier import load_classifier; load_classifier().score_answer('Rest.')"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], cwd=FOLDER.parents[1], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
