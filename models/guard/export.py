@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -26,6 +27,9 @@ def export(network: Network, file: Path) -> None:
             dynamic_shapes=dict.fromkeys(INPUTS, axes),
             external_data=False,
         )
+        model = onnx.load(whole)
+        del model.graph.value_info[:]  # shapes that the exporter noted; the quantiser works them out itself
+        onnx.save(model, whole)
         quantize_dynamic(
             whole,
             file,

@@ -158,10 +158,10 @@ def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, dem
     [
         (
             "admin",
-            ["System", "Data", "Training", "Adapters", "Compare", "People", "Account"],
+            ["System", "Data", "Training", "Adapters", "Compare", "Guard", "People", "Account"],
             "System",
         ),
-        ("auditor", ["Log", "Account"], "Log"),
+        ("auditor", ["Log", "Guard", "Account"], "Log"),
     ],
 )
 def test_admins_and_auditors_see_their_own_pages(
