@@ -80,7 +80,8 @@ class QuestionJudge:
     """Judges whole questions, by rules and then by the classifier, if there is one; the gravest counts."""
 
     def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        self._rules, self._scorer, self._knobs = rules, scorer, knobs
+        self._rules, self._scorer = rules, scorer
+        self._thresholds = knobs.classifier.question()
 
     def __call__(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
         """A verdict on each question; together they cost less than one by one."""
@@ -101,7 +102,7 @@ class QuestionJudge:
     def _scored(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
         """The classifier's verdict on each question: that of its worst part."""
         verdicts = [Verdict.ALLOWED_QUESTION for _ in asked]
-        if self._scorer is None:
+        if self._scorer is None or min(self._thresholds.values()) >= 1:  # nothing could come of it
             return verdicts
         parts = [(number, part) for number, (text, _) in enumerate(asked) for part in _parts(text) if part]
         for start in range(0, len(parts), _BATCH):
@@ -116,10 +117,9 @@ class QuestionJudge:
     def _worst(self, scores: Mapping[str, float], audience: Audience) -> Verdict | None:
         """The likeliest danger over its threshold."""
         assert self._scorer is not None
-        thresholds = self._knobs.classifier.question()
         over = {
             label: scores[label]
-            for label, threshold in thresholds.items()
+            for label, threshold in self._thresholds.items()
             # a clinician writes about a patient, who is in care
             if scores[label] >= threshold and not (label == "emergency" and audience is Audience.CLINICIAN)
         }

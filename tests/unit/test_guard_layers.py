@@ -39,11 +39,11 @@ class Scores:
         return {labels[0]: 1 - sum(scores.values()), **scores}
 
 
-def guard(scorer: Scores, *, refer: str = "") -> Guard:
+def guard(scorer: Scores, *, refer: str = "", **thresholds: float) -> Guard:
     """A guard with these scores; what it says of `refer` clinicians may read."""
     policy = dict(packaged_policy())
     knobs = yaml.safe_load(policy["policy.yaml"])
-    knobs["classifier"] = KNOBS
+    knobs["classifier"] = KNOBS | thresholds
     knobs["audiences"]["clinician"]["refer"] = [refer] if refer else []
     return Guard(policy | {"policy.yaml": yaml.safe_dump(knobs)}, scorer)
 
@@ -147,3 +147,9 @@ def test_each_layer_can_be_asked_by_itself() -> None:
 def test_without_a_classifier_the_rules_decide_alone() -> None:
     assert not Guard(packaged_policy()).judge_answer(RULED).allowed
     assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules"]
+
+
+def test_a_classifier_that_could_stop_no_question_is_not_asked() -> None:
+    scorer = Scores(refuse=1.0)
+    assert guard(scorer, refuse=1, emergency=1, crisis=1).screen_question("What is asthma?").allowed
+    assert scorer.asked == []
