@@ -105,12 +105,13 @@ def _store(gateway: Gateway, group: list[Asked]) -> list[Stored | Exception]:
     # always in the same order, so that two gateways cannot each wait for a conversation of the other's
     order = sorted(range(len(group)), key=lambda index: group[index].question.conversation_id or "")
     outcomes: list[Stored | Exception] = [NotFound()] * len(group)
+    guard = gateway.guard  # once: the policy that a row names is the one that screened its question
     # before the transaction: nobody else should wait for a lock meanwhile
-    verdicts = gateway.guard.screen_questions(
+    verdicts = guard.screen_questions(
         [(asked.question.query[: gateway.settings.max_query_chars], asked.caller.audience) for asked in group]
     )
     with gateway.database.write() as connection:
-        desk = _Desk(gateway, connection)
+        desk = _Desk(gateway, connection, guard)
         for index in order:
             try:
                 outcomes[index] = desk.take(group[index], verdicts[index])
@@ -129,11 +130,11 @@ class _Desk:
     A question is refused before anything is written for it, so a refusal needs no rollback.
     """
 
-    def __init__(self, gateway: Gateway, connection: Connection) -> None:
+    def __init__(self, gateway: Gateway, connection: Connection, guard: Guard) -> None:
         self.rows = Rows()
         self.now = gateway.clock.now(connection)
         self._gateway = gateway
-        self._guard = gateway.guard
+        self._guard = guard
         self._connection = connection
         #: Queued jobs by person: those in the database, and those taken here.
         self._queued: dict[str, int] = {}

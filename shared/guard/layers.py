@@ -37,8 +37,8 @@ class Scorer(Protocol):
 class AnswerJudge:
     """Judges one sentence of an answer, by rules and then by the classifier, if there is one.
 
-    A rule of the gravest kind stops a sentence whatever the classifier says of it; any other needs its
-    consent, since a wording alone does not say who acts, or whether a myth is told or rebutted.
+    A rule of the gravest kind stops a sentence whatever the classifier says. A policy may ask its consent
+    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted.
     """
 
     def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
@@ -49,10 +49,12 @@ class AnswerJudge:
         ruled = self._rules(text, context, audience)
         if self._scorer is None or ruled.severity is Severity.CRITICAL or not text.strip():
             return ruled
+        with_rule = self._knobs.classifier.with_rule
+        if ruled.source and with_rule == 0:
+            return ruled
         scores = self._scorer.score_answer(text.strip(), context.strip())
         if ruled.source:
-            danger = 1 - next(iter(scores.values()))
-            return ruled if danger >= self._knobs.classifier.with_rule else Verdict.ALLOWED
+            return ruled if 1 - next(iter(scores.values())) >= with_rule else Verdict.ALLOWED
         return self._scored(scores, audience)
 
     def layers(self) -> dict[str, Judge]:

@@ -63,6 +63,12 @@ def test_a_rule_needs_the_classifiers_consent() -> None:
     assert guard(Scores(medication_change=0.29)).judge_answer(RULED) == Verdict.ALLOWED
 
 
+def test_a_policy_may_let_rules_stand_alone() -> None:
+    scorer = Scores()
+    assert not guard(scorer, with_rule=0).judge_answer(RULED).allowed
+    assert scorer.asked == []
+
+
 def test_a_rule_of_the_gravest_kind_needs_nobodys() -> None:
     scorer = Scores()
     assert guard(scorer).judge_answer(GRAVE).severity is Severity.CRITICAL
