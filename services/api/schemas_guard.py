@@ -11,6 +11,9 @@ from shared.guard.verdict import Audience, Side
 from shared.policies.replays import MOST_ANSWERS
 
 FileName = Literal[
+    "doses.yaml",
+    "facts.yaml",
+    "interactions.yaml",
     "lexicon.yaml",
     "policy.yaml",
     "resources.yaml",

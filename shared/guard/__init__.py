@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from shared.guard.classifier import load_classifier
+from shared.guard.facts import Facts
 from shared.guard.gate import Gate, Reading, Release
 from shared.guard.knobs import Knobs
 from shared.guard.layers import AnswerJudge, QuestionJudge, Scorer
@@ -68,7 +69,9 @@ class Guard:
             side: RuleSet(side, self._lexicon, self._knobs.applied_to(build_rules(document)))
             for side, document in ((Side.ANSWER, answer), (Side.QUESTION, question))
         }
-        self._answers = AnswerJudge(rules[Side.ANSWER].judge, scorer, self._knobs)
+        self._answers = AnswerJudge(
+            rules[Side.ANSWER].judge, Facts(documents, self._lexicon, self._knobs), scorer, self._knobs
+        )
         self._questions = QuestionJudge(partial(screen_question, rules[Side.QUESTION]), scorer, self._knobs)
         self._urgent = tuple(compile_pattern(source, answer["macros"]) for source in answer["urgent"])
         self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])

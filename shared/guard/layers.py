@@ -1,4 +1,4 @@
-"""Joins the rules and the classifier into one judge of each side. It knows neither's inside."""
+"""Joins rules, facts and the classifier into one judge of each side. It knows no layer's inside."""
 
 from __future__ import annotations
 
@@ -35,22 +35,26 @@ class Scorer(Protocol):
 
 
 class AnswerJudge:
-    """Judges one sentence of an answer, by rules and then by the classifier, if there is one.
+    """Judges one sentence of an answer, by rules, by facts, and then by the classifier, if there is one.
 
     A rule of the gravest kind stops a sentence whatever the classifier says. A policy may ask its consent
-    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted.
+    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted. A fact needs
+    no consent.
     """
 
-    def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        self._rules, self._scorer, self._knobs = rules, scorer, knobs
+    def __init__(self, rules: Judge, facts: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
+        self._rules, self._facts, self._scorer, self._knobs = rules, facts, scorer, knobs
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`, which follows `context` in the same answer."""
         ruled = self._rules(text, context, audience)
-        if self._scorer is None or ruled.severity is Severity.CRITICAL or not text.strip():
+        with_rule = self._knobs.classifier.with_rule if self._scorer else 0
+        if ruled.severity is Severity.CRITICAL or (not ruled.allowed and with_rule == 0) or not text.strip():
             return ruled
-        with_rule = self._knobs.classifier.with_rule
-        if ruled.source and with_rule == 0:
+        known = self._facts(text, context, audience)
+        if not known.allowed or (known.source and not ruled.source):
+            return known
+        if self._scorer is None or (ruled.source and with_rule == 0):
             return ruled
         scores = self._scorer.score_answer(text.strip(), context.strip())
         if ruled.source:
@@ -58,8 +62,9 @@ class AnswerJudge:
         return self._scored(scores, audience)
 
     def layers(self) -> dict[str, Judge]:
-        """What each layer says by itself."""
-        return {"rules": self._rules} if self._scorer is None else {"rules": self._rules, LAYER: self._alone}
+        """What each layer says by itself, in the order in which they are asked."""
+        known = {"rules": self._rules, "facts": self._facts}
+        return known if self._scorer is None else {**known, LAYER: self._alone}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         assert self._scorer is not None

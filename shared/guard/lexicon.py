@@ -43,6 +43,22 @@ class Tagged:
         hit = [span for offset, span in zip(self.offsets, self.spans, strict=True) if start <= offset < end]
         return (hit[0][0], hit[-1][1]) if hit else (0, 0)
 
+    def spans_of(self, tag: str) -> list[tuple[int, int]]:
+        """The characters of the original text of every word of this class."""
+        ends = (*self.offsets[1:], len(self.line))
+        mark = f"/{tag}/"
+        return [
+            span for span, start, end in zip(self.spans, self.offsets, ends, strict=True) if mark in self.line[start:end]
+        ]
+
+    def line_span(self, start: int, end: int) -> tuple[int, int]:
+        """The part of the line that was made from the characters `start` to `end` of the original text."""
+        hit = [number for number, span in enumerate(self.spans) if span[0] < end and span[1] > start]
+        if not hit:
+            return 0, 0
+        ends = (*self.offsets[1:], len(self.line))
+        return self.offsets[hit[0]], ends[hit[-1]]
+
 
 class Lexicon:
     """Word and phrase classes, compiled once.

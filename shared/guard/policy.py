@@ -9,6 +9,9 @@ from importlib.resources import files
 
 #: What a policy consists of.
 POLICY_FILES = (
+    "doses.yaml",
+    "facts.yaml",
+    "interactions.yaml",
     "lexicon.yaml",
     "policy.yaml",
     "resources.yaml",

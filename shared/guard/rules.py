@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from shared.guard.lexicon import MAX_WORD_CHARS, Lexicon, Tagged
@@ -83,7 +84,7 @@ class RuleSet:
 
         One that keeps the text from being shown goes before any that does not.
         """
-        reading = _Reading(self._lexicon, text, context)
+        reading = ScopedText(self._lexicon, text, context)
         worst = self._allowed
         for rule in self._candidates(reading.text):
             if audience in rule.audiences and (span := reading.find(rule)) is not None:
@@ -113,33 +114,42 @@ def _gravity(verdict: Verdict) -> tuple[bool, int, float]:
     return not verdict.allowed, verdict.severity.rank, verdict.score
 
 
-class _Reading:
-    """One text and the text before it, tagged when first needed."""
+class ScopedText:
+    """One text and the text before it, tagged when first needed; it knows what scopes lift in it."""
 
     def __init__(self, lexicon: Lexicon, text: str, context: str) -> None:
-        self.text = lexicon.read(text)
         self._lexicon = lexicon
-        self._context_text = context[-CONTEXT_CHARS:]
-        self._context: Tagged | None = None
+        self._text = text
+        self._context = context[-CONTEXT_CHARS:]
         self._lifted: dict[int, bool] = {}
 
-    @property
+    @cached_property
+    def text(self) -> Tagged:
+        """The text itself, tagged."""
+        return self._lexicon.read(self._text)
+
+    @cached_property
     def context(self) -> Tagged:
-        if self._context is None:
-            self._context = self._lexicon.read(self._context_text)
-        return self._context
+        """The end of the text before it, tagged."""
+        return self._lexicon.read(self._context)
 
     def find(self, rule: Rule) -> tuple[int, int] | None:
         """Where in the tagged line the rule applies; None where it does not."""
-        for match in self._matches(rule):
-            if not any(self._lifts(scope, *match.span()) for scope in rule.unless):
-                return match.span() if self._surroundings_hold(rule) else None
+        span = self.first(rule.triggers, rule.unless)
+        return span if span is not None and self._surroundings_hold(rule) else None
+
+    def first(self, triggers: Iterable[Pattern], unless: Iterable[Scope]) -> tuple[int, int] | None:
+        """Where in the tagged line one of the patterns first fits outside every scope."""
+        scopes = tuple(unless)
+        for trigger in triggers:
+            for match in trigger.matches(self.text):
+                if not self.lifted(scopes, *match.span()):
+                    return match.span()
         return None
 
-    def _matches(self, rule: Rule) -> Iterator[Any]:
-        for trigger in rule.triggers:
-            if not trigger.keys.isdisjoint(self.text.keys):
-                yield from trigger.regex.finditer(self.text.line)
+    def lifted(self, unless: Iterable[Scope], start: int, end: int) -> bool:
+        """Whether a scope makes harmless what stands at `text.line[start:end]`."""
+        return any(self._lifts(scope, start, end) for scope in unless)
 
     def _surroundings_hold(self, rule: Rule) -> bool:
         return all(any(p.found(self.text) for p in group) for group in rule.also) and all(
@@ -205,13 +215,8 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
     Raises:
         ValueError: a rule is malformed, twice there, or names a scope that does not exist.
     """
-    compiler = _Compiler(document["macros"])
-    scopes = {
-        name: Scope(
-            Where(scope["where"]), compiler.all(scope["any"]), compiler.all(scope.get("not_after", []))
-        )
-        for name, scope in document["scopes"].items()
-    }
+    compiler = PatternCompiler(document["macros"])
+    scopes = build_scopes(document["scopes"], compiler)
     rules: list[Rule] = []
     for row in document["rules"]:
         fields = {**document["defaults"], **row}
@@ -224,7 +229,17 @@ def build_rules(document: Mapping[str, Any]) -> list[Rule]:
     return rules
 
 
-def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiler: _Compiler) -> Rule:
+def build_scopes(scopes: Mapping[str, Any], compiler: PatternCompiler) -> dict[str, Scope]:
+    """Compile scopes by name. Raises ValueError for a malformed pattern."""
+    return {
+        name: Scope(
+            Where(scope["where"]), compiler.all(scope["any"]), compiler.all(scope.get("not_after", []))
+        )
+        for name, scope in scopes.items()
+    }
+
+
+def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiler: PatternCompiler) -> Rule:
     triggers = compiler.all(fields["any"])
     also = tuple(compiler.all(group) for group in fields["also"])
     return Rule(
@@ -242,7 +257,7 @@ def _build_rule(fields: Mapping[str, Any], scopes: Mapping[str, Scope], compiler
     )
 
 
-class _Compiler:
+class PatternCompiler:
     """Compiles patterns under one set of macros, each only once."""
 
     def __init__(self, macros: Macros) -> None:

@@ -1,0 +1,160 @@
+"""Judges the doses that a text states by the ceilings of doses.yaml. It knows no pair of medicines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.guard.doses import StatedDose, read_amount, read_doses, read_strength
+from shared.guard.names import Named, Names
+from shared.guard.rules import Scope, ScopedText
+
+#: A dose is too high from this part over its ceiling on: 3 x 33.4 mg is 100 mg.
+_TOLERANCE = 1.01
+_SLOW = re.compile(
+    r"\b(?:(?:modified|extended|sustained|prolonged|slow|controlled|delayed)[ -]release|retard|[msxec]r|xl|er|la)\b",
+    re.IGNORECASE,
+)
+#: At the most so many words without a comma stand between an amount and the medicine that follows it.
+_AHEAD = re.compile(r"[\s)]*(?:(?!and\b|with\b|plus\b|then\b|or\b)[\w-]+[\s)(]+){0,4}", re.IGNORECASE)
+#: "2 g of something" that is no form and no pronoun is no dose of what was named before.
+_OF_SOMETHING = re.compile(
+    r"\s+of\s+(?!it\b|this\b|that\b|these\b|those\b|them\b|the\b|your\b|his\b|her\b|each\b|an?\b|any\b|day|time)[a-z]",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """The most of one medicine that an adult takes; mg or units, and hours."""
+
+    #: The first of its names, as verdicts give it.
+    medicine: str
+    dose: float | None
+    day: float | None
+    #: The shortest time between two doses.
+    hours: float | None
+    #: The least strength of its tablets.
+    tablet: float | None
+    #: A word beside it with which other doses are right.
+    unless: re.Pattern[str] | None
+
+    def exceeded_by(self, dose: StatedDose, strength: float | None, *, slow: bool) -> str | None:
+        """Which ceiling a stated dose is over: `dose`, `day` or `hours`; None: none."""
+        factor = 1.0
+        if dose.unit == "tablets":
+            factor = strength or self.tablet or 0.0
+        elif dose.unit != "mg":
+            return None
+        most_at_once = self.day if slow else self.dose
+        if dose.single is not None and _over(dose.single * factor, most_at_once):
+            return "dose"
+        if dose.day is not None and _over(dose.day * factor, self.day):
+            return "day"
+        hours = _hours(dose)
+        return "hours" if hours and self.hours and hours < self.hours / _TOLERANCE else None
+
+
+def _over(amount: float, most: float | None) -> bool:
+    return most is not None and amount > most * _TOLERANCE
+
+
+def _hours(dose: StatedDose) -> float | None:
+    """The shortest time between two doses that a text states or implies."""
+    if dose.hours is not None:
+        return dose.hours
+    return 24.0 if dose.total else 24 / dose.times if dose.times else None
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A dose over a ceiling, and where the text states it."""
+
+    medicine: str
+    ceiling: str
+    start: int
+    end: int
+
+
+class DoseFacts:
+    """The ceilings of all medicines, compiled once.
+
+    Args:
+        rows: the medicines of doses.yaml.
+        unless: what makes a dose over its ceiling no recommendation.
+
+    Raises:
+        ValueError: an amount is none.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], unless: Sequence[Scope]) -> None:
+        self._ceilings: dict[str, Ceiling] = {}
+        for row in rows:
+            self._ceilings |= dict.fromkeys(names_of(row["names"]), _ceiling(row))
+        self._names = Names(self._ceilings)
+        self._unless = tuple(unless)
+
+    def find(self, reading: ScopedText, text: str, context: str) -> Excess | None:
+        """The first dose that the text recommends over its ceiling; `reading` is of the same text and context."""
+        named = self._names.find(text)
+        before = () if named else self._names.find(context)
+        if not named and not before:
+            return None
+        for dose in read_doses(text, named):
+            medicine = _medicine(text, dose, named) or (before[-1] if before else None)
+            excess = self._excess(medicine.name, dose, text, context) if medicine else None
+            if excess is not None and not self._is_lifted(reading, text, dose, named):
+                return excess
+        return None
+
+    def _excess(self, name: str, dose: StatedDose, text: str, context: str) -> Excess | None:
+        ceiling = self._ceilings[name]
+        strength = (read_strength(text) or read_strength(context)) if dose.unit == "tablets" else None
+        over = ceiling.exceeded_by(dose, strength, slow=bool(_SLOW.search(text)))
+        if over is None or (ceiling.unless and ceiling.unless.search(f"{context} {text}")):
+            return None
+        return Excess(ceiling.medicine, over, dose.start, dose.end)
+
+    def _is_lifted(self, reading: ScopedText, text: str, dose: StatedDose, named: Sequence[Named]) -> bool:
+        """Whether a scope lifts it, or the dose is one of something else, of which nothing is known here."""
+        if _OF_SOMETHING.match(text, dose.end) and not any(name.start - dose.end < 6 for name in _after(dose, named)):
+            return True
+        others = [Named("", *span) for span in reading.text.spans_of("drug")]
+        others = [other for other in others if not any(n.start < other.end and other.start < n.end for n in named)]
+        nearest = _medicine(text, dose, sorted([*named, *others], key=lambda name: name.start))
+        if nearest is not None and not nearest.name:
+            return True
+        return reading.lifted(self._unless, *reading.text.line_span(dose.start, dose.end))
+
+
+def _medicine(text: str, dose: StatedDose, named: Sequence[Named]) -> Named | None:
+    """Which of the named medicines a dose is of: one that follows closely, else the last before, else the next."""
+    after = _after(dose, named)
+    if after:
+        gap = text[dose.end : after[0].start]
+        if after[0].start < dose.end or _AHEAD.fullmatch(gap):
+            return after[0]
+    before = [name for name in named if name.start < dose.start]
+    return before[-1] if before else (after[0] if after else None)
+
+
+def _after(dose: StatedDose, named: Sequence[Named]) -> list[Named]:
+    return [name for name in named if name.start >= dose.start]
+
+
+def names_of(line: str) -> list[str]:
+    """The names of one thing, which commas part."""
+    return [name.strip() for name in line.split(",")]
+
+
+def _ceiling(row: Mapping[str, Any]) -> Ceiling:
+    amounts = {part: read_amount(row[part]) if part in row else None for part in ("dose", "day", "tablet")}
+    words = "|".join(re.escape(word) for word in names_of(row["unless"])) if "unless" in row else ""
+    return Ceiling(
+        medicine=names_of(row["names"])[0],
+        hours=row.get("hours"),
+        unless=re.compile(rf"\b(?:{words})\b", re.IGNORECASE) if words else None,
+        **amounts,
+    )

@@ -1,0 +1,70 @@
+"""The layer of what is known: ceilings of doses, and what is dangerous together. It asks nobody's consent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.guard.dose_facts import DoseFacts
+from shared.guard.knobs import Knobs
+from shared.guard.lexicon import Lexicon
+from shared.guard.pair_facts import PairFacts, Wording
+from shared.guard.rules import CONTEXT_CHARS, PatternCompiler, ScopedText, build_scopes
+from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
+
+#: The layer in a verdict.
+LAYER = "facts"
+#: How sure a verdict of this layer is. A figure or a pair of a table is certain, how it is meant less so.
+SCORE = 0.9
+
+
+class Facts:
+    """A rail for answers: `facts(text, context, audience)`.
+
+    Args:
+        documents: the policy's parsed files, of which it reads doses.yaml, interactions.yaml, facts.yaml and, for
+            macros and scopes, rules_answer.yaml.
+
+    Raises:
+        ValueError: a pattern or an amount is malformed.
+    """
+
+    def __init__(self, documents: Mapping[str, Any], lexicon: Lexicon, knobs: Knobs) -> None:
+        self._lexicon, self._knobs = lexicon, knobs
+        words, rules = documents["facts.yaml"], documents["rules_answer.yaml"]
+        compiler = PatternCompiler(rules["macros"])
+        scopes = build_scopes({**rules["scopes"], **words["scopes"]}, compiler)
+        self._doses = DoseFacts(
+            documents["doses.yaml"]["medicines"], [scopes[name] for name in words["dose"]["unless"]]
+        )
+        wordings = [
+            Wording(compiler.all(one["any"]), tuple(scopes[name] for name in one["unless"])) for one in words["pair"]
+        ]
+        self._pairs = PairFacts(documents["interactions.yaml"], wordings, compiler.all(words["together"]))
+
+    def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict on `text`, which follows `context` in the same answer. Linear in their lengths."""
+        context = context[-CONTEXT_CHARS:]
+        reading = ScopedText(self._lexicon, text, context)
+        if excess := self._doses.find(reading, text, context):
+            source = f"dosing.{excess.medicine.replace(' ', '_')}.{excess.ceiling}"
+            return self._verdict(Category.DOSING, source, (excess.start, excess.end), audience)
+        if endorsed := self._pairs.find(reading, text, context):
+            source = f"interaction.{endorsed.pair}"
+            return self._verdict(Category.INTERACTION, source, (endorsed.start, endorsed.end), audience)
+        return Verdict.ALLOWED
+
+    def _verdict(self, category: Category, source: str, span: tuple[int, int], audience: Audience) -> Verdict:
+        action = self._knobs.of(audience).action(category, Action.REPLACE, Severity.HIGH, SCORE)
+        if action is Action.ALLOW:
+            return Verdict.ALLOWED
+        return Verdict(
+            side=Side.ANSWER,
+            action=action,
+            category=category,
+            severity=Severity.HIGH,
+            layer=LAYER,
+            source=source,
+            score=SCORE,
+            span=span,
+        )

@@ -1,0 +1,136 @@
+"""Judges whether a text endorses what interactions.yaml calls dangerous together. It knows no dose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.guard.names import Named, Names
+from shared.guard.patterns import Pattern
+from shared.guard.rules import Scope, ScopedText
+
+#: What stands right before a name that is not meant: "not with warfarin", "unless you are pregnant".
+_NOT_MEANT = re.compile(
+    r"(?:\b(?:not|no|never|without|unless|avoid|avoiding|instead of|rather than|other than|except|free of|nor)\s+"
+    r"(?:(?:an?|any|the|you|you['’]re|are|is|have|having|has|history|of|been|currently|your|with|diagnosed|known|"
+    r"taking|take|on|using|use|in|to|for)\s+){0,4}|\bnon[- ])$",
+    re.IGNORECASE,
+)
+_NOT_MEANT_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsed:
+    """A pair, and the characters of the text that endorse it."""
+
+    pair: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Some ways to endorse a pair, and what lifts them."""
+
+    triggers: tuple[Pattern, ...]
+    unless: tuple[Scope, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A name as one of a class: of its thing number `thing`, or of the class as a whole when that is None."""
+
+    group: str
+    thing: int | None
+
+
+class PairFacts:
+    """The pairs of all classes, compiled once.
+
+    Args:
+        document: interactions.yaml.
+        wordings: how a text endorses a pair.
+        together: how a text that names nothing speaks of what was named before it.
+    """
+
+    def __init__(
+        self, document: Mapping[str, Any], wordings: Iterable[Wording], together: Iterable[Pattern]
+    ) -> None:
+        self._members: dict[str, list[_Member]] = {}
+        for group, name, thing in members_of(document):
+            self._members.setdefault(name, []).append(_Member(group, thing))
+        self._pairs: dict[tuple[str, str], str] = {}
+        for pair in document["pairs"]:
+            one, other = pair["between"]
+            self._pairs.setdefault((one, other), pair["id"])
+            self._pairs.setdefault((other, one), pair["id"])
+        self._names = Names(self._members)
+        self._wordings = tuple(wordings)
+        self._together = tuple(together)
+
+    def find(self, reading: ScopedText, text: str, context: str) -> Endorsed | None:
+        """The first pair that the text endorses; `reading` is of the same text and context."""
+        here = self._meant(text)
+        if not here and not self._speaks_of_both(reading, context):
+            return None
+        before = self._meant(context)
+        pair = self._pair(here, [*here, *before]) if here else self._pair(before, before)
+        if pair is None:
+            return None
+        for wording in self._wordings:
+            span = reading.first(wording.triggers, wording.unless)
+            if span is not None:
+                return Endorsed(pair, *reading.text.original_span(*span))
+        return None
+
+    def _speaks_of_both(self, reading: ScopedText, context: str) -> bool:
+        return (
+            bool(context.strip())
+            and not reading.text.spans_of("drug")
+            and any(pattern.found(reading.text) for pattern in self._together)
+        )
+
+    def _meant(self, text: str) -> list[Named]:
+        """The names in a text, without those that it excludes."""
+        return [
+            named
+            for named in self._names.find(text)
+            if not _NOT_MEANT.search(text[max(named.start - _NOT_MEANT_CHARS, 0) : named.start])
+        ]
+
+    def _pair(self, ones: Sequence[Named], others: Sequence[Named]) -> str | None:
+        """The first pair of which a member is among each."""
+        for one in ones:
+            for other in others:
+                if one.name != other.name and (pair := self._between(one.name, other.name)):
+                    return pair
+        return None
+
+    def _between(self, one: str, other: str) -> str | None:
+        for member in self._members[one]:
+            for second in self._members[other]:
+                pair = self._pairs.get((member.group, second.group))
+                # two names of one thing, or a thing and the name of its own class, are no two things
+                if pair and (member.group != second.group or _two_things(member, second)):
+                    return pair
+        return None
+
+
+def _two_things(one: _Member, other: _Member) -> bool:
+    return one.thing is not None and other.thing is not None and one.thing != other.thing
+
+
+def members_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
+    """Every name with its class and the number of its thing there, which a name of the whole class lacks."""
+    for group, fields in document["classes"].items():
+        for name in _names_of(fields.get("called", "")):
+            yield group, name, None
+        for thing, line in enumerate(fields["members"]):
+            for name in _names_of(line):
+                yield group, name, thing
+
+
+def _names_of(line: str) -> list[str]:
+    return [name.strip() for name in line.split(",") if name.strip()]
