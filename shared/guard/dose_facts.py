@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.guard.dose_words import NUMBER_WORDS
 from shared.guard.doses import StatedDose, read_amount, read_doses, read_strength
-from shared.guard.names import Named, Names
-from shared.guard.rules import Scope, ScopedText
+from shared.guard.named_text import NamedText
+from shared.guard.names import Named
+from shared.guard.rules import Scope
 
 #: A dose is too high from this part over its ceiling on: 3 x 33.4 mg is 100 mg.
 _TOLERANCE = 1.01
+#: No text without one of these states a dose: most end here.
+_MAY_STATE_A_DOSE = re.compile(rf"\d|\b(?:{'|'.join(NUMBER_WORDS)}|grams?|hour(?:ly)?|minutes?)\b", re.IGNORECASE)
 _SLOW = re.compile(
     r"\b(?:(?:modified|extended|sustained|prolonged|slow|controlled|delayed)[ -]release|retard|[msxec]r|xl|er|la)\b",
     re.IGNORECASE,
@@ -93,19 +97,26 @@ class DoseFacts:
         self._ceilings: dict[str, Ceiling] = {}
         for row in rows:
             self._ceilings |= dict.fromkeys(names_of(row["names"]), _ceiling(row))
-        self._names = Names(self._ceilings)
         self._unless = tuple(unless)
 
-    def find(self, reading: ScopedText, text: str, context: str) -> Excess | None:
-        """The first dose that the text recommends over its ceiling; `reading` is of the same text and context."""
-        named = self._names.find(text)
-        before = () if named else self._names.find(context)
+    @property
+    def names(self) -> Iterable[str]:
+        """Every name that has a ceiling."""
+        return self._ceilings
+
+    def find(self, reading: NamedText) -> Excess | None:
+        """The first dose that the text recommends over its ceiling."""
+        text, context = reading.sentence, reading.before
+        if not _MAY_STATE_A_DOSE.search(text):
+            return None
+        named = [name for name in reading.named if name.name in self._ceilings]
+        before = [] if named else [name for name in reading.named_before if name.name in self._ceilings]
         if not named and not before:
             return None
         for dose in read_doses(text, named):
             medicine = _medicine(text, dose, named) or (before[-1] if before else None)
             excess = self._excess(medicine.name, dose, text, context) if medicine else None
-            if excess is not None and not self._is_lifted(reading, text, dose, named):
+            if excess is not None and not self._is_lifted(reading, dose, named):
                 return excess
         return None
 
@@ -117,8 +128,9 @@ class DoseFacts:
             return None
         return Excess(ceiling.medicine, over, dose.start, dose.end)
 
-    def _is_lifted(self, reading: ScopedText, text: str, dose: StatedDose, named: Sequence[Named]) -> bool:
+    def _is_lifted(self, reading: NamedText, dose: StatedDose, named: Sequence[Named]) -> bool:
         """Whether a scope lifts it, or the dose is one of something else, of which nothing is known here."""
+        text = reading.sentence
         if _OF_SOMETHING.match(text, dose.end) and not any(name.start - dose.end < 6 for name in _after(dose, named)):
             return True
         others = [Named("", *span) for span in reading.text.spans_of("drug")]

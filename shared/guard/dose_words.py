@@ -35,6 +35,8 @@ _NUMBERS = {
 }
 _SCALES = {"dozen": 12.0, "hundred": 100.0, "thousand": 1000.0}
 
+NUMBER_WORDS = frozenset(_NUMBERS) | frozenset(_SCALES)
+
 #: The words of each kind. A number is `N`, a named medicine `R`, a mark `p`, any other word `w`.
 _WORDS = {
     "U": " ".join(MASS),

@@ -8,8 +8,10 @@ from typing import Any
 from shared.guard.dose_facts import DoseFacts
 from shared.guard.knobs import Knobs
 from shared.guard.lexicon import Lexicon
+from shared.guard.named_text import NamedText
+from shared.guard.names import Names
 from shared.guard.pair_facts import PairFacts, Wording
-from shared.guard.rules import CONTEXT_CHARS, PatternCompiler, ScopedText, build_scopes
+from shared.guard.rules import PatternCompiler, build_scopes
 from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
 
 #: The layer in a verdict.
@@ -41,15 +43,15 @@ class Facts:
             Wording(compiler.all(one["any"]), tuple(scopes[name] for name in one["unless"])) for one in words["pair"]
         ]
         self._pairs = PairFacts(documents["interactions.yaml"], wordings, compiler.all(words["together"]))
+        self._names = Names([*self._doses.names, *self._pairs.names])
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`, which follows `context` in the same answer. Linear in their lengths."""
-        context = context[-CONTEXT_CHARS:]
-        reading = ScopedText(self._lexicon, text, context)
-        if excess := self._doses.find(reading, text, context):
+        reading = NamedText(self._lexicon, self._names, text, context)
+        if excess := self._doses.find(reading):
             source = f"dosing.{excess.medicine.replace(' ', '_')}.{excess.ceiling}"
             return self._verdict(Category.DOSING, source, (excess.start, excess.end), audience)
-        if endorsed := self._pairs.find(reading, text, context):
+        if endorsed := self._pairs.find(reading):
             source = f"interaction.{endorsed.pair}"
             return self._verdict(Category.INTERACTION, source, (endorsed.start, endorsed.end), audience)
         return Verdict.ALLOWED

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.guard.names import Named, Names
+from shared.guard.named_text import NamedText
+from shared.guard.names import Named
 from shared.guard.patterns import Pattern
-from shared.guard.rules import Scope, ScopedText
+from shared.guard.rules import Scope
 
 #: What stands right before a name that is not meant: "not with warfarin", "unless you are pregnant".
 _NOT_MEANT = re.compile(
@@ -19,6 +20,8 @@ _NOT_MEANT = re.compile(
     re.IGNORECASE,
 )
 _NOT_MEANT_CHARS = 60
+#: What turns that round: "no reason to avoid".
+_NO_NEED = re.compile(r"(?:\b(?:no|not|never)|n['’]t)\s+(?:\w+\s+){0,2}to\s+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,17 @@ class PairFacts:
             one, other = pair["between"]
             self._pairs.setdefault((one, other), pair["id"])
             self._pairs.setdefault((other, one), pair["id"])
-        self._names = Names(self._members)
         self._wordings = tuple(wordings)
         self._together = tuple(together)
 
-    def find(self, reading: ScopedText, text: str, context: str) -> Endorsed | None:
-        """The first pair that the text endorses; `reading` is of the same text and context."""
-        here = self._meant(text)
-        if not here and not self._speaks_of_both(reading, context):
-            return None
-        before = self._meant(context)
-        pair = self._pair(here, [*here, *before]) if here else self._pair(before, before)
+    @property
+    def names(self) -> Iterable[str]:
+        """Every name that is in a class."""
+        return self._members
+
+    def find(self, reading: NamedText) -> Endorsed | None:
+        """The first pair that the text endorses."""
+        pair = self._named_pair(reading)
         if pair is None:
             return None
         for wording in self._wordings:
@@ -85,20 +88,23 @@ class PairFacts:
                 return Endorsed(pair, *reading.text.original_span(*span))
         return None
 
-    def _speaks_of_both(self, reading: ScopedText, context: str) -> bool:
-        return (
-            bool(context.strip())
-            and not reading.text.spans_of("drug")
-            and any(pattern.found(reading.text) for pattern in self._together)
-        )
+    def _named_pair(self, reading: NamedText) -> str | None:
+        """The pair that the text speaks of: it names both, or one of both, or what was named before as both."""
+        here = self._meant(reading.sentence, reading.named)
+        if here:
+            return self._pair(here, here) or self._pair(here, self._meant(reading.before, reading.named_before))
+        if reading.named:
+            return None
+        before = self._meant(reading.before, reading.named_before)
+        pair = self._pair(before, before)
+        return pair if pair and self._speaks_of_both(reading) else None
 
-    def _meant(self, text: str) -> list[Named]:
-        """The names in a text, without those that it excludes."""
-        return [
-            named
-            for named in self._names.find(text)
-            if not _NOT_MEANT.search(text[max(named.start - _NOT_MEANT_CHARS, 0) : named.start])
-        ]
+    def _speaks_of_both(self, reading: NamedText) -> bool:
+        return not reading.text.spans_of("drug") and any(p.found(reading.text) for p in self._together)
+
+    def _meant(self, text: str, named: Iterable[Named]) -> list[Named]:
+        """Of the names in a text the members of classes, without those that it excludes."""
+        return [one for one in named if one.name in self._members and not _excluded(text, one)]
 
     def _pair(self, ones: Sequence[Named], others: Sequence[Named]) -> str | None:
         """The first pair of which a member is among each."""
@@ -116,6 +122,12 @@ class PairFacts:
                 if pair and (member.group != second.group or _two_things(member, second)):
                     return pair
         return None
+
+
+def _excluded(text: str, named: Named) -> bool:
+    before = text[max(named.start - _NOT_MEANT_CHARS, 0) : named.start]
+    match = _NOT_MEANT.search(before)
+    return match is not None and not _NO_NEED.search(before[: match.start()])
 
 
 def _two_things(one: _Member, other: _Member) -> bool:
