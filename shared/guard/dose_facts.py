@@ -23,6 +23,7 @@ _SLOW = re.compile(
 )
 #: At the most so many words without a comma stand between an amount and the medicine that follows it.
 _AHEAD = re.compile(r"[\s)]*(?:(?!and\b|with\b|plus\b|then\b|or\b)[\w-]+[\s)(]+){0,4}", re.IGNORECASE)
+_ENDED = re.compile(r"[.;:!?]\s")
 #: "2 g of something" that is no form and no pronoun is no dose of what was named before.
 _OF_SOMETHING = re.compile(
     r"\s+of\s+(?!it\b|this\b|that\b|these\b|those\b|them\b|the\b|your\b|his\b|her\b|each\b|an?\b|any\b|day|time)[a-z]",
@@ -149,7 +150,9 @@ def _medicine(text: str, dose: StatedDose, named: Sequence[Named]) -> Named | No
         if after[0].start < dose.end or _AHEAD.fullmatch(gap):
             return after[0]
     before = [name for name in named if name.start < dose.start]
-    return before[-1] if before else (after[0] if after else None)
+    if before:
+        return before[-1]
+    return after[0] if after and not _ENDED.search(text, dose.end, after[0].start) else None
 
 
 def _after(dose: StatedDose, named: Sequence[Named]) -> list[Named]:
