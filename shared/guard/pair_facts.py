@@ -61,6 +61,7 @@ class PairFacts:
     def __init__(
         self, document: Mapping[str, Any], wordings: Iterable[Wording], together: Iterable[Pattern]
     ) -> None:
+        self._harmless = _names_of(document["harmless"])
         self._members: dict[str, list[_Member]] = {}
         for group, name, thing in members_of(document):
             self._members.setdefault(name, []).append(_Member(group, thing))
@@ -74,8 +75,8 @@ class PairFacts:
 
     @property
     def names(self) -> Iterable[str]:
-        """Every name that is in a class."""
-        return self._members
+        """Every name that is in a class, or holds one that is and does not mean it."""
+        return [*self._members, *self._harmless]
 
     def find(self, reading: NamedText) -> Endorsed | None:
         """The first pair that the text endorses."""
