@@ -66,7 +66,7 @@ _WORDS = {
     "G": "again another repeat repeated then more",
     "K": "kg kilo kilogram kilograms m2 m²",
     "C": "l litre liter dl decilitre deciliter",
-    "y": "of the those these your his her my their standard ordinary regular whole strong adult single extra all",
+    "y": "of the those these your his her my their standard ordinary regular whole strong adult single extra all any",
     "v": "take taking have swallow pop give use try chew need neck start down up add",
     "n": "salt sodium sugar sugars fat protein fibre fiber alcohol carbohydrate carbohydrates carbs glucose water",
     "(": "(",
