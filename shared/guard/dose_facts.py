@@ -10,16 +10,18 @@ from typing import Any
 from shared.guard.dose_words import NUMBER_WORDS
 from shared.guard.doses import StatedDose, read_amount, read_doses, read_strength
 from shared.guard.named_text import NamedText
-from shared.guard.names import Named
+from shared.guard.names import Named, listed
 from shared.guard.rules import Scope
 
 #: A dose is too high from this part over its ceiling on: 3 x 33.4 mg is 100 mg.
 _TOLERANCE = 1.01
 #: No text without one of these states a dose: most end here.
-_MAY_STATE_A_DOSE = re.compile(rf"\d|\b(?:{'|'.join(NUMBER_WORDS)}|grams?|hour(?:ly)?|minutes?)\b", re.IGNORECASE)
+_MAY_STATE_A_DOSE = re.compile(
+    rf"\d|\b(?:{'|'.join(NUMBER_WORDS)}|grams?|hour(?:ly)?|minutes?)\b", re.IGNORECASE
+)
 _SLOW = re.compile(
-    r"\b(?:(?:modified|extended|sustained|prolonged|slow|controlled|delayed)[ -]release|retard|[msxec]r|xl|er|la)\b",
-    re.IGNORECASE,
+    r"\b(?:(?i:(?:modified|extended|sustained|prolonged|slow|controlled|delayed)[ -]release|retard)"
+    r"|[MSXC]R|XL|LA)\b"
 )
 #: At the most so many words without a comma stand between an amount and the medicine that follows it.
 _AHEAD = re.compile(r"[\s)]*(?:(?!and\b|with\b|plus\b|then\b|or\b)[\w-]+[\s)(]+){0,4}", re.IGNORECASE)
@@ -97,7 +99,7 @@ class DoseFacts:
     def __init__(self, rows: Iterable[Mapping[str, Any]], unless: Sequence[Scope]) -> None:
         self._ceilings: dict[str, Ceiling] = {}
         for row in rows:
-            self._ceilings |= dict.fromkeys(names_of(row["names"]), _ceiling(row))
+            self._ceilings |= dict.fromkeys(listed(row["names"]), _ceiling(row))
         self._unless = tuple(unless)
 
     @property
@@ -132,10 +134,14 @@ class DoseFacts:
     def _is_lifted(self, reading: NamedText, dose: StatedDose, named: Sequence[Named]) -> bool:
         """Whether a scope lifts it, or the dose is one of something else, of which nothing is known here."""
         text = reading.sentence
-        if _OF_SOMETHING.match(text, dose.end) and not any(name.start - dose.end < 6 for name in _after(dose, named)):
+        if _OF_SOMETHING.match(text, dose.end) and not any(
+            name.start - dose.end < 6 for name in _after(dose, named)
+        ):
             return True
         others = [Named("", *span) for span in reading.text.spans_of("drug")]
-        others = [other for other in others if not any(n.start < other.end and other.start < n.end for n in named)]
+        others = [
+            other for other in others if not any(n.start < other.end and other.start < n.end for n in named)
+        ]
         nearest = _medicine(text, dose, sorted([*named, *others], key=lambda name: name.start))
         if nearest is not None and not nearest.name:
             return True
@@ -143,7 +149,7 @@ class DoseFacts:
 
 
 def _medicine(text: str, dose: StatedDose, named: Sequence[Named]) -> Named | None:
-    """Which of the named medicines a dose is of: one that follows closely, else the last before, else the next."""
+    """Whose dose it is: a medicine's that follows closely, else the last's before, else the next one's."""
     after = _after(dose, named)
     if after:
         gap = text[dose.end : after[0].start]
@@ -159,16 +165,11 @@ def _after(dose: StatedDose, named: Sequence[Named]) -> list[Named]:
     return [name for name in named if name.start >= dose.start]
 
 
-def names_of(line: str) -> list[str]:
-    """The names of one thing, which commas part."""
-    return [name.strip() for name in line.split(",")]
-
-
 def _ceiling(row: Mapping[str, Any]) -> Ceiling:
     amounts = {part: read_amount(row[part]) if part in row else None for part in ("dose", "day", "tablet")}
-    words = "|".join(re.escape(word) for word in names_of(row["unless"])) if "unless" in row else ""
+    words = "|".join(re.escape(word) for word in listed(row["unless"])) if "unless" in row else ""
     return Ceiling(
-        medicine=names_of(row["names"])[0],
+        medicine=listed(row["names"])[0],
         hours=row.get("hours"),
         unless=re.compile(rf"\b(?:{words})\b", re.IGNORECASE) if words else None,
         **amounts,

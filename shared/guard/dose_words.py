@@ -1,4 +1,4 @@
-"""Cuts a text into words of one kind each: numbers, units, forms, marks of time. It does not join them to doses."""
+"""Cuts a text into words of one kind each: numbers, units, forms, times. It does not join them to doses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from shared.guard.names import Named
+from shared.guard.names import Named, small
 
 #: What one of each unit of mass is in mg.
 MASS = {
@@ -66,9 +66,11 @@ _WORDS = {
     "G": "again another repeat repeated then more",
     "K": "kg kilo kilogram kilograms m2 m²",
     "C": "l litre liter dl decilitre deciliter",
-    "y": "of the those these your his her my their standard ordinary regular whole strong adult single extra all any",
+    "y": "of the those these your his her my their standard ordinary regular whole strong adult single"
+    " extra all any",
     "v": "take taking have swallow pop give use try chew need neck start down up add",
-    "n": "salt sodium sugar sugars fat protein fibre fiber alcohol carbohydrate carbohydrates carbs glucose water",
+    "n": "salt sodium sugar sugars fat protein fibre fiber alcohol carbohydrate carbohydrates"
+    " carbs glucose water",
     "(": "(",
     "p": ". , ; : ! ? )",
 }
@@ -95,7 +97,7 @@ class Token:
 
 def read_words(text: str, medicines: Iterable[Named]) -> list[Token]:
     """The words of a text; a named medicine is one word."""
-    text = text.lower()
+    text = small(text)
     names = {named.start: named.end for named in medicines}
     tokens: list[Token] = []
     skip_to = 0
@@ -120,7 +122,9 @@ def read_words(text: str, medicines: Iterable[Named]) -> list[Token]:
 def _is_part_of_a_word(text: str, start: int) -> bool:
     """Whether the number is that of a name, as in "B12" or "covid-19"."""
     before = text[max(start - 2, 0) : start]
-    return before[-1:].isalpha() and before[-1:] not in "qx" or (before[-1:] == "-" and before[:1].isalpha())
+    return (before[-1:].isalpha() and before[-1:] not in "qx") or (
+        before[-1:] == "-" and before[:1].isalpha()
+    )
 
 
 def _is_a_range(text: str, at: int) -> bool:
@@ -148,13 +152,22 @@ def _joined(tokens: list[Token]) -> list[Token]:
         before = joined[-2].word if len(joined) > 1 else ""
         if last is None:
             joined.append(token)
+        elif token.word == "dozen" and before == "half":
+            joined[-2:] = [replace(joined[-2], value=6.0, word="dozen", end=token.end)]
         elif token.word in _SCALES and last.kind in "NA":
-            joined[-1] = replace(last, kind="N", value=last.value * token.value, word="hundred", end=token.end)
+            joined[-1] = replace(
+                last, kind="N", value=last.value * token.value, word="hundred", end=token.end
+            )
         elif token.word in _NUMBERS and token.value < 10 and last.word in _NUMBERS and last.value >= 20:
             joined[-1] = replace(last, value=last.value + token.value, end=token.end)
         elif token.word in _NUMBERS and last.kind == "&" and before == "hundred":
             joined[-2:] = [replace(joined[-2], value=joined[-2].value + token.value, end=token.end)]
-        elif token.kind == "H" and last.kind == "N" and last.value == 24 and before not in ("every", "each", "q"):
+        elif (
+            token.kind == "H"
+            and last.kind == "N"
+            and last.value == 24
+            and before not in ("every", "each", "q")
+        ):
             joined[-1] = replace(token, kind="D", start=last.start)
         else:
             joined.append(token)

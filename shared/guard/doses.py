@@ -1,7 +1,7 @@
 """Reads the doses that a text states: how much, how often, how far apart. It knows no medicine.
 
-Each word of the text has one letter for its kind (dose_words.py), and short expressions over these letters find
-amounts and rhythms: "two 500 mg tablets every 4 to 6 hours" reads `NNUFENTNH`.
+Each word of the text has one letter for its kind (dose_words.py), and short expressions over these letters
+find amounts and rhythms: "two 500 mg tablets every 4 to 6 hours" reads `NNUFENTNH`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def read_doses(text: str, medicines: Iterable[Named] = ()) -> list[StatedDose]:
     """Every dose that the text states, in its order. Linear in its length.
 
     Args:
-        medicines: where names of medicines stand in it; with them "take eight ibuprofen" is a number of tablets.
+        medicines: where names of medicines stand in it; with them "take eight ibuprofen" states tablets.
     """
     tokens = read_words(text, medicines)
     kinds = _kinds(tokens)

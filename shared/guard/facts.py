@@ -16,16 +16,16 @@ from shared.guard.verdict import Action, Audience, Category, Severity, Side, Ver
 
 #: The layer in a verdict.
 LAYER = "facts"
-#: How sure a verdict of this layer is. A figure or a pair of a table is certain, how it is meant less so.
-SCORE = 0.9
+#: How sure a verdict on a dose is: the figure is certain, how it is meant less so.
+DOSE_SCORE = 0.9
 
 
 class Facts:
     """A rail for answers: `facts(text, context, audience)`.
 
     Args:
-        documents: the policy's parsed files, of which it reads doses.yaml, interactions.yaml, facts.yaml and, for
-            macros and scopes, rules_answer.yaml.
+        documents: the policy's parsed files, of which it reads doses.yaml, interactions.yaml, facts.yaml and,
+            for macros and scopes, rules_answer.yaml.
 
     Raises:
         ValueError: a pattern or an amount is malformed.
@@ -40,7 +40,8 @@ class Facts:
             documents["doses.yaml"]["medicines"], [scopes[name] for name in words["dose"]["unless"]]
         )
         wordings = [
-            Wording(compiler.all(one["any"]), tuple(scopes[name] for name in one["unless"])) for one in words["pair"]
+            Wording(one["score"], compiler.all(one["any"]), tuple(scopes[name] for name in one["unless"]))
+            for one in words["pair"]
         ]
         self._pairs = PairFacts(documents["interactions.yaml"], wordings, compiler.all(words["together"]))
         self._names = Names([*self._doses.names, *self._pairs.names])
@@ -50,14 +51,18 @@ class Facts:
         reading = NamedText(self._lexicon, self._names, text, context)
         if excess := self._doses.find(reading):
             source = f"dosing.{excess.medicine.replace(' ', '_')}.{excess.ceiling}"
-            return self._verdict(Category.DOSING, source, (excess.start, excess.end), audience)
+            return self._verdict(Category.DOSING, source, DOSE_SCORE, (excess.start, excess.end), audience)
         if endorsed := self._pairs.find(reading):
             source = f"interaction.{endorsed.pair}"
-            return self._verdict(Category.INTERACTION, source, (endorsed.start, endorsed.end), audience)
+            return self._verdict(
+                Category.INTERACTION, source, endorsed.score, (endorsed.start, endorsed.end), audience
+            )
         return Verdict.ALLOWED
 
-    def _verdict(self, category: Category, source: str, span: tuple[int, int], audience: Audience) -> Verdict:
-        action = self._knobs.of(audience).action(category, Action.REPLACE, Severity.HIGH, SCORE)
+    def _verdict(
+        self, category: Category, source: str, score: float, span: tuple[int, int], audience: Audience
+    ) -> Verdict:
+        action = self._knobs.of(audience).action(category, Action.REPLACE, Severity.HIGH, score)
         if action is Action.ALLOW:
             return Verdict.ALLOWED
         return Verdict(
@@ -67,6 +72,6 @@ class Facts:
             severity=Severity.HIGH,
             layer=LAYER,
             source=source,
-            score=SCORE,
+            score=score,
             span=span,
         )

@@ -38,8 +38,8 @@ class AnswerJudge:
     """Judges one sentence of an answer, by rules, by facts, and then by the classifier, if there is one.
 
     A rule of the gravest kind stops a sentence whatever the classifier says. A policy may ask its consent
-    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted. A fact needs
-    no consent.
+    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted. A fact
+    needs no consent.
     """
 
     def __init__(self, rules: Judge, facts: Judge, scorer: Scorer | None, knobs: Knobs) -> None:

@@ -48,7 +48,9 @@ class Tagged:
         ends = (*self.offsets[1:], len(self.line))
         mark = f"/{tag}/"
         return [
-            span for span, start, end in zip(self.spans, self.offsets, ends, strict=True) if mark in self.line[start:end]
+            span
+            for span, start, end in zip(self.spans, self.offsets, ends, strict=True)
+            if mark in self.line[start:end]
         ]
 
     def line_span(self, start: int, end: int) -> tuple[int, int]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.guard.named_text import NamedText
-from shared.guard.names import Named
+from shared.guard.names import Named, listed
 from shared.guard.patterns import Pattern
 from shared.guard.rules import Scope
 
 #: What stands right before a name that is not meant: "not with warfarin", "unless you are pregnant".
 _NOT_MEANT = re.compile(
-    r"(?:\b(?:not|no|never|without|unless|avoid|avoiding|instead of|rather than|other than|except|free of|nor)\s+"
+    r"(?:\b(?:not|no|never|nor|without|unless|avoid|avoiding|instead of|rather than|other than|except|free"
+    r" of)\s+"
     r"(?:(?:an?|any|the|you|you['’]re|are|is|have|having|has|history|of|been|currently|your|with|diagnosed|known|"
     r"taking|take|on|using|use|in|to|for)\s+){0,4}|\bnon[- ])$",
     re.IGNORECASE,
@@ -26,17 +27,19 @@ _NO_NEED = re.compile(r"(?:\b(?:no|not|never)|n['’]t)\s+(?:\w+\s+){0,2}to\s+$"
 
 @dataclass(frozen=True, slots=True)
 class Endorsed:
-    """A pair, and the characters of the text that endorse it."""
+    """A pair, how sure the wording is, and the characters of the text that endorse it."""
 
     pair: str
+    score: float
     start: int
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Some ways to endorse a pair, and what lifts them."""
+    """Some ways to endorse a pair, how sure they are (0 to 1), and what lifts them."""
 
+    score: float
     triggers: tuple[Pattern, ...]
     unless: tuple[Scope, ...]
 
@@ -61,7 +64,7 @@ class PairFacts:
     def __init__(
         self, document: Mapping[str, Any], wordings: Iterable[Wording], together: Iterable[Pattern]
     ) -> None:
-        self._harmless = _names_of(document["harmless"])
+        self._harmless = listed(document["harmless"])
         self._members: dict[str, list[_Member]] = {}
         for group, name, thing in members_of(document):
             self._members.setdefault(name, []).append(_Member(group, thing))
@@ -86,14 +89,16 @@ class PairFacts:
         for wording in self._wordings:
             span = reading.first(wording.triggers, wording.unless)
             if span is not None:
-                return Endorsed(pair, *reading.text.original_span(*span))
+                return Endorsed(pair, wording.score, *reading.text.original_span(*span))
         return None
 
     def _named_pair(self, reading: NamedText) -> str | None:
-        """The pair that the text speaks of: it names both, or one of both, or what was named before as both."""
+        """The pair that the text speaks of: it names both, or one of both, or means both by "together"."""
         here = self._meant(reading.sentence, reading.named)
         if here:
-            return self._pair(here, here) or self._pair(here, self._meant(reading.before, reading.named_before))
+            return self._pair(here, here) or self._pair(
+                here, self._meant(reading.before, reading.named_before)
+            )
         if reading.named:
             return None
         before = self._meant(reading.before, reading.named_before)
@@ -138,12 +143,8 @@ def _two_things(one: _Member, other: _Member) -> bool:
 def members_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
     """Every name with its class and the number of its thing there, which a name of the whole class lacks."""
     for group, fields in document["classes"].items():
-        for name in _names_of(fields.get("called", "")):
+        for name in listed(fields.get("called", "")):
             yield group, name, None
         for thing, line in enumerate(fields["members"]):
-            for name in _names_of(line):
+            for name in listed(line):
                 yield group, name, thing
-
-
-def _names_of(line: str) -> list[str]:
-    return [name.strip() for name in line.split(",") if name.strip()]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.errors import PolicyRefused
+from shared.guard.facts_check import check_facts
 from shared.guard.located import Located, Place
-from shared.guard.patterns import compile_pattern
+from shared.guard.pattern_check import PatternCheck, strings
 from shared.guard.policy import MOST_CHARS
 from shared.guard.policy_schema import FILES, Lines
 
@@ -36,6 +37,7 @@ def check_policy(texts: Mapping[str, str]) -> None:
     _check_responses(located["responses.yaml"], located["resources.yaml"])
     for name in ("rules_answer.yaml", "rules_question.yaml"):
         _RulesCheck(located[name], tags).check()
+    check_facts(located, tags)
 
 
 def _parsed(name: str, text: str) -> Located:
@@ -68,7 +70,7 @@ def _check_responses(responses: Located, resources: Located) -> None:
     for alias, locale in document["aliases"].items():
         if locale not in document["locales"]:
             raise resources.refusal(("aliases", alias), "this is none of the locales")
-    for place, text in _strings(responses, responses.document, ()):
+    for place, text in strings(responses, responses.document, ()):
         try:
             names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
         except ValueError:
@@ -83,10 +85,8 @@ class _RulesCheck:
 
     def __init__(self, located: Located, tags: set[str]) -> None:
         self._located = located
-        self._tags = tags
         self._macros: dict[str, Sequence[str]] = located.document["macros"]
-        #: Patterns that were found good; the same one often stands in several rules.
-        self._good: set[str] = set()
+        self._patterns = PatternCheck(located, tags, self._macros)
 
     def check(self) -> None:
         """Raises PolicyRefused."""
@@ -94,12 +94,10 @@ class _RulesCheck:
         for name, sources in self._macros.items():
             self._check_no_circle(name, ())
             for number, source in enumerate(sources):
-                self._check_elements(("macros", name, number), source)
-        for name, scope in document["scopes"].items():
-            for part in ("any", "not_after"):
-                self._check_patterns(("scopes", name, part), scope.get(part, []))
+                self._patterns.check_elements(("macros", name, number), source)
+        self._patterns.check_scopes(document["scopes"])
         for part in ("referral", "urgent"):
-            self._check_patterns((part,), document.get(part, []))
+            self._patterns.check((part,), document.get(part, []))
         self._check_rule(("defaults",), document["defaults"])
         ids: set[str] = set()
         for number, rule in enumerate(document["rules"]):
@@ -110,30 +108,10 @@ class _RulesCheck:
 
     def _check_rule(self, place: Place, rule: Mapping[str, Any]) -> None:
         for part in ("any", "also", "nearby"):
-            self._check_patterns((*place, part), rule.get(part, []))
-        for where, name in _strings(self._located, rule.get("unless", []), (*place, "unless")):
-            if name not in self._located.document["scopes"]:
-                raise self._located.refusal(where, "there is no scope of this name")
-
-    def _check_patterns(self, place: Place, sources: Any) -> None:
-        for where, source in _strings(self._located, sources, place):
-            if source in self._good:
-                continue
-            self._check_elements(where, source)
-            try:
-                compile_pattern(source, self._macros)
-            except ValueError:
-                reason = "the pattern has no element that must occur"
-                raise self._located.refusal(where, reason) from None
-            self._good.add(source)
-
-    def _check_elements(self, place: Place, source: str) -> None:
-        for element in source.split():
-            body = element[:-1] if len(element) > 1 and element.endswith("?") else element
-            if body[:1] == "<" and body[-1:] == ">" and body[1:-1] not in self._macros:
-                raise self._located.refusal(place, "there is no macro of this name")
-            if body[:1] == "{" and body[-1:] == "}" and self._tags.isdisjoint(body[1:-1].split("|")):
-                raise self._located.refusal(place, "there is no class of words of this name in lexicon.yaml")
+            self._patterns.check((*place, part), rule.get(part, []))
+        self._patterns.check_names(
+            (*place, "unless"), rule.get("unless", []), self._located.document["scopes"]
+        )
 
     def _check_no_circle(self, name: str, above: tuple[str, ...]) -> None:
         if name in above:
@@ -143,19 +121,3 @@ class _RulesCheck:
                 inner = element.rstrip("?")
                 if inner[:1] == "<" and inner[-1:] == ">":
                     self._check_no_circle(inner[1:-1], (*above, name))
-
-
-def _strings(located: Located, value: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    """Every text within lists and mappings, with its place."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise located.refusal(place, "the text is empty")
-        yield place, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(located, item, (*place, key))
-    elif isinstance(value, Sequence):
-        for number, item in enumerate(value):
-            yield from _strings(located, item, (*place, number))
-    else:
-        raise located.refusal(place, "a text belongs here; put it in quotes")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
+from shared.guard.facts_schema import DosesFile, FactsFile, InteractionsFile
 from shared.guard.knobs import Knobs
 from shared.guard.rules import Where
 from shared.guard.verdict import Action, Audience, Category, Severity
@@ -120,6 +121,9 @@ class ResourcesFile(_Strict):
 
 
 FILES: dict[str, type[BaseModel]] = {
+    "doses.yaml": DosesFile,
+    "facts.yaml": FactsFile,
+    "interactions.yaml": InteractionsFile,
     "lexicon.yaml": LexiconFile,
     "policy.yaml": Knobs,
     "resources.yaml": ResourcesFile,
