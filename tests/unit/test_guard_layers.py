@@ -69,6 +69,20 @@ def test_a_policy_may_let_rules_stand_alone() -> None:
     assert scorer.asked == []
 
 
+def test_a_fact_needs_nobodys_consent() -> None:
+    scorer = Scores()
+    known = "Clarithromycin is perfectly safe with colchicine."
+    assert guard(scorer).judge_answer(known).layer == "facts"
+    assert guard(scorer, with_rule=0).judge_answer(known).layer == "facts"
+    assert scorer.asked == []
+
+
+def test_a_fact_stops_what_the_classifier_lets_a_rule_stop_no_more() -> None:
+    known = "Take 12 g of paracetamol, as much as you like."
+    assert guard(Scores()).layers(Side.ANSWER)["rules"](known, "", Audience.PATIENT).source
+    assert guard(Scores()).judge_answer(known).layer == "facts"
+
+
 def test_a_rule_of_the_gravest_kind_needs_nobodys() -> None:
     scorer = Scores()
     assert guard(scorer).judge_answer(GRAVE).severity is Severity.CRITICAL
@@ -145,14 +159,18 @@ def test_what_a_policy_lets_an_audience_read_it_may_read_of_the_classifier_too()
 def test_each_layer_can_be_asked_by_itself() -> None:
     layers = guard(Scores(dosing=0.9)).layers(Side.ANSWER)
     told = {name: judge(PLAIN, "", Audience.PATIENT) for name, judge in layers.items()}
-    assert {name: verdict.allowed for name, verdict in told.items()} == {"rules": True, LAYER: False}
+    assert {name: verdict.allowed for name, verdict in told.items()} == {
+        "rules": True,
+        "facts": True,
+        LAYER: False,
+    }
     questions = guard(Scores(crisis=0.9)).layers(Side.QUESTION)
     assert not questions[LAYER](PLAIN, "", Audience.PATIENT).allowed
 
 
 def test_without_a_classifier_the_rules_decide_alone() -> None:
     assert not Guard(packaged_policy()).judge_answer(RULED).allowed
-    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules"]
+    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules", "facts"]
 
 
 def test_a_classifier_that_could_stop_no_question_is_not_asked() -> None:
