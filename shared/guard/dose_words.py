@@ -33,6 +33,8 @@ _NUMBERS = {
     **{"dozen": 12.0, "fifteen": 15.0, "sixteen": 16.0, "eighteen": 18.0, "twenty": 20.0, "thirty": 30.0},
     **{"forty": 40.0, "fifty": 50.0, "sixty": 60.0, "seventy": 70.0, "eighty": 80.0, "ninety": 90.0},
 }
+#: At the least so many tablets.
+_BATCHES = {"strip": 6.0, "strips": 12.0, "blister": 6.0, "blisters": 12.0, "handful": 5.0, "handfuls": 10.0}
 _SCALES = {"dozen": 12.0, "hundred": 100.0, "thousand": 1000.0}
 
 NUMBER_WORDS = frozenset(_NUMBERS) | frozenset(_SCALES)
@@ -63,19 +65,21 @@ _WORDS = {
     "&": "and",
     "r": "for",
     "i": "in within over after later",
-    "G": "again another repeat repeated then more",
+    "G": "again then more",
+    "g": "another repeat repeated",
+    "S": "strip strips blister blisters handful handfuls",
     "K": "kg kilo kilogram kilograms m2 m²",
     "C": "l litre liter dl decilitre deciliter",
     "y": "of the those these your his her my their standard ordinary regular whole strong adult single"
     " extra all any",
-    "v": "take taking have swallow pop give use try chew need neck start down up add",
+    "v": "take taken taking have swallow pop give use try chew need neck start down up add",
     "n": "salt sodium sugar sugars fat protein fibre fiber alcohol carbohydrate carbohydrates"
     " carbs glucose water",
     "(": "(",
     "p": ". , ; : ! ? )",
 }
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words.split()}
-_VALUES = MASS | _VOLUME | _OFTEN
+_VALUES = MASS | _VOLUME | _OFTEN | _BATCHES
 
 _TOKEN = re.compile(
     r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d{1,3}(?: 000)+(?!\d)|\d+(?:[.,]\d+)?)"

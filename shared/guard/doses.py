@@ -28,7 +28,8 @@ _AMOUNTS = re.compile(
             r"(?P<multiplied>NUXN)",
             r"(?P<between>BN[UIL]?&N[UIL])",
             r"(?P<amount>(?:N[UIL]?T)?(?:NA?|A)[UIL])",
-            # so many tablets, after a word such as "take"
+            # a strip or a handful, or so many tablets, after a word such as "take"
+            r"(?P<batch>(?<=v)[yATw]{0,3}NA?y*S|(?<=v)[yATw]{0,3}S)",
             r"(?P<tablets>(?<=v)[yATw]{0,2}(?:NT)?NA?y*(?:R?F|R))",
         )
     )
@@ -37,7 +38,8 @@ _HOURS = re.compile(r"E(?:(?:NT)?N)?A?[HM]|(?:(?:NT)?N)?J")
 _TIMES = re.compile(r"(?:NT)?N[YX][yiAE]{0,2}N?[Dd]|V[yiAE]{0,2}[Dd]|Q")
 _WEEKLY = re.compile(r"(?:V|(?:NT)?N[YX])?(?:[AE]W|k)")
 _OTHER_DAY = re.compile(r"EOD")
-_AGAIN = re.compile(r"G[^p]{0,5}?(?:i(?:N|A)A?[HM]|(?:N|A)A?[HM]i)")
+_AGAIN = re.compile(r"[Gg][^p]{0,5}?(?:i(?:N|A)A?[HM]|(?:N|A)A?[HM]i)")
+_ANOTHER = re.compile(r"g[^p]{0,3}?(?:i(?:N|A)A?[HM]|(?:N|A)A?[HM]i)")
 _A_DAY = re.compile(r"(?<!r)[AE]D|d|[iE]y?N?D")
 
 
@@ -134,6 +136,8 @@ def _dose(form: str, part: Sequence[Token]) -> StatedDose:
     numbers = [token.value for token in part if token.kind == "N"] or [1.0]
     if form == "tablets":
         return StatedDose(amount=max(numbers), unit="tablets", start=start, end=end)
+    if form == "batch":
+        return StatedDose(amount=max(numbers) * part[-1].value, unit="tablets", start=start, end=end)
     if form in ("counted", "tablets_of"):
         return StatedDose(amount=max(numbers[:-1]) * _masses(part)[-1], start=start, end=end)
     if form == "multiplied":
@@ -204,7 +208,7 @@ def _in_hours(part: Sequence[Token]) -> tuple[float, float]:
 
 def _rhythm_alone(tokens: Sequence[Token], kinds: str) -> list[StatedDose]:
     """A time between doses of an amount that is not stated, after a word such as "take"."""
-    match = _HOURS.search(kinds)
+    match = _HOURS.search(kinds) or _ANOTHER.search(kinds)
     if match is None or "v" not in kinds[: match.start()]:
         return []
     part = tokens[match.start() : match.end()]

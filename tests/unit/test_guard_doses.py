@@ -133,6 +133,21 @@ def test_a_number_of_tablets_is_one_only_after_a_word_of_taking() -> None:
     assert read_doses("over 65 ibuprofen may harm", [Named("ibuprofen", 8, 17)]) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "tablets"),
+    [("Paracetamol can be taken a whole strip at a time", 6), ("take two handfuls of ibuprofen", 20)],
+)
+def test_a_strip_or_a_handful_is_at_the_least_so_many_tablets(text: str, tablets: float) -> None:
+    dose = read(text)
+    assert (dose.amount, dose.unit) == (tablets, "tablets")
+
+
+def test_a_time_between_doses_is_read_where_no_amount_is_stated() -> None:
+    assert read("Take paracetamol every two hours").hours == 2
+    assert read("Ibuprofen: take one, then another after an hour").hours == 1
+    assert read_doses("Walk every hour, and ibuprofen helps", [Named("ibuprofen", 21, 30)]) == []
+
+
 def test_the_strength_of_tablets_is_the_last_that_was_named() -> None:
     assert read_strength("You had 200 mg tablets. These are tablets of 0.5 g.") == 500
     assert read_strength("Take two.") is None

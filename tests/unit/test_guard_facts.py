@@ -279,7 +279,7 @@ def test_every_fact_names_its_public_source(row: dict[str, Any]) -> None:
         ),
         (
             "interactions.yaml",
-            "  asthma:\n    called: asthma, asthmatic\n",
+            "  epilepsy:\n    called: epilepsy, epileptic, seizure, seizure disorder\n",
             "  asthma:\n",
             "the class is empty",
         ),
