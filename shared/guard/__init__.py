@@ -7,7 +7,7 @@ policy counts at this moment is in shared/policies/live.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -81,11 +81,11 @@ class Guard:
 
     def screen_question(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
         """Whether a person in crisis or in an emergency asks (action `crisis`), or for harm (`refuse`)."""
-        return self.screen_questions([(text, audience)])[0]
+        return self._questions(text, "", audience)
 
-    def screen_questions(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
-        """The verdict on each of several questions."""
-        return self._questions(asked)
+    def screen_at_once(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
+        """What the rules alone say of a question: quick enough to be asked while its sender waits."""
+        return self._questions.rules(text, "", audience)
 
     def layers(self, side: Side) -> dict[str, Judge]:
         """Every layer that has a say on this side, by name; to see what each says by itself."""

@@ -174,6 +174,8 @@ GUARD_FAILURE = Verdict(
     source="guard_failure",
     score=1.0,
 )
+#: The verdict on a question whose check failed.
+QUESTION_FAILURE = replace(GUARD_FAILURE, side=Side.QUESTION, action=Action.REFUSE)
 #: The verdict on the referral that the gate adds to an answer without one.
 REFERRAL_ADDED = Verdict(
     side=Side.ANSWER,

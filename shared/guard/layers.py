@@ -15,8 +15,6 @@ _GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, C
 #: Longer questions are scored in overlapping parts of this many characters.
 _PART_CHARS, _OVERLAP = 700, 100
 _MAX_PARTS = 16
-#: Texts that are scored at once, at the most.
-_BATCH = 16
 
 
 class Scorer(Protocol):
@@ -79,42 +77,37 @@ class AnswerJudge:
 
 
 class QuestionJudge:
-    """Judges whole questions, by rules and then by the classifier, if there is one; the gravest counts."""
+    """Judges a whole question, by rules and then by the classifier, if there is one."""
 
     def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        self._rules, self._scorer = rules, scorer
+        #: What can be asked at once, for it needs no network.
+        self.rules = rules
+        self._scorer = scorer
         self._thresholds = knobs.classifier.question()
 
-    def __call__(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
-        """A verdict on each question; together they cost less than one by one."""
-        verdicts = [self._rules(text, "", audience) for text, audience in asked]
-        open_ones = [number for number, verdict in enumerate(verdicts) if verdict.allowed]
-        scored = self._scored([asked[number] for number in open_ones])
-        for number, verdict in zip(open_ones, scored, strict=True):
-            verdicts[number] = verdict
-        return verdicts
+    def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict on `text`; `context` is not read."""
+        ruled = self.rules(text, context, audience)
+        return self._scored(text, audience) if ruled.allowed else ruled
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""
-        return {"rules": self._rules} if self._scorer is None else {"rules": self._rules, LAYER: self._alone}
+        return {"rules": self.rules} if self._scorer is None else {"rules": self.rules, LAYER: self._alone}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
-        return self._scored([(text, audience)])[0]
+        return self._scored(text, audience)
 
-    def _scored(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
-        """The classifier's verdict on each question: that of its worst part."""
-        verdicts = [Verdict.ALLOWED_QUESTION for _ in asked]
+    def _scored(self, text: str, audience: Audience) -> Verdict:
+        """The classifier's verdict on a question: that of its worst part."""
+        worst = Verdict.ALLOWED_QUESTION
         if self._scorer is None or min(self._thresholds.values()) >= 1:  # nothing could come of it
-            return verdicts
-        parts = [(number, part) for number, (text, _) in enumerate(asked) for part in _parts(text) if part]
-        for start in range(0, len(parts), _BATCH):
-            batch = parts[start : start + _BATCH]
-            scores = self._scorer.score_questions([part for _, part in batch])
-            for (number, _), one in zip(batch, scores, strict=True):
-                found = self._worst(one, asked[number][1])
-                if found is not None and found.score > verdicts[number].score:
-                    verdicts[number] = found
-        return verdicts
+            return worst
+        parts = [part for part in _parts(text) if part]
+        for scores in self._scorer.score_questions(parts) if parts else ():
+            found = self._worst(scores, audience)
+            if found is not None and found.score > worst.score:
+                worst = found
+        return worst
 
     def _worst(self, scores: Mapping[str, float], audience: Audience) -> Verdict | None:
         """The likeliest danger over its threshold."""

@@ -93,6 +93,7 @@ class ResponsesFile(_Strict):
     disclaimer: Text
     referral: Text
     not_checked: Text
+    not_screened: Text | None = None
     replacements: dict[Category, Text]
     refusal: Text
     urgent: Text

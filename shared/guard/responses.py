@@ -35,6 +35,8 @@ class Responses:
             Category.EMERGENCY: self._filled(texts["still_emergency"]),
         }
         self._not_checked = self._filled(texts["not_checked"])
+        # policies stored by an earlier release have no text of their own for it
+        self._not_screened = self._filled(texts.get("not_screened", texts["not_checked"]))
         self._replacements = {
             Category(name): self._filled(text) for name, text in texts["replacements"].items()
         }
@@ -47,7 +49,7 @@ class Responses:
         return self._not_checked if category is None else self._replacements.get(category, self._not_checked)
 
     def for_question(self, category: Category | None) -> str:
-        """What is said at once to a question that is a crisis, an emergency or a request for harm.
+        """What is said to a question that is a crisis, an emergency, a request for harm or (None) unchecked.
 
         Raises:
             KeyError: the category is none of these.
@@ -57,7 +59,7 @@ class Responses:
             Category.EMERGENCY: self.emergency,
             Category.HARMFUL_REQUEST: self.refusal,
         }
-        return said[category]  # type: ignore[index]
+        return self._not_screened if category is None else said[category]
 
     def still(self, state: Category) -> str:
         """What an answer begins with after a crisis or an emergency. Raises KeyError for anything else."""

@@ -113,20 +113,23 @@ def test_a_clinicians_patient_is_no_emergency_of_theirs() -> None:
     assert not asked.screen_question("BP 70/40, mottled.", Audience.PATIENT).allowed
 
 
-def test_each_of_several_questions_gets_its_own_verdict() -> None:
+def test_one_part_of_a_question_is_enough() -> None:
     class Words(Scores):
         def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
             return [
                 {"allow": 0.0, "emergency": 0.0, "crisis": 0.0, "refuse": "poison" in text} for text in texts
             ]
 
-    texts = ["a cold", "how to poison", *["flu"] * 20, "poison him", "I want to kill myself"]
-    verdicts = guard(Words()).screen_questions([(text, Audience.PATIENT) for text in texts])
-    assert [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict.allowed] == [
-        "how to poison",
-        "poison him",
-        "I want to kill myself",
-    ]
+    asked = guard(Words())
+    assert asked.screen_question("flu " * 500 + "poison him").action is Action.REFUSE
+    assert asked.screen_question("flu " * 500).allowed
+
+
+def test_at_once_only_the_rules_are_asked() -> None:
+    scorer = Scores(crisis=0.9)
+    assert guard(scorer).screen_at_once(PLAIN).allowed
+    assert guard(scorer).screen_at_once("I want to kill myself.").category is Category.CRISIS
+    assert scorer.asked == []
 
 
 def test_the_end_of_a_long_question_is_read_too() -> None:
