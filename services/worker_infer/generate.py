@@ -213,7 +213,7 @@ class _Attempt:
             self._fail(AnswersStopped.code, AnswersStopped.unfinished)
             return
         try:
-            question = self._persist(self._load)
+            question = self._persist(self._load, read_only=True)
         except AdapterRefused as error:
             self._fail(error.code, error.detail)
             return
@@ -514,5 +514,6 @@ class _Attempt:
 
         return self._persist(write)
 
-    def _persist(self, write: Callable[[Connection], T]) -> T:
-        return persist(self._a._database, self._hold, write, patience_s=self._a._settings.lease_s)
+    def _persist(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        patience_s = self._a._settings.lease_s
+        return persist(self._a._database, self._hold, work, patience_s=patience_s, read_only=read_only)
