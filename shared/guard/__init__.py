@@ -13,9 +13,11 @@ from typing import Any
 
 import yaml
 
+from shared.guard import language
 from shared.guard.classifier import load_classifier
 from shared.guard.gate import Gate, Reading, Release
 from shared.guard.knobs import Knobs
+from shared.guard.language import LanguageJudge
 from shared.guard.layers import AnswerJudge, QuestionJudge, Scorer
 from shared.guard.lexicon import Lexicon
 from shared.guard.patterns import compile_pattern
@@ -68,8 +70,15 @@ class Guard:
             side: RuleSet(side, self._lexicon, self._knobs.applied_to(build_rules(document)))
             for side, document in ((Side.ANSWER, answer), (Side.QUESTION, question))
         }
-        self._answers = AnswerJudge(rules[Side.ANSWER].judge, scorer, self._knobs)
-        self._questions = QuestionJudge(partial(screen_question, rules[Side.QUESTION]), scorer, self._knobs)
+        self._answers = AnswerJudge(
+            rules[Side.ANSWER].judge, {language.LAYER: LanguageJudge(Side.ANSWER)}, scorer, self._knobs
+        )
+        self._questions = QuestionJudge(
+            partial(screen_question, rules[Side.QUESTION]),
+            {language.LAYER: LanguageJudge(Side.QUESTION)},
+            scorer,
+            self._knobs,
+        )
         self._urgent = tuple(compile_pattern(source, answer["macros"]) for source in answer["urgent"])
         self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])
         self._texts = documents["responses.yaml"]
@@ -84,8 +93,8 @@ class Guard:
         return self._questions(text, "", audience)
 
     def screen_at_once(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
-        """What the rules alone say of a question: quick enough to be asked while its sender waits."""
-        return self._questions.rules(text, "", audience)
+        """What the layers without a network say of a question: quick enough for one who waits."""
+        return self._questions.at_once(text, "", audience)
 
     def layers(self, side: Side) -> dict[str, Judge]:
         """Every layer that has a say on this side, by name; to see what each says by itself."""

@@ -1,4 +1,4 @@
-"""Joins the rules and the classifier into one judge of each side. It knows neither's inside."""
+"""Joins the layers into one judge of each side. It knows the inside of none."""
 
 from __future__ import annotations
 
@@ -33,23 +33,36 @@ class Scorer(Protocol):
 
 
 class AnswerJudge:
-    """Judges one sentence of an answer, by rules and then by the classifier, if there is one.
+    """Judges one sentence of an answer, by rules, by what else needs no network, then by the classifier.
 
     A rule of the gravest kind stops a sentence whatever the classifier says. A policy may ask its consent
     to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted.
+
+    Args:
+        rules: the first layer.
+        certain: by name, layers that need nobody's consent.
+        scorer: the classifier, if there is one.
+        knobs: from where on the classifier counts, and for whom.
     """
 
-    def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        self._rules, self._scorer, self._knobs = rules, scorer, knobs
+    def __init__(
+        self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
+    ) -> None:
+        self._rules, self._certain, self._scorer, self._knobs = rules, certain, scorer, knobs
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`, which follows `context` in the same answer."""
         ruled = self._rules(text, context, audience)
-        if self._scorer is None or ruled.severity is Severity.CRITICAL or not text.strip():
-            return ruled
         with_rule = self._knobs.classifier.with_rule
-        if ruled.source and with_rule == 0:
+        alone = ruled.severity is Severity.CRITICAL or self._scorer is None or with_rule == 0
+        if (ruled.source and alone) or not text.strip():
             return ruled
+        for judge in self._certain.values():
+            found = judge(text, context, audience)
+            if found.source:
+                return found
+        if self._scorer is None:
+            return Verdict.ALLOWED
         scores = self._scorer.score_answer(text.strip(), context.strip())
         if ruled.source:
             return ruled if 1 - next(iter(scores.values())) >= with_rule else Verdict.ALLOWED
@@ -57,7 +70,8 @@ class AnswerJudge:
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""
-        return {"rules": self._rules} if self._scorer is None else {"rules": self._rules, LAYER: self._alone}
+        network: dict[str, Judge] = {} if self._scorer is None else {LAYER: self._alone}
+        return {"rules": self._rules, **self._certain, **network}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         assert self._scorer is not None
@@ -77,22 +91,31 @@ class AnswerJudge:
 
 
 class QuestionJudge:
-    """Judges a whole question, by rules and then by the classifier, if there is one."""
+    """Judges a whole question, by rules, by what else needs no network, then by the classifier."""
 
-    def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        #: What can be asked at once, for it needs no network.
-        self.rules = rules
-        self._scorer = scorer
+    def __init__(
+        self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
+    ) -> None:
+        self._rules, self._certain, self._scorer = rules, certain, scorer
         self._thresholds = knobs.classifier.question()
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`; `context` is not read."""
-        ruled = self.rules(text, context, audience)
-        return self._scored(text, audience) if ruled.allowed else ruled
+        found = self.at_once(text, context, audience)
+        return self._scored(text, audience) if found.allowed else found
+
+    def at_once(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict of the layers that need no network."""
+        for judge in (self._rules, *self._certain.values()):
+            found = judge(text, context, audience)
+            if not found.allowed:
+                return found
+        return Verdict.ALLOWED_QUESTION
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""
-        return {"rules": self.rules} if self._scorer is None else {"rules": self.rules, LAYER: self._alone}
+        network: dict[str, Judge] = {} if self._scorer is None else {LAYER: self._alone}
+        return {"rules": self._rules, **self._certain, **network}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         return self._scored(text, audience)

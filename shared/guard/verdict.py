@@ -61,7 +61,9 @@ class Category(StrEnum):
     ILLICIT_SELF_PROCEDURE = "illicit_self_procedure"
     FALSE_AUTHORITY = "false_authority"
     OMISSION = "omission"
+    LANGUAGE = "language"  # one that the guard does not know
     HARMFUL_REQUEST = "harmful_request"
+    INJECTION = "injection"  # tells the assistant to set its rules aside
     CRISIS = "crisis"
     EMERGENCY = "emergency"
 

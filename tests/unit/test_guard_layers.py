@@ -148,14 +148,18 @@ def test_what_a_policy_lets_an_audience_read_it_may_read_of_the_classifier_too()
 def test_each_layer_can_be_asked_by_itself() -> None:
     layers = guard(Scores(dosing=0.9)).layers(Side.ANSWER)
     told = {name: judge(PLAIN, "", Audience.PATIENT) for name, judge in layers.items()}
-    assert {name: verdict.allowed for name, verdict in told.items()} == {"rules": True, LAYER: False}
+    assert {name: verdict.allowed for name, verdict in told.items()} == {
+        "rules": True,
+        "language": True,
+        LAYER: False,
+    }
     questions = guard(Scores(crisis=0.9)).layers(Side.QUESTION)
     assert not questions[LAYER](PLAIN, "", Audience.PATIENT).allowed
 
 
 def test_without_a_classifier_the_rules_decide_alone() -> None:
     assert not Guard(packaged_policy()).judge_answer(RULED).allowed
-    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules"]
+    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules", "language"]
 
 
 def test_a_classifier_that_could_stop_no_question_is_not_asked() -> None:
