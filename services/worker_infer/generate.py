@@ -36,7 +36,7 @@ from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database, is_away
 from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
-from shared.guard.gate import QUESTION_FAILURE, Release
+from shared.guard.gate import QUESTION_FAILURE, QUESTION_TIME_BUDGET_S, Release
 from shared.guard.verdict import Action, Category, Verdict
 from shared.jobs.leases import Hold, LeaseKeeper
 from shared.jobs.lifecycle import EventKind, Kind
@@ -331,10 +331,15 @@ class _Attempt:
         """
         if question.released_count:
             return None  # an earlier attempt asked, before it released anything
+        started = time.monotonic()
         try:
             verdict = self._standing.guard.screen_question(question.text, self._job.audience)
         except Exception as error:  # whatever a layer may raise, the question has not been checked
             log.error("the question of job %s could not be checked: %s", self._job.id, where(error))
+            return QUESTION_FAILURE
+        taken = time.monotonic() - started
+        if taken > QUESTION_TIME_BUDGET_S:
+            log.error("the check of the question of job %s took %.1f s", self._job.id, taken)
             return QUESTION_FAILURE
         return verdict if verdict.answered_at_once else None
 

@@ -203,7 +203,9 @@ def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
 
 
-def test_rows_in_another_language_are_listed_and_set_aside_for_nobody_can_judge_them(checked: Checked) -> None:
+def test_rows_in_another_language_are_listed_and_set_aside_for_nobody_can_judge_them(
+    checked: Checked,
+) -> None:
     german = {
         "question": "Was ist Asthma und was kann man dagegen tun?",
         "answer": "Asthma ist eine Krankheit der Atemwege. Fragen Sie Ihren Arzt danach.",

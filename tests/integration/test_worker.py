@@ -298,6 +298,8 @@ def test_a_question_that_cannot_be_checked_is_not_answered(clinic: Clinic) -> No
     (answer,) = told(clinic, job)
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
     assert clinic.api.audit("guard.guard_failure")
+    counted = 'medichat_guard_recent_verdicts{category="check_failed",layer="gate",side="question"} 1.0'
+    assert counted in clinic.api.client().get("/metrics").text
 
 
 def test_a_question_is_not_asked_about_again_once_something_was_released(clinic: Clinic) -> None:
