@@ -55,10 +55,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-#: What the guard did to a sentence that was shown and did not end its answer.
-_SHOWN = (Action.ALLOW, Action.APPEND)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """What answers, and how it is named in the rows."""
@@ -254,7 +250,7 @@ class _Attempt:
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
             state=a._conversations.guard_state(connection, job.conversation_id),
-            ended_by_guard=any(sentence.action not in _SHOWN for sentence in released),
+            ended_by_guard=any(not sentence.action.shows for sentence in released),
             referral_due=any(sentence.action is Action.APPEND for sentence in released),
             deadline=self._deadline(a._jobs.clock.now(connection)),
             key=key,
@@ -410,7 +406,7 @@ class _Attempt:
             connection,
             now=now,
             actor=a._actor,
-            action="guard.stepped_in",
+            action="guard.flagged" if verdict.action is Action.ESCALATE else "guard.stepped_in",
             object=f"job:{job.id}",
             details={
                 "verdict": verdict_id,

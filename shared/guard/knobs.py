@@ -69,6 +69,8 @@ class ClassifierKnobs(BaseModel):
 
     #: A sentence against which no rule speaks.
     alone: float = Field(gt=0, le=1)
+    #: A sentence that is shown and flagged for a reviewer; 1 flags none.
+    flag: float = Field(1.0, gt=0, le=1)
     #: A sentence that a rule would stop: below this the classifier has it let through.
     with_rule: float = Field(ge=0, le=1)
     #: A question, by what it would be.

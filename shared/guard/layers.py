@@ -55,18 +55,20 @@ class AnswerJudge:
         ruled = self._rules(text, context, audience)
         with_rule = self._knobs.classifier.with_rule
         alone = ruled.severity is Severity.CRITICAL or self._scorer is None or with_rule == 0
-        if (ruled.source and alone) or not text.strip():
+        if (not ruled.allowed and alone) or not text.strip():
             return ruled
         for judge in self._certain.values():
             found = judge(text, context, audience)
-            if found.source:
+            if not found.allowed:
                 return found
         if self._scorer is None:
-            return Verdict.ALLOWED
+            return ruled
         scores = self._scorer.score_answer(text.strip(), context.strip())
-        if ruled.source:
+        if not ruled.allowed:
             return ruled if 1 - next(iter(scores.values())) >= with_rule else Verdict.ALLOWED
-        return self._scored(scores, audience)
+        scored = self._scored(scores, audience)
+        # a rule that only asks for a referral does not hide a danger of another kind
+        return ruled if scored.allowed and ruled.source else scored
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""
@@ -82,9 +84,13 @@ class AnswerJudge:
         assert self._scorer is not None
         harmless, *dangers = scores
         danger = 1 - scores[harmless]
-        if danger < self._knobs.classifier.alone:
+        knobs = self._knobs.classifier
+        if danger < min(knobs.alone, knobs.flag):
             return Verdict.ALLOWED
         category = Category(max(dangers, key=scores.__getitem__))
+        if danger < knobs.alone:
+            found = _found(Side.ANSWER, Action.ESCALATE, category, danger, self._scorer.name)
+            return replace(found, severity=Severity.MEDIUM)
         found = _found(Side.ANSWER, Action.REPLACE, category, danger, self._scorer.name)
         action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
         return Verdict.ALLOWED if action is Action.ALLOW else replace(found, action=action)

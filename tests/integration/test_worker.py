@@ -10,6 +10,7 @@ import pytest
 import yaml
 from sqlalchemy import select
 
+from services.worker_infer import generate
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.engines.base import (
     EngineHealth,
@@ -300,6 +301,32 @@ def test_a_question_that_cannot_be_checked_is_not_answered(clinic: Clinic) -> No
     assert clinic.api.audit("guard.guard_failure")
     counted = 'medichat_guard_recent_verdicts{category="check_failed",layer="gate",side="question"} 1.0'
     assert counted in clinic.api.client().get("/metrics").text
+
+
+def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)
+    clinic.engine.script.append(SAFE)
+    (answer,) = told(clinic, clinic.answered(clinic.ask()))
+    assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
+
+
+def test_a_flagged_sentence_is_shown_and_told_to_reviewers_only(clinic: Clinic) -> None:
+    class Doubtful(Keyword):
+        def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
+            danger = 0.9 if "narrows" in text else 0.0
+            return {OUTPUT_LABELS[0]: 1 - danger, OUTPUT_LABELS[1]: danger}
+
+    screen_with(clinic, Doubtful("", ""))
+    clinic.engine.script.append(SAFE + REFERRAL)
+    job = clinic.answered(clinic.ask())
+    assert [sentence.action for sentence in told(clinic, job)] == [Action.ESCALATE, Action.ALLOW]
+    (event,) = clinic.api.audit("guard.flagged")
+    assert event.object == f"job:{job.id}"
+    talk = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()
+    assert talk["messages"][-1]["text"] == SAFE + REFERRAL
+    assert talk["messages"][-1]["guard"]["action"] == "allow"
 
 
 def test_a_question_is_not_asked_about_again_once_something_was_released(clinic: Clinic) -> None:

@@ -58,6 +58,21 @@ def test_below_its_threshold_it_stops_nothing_alone() -> None:
     assert guard(Scores(dosing=0.79)).judge_answer(PLAIN) == Verdict.ALLOWED
 
 
+def test_between_two_thresholds_a_sentence_is_shown_and_flagged() -> None:
+    judge = guard(Scores(dosing=0.6), flag=0.5).judge_answer
+    verdict = judge(PLAIN)
+    assert (verdict.action, verdict.category, verdict.allowed) == (Action.ESCALATE, Category.DOSING, True)
+    assert guard(Scores(dosing=0.49), flag=0.5).judge_answer(PLAIN) == Verdict.ALLOWED
+    assert guard(Scores(dosing=0.81), flag=0.5).judge_answer(PLAIN).action is Action.REPLACE
+
+
+def test_a_rule_that_asks_for_a_referral_hides_no_danger_of_another_kind() -> None:
+    asked = guard(Scores(self_harm=0.9), refer="medication_change").judge_answer
+    assert asked(RULED, audience=Audience.CLINICIAN).category is Category.SELF_HARM
+    calm = guard(Scores(), refer="medication_change").judge_answer(RULED, audience=Audience.CLINICIAN)
+    assert (calm.action, calm.category) == (Action.APPEND, Category.MEDICATION_CHANGE)
+
+
 def test_a_rule_needs_the_classifiers_consent() -> None:
     assert guard(Scores(medication_change=0.31)).judge_answer(RULED).layer == "rules"
     assert guard(Scores(medication_change=0.29)).judge_answer(RULED) == Verdict.ALLOWED
