@@ -1,6 +1,6 @@
 PYTHON ?= python3
-RUN_EXTRAS = api,ui,infer,train,local
-ALL_EXTRAS = api,ui,infer,train,local,build,dev
+RUN_EXTRAS = api,ui,infer,train,s3,local
+ALL_EXTRAS = api,ui,infer,train,s3,local,build,dev
 BIN = .venv/bin
 
 .PHONY: up test lint smoke bench lock clean

@@ -1,12 +1,15 @@
-"""What is written when a job ends, whoever ends it. It moves no job."""
+"""What is written when a job ends, whoever ends it, and the guard's own answers. It moves no job."""
 
 import logging
 from datetime import datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from shared.audit import record
-from shared.conversations import Conversations
+from shared.conversations import Conversations, StoredVerdict
+from shared.db.tables import conversations as talks
+from shared.guard import Guard
+from shared.guard.verdict import Action, Category, Verdict
 from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
 from shared.privacy.envelope import CannotDecrypt
@@ -61,6 +64,60 @@ def record_end(
         },
     )
     return message_id
+
+
+def respond(
+    connection: Connection,
+    conversations: Conversations,
+    job: Job,
+    *,
+    guard: Guard,
+    verdict: Verdict,
+    question: str,
+    locale: str,
+    actor: record.Actor,
+    now: datetime,
+) -> None:
+    """Answer in the guard's own words: help for a person in need, a refusal of a harmful request.
+
+    In the transaction that ends the job, before `record_end`. A crisis or an emergency is kept with the
+    conversation.
+    """
+    assert job.conversation_id is not None
+    stored = StoredVerdict(verdict=verdict, policy_version=guard.policy_version, text=question)
+    verdict_id = conversations.store_verdict(connection, job_id=job.id, stored=stored, now=now)
+    conversations.release(
+        connection,
+        conversations.key(connection, job.conversation_id),
+        job_id=job.id,
+        seq=1,
+        epoch=job.epoch,
+        text=guard.responses(locale).for_question(verdict.category),
+        suppressed=None,
+        verdict_id=verdict_id,
+        action=verdict.action,
+        now=now,
+    )
+    if verdict.action is Action.CRISIS:
+        # a crisis outweighs an emergency, and neither is taken back by what is asked later
+        lesser = talks.c.guard_state != Category.CRISIS.value
+        connection.execute(
+            update(talks)
+            .where(talks.c.id == job.conversation_id, lesser)
+            .values(guard_state=str(verdict.category))
+        )
+    record.append(
+        connection,
+        now=now,
+        actor=actor,
+        action=f"guard.{verdict.category or verdict.source}",
+        object=f"job:{job.id}",
+        details={
+            "verdict": verdict_id,
+            "source": verdict.source,
+            "policy_version": guard.policy_version,
+        },
+    )
 
 
 def _record_work(connection: Connection, job: Job, *, actor: record.Actor, now: datetime) -> None:

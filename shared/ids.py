@@ -1,8 +1,16 @@
 """Makes identifiers. It does not know what they name."""
 
+from datetime import datetime
+
 import uuid_utils
 
 
 def new_id() -> str:
     """A time-ordered UUID (version 7, RFC 9562) as text of 36 characters."""
     return str(uuid_utils.uuid7())
+
+
+def first_id_at(moment: datetime) -> str:
+    """What ids made at `moment` or later sort after, and ids made before it do not."""
+    milliseconds = f"{max(0, int(moment.timestamp() * 1000)):012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-0000-0000-000000000000"

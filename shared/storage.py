@@ -24,7 +24,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """`url`: a folder, `file://…`, or what an installed fsspec backend knows, e.g. `s3://bucket/x`."""
-        self._fs, root = fsspec.core.url_to_fs(url, auto_mkdir=True)
+        self._fs, root = fsspec.core.url_to_fs(url)
         self._root = str(root).rstrip("/")
 
     @classmethod

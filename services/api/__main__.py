@@ -12,6 +12,7 @@ from services.api.main import create_app
 from shared.logs import configure_logging
 from shared.privacy.envelope import Envelope
 from shared.settings import Settings, describe_wrong, get_settings
+from shared.threads import share_often
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
     except ValueError as error:
         logging.getLogger(__name__).critical("the gateway cannot start: %s", describe_wrong(error))
         return os.EX_CONFIG
+    share_often()
     gc.collect()
     gc.freeze()  # what is loaded stays; searching it for garbage would hold up every request
     uvicorn.run(create_app, factory=True, timeout_graceful_shutdown=3, **serving(settings))

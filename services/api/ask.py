@@ -10,15 +10,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from services.api.metrics import GUARDED
 from services.api.state import Gateway
-from shared.answers import record_end
+from shared.answers import record_end, respond
 from shared.audit import record
 from shared.auth.sessions import Principal
-from shared.conversations import StoredVerdict
 from shared.db.rows import Into, Rows
 from shared.db.tables import conversations, jobs, messages
 from shared.errors import (
@@ -31,7 +30,7 @@ from shared.errors import (
     NotFound,
 )
 from shared.guard import Guard
-from shared.guard.verdict import Action, Category, Verdict
+from shared.guard.verdict import Action, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import Job, NewJob
@@ -107,9 +106,10 @@ def _store(gateway: Gateway, group: list[Asked]) -> list[Stored | Exception]:
     outcomes: list[Stored | Exception] = [NotFound()] * len(group)
     guard = gateway.guard  # once: the policy that a row names is the one that screened its question
     # before the transaction: nobody else should wait for a lock meanwhile
-    verdicts = guard.screen_questions(
-        [(asked.question.query[: gateway.settings.max_query_chars], asked.caller.audience) for asked in group]
-    )
+    verdicts = [
+        guard.screen_at_once(asked.question.query[: gateway.settings.max_query_chars], asked.caller.audience)
+        for asked in group
+    ]
     with gateway.database.write() as connection:
         desk = _Desk(gateway, connection, guard)
         for index in order:
@@ -225,7 +225,7 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
             sampling = dict(before.sampling) if before is not None else {}
             sampling["temperature"] = sampling.get("temperature") or REGENERATE_TEMPERATURE
             guard = gateway.guard
-            verdict = guard.screen_question(asked.text, caller.audience)
+            verdict = guard.screen_at_once(asked.text, caller.audience)
             check_not_stopped(gateway, verdict)
             job = submit(
                 gateway,
@@ -365,49 +365,18 @@ def answer_at_once(
     gateway: Gateway, connection: Connection, stored: Stored, text: str, now: datetime
 ) -> None:
     """Give a person in need the resources, or refuse a harmful request: no queue and no model in between."""
-    job, verdict, guard = stored.job, stored.verdict, stored.guard
-    assert job.conversation_id is not None
-    category = str(verdict.category)
-    talk = gateway.conversations
-    verdict_id = talk.store_verdict(
+    respond(
         connection,
-        job_id=job.id,
-        stored=StoredVerdict(verdict=verdict, policy_version=guard.policy_version, text=text),
-        now=now,
-    )
-    talk.release(
-        connection,
-        talk.key(connection, job.conversation_id),
-        job_id=job.id,
-        seq=1,
-        epoch=job.epoch,
-        text=guard.responses(gateway.settings.locale).for_question(verdict.category),
-        suppressed=None,
-        verdict_id=verdict_id,
-        action=verdict.action,
-        now=now,
-    )
-    if verdict.action is Action.CRISIS:
-        # a crisis outweighs an emergency, and neither is taken back by what is asked later
-        lesser = conversations.c.guard_state != Category.CRISIS.value
-        connection.execute(
-            update(conversations)
-            .where(conversations.c.id == job.conversation_id, lesser)
-            .values(guard_state=category)
-        )
-    record.append(
-        connection,
-        now=now,
+        gateway.conversations,
+        stored.job,
+        guard=stored.guard,
+        verdict=stored.verdict,
+        question=text,
+        locale=gateway.settings.locale,
         actor=record.SYSTEM_ACTOR,
-        action=f"guard.{category}",
-        object=f"job:{job.id}",
-        details={
-            "verdict": verdict_id,
-            "source": verdict.source,
-            "policy_version": guard.policy_version,
-        },
+        now=now,
     )
-    record_end(connection, talk, job, actor=record.SYSTEM_ACTOR, now=now)
+    record_end(connection, gateway.conversations, stored.job, actor=record.SYSTEM_ACTOR, now=now)
 
 
 def _count_queued(gateway: Gateway, connection: Connection, caller: Principal) -> int:

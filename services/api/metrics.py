@@ -1,9 +1,12 @@
 """The gateway's Prometheus metrics: numbers about requests and jobs, nothing about persons."""
 
+from datetime import datetime, timedelta
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import Connection, func, select
 
-from shared.db.tables import jobs
+from shared.db.tables import jobs, verdicts
+from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
 
 REGISTRY = CollectorRegistry()
@@ -22,13 +25,38 @@ REFUSED = Gauge(
 )
 
 
-def render(connection: Connection, *, redis_up: bool, stopped: bool, refused: int) -> bytes:
-    """All metrics in Prometheus' text format, jobs counted at this moment."""
+GUARD = Gauge(
+    "medichat_guard_recent_verdicts",
+    "Questions and sentences that the guard stopped or added to within 15 minutes, in all processes; "
+    "the category check_failed is its own failures",
+    ["side", "category", "layer"],
+    registry=REGISTRY,
+)
+_RECENT = timedelta(minutes=15)
+
+
+def render(connection: Connection, now: datetime, *, redis_up: bool, stopped: bool, refused: int) -> bytes:
+    """All metrics in Prometheus' text format, jobs and verdicts counted at this moment."""
     rows = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
     counts: dict[str, int] = {row.state: row.number for row in rows}
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
+    _count_verdicts(connection, now)
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)
     REFUSED.set(refused)
     return generate_latest(REGISTRY)
+
+
+def _count_verdicts(connection: Connection, now: datetime) -> None:
+    # ids begin with their time, so this reads the end of an index only
+    recent = verdicts.c.id >= first_id_at(now - _RECENT)
+    kind = (verdicts.c.side, verdicts.c.category, verdicts.c.layer)
+    rows = connection.execute(
+        select(*kind, func.count().label("number"))
+        .where(recent, verdicts.c.shadow.is_(False))
+        .group_by(*kind)
+    )
+    GUARD.clear()
+    for row in rows:
+        GUARD.labels(row.side, row.category or "check_failed", row.layer).set(row.number)

@@ -101,6 +101,8 @@ def guard_views(connection: Connection, job_ids: Sequence[str]) -> dict[str, sch
     }
     rows = connection.execute(_VERDICTS_OF, {"of_jobs": list(job_ids)})
     for row in rows:
+        if row.action == Action.ESCALATE:
+            continue  # for reviewers; to its reader nothing was done
         view = found[row.job_id]
         if Severity(row.severity).rank >= Severity(view.severity).rank:
             view.action, view.category, view.severity = row.action, row.category, row.severity
@@ -111,8 +113,12 @@ def guard_views(connection: Connection, job_ids: Sequence[str]) -> dict[str, sch
 
 def sentence_view(sentence: Sentence) -> schemas.SentenceView:
     """A released sentence."""
+    flagged = sentence.action is Action.ESCALATE  # which is for reviewers
     return schemas.SentenceView(
-        seq=sentence.seq, text=sentence.text, action=sentence.action, category=sentence.category
+        seq=sentence.seq,
+        text=sentence.text,
+        action=Action.ALLOW if flagged else sentence.action,
+        category=None if flagged else sentence.category,
     )
 
 

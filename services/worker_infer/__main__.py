@@ -12,6 +12,7 @@ from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
 from shared.registration import is_alive
 from shared.settings import describe_wrong, get_settings
+from shared.threads import share_often
 
 
 def main() -> int:
@@ -31,6 +32,7 @@ def main() -> int:
     except (MediChatError, OSError, MemoryError) as error:
         log.critical("the worker cannot start: %s", error)
         return 1
+    share_often()
     worker.run()
     return 0
 

@@ -31,13 +31,13 @@ from services.worker_infer.engines.errors import (
 )
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText, Turn
-from shared.answers import record_end
+from shared.answers import record_end, respond
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database, is_away
 from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
-from shared.guard.gate import Release
-from shared.guard.verdict import Action, Category
+from shared.guard.gate import QUESTION_FAILURE, QUESTION_TIME_BUDGET_S, Release
+from shared.guard.verdict import Action, Category, Verdict
 from shared.jobs.leases import Hold, LeaseKeeper
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.persist import persist
@@ -53,10 +53,6 @@ from shared.training.states import BASE
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-#: What the guard did to a sentence that was shown and did not end its answer.
-_SHOWN = (Action.ALLOW, Action.APPEND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +186,8 @@ class _Attempt:
         self._shown = ""
         #: Whether an admin stopped all answers.
         self._stopped = False
+        #: What the guard has against the question.
+        self._found: Verdict | None = None
         #: Whether the job went back to the queue because the engine takes no more.
         self.handed_back = False
         self._seq = 0
@@ -211,7 +209,7 @@ class _Attempt:
             self._fail(AnswersStopped.code, AnswersStopped.unfinished)
             return
         try:
-            question = self._persist(self._load)
+            question = self._persist(self._load, read_only=True)
         except AdapterRefused as error:
             self._fail(error.code, error.detail)
             return
@@ -234,7 +232,10 @@ class _Attempt:
         except EngineUnavailable:
             self._drain()
         else:
-            self._end(finish, last)
+            if self._found is not None:
+                self._respond(question, self._found)
+            else:
+                self._end(finish, last)
 
     def _load(self, connection: Connection) -> Question:
         job, a = self._job, self._a
@@ -249,7 +250,7 @@ class _Attempt:
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
             state=a._conversations.guard_state(connection, job.conversation_id),
-            ended_by_guard=any(sentence.action not in _SHOWN for sentence in released),
+            ended_by_guard=any(not sentence.action.shows for sentence in released),
             referral_due=any(sentence.action is Action.APPEND for sentence in released),
             deadline=self._deadline(a._jobs.clock.now(connection)),
             key=key,
@@ -259,7 +260,7 @@ class _Attempt:
     def _generate(self, question: Question) -> tuple[FinishReason | None, list[Release]]:
         """Stream the answer through the gate.
 
-        Returns why it ended (None: the gate ended it), and the last sentences: they are stored with the end.
+        Returns why it ended (None: the guard ended it), and the last sentences: they are stored with the end.
         """
         a, job = self._a, self._job
         self._completion_tokens = a._model.text.count(question.released)
@@ -304,6 +305,9 @@ class _Attempt:
         with a._model.engine.submit(request) as stream:
             if self._hold.stop is not None or self._stopped:  # before the engine knew the request
                 return FinishReason.CANCELLED, []
+            self._found = self._screened(question)  # while the engine computes
+            if self._found is not None:
+                return None, []
             for token_ids in stream:
                 self._completion_tokens += len(token_ids)
                 releases = gate.feed(detokeniser.feed(token_ids))
@@ -315,6 +319,25 @@ class _Attempt:
         if stream.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             return stream.finish_reason, gate.feed(detokeniser.close()) + gate.close()
         return stream.finish_reason, []
+
+    def _screened(self, question: Question) -> Verdict | None:
+        """What all layers of the guard have against the question; None when it may be answered.
+
+        The gateway asked only those that need no network.
+        """
+        if question.released_count:
+            return None  # an earlier attempt asked, before it released anything
+        started = time.monotonic()
+        try:
+            verdict = self._standing.guard.screen_question(question.text, self._job.audience)
+        except Exception as error:  # whatever a layer may raise, the question has not been checked
+            log.error("the question of job %s could not be checked: %s", self._job.id, where(error))
+            return QUESTION_FAILURE
+        taken = time.monotonic() - started
+        if taken > QUESTION_TIME_BUDGET_S:
+            log.error("the check of the question of job %s took %.1f s", self._job.id, taken)
+            return QUESTION_FAILURE
+        return verdict if verdict.answered_at_once else None
 
     def _deadline(self, now: datetime) -> float | None:
         if self._job.deadline_at is None:
@@ -383,7 +406,7 @@ class _Attempt:
             connection,
             now=now,
             actor=a._actor,
-            action="guard.stepped_in",
+            action="guard.flagged" if verdict.action is Action.ESCALATE else "guard.stepped_in",
             object=f"job:{job.id}",
             details={
                 "verdict": verdict_id,
@@ -412,6 +435,35 @@ class _Attempt:
             self._finish(
                 EventKind.CANCELLED, [], finish_reason="cancelled", completion_tokens=self._completion_tokens
             )
+
+    def _respond(self, question: Question, verdict: Verdict) -> None:
+        """End with the guard's own answer."""
+        a, guard = self._a, self._standing.guard
+
+        def move(connection: Connection) -> Job:
+            now = a._jobs.clock.now(connection)
+            job = a._jobs.finish(
+                connection,
+                self._job.claim,
+                EventKind.SUCCEEDED,
+                finish_reason="guard",
+                first_sentence_at=now,
+                policy_version=guard.policy_version,
+            )
+            respond(
+                connection,
+                a._conversations,
+                job,
+                guard=guard,
+                verdict=verdict,
+                question=question.text,
+                locale=a._settings.locale,
+                actor=a._actor,
+                now=now,
+            )
+            return job
+
+        self._transition(move)
 
     def _succeed(self, finish_reason: str, last: list[Release]) -> None:
         self._finish(
@@ -463,5 +515,6 @@ class _Attempt:
 
         return self._persist(write)
 
-    def _persist(self, write: Callable[[Connection], T]) -> T:
-        return persist(self._a._database, self._hold, write, patience_s=self._a._settings.lease_s)
+    def _persist(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        patience_s = self._a._settings.lease_s
+        return persist(self._a._database, self._hold, work, patience_s=patience_s, read_only=read_only)

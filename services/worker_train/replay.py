@@ -44,7 +44,7 @@ class Judged:
     @property
     def allowed(self) -> bool:
         """Whether the text itself is shown or answered."""
-        return self.action in (Action.ALLOW, Action.APPEND)
+        return self.action.shows
 
 
 @dataclass

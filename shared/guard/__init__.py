@@ -7,16 +7,18 @@ policy counts at this moment is in shared/policies/live.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
 import yaml
 
+from shared.guard import facts, language
 from shared.guard.classifier import load_classifier
 from shared.guard.facts import Facts
 from shared.guard.gate import Gate, Reading, Release
 from shared.guard.knobs import Knobs
+from shared.guard.language import LanguageJudge
 from shared.guard.layers import AnswerJudge, QuestionJudge, Scorer
 from shared.guard.lexicon import Lexicon
 from shared.guard.patterns import compile_pattern
@@ -69,10 +71,17 @@ class Guard:
             side: RuleSet(side, self._lexicon, self._knobs.applied_to(build_rules(document)))
             for side, document in ((Side.ANSWER, answer), (Side.QUESTION, question))
         }
-        self._answers = AnswerJudge(
-            rules[Side.ANSWER].judge, Facts(documents, self._lexicon, self._knobs), scorer, self._knobs
+        certain: dict[str, Judge] = {
+            facts.LAYER: Facts(documents, self._lexicon, self._knobs),
+            language.LAYER: LanguageJudge(Side.ANSWER),
+        }
+        self._answers = AnswerJudge(rules[Side.ANSWER].judge, certain, scorer, self._knobs)
+        self._questions = QuestionJudge(
+            partial(screen_question, rules[Side.QUESTION]),
+            {language.LAYER: LanguageJudge(Side.QUESTION)},
+            scorer,
+            self._knobs,
         )
-        self._questions = QuestionJudge(partial(screen_question, rules[Side.QUESTION]), scorer, self._knobs)
         self._urgent = tuple(compile_pattern(source, answer["macros"]) for source in answer["urgent"])
         self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])
         self._texts = documents["responses.yaml"]
@@ -84,11 +93,11 @@ class Guard:
 
     def screen_question(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
         """Whether a person in crisis or in an emergency asks (action `crisis`), or for harm (`refuse`)."""
-        return self.screen_questions([(text, audience)])[0]
+        return self._questions(text, "", audience)
 
-    def screen_questions(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
-        """The verdict on each of several questions."""
-        return self._questions(asked)
+    def screen_at_once(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
+        """What the layers without a network say of a question: quick enough for one who waits."""
+        return self._questions.at_once(text, "", audience)
 
     def layers(self, side: Side) -> dict[str, Judge]:
         """Every layer that has a say on this side, by name; to see what each says by itself."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from shared.guard.responses import Responses
 from shared.guard.sentences import SentenceSplitter
 from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
+from shared.logs import where
+
+log = logging.getLogger(__name__)
 
 #: How much of the answer before a sentence its judge is shown, in characters.
 CONTEXT_CHARS = 800
 #: How long the verdict on one sentence may take, in seconds.
 TIME_BUDGET_S = 0.25
+#: How long the verdict on a whole question may take, in seconds: it is read in up to sixteen parts.
+QUESTION_TIME_BUDGET_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +137,14 @@ class Gate:
         started = self._clock()
         try:
             verdict = self._judge(sentence, self._context, self._audience)
-        except Exception:  # whatever a judge may raise, the sentence has not been checked
+        except Exception as error:  # whatever a judge may raise, the sentence has not been checked
+            log.error("a sentence could not be checked: %s", where(error))
             return GUARD_FAILURE
-        return GUARD_FAILURE if self._clock() - started > self._time_budget_s else verdict
+        taken = self._clock() - started
+        if taken > self._time_budget_s:
+            log.error("a sentence's check took %.3f s of %.3f", taken, self._time_budget_s)
+            return GUARD_FAILURE
+        return verdict
 
     def _replaced(self, sentence: str, verdict: Verdict) -> Release:
         blanks = sentence[: len(sentence) - len(sentence.lstrip())]
@@ -174,6 +185,8 @@ GUARD_FAILURE = Verdict(
     source="guard_failure",
     score=1.0,
 )
+#: The verdict on a question whose check failed.
+QUESTION_FAILURE = replace(GUARD_FAILURE, side=Side.QUESTION, action=Action.REFUSE)
 #: The verdict on the referral that the gate adds to an answer without one.
 REFERRAL_ADDED = Verdict(
     side=Side.ANSWER,

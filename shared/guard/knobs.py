@@ -11,13 +11,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from shared.guard.rules import Rule
 from shared.guard.verdict import Action, Audience, Category, Severity
 
-#: Questions are screened for these whatever a policy says.
-_ALWAYS_ON = frozenset((Category.CRISIS, Category.EMERGENCY, Category.HARMFUL_REQUEST))
+#: Texts are screened for these whatever a policy says.
+_ALWAYS_ON = frozenset(
+    (
+        Category.CRISIS,
+        Category.EMERGENCY,
+        Category.HARMFUL_REQUEST,
+        Category.INJECTION,
+        Category.LANGUAGE,
+    )
+)
 
 
 def _may_change(categories: list[Category]) -> list[Category]:
     if _ALWAYS_ON.intersection(categories):
-        raise ValueError("crisis, emergency and harmful requests are always looked for")
+        raise ValueError("crisis, emergency, harmful requests, injection and language are always looked for")
     return categories
 
 
@@ -61,6 +69,8 @@ class ClassifierKnobs(BaseModel):
 
     #: A sentence against which no rule speaks.
     alone: float = Field(gt=0, le=1)
+    #: A sentence that is shown and flagged for a reviewer; 1 flags none.
+    flag: float = Field(1.0, gt=0, le=1)
     #: A sentence that a rule would stop: below this the classifier has it let through.
     with_rule: float = Field(ge=0, le=1)
     #: A question, by what it would be.

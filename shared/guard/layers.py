@@ -1,4 +1,4 @@
-"""Joins rules, facts and the classifier into one judge of each side. It knows no layer's inside."""
+"""Joins the layers into one judge of each side. It knows the inside of none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ _GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, C
 #: Longer questions are scored in overlapping parts of this many characters.
 _PART_CHARS, _OVERLAP = 700, 100
 _MAX_PARTS = 16
-#: Texts that are scored at once, at the most.
-_BATCH = 16
 
 
 class Scorer(Protocol):
@@ -35,36 +33,48 @@ class Scorer(Protocol):
 
 
 class AnswerJudge:
-    """Judges one sentence of an answer, by rules, by facts, and then by the classifier, if there is one.
+    """Judges one sentence of an answer, by rules, by what else needs no network, then by the classifier.
 
     A rule of the gravest kind stops a sentence whatever the classifier says. A policy may ask its consent
-    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted. A fact
-    needs no consent.
+    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted.
+
+    Args:
+        rules: the first layer.
+        certain: by name, layers that need nobody's consent.
+        scorer: the classifier, if there is one.
+        knobs: from where on the classifier counts, and for whom.
     """
 
-    def __init__(self, rules: Judge, facts: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        self._rules, self._facts, self._scorer, self._knobs = rules, facts, scorer, knobs
+    def __init__(
+        self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
+    ) -> None:
+        self._rules, self._certain, self._scorer, self._knobs = rules, certain, scorer, knobs
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`, which follows `context` in the same answer."""
         ruled = self._rules(text, context, audience)
-        with_rule = self._knobs.classifier.with_rule if self._scorer else 0
-        if ruled.severity is Severity.CRITICAL or (not ruled.allowed and with_rule == 0) or not text.strip():
+        with_rule = self._knobs.classifier.with_rule
+        alone = ruled.severity is Severity.CRITICAL or self._scorer is None or with_rule == 0
+        if (not ruled.allowed and alone) or not text.strip():
             return ruled
-        known = self._facts(text, context, audience)
-        if not known.allowed or (known.source and not ruled.source):
-            return known
-        if self._scorer is None or (ruled.source and with_rule == 0):
+        for judge in self._certain.values():
+            found = judge(text, context, audience)
+            if not found.allowed:
+                return found
+            ruled = ruled if ruled.source else found
+        if self._scorer is None:
             return ruled
         scores = self._scorer.score_answer(text.strip(), context.strip())
-        if ruled.source:
+        if not ruled.allowed:
             return ruled if 1 - next(iter(scores.values())) >= with_rule else Verdict.ALLOWED
-        return self._scored(scores, audience)
+        scored = self._scored(scores, audience)
+        # what only asks for a referral does not hide a danger of another kind
+        return ruled if scored.allowed and ruled.source else scored
 
     def layers(self) -> dict[str, Judge]:
-        """What each layer says by itself, in the order in which they are asked."""
-        known = {"rules": self._rules, "facts": self._facts}
-        return known if self._scorer is None else {**known, LAYER: self._alone}
+        """What each layer says by itself."""
+        network: dict[str, Judge] = {} if self._scorer is None else {LAYER: self._alone}
+        return {"rules": self._rules, **self._certain, **network}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         assert self._scorer is not None
@@ -75,51 +85,59 @@ class AnswerJudge:
         assert self._scorer is not None
         harmless, *dangers = scores
         danger = 1 - scores[harmless]
-        if danger < self._knobs.classifier.alone:
+        knobs = self._knobs.classifier
+        if danger < min(knobs.alone, knobs.flag):
             return Verdict.ALLOWED
         category = Category(max(dangers, key=scores.__getitem__))
+        if danger < knobs.alone:
+            found = _found(Side.ANSWER, Action.ESCALATE, category, danger, self._scorer.name)
+            return replace(found, severity=Severity.MEDIUM)
         found = _found(Side.ANSWER, Action.REPLACE, category, danger, self._scorer.name)
         action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
         return Verdict.ALLOWED if action is Action.ALLOW else replace(found, action=action)
 
 
 class QuestionJudge:
-    """Judges whole questions, by rules and then by the classifier, if there is one; the gravest counts."""
+    """Judges a whole question, by rules, by what else needs no network, then by the classifier."""
 
-    def __init__(self, rules: Judge, scorer: Scorer | None, knobs: Knobs) -> None:
-        self._rules, self._scorer = rules, scorer
+    def __init__(
+        self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
+    ) -> None:
+        self._rules, self._certain, self._scorer = rules, certain, scorer
         self._thresholds = knobs.classifier.question()
 
-    def __call__(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
-        """A verdict on each question; together they cost less than one by one."""
-        verdicts = [self._rules(text, "", audience) for text, audience in asked]
-        open_ones = [number for number, verdict in enumerate(verdicts) if verdict.allowed]
-        scored = self._scored([asked[number] for number in open_ones])
-        for number, verdict in zip(open_ones, scored, strict=True):
-            verdicts[number] = verdict
-        return verdicts
+    def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict on `text`; `context` is not read."""
+        found = self.at_once(text, context, audience)
+        return self._scored(text, audience) if found.allowed else found
+
+    def at_once(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict of the layers that need no network."""
+        for judge in (self._rules, *self._certain.values()):
+            found = judge(text, context, audience)
+            if not found.allowed:
+                return found
+        return Verdict.ALLOWED_QUESTION
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""
-        return {"rules": self._rules} if self._scorer is None else {"rules": self._rules, LAYER: self._alone}
+        network: dict[str, Judge] = {} if self._scorer is None else {LAYER: self._alone}
+        return {"rules": self._rules, **self._certain, **network}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
-        return self._scored([(text, audience)])[0]
+        return self._scored(text, audience)
 
-    def _scored(self, asked: Sequence[tuple[str, Audience]]) -> list[Verdict]:
-        """The classifier's verdict on each question: that of its worst part."""
-        verdicts = [Verdict.ALLOWED_QUESTION for _ in asked]
+    def _scored(self, text: str, audience: Audience) -> Verdict:
+        """The classifier's verdict on a question: that of its worst part."""
+        worst = Verdict.ALLOWED_QUESTION
         if self._scorer is None or min(self._thresholds.values()) >= 1:  # nothing could come of it
-            return verdicts
-        parts = [(number, part) for number, (text, _) in enumerate(asked) for part in _parts(text) if part]
-        for start in range(0, len(parts), _BATCH):
-            batch = parts[start : start + _BATCH]
-            scores = self._scorer.score_questions([part for _, part in batch])
-            for (number, _), one in zip(batch, scores, strict=True):
-                found = self._worst(one, asked[number][1])
-                if found is not None and found.score > verdicts[number].score:
-                    verdicts[number] = found
-        return verdicts
+            return worst
+        parts = [part for part in _parts(text) if part]
+        for scores in self._scorer.score_questions(parts) if parts else ():
+            found = self._worst(scores, audience)
+            if found is not None and found.score > worst.score:
+                worst = found
+        return worst
 
     def _worst(self, scores: Mapping[str, float], audience: Audience) -> Verdict | None:
         """The likeliest danger over its threshold."""

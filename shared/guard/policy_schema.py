@@ -94,6 +94,9 @@ class ResponsesFile(_Strict):
     disclaimer: Text
     referral: Text
     not_checked: Text
+    not_screened: Text | None = None
+    unknown_language: Text | None = None
+    injection: Text | None = None
     replacements: dict[Category, Text]
     refusal: Text
     urgent: Text

@@ -35,6 +35,11 @@ class Responses:
             Category.EMERGENCY: self._filled(texts["still_emergency"]),
         }
         self._not_checked = self._filled(texts["not_checked"])
+        # policies that an earlier release stored have no texts of their own for these
+        self._not_screened, self.unknown_language, self.injection = (
+            self._filled(texts.get(name) or texts["not_checked"])
+            for name in ("not_screened", "unknown_language", "injection")
+        )
         self._replacements = {
             Category(name): self._filled(text) for name, text in texts["replacements"].items()
         }
@@ -47,17 +52,19 @@ class Responses:
         return self._not_checked if category is None else self._replacements.get(category, self._not_checked)
 
     def for_question(self, category: Category | None) -> str:
-        """What is said at once to a question that is a crisis, an emergency or a request for harm.
+        """What is said to a question that the guard answers itself; None: one that could not be checked.
 
         Raises:
-            KeyError: the category is none of these.
+            KeyError: no question is of this category.
         """
         said = {
             Category.CRISIS: self.crisis,
             Category.EMERGENCY: self.emergency,
             Category.HARMFUL_REQUEST: self.refusal,
+            Category.INJECTION: self.injection,
+            Category.LANGUAGE: self.unknown_language,
         }
-        return said[category]  # type: ignore[index]
+        return self._not_screened if category is None else said[category]
 
     def still(self, state: Category) -> str:
         """What an answer begins with after a crisis or an emergency. Raises KeyError for anything else."""

@@ -15,7 +15,12 @@ class Action(StrEnum):
     REPLACE = "replace"  # show a safe sentence in its place
     REFUSE = "refuse"  # do not answer
     CRISIS = "crisis"  # help first: `Category.CRISIS` or `Category.EMERGENCY` says which kind
-    ESCALATE = "escalate"  # flag for a person to look at
+    ESCALATE = "escalate"  # show it as it is, and flag it for a reviewer
+
+    @property
+    def shows(self) -> bool:
+        """Whether the judged text itself is shown."""
+        return self in (Action.ALLOW, Action.APPEND, Action.ESCALATE)
 
 
 class Severity(StrEnum):
@@ -61,7 +66,9 @@ class Category(StrEnum):
     ILLICIT_SELF_PROCEDURE = "illicit_self_procedure"
     FALSE_AUTHORITY = "false_authority"
     OMISSION = "omission"
+    LANGUAGE = "language"  # one that the guard does not know
     HARMFUL_REQUEST = "harmful_request"
+    INJECTION = "injection"  # tells the assistant to set its rules aside
     CRISIS = "crisis"
     EMERGENCY = "emergency"
 
@@ -95,7 +102,7 @@ class Verdict:
     @property
     def allowed(self) -> bool:
         """Whether the judged text itself may be shown or answered."""
-        return self.action in (Action.ALLOW, Action.APPEND)
+        return self.action.shows
 
     @property
     def answered_at_once(self) -> bool:

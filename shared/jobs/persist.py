@@ -1,4 +1,4 @@
-"""Writes what a worker found out, again while the database is away. It does not know what is written."""
+"""Reads and writes a worker's part of the database, again while that is away. It does not know what."""
 
 import time
 from collections.abc import Callable
@@ -15,8 +15,15 @@ from shared.jobs.store import Renewal
 T = TypeVar("T")
 
 
-def persist(database: Database, hold: Hold, write: Callable[[Connection], T], *, patience_s: float) -> T:
-    """One write transaction, tried again while the database is away and the lease may still hold.
+def persist(
+    database: Database,
+    hold: Hold,
+    work: Callable[[Connection], T],
+    *,
+    patience_s: float,
+    read_only: bool = False,
+) -> T:
+    """One transaction, tried again while the database is away and the lease may still hold.
 
     When a commit's fate is unknown, the repeat finds its own rows (IntegrityError) or a finished
     job (LeaseLost); both mean that this attempt has nothing more to write here.
@@ -25,8 +32,8 @@ def persist(database: Database, hold: Hold, write: Callable[[Connection], T], *,
     pause = 0.1
     while True:
         try:
-            with database.write() as connection:
-                return write(connection)
+            with database.read() if read_only else database.write() as connection:
+                return work(connection)
         except IntegrityError as error:
             raise LeaseLost from error
         except DBAPIError as error:

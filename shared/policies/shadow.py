@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, func, select
 from shared.db.tables import released_sentences, verdicts
 from shared.guard.verdict import Action
 
-_SHOWN = (Action.ALLOW.value, Action.APPEND.value)
+_SHOWN = tuple(action.value for action in Action if action.shows)
 
 
 def shadow_counts(connection: Connection, version: str) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class LeakyGuard:
 
     policy_version = "0"
 
-    def screen_question(self, text: str, _audience: object) -> None:
+    def screen_at_once(self, text: str, _audience: object) -> None:
         raise ValueError(text)
 
 

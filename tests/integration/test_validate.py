@@ -203,7 +203,9 @@ def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
 
 
-def test_rows_in_another_language_are_listed_and_kept(checked: Checked) -> None:
+def test_rows_in_another_language_are_listed_and_set_aside_for_nobody_can_judge_them(
+    checked: Checked,
+) -> None:
     german = {
         "question": "Was ist Asthma und was kann man dagegen tun?",
         "answer": "Asthma ist eine Krankheit der Atemwege. Fragen Sie Ihren Arzt danach.",
@@ -211,7 +213,8 @@ def test_rows_in_another_language_are_listed_and_kept(checked: Checked) -> None:
     dataset = checked([good(0), german, good(1)], validation_fraction=0)
     assert dataset.report.languages == {"en": 2, "de": 1}
     assert dataset.report.not_english_lines == [2]
-    assert dataset.done["rows_train"] == 3
+    assert [(entry.category, entry.lines) for entry in dataset.report.dangerous] == [("language", [2])]
+    assert dataset.done["rows_train"] == 2
 
 
 def test_control_tokens_in_a_row_become_words(checked: Checked) -> None:

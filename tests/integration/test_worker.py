@@ -1,14 +1,16 @@
 """What the worker makes of a claimed job: prompt, guard, rows, events. Only the model is scripted."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+import yaml
 from sqlalchemy import select
 
+from services.worker_infer import generate
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.engines.base import (
     EngineHealth,
@@ -21,12 +23,16 @@ from services.worker_infer.engines.errors import EngineCrashed, EngineError, Eng
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText
-from shared.conversations import join
+from shared.conversations import Sentence, join
 from shared.db.tables import jobs, released_sentences, verdicts
+from shared.guard import Guard, packaged_policy
+from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
+from shared.guard.layers import Scorer
 from shared.guard.verdict import Action
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
+from shared.policies.live import Standing
 from shared.prompts import prompt_version
 from shared.queue import open_redis
 from shared.training.adapter_files import AdapterFiles
@@ -53,6 +59,8 @@ class ScriptedEngine:
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
         self._streams: dict[str, TokenStream] = {}
+        #: Why streams were closed before their end, by the request.
+        self.reasons: dict[str, FinishReason] = {}
         self.well = True
         #: Called by `submit` before the engine knows the request.
         self.on_submit: Callable[[], object] = lambda: None
@@ -68,6 +76,7 @@ class ScriptedEngine:
             raise answer
 
         def cancel(reason: FinishReason) -> None:
+            self.reasons[request.request_id] = reason
             stream.finish(reason)
 
         stream = self._streams[request.request_id] = TokenStream(request.deadline, cancel)
@@ -210,6 +219,125 @@ def test_after_a_crisis_the_answer_begins_with_where_help_is_found(clinic: Clini
         (first, *rest) = talk.read_sentences(connection, job.conversation_id, job.id)
     assert (first.action, "if you are in danger" in first.text) == (Action.APPEND, True)
     assert join(rest) == SAFE + REFERRAL
+
+
+class Keyword:
+    """A classifier that is sure of one label when it reads one word."""
+
+    name = "keyword"
+
+    def __init__(self, word: str, label: str) -> None:
+        self.word, self.label = word, label
+
+    def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
+        return {label: float(label == OUTPUT_LABELS[0]) for label in OUTPUT_LABELS}
+
+    def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        return [
+            {
+                label: float(label == (self.label if self.word in text else "allow"))
+                for label in QUESTION_LABELS
+            }
+            for text in texts
+        ]
+
+
+def screen_with(clinic: Clinic, scorer: Scorer) -> None:
+    """Have this classifier asked about questions."""
+    policy = dict(packaged_policy())
+    knobs = yaml.safe_load(policy["policy.yaml"])
+    knobs["classifier"] |= {"refuse": 0.5, "emergency": 0.5, "crisis": 0.5}
+    policy["policy.yaml"] = yaml.safe_dump(knobs)
+    clinic.api.gateway.guards._now = Standing(guard=Guard(policy, scorer))
+
+
+def told(clinic: Clinic, job: Job) -> list[Sentence]:
+    """What was released of a job."""
+    assert job.conversation_id is not None
+    with clinic.api.gateway.database.read() as connection:
+        return clinic.api.gateway.conversations.read_sentences(connection, job.conversation_id, job.id)
+
+
+def test_a_harmful_request_that_only_the_classifier_knows_is_refused(clinic: Clinic) -> None:
+    screen_with(clinic, Keyword("unseen", "refuse"))
+    clinic.engine.script.append(SILENCE)
+    job = clinic.answered(clinic.ask("How can a clinic bill unseen patients?"))
+    assert (job.state, job.finish_reason, job.model_id) == (State.SUCCEEDED, "guard", None)
+    (answer,) = told(clinic, job)
+    assert (answer.action, answer.category) == (Action.REFUSE, "harmful_request")
+    assert "I cannot help with that" in answer.text
+    assert [event.action for event in clinic.api.audit()][-2:] == ["guard.harmful_request", "answer.given"]
+    talk = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()
+    assert (talk["guard_state"], talk["messages"][-1]["text"]) == ("none", answer.text)
+
+
+def test_the_engine_stops_computing_for_a_question_that_is_refused(clinic: Clinic) -> None:
+    screen_with(clinic, Keyword("unseen", "refuse"))
+    clinic.engine.script.append(SILENCE)
+    job = clinic.answered(clinic.ask("How can a clinic bill unseen patients?"))
+    assert clinic.engine.reasons == {f"{job.id}:1": FinishReason.CANCELLED}
+
+
+def test_an_emergency_that_only_the_classifier_knows_stays_with_the_conversation(clinic: Clinic) -> None:
+    screen_with(clinic, Keyword("seven letters", "emergency"))
+    clinic.engine.script.append(SILENCE)
+    job = clinic.answered(clinic.ask("He reads seven letters as one."))
+    (answer,) = told(clinic, job)
+    assert (answer.action, answer.category) == (Action.CRISIS, "emergency")
+    state = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()["guard_state"]
+    assert state == "emergency"
+
+
+def test_a_question_that_cannot_be_checked_is_not_answered(clinic: Clinic) -> None:
+    class Broken(Keyword):
+        def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+            raise MemoryError
+
+    screen_with(clinic, Broken("", ""))
+    clinic.engine.script.append(SAFE)
+    job = clinic.answered(clinic.ask())
+    (answer,) = told(clinic, job)
+    assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
+    assert clinic.api.audit("guard.guard_failure")
+    counted = 'medichat_guard_recent_verdicts{category="check_failed",layer="gate",side="question"} 1.0'
+    assert counted in clinic.api.client().get("/metrics").text
+
+
+def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)
+    clinic.engine.script.append(SAFE)
+    (answer,) = told(clinic, clinic.answered(clinic.ask()))
+    assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
+
+
+def test_a_flagged_sentence_is_shown_and_told_to_reviewers_only(clinic: Clinic) -> None:
+    class Doubtful(Keyword):
+        def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
+            danger = 0.9 if "narrows" in text else 0.0
+            return {OUTPUT_LABELS[0]: 1 - danger, OUTPUT_LABELS[1]: danger}
+
+    screen_with(clinic, Doubtful("", ""))
+    clinic.engine.script.append(SAFE + REFERRAL)
+    job = clinic.answered(clinic.ask())
+    assert [sentence.action for sentence in told(clinic, job)] == [Action.ESCALATE, Action.ALLOW]
+    (event,) = clinic.api.audit("guard.flagged")
+    assert event.object == f"job:{job.id}"
+    talk = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()
+    assert talk["messages"][-1]["text"] == SAFE + REFERRAL
+    assert talk["messages"][-1]["guard"]["action"] == "allow"
+
+
+def test_a_question_is_not_asked_about_again_once_something_was_released(clinic: Clinic) -> None:
+    screen_with(clinic, Keyword("asthma", "refuse"))
+    job_id, api = clinic.ask(), clinic.api
+    claimed = api.claim()
+    api.release(claimed, SAFE)
+    with api.gateway.database.write() as connection:
+        api.gateway.jobs.drain(connection, claimed.claim)
+    clinic.engine.script += [REFERRAL]
+    assert join(told(clinic, clinic.answered(job_id))) == SAFE + REFERRAL
 
 
 def test_a_later_question_is_read_with_what_was_said_before(clinic: Clinic) -> None:

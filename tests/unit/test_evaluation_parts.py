@@ -86,7 +86,13 @@ def test_there_are_enough_questions_of_every_kind_and_none_twice() -> None:
     questions = [one.question for one in provoking]
     assert len(set(questions)) == len(questions) >= 60
     assert len(set(plain)) == len(plain) >= 60
-    said_of_questions = {Category.CRISIS, Category.EMERGENCY, Category.HARMFUL_REQUEST}
+    said_of_questions = {
+        Category.CRISIS,
+        Category.EMERGENCY,
+        Category.HARMFUL_REQUEST,
+        Category.INJECTION,
+        Category.LANGUAGE,
+    }
     said_of_answers = set(Category) - said_of_questions - {Category.OMISSION}
     kinds = [one.category for one in provoking]
     assert all(kinds.count(kind) >= 6 for kind in said_of_answers)

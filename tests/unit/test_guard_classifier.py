@@ -98,7 +98,7 @@ def test_of_long_texts_the_start_is_read_and_of_the_context_the_end() -> None:
     ids, types = reader.read("first " * 100 + "last", "start " + "more " * 500)
     assert len(ids) == len(types) == 192
     before = ids[: types.index(1)]
-    assert len(before) == 66
+    assert len(before) == 42
     assert before[-2:-1] == reader.read("last", "")[0][1:2]
     assert ids[types.index(1)] == reader.read("", "start")[0][2]
 

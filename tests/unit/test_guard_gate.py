@@ -135,9 +135,9 @@ def test_the_context_is_bounded() -> None:
     assert max(len(context) for _, context, _ in judge.asked) <= CONTEXT_CHARS
 
 
-def test_a_judge_that_raises_fails_closed() -> None:
+def test_a_judge_that_raises_fails_closed_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     def broken(text: str, context: str, audience: Audience) -> Verdict:
-        raise RuntimeError("broken")
+        raise RuntimeError(text)
 
     opened = gate(broken)
     (release,) = opened.feed("Rest well. And more. ")
@@ -146,11 +146,16 @@ def test_a_judge_that_raises_fails_closed() -> None:
     assert release.suppressed == "Rest well."
     assert "could not be checked" in release.text
     assert opened.stopped
+    assert "a sentence could not be checked: RuntimeError at " in caplog.text
+    assert "Rest well" not in caplog.text
 
 
-def test_a_judge_that_takes_too_long_fails_closed() -> None:
+def test_a_judge_that_takes_too_long_fails_closed_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     (release,) = gate(Recorder(), tick=0.3).feed("Rest well. And more. ")
     assert release.verdict == GUARD_FAILURE
+    assert "check took 0.300 s of 0.250" in caplog.text
 
 
 def test_a_judge_within_its_time_is_heard() -> None:

@@ -58,6 +58,21 @@ def test_below_its_threshold_it_stops_nothing_alone() -> None:
     assert guard(Scores(dosing=0.79)).judge_answer(PLAIN) == Verdict.ALLOWED
 
 
+def test_between_two_thresholds_a_sentence_is_shown_and_flagged() -> None:
+    judge = guard(Scores(dosing=0.6), flag=0.5).judge_answer
+    verdict = judge(PLAIN)
+    assert (verdict.action, verdict.category, verdict.allowed) == (Action.ESCALATE, Category.DOSING, True)
+    assert guard(Scores(dosing=0.49), flag=0.5).judge_answer(PLAIN) == Verdict.ALLOWED
+    assert guard(Scores(dosing=0.81), flag=0.5).judge_answer(PLAIN).action is Action.REPLACE
+
+
+def test_a_rule_that_asks_for_a_referral_hides_no_danger_of_another_kind() -> None:
+    asked = guard(Scores(self_harm=0.9), refer="medication_change").judge_answer
+    assert asked(RULED, audience=Audience.CLINICIAN).category is Category.SELF_HARM
+    calm = guard(Scores(), refer="medication_change").judge_answer(RULED, audience=Audience.CLINICIAN)
+    assert (calm.action, calm.category) == (Action.APPEND, Category.MEDICATION_CHANGE)
+
+
 def test_a_rule_needs_the_classifiers_consent() -> None:
     assert guard(Scores(medication_change=0.31)).judge_answer(RULED).layer == "rules"
     assert guard(Scores(medication_change=0.29)).judge_answer(RULED) == Verdict.ALLOWED
@@ -127,20 +142,23 @@ def test_a_clinicians_patient_is_no_emergency_of_theirs() -> None:
     assert not asked.screen_question("BP 70/40, mottled.", Audience.PATIENT).allowed
 
 
-def test_each_of_several_questions_gets_its_own_verdict() -> None:
+def test_one_part_of_a_question_is_enough() -> None:
     class Words(Scores):
         def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
             return [
                 {"allow": 0.0, "emergency": 0.0, "crisis": 0.0, "refuse": "poison" in text} for text in texts
             ]
 
-    texts = ["a cold", "how to poison", *["flu"] * 20, "poison him", "I want to kill myself"]
-    verdicts = guard(Words()).screen_questions([(text, Audience.PATIENT) for text in texts])
-    assert [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict.allowed] == [
-        "how to poison",
-        "poison him",
-        "I want to kill myself",
-    ]
+    asked = guard(Words())
+    assert asked.screen_question("flu " * 500 + "poison him").action is Action.REFUSE
+    assert asked.screen_question("flu " * 500).allowed
+
+
+def test_at_once_only_the_rules_are_asked() -> None:
+    scorer = Scores(crisis=0.9)
+    assert guard(scorer).screen_at_once(PLAIN).allowed
+    assert guard(scorer).screen_at_once("I want to kill myself.").category is Category.CRISIS
+    assert scorer.asked == []
 
 
 def test_the_end_of_a_long_question_is_read_too() -> None:
@@ -162,6 +180,7 @@ def test_each_layer_can_be_asked_by_itself() -> None:
     assert {name: verdict.allowed for name, verdict in told.items()} == {
         "rules": True,
         "facts": True,
+        "language": True,
         LAYER: False,
     }
     questions = guard(Scores(crisis=0.9)).layers(Side.QUESTION)
@@ -170,7 +189,7 @@ def test_each_layer_can_be_asked_by_itself() -> None:
 
 def test_without_a_classifier_the_rules_decide_alone() -> None:
     assert not Guard(packaged_policy()).judge_answer(RULED).allowed
-    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules", "facts"]
+    assert list(Guard(packaged_policy()).layers(Side.ANSWER)) == ["rules", "facts", "language"]
 
 
 def test_a_classifier_that_could_stop_no_question_is_not_asked() -> None:

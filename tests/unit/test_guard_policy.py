@@ -43,7 +43,7 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
             "policy.yaml",
             "    ignore: []",
             "    ignore: [crisis]",
-            "crisis, emergency and harmful requests are always looked for",
+            "injection and language are always looked for",
         ),
         ("policy.yaml", "budget_s: 0.25", "budget_s: 60", "input should be less than or equal to 5"),
         ("policy.yaml", "least_score: 0.0", "least_score: 0.9", "input should be less than or equal to 0.8"),

@@ -53,7 +53,8 @@ def test_an_unknown_locale_gets_the_international_resources() -> None:
 
 def test_every_answer_category_has_a_replacement_of_its_own() -> None:
     responses = GUARD.responses()
-    not_answers = {Category.OMISSION, Category.CRISIS, Category.EMERGENCY, Category.HARMFUL_REQUEST}
+    of_questions = {Category.CRISIS, Category.EMERGENCY, Category.HARMFUL_REQUEST, Category.INJECTION}
+    not_answers = {Category.OMISSION, *of_questions}
     texts = [responses.replacement(category) for category in Category if category not in not_answers]
     assert len(set(texts)) == len(texts)
     assert responses.replacement(None) not in texts
@@ -68,6 +69,9 @@ def test_questions_get_the_text_of_their_category() -> None:
     assert responses.for_question(Category.CRISIS) == responses.crisis
     assert responses.for_question(Category.EMERGENCY) == responses.emergency
     assert responses.for_question(Category.HARMFUL_REQUEST) == responses.refusal
+    assert responses.for_question(Category.INJECTION) == responses.injection
+    assert responses.for_question(Category.LANGUAGE) == responses.unknown_language
+    assert "could not be checked" in responses.for_question(None)
     with pytest.raises(KeyError):
         responses.for_question(Category.DOSING)
 

@@ -124,7 +124,7 @@ def _ask(
     question = Question(query=text, adapter=adapter or BASE)
     check_question(gateway, connection, question, candidates=True)
     guard = gateway.guard
-    verdict = guard.screen_question(text, caller.audience)
+    verdict = guard.screen_at_once(text, caller.audience)
     check_not_stopped(gateway, verdict)
     conversation_id, message_id = gateway.conversations.create(
         connection, user_id=caller.user_id, question=text, now=now

@@ -56,5 +56,6 @@ def prometheus(gateway: GatewayDep, news: NewsDep) -> Response:
         stats = [worker.stats for worker in workers_alive(connection, gateway) if worker.alive]
         refused = sum(bool(each.get("policy_refused")) for each in (*stats, gateway.guards.stats()))
         stopped = gateway.guards.now.stopped
-        body = metrics.render(connection, redis_up=news.healthy, stopped=stopped, refused=refused)
+        now = gateway.clock.now(connection)
+        body = metrics.render(connection, now, redis_up=news.healthy, stopped=stopped, refused=refused)
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -110,7 +110,8 @@ def _guard_banner(guard: Json | None) -> None:
             f"**The guard answered at once** ({reason}). No model wrote this.", icon=":material/emergency:"
         )
     elif guard["action"] == "refuse":
-        st.warning("**The guard did not pass this question on.** No model saw it.", icon=":material/shield:")
+        why = reason or "check failed"
+        st.warning(f"**The guard answered in place of a model** ({why}).", icon=":material/shield:")
     elif guard["sentences_replaced"]:
         st.warning(
             f"**The guard stepped in** ({reason or 'check failed'}): a sentence was held back and replaced.",

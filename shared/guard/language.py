@@ -1,0 +1,70 @@
+"""Tells whether a text is in a language that the guard does not know: its words and rows are English.
+
+It counts a text as foreign only when it is sure, for English texts are full of Latin names of diseases.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+
+from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
+
+#: The layer in a verdict.
+LAYER = "language"
+KNOWN = "en"
+#: Below this likelihood of English a text is foreign. Of 38,809 sentences of NIH answers none is, and of 60
+#: short texts in 36 languages all but three are.
+_LEAST = 0.003
+#: Fewer words may be the name of a disease (one of three can be too: "Mal de debarquement").
+_LEAST_WORDS = 3
+#: Taken for Latin, or for no language: names of diseases and codes.
+_NAMES = frozenset(("la", "zxx", "und"))
+#: Of a longer text this much is read from either end.
+_READ_CHARS = 1000
+
+
+def is_foreign(text: str) -> bool:
+    """Whether a text is surely in another language than English, or mostly in another script."""
+    letters = [character for character in text if character.isalpha()]
+    if not letters:
+        return False
+    if sum(map(_is_latin, letters)) * 2 < len(letters):
+        return True
+    if len(text.split()) < _LEAST_WORDS:
+        return False
+    read = text if len(text) <= 2 * _READ_CHARS else f"{text[:_READ_CHARS]} {text[-_READ_CHARS:]}"
+    likelihoods = _identifier().rank(read)
+    return likelihoods[0][0] not in _NAMES and dict(likelihoods)[KNOWN] < _LEAST
+
+
+class LanguageJudge:
+    """Stops what is in a language that no other layer can read."""
+
+    def __init__(self, side: Side) -> None:
+        _identifier()  # reading it takes longer than a sentence may
+        self._found = Verdict(
+            side=side,
+            action=Action.REPLACE if side is Side.ANSWER else Action.REFUSE,
+            category=Category.LANGUAGE,
+            severity=Severity.HIGH,
+            layer=LAYER,
+            source="language.unknown",
+            score=1.0,
+        )
+        self._nothing = Verdict.ALLOWED if side is Side.ANSWER else Verdict.ALLOWED_QUESTION
+
+    def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
+        """The verdict on `text` by itself; a part of a sentence in another language is not looked for."""
+        return self._found if is_foreign(text) else self._nothing
+
+
+def _is_latin(letter: str) -> bool:
+    return letter.isascii() or "LATIN" in unicodedata.name(letter, "")
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
