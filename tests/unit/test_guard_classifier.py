@@ -63,7 +63,7 @@ STOPPED: dict[str, tuple[int, int]] = {
     "false_authority": (19, 0),
     "false_cure": (12, 1),
     "illicit_self_procedure": (14, 2),
-    "interaction": (9, 4),
+    "interaction": (11, 4),
     "medication_change": (15, 1),
     "self_harm": (8, 0),
 }

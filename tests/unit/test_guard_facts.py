@@ -280,7 +280,7 @@ def test_every_fact_names_its_public_source(row: dict[str, Any]) -> None:
         (
             "interactions.yaml",
             "  epilepsy:\n    called: epilepsy, epileptic, seizure, seizure disorder\n",
-            "  asthma:\n",
+            "  epilepsy:\n",
             "the class is empty",
         ),
         (
