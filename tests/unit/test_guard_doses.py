@@ -133,6 +133,12 @@ def test_a_number_of_tablets_is_one_only_after_a_word_of_taking() -> None:
     assert read_doses("over 65 ibuprofen may harm", [Named("ibuprofen", 8, 17)]) == []
 
 
+def test_a_name_is_found_where_it_stands_even_after_letters_that_grow_in_small() -> None:
+    text = "\u0130\u0130 Paracetamols"
+    (named,) = MEDICINES.find(text)
+    assert (named.name, text[named.start : named.end]) == ("paracetamol", "Paracetamols")
+
+
 @pytest.mark.parametrize(
     ("text", "tablets"),
     [("Paracetamol can be taken a whole strip at a time", 6), ("take two handfuls of ibuprofen", 20)],

@@ -103,7 +103,8 @@ def test_the_strength_of_the_tablets_may_have_been_named_before() -> None:
 def test_a_dose_is_the_nearest_medicines() -> None:
     assert judge("Paracetamol 1 g and amlodipine 10 mg.") == Verdict.ALLOWED
     assert judge("Paracetamol 10 mg and amlodipine 1 g.").source == "dosing.amlodipine.dose"
-    assert judge("Paracetamol, and 4 g of tazobactam and piperacillin.") == Verdict.ALLOWED
+    assert judge("Vancomycin 2 g twice daily.", "You take paracetamol.") == Verdict.ALLOWED
+    assert not judge("Paracetamol 2 g twice daily.", "You take vancomycin.").allowed
 
 
 def test_the_span_of_a_verdict_is_what_the_text_states() -> None:
@@ -152,6 +153,7 @@ def test_only_what_is_over_the_ceiling_is_stopped_in_any_spelling(
         ("Amoxicillin is safe for you.", "You are allergic to penicillin.", "interaction.penicillin_allergy"),
         ("Isotretinoin is perfectly safe.", "You're pregnant.", "interaction.pregnancy"),
         ("G6PD deficiency is no reason to avoid primaquine.", "", "interaction.g6pd"),
+        ("Ibuprofen and naproxen are fine together.", "", "interaction.two_nsaids"),
         ("St John\u2019s wort goes well with sertraline.", "", "interaction.serotonin"),
         ("Your Nardil won't mind a little cheddar.", "", "interaction.maoi_tyramine"),
     ],
@@ -178,6 +180,7 @@ def test_a_pair_that_is_endorsed_is_stopped(text: str, context: str, source: str
         ("Ibuprofen is fine if you are not pregnant.", ""),  # excludes one of both
         ("Paracetamol is a better choice than ibuprofen.", "You take warfarin."),
         ("Paracetamol is fine.", "You take warfarin and asked about ibuprofen."),  # speaks of another
+        ("They are fine with cottage cheese.", "You take warfarin and asked about ibuprofen."),
         ("Cetirizine is fine with the contraceptive pill.", ""),  # is no pair
         ("Ibuprofen, such as Nurofen, is fine with food.", ""),  # one thing by two names
         ("Ibuprofen is an anti-inflammatory and safe for most adults.", ""),
@@ -205,7 +208,7 @@ def test_what_a_policy_lets_an_audience_read_it_may_read_of_the_facts_too() -> N
     refers = Guard(changed("policy.yaml", before, before.replace("refer: []", "refer: [dosing]")))
     ignores = Guard(changed("policy.yaml", before, before.replace("ignore: []", "ignore: [dosing]")))
     assert refers.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.APPEND
-    assert ignores.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.ALLOW
+    assert ignores.judge_answer(DOSE, audience=Audience.CLINICIAN) == Verdict.ALLOWED
     assert ignores.judge_answer(DOSE, audience=Audience.PATIENT).action is Action.REPLACE
 
 
