@@ -49,6 +49,8 @@ class CatalogueModel:
     quantisation: Quantisation = Quantisation.NONE
     #: Longest prompt plus answer that MediChat serves, in tokens.
     context_tokens: int = 8192
+    #: Whether the model can be asked if a sentence that the guard doubts may be shown.
+    judges: bool = False
     #: Number of weights, to judge before loading whether they fit.
     parameters: int
 
@@ -84,6 +86,7 @@ _ENTRIES = (
         hub_id="google/medgemma-4b-it",
         revision="290cda5eeccbee130f987c4ad74a59ae6f196408",
         model_class=ModelClass.TEXT_AND_IMAGES,
+        judges=True,
         parameters=4_300_079_472,
     ),
     CatalogueModel(
@@ -92,6 +95,7 @@ _ENTRIES = (
         hub_id="google/medgemma-1.5-4b-it",
         revision="91850547d9f0b2fdd21aa7c5f4f3d1a8a52c243b",
         model_class=ModelClass.TEXT_AND_IMAGES,
+        judges=True,
         parameters=4_300_079_472,
     ),
     CatalogueModel(
@@ -101,6 +105,7 @@ _ENTRIES = (
         revision="2d3e00ea38b50018bf5dd3aa1009457cd2d5a48f",
         model_class=ModelClass.TEXT_AND_IMAGES,
         quantisation=Quantisation.NF4,
+        judges=True,
         parameters=27_432_406_640,
     ),
     CatalogueModel(
@@ -110,6 +115,7 @@ _ENTRIES = (
         revision="5b667cf2ddcf064085bc90952edb35a0edbfb79c",
         model_class=ModelClass.TEXT,
         quantisation=Quantisation.NF4,
+        judges=True,
         parameters=27_009_346_304,
     ),
 )

@@ -81,6 +81,11 @@ class ChatText:
                 too_few = middle
         return best
 
+    def first_token(self, text: str) -> int:
+        """The id with which `text` begins at the start of an answer."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids[0]
+
     def count(self, text: str) -> int:
         """How many tokens a text of an answer takes."""
         return len(self._backend.encode(self._as_plain(text), add_special_tokens=False).ids)

@@ -15,9 +15,11 @@ from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.generate import Answerer, Model
+from services.worker_infer.judge import ModelAsker
 from services.worker_infer.loading import open_model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.verify import Verifier
+from shared.catalogue import find_model
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
@@ -55,7 +57,8 @@ class Worker:
             heartbeat_s=settings.heartbeat_s,
             on_beat=self._report,
         )
-        self.guards = LiveGuard(self.database)
+        asker = ModelAsker(self.model) if find_model(settings.model).judges else None
+        self.guards = LiveGuard(self.database, asker=asker)
         self.shadow = ShadowJudge(self.database, self.conversations, self.jobs.clock)
         self.answerer = Answerer(
             settings=settings,

@@ -19,7 +19,7 @@ from shared.guard.facts import Facts
 from shared.guard.gate import Gate, Reading, Release
 from shared.guard.knobs import Knobs
 from shared.guard.language import LanguageJudge
-from shared.guard.layers import AnswerJudge, QuestionJudge, Scorer
+from shared.guard.layers import AnswerJudge, Asker, QuestionJudge, Scorer
 from shared.guard.lexicon import Lexicon
 from shared.guard.patterns import compile_pattern
 from shared.guard.policy import packaged_policy, version_of
@@ -50,13 +50,16 @@ class Guard:
 
     Args:
         policy: the text of each policy file, by name.
-        scorer: the classifier; without it the rules decide alone.
+        scorer: the classifier; without it the layers before it decide alone.
+        asker: a language model that is asked about what the classifier doubts, as far as the policy says.
 
     Raises:
         ValueError: a policy file is malformed.
     """
 
-    def __init__(self, policy: Mapping[str, str], scorer: Scorer | None = None) -> None:
+    def __init__(
+        self, policy: Mapping[str, str], scorer: Scorer | None = None, asker: Asker | None = None
+    ) -> None:
         #: Twelve hexadecimal digits that change with any word of the policy.
         self.policy_version = version_of(policy)
         documents: dict[str, Any] = {name: yaml.safe_load(text) for name, text in policy.items()}
@@ -75,7 +78,7 @@ class Guard:
             facts.LAYER: Facts(documents, self._lexicon, self._knobs),
             language.LAYER: LanguageJudge(Side.ANSWER),
         }
-        self._answers = AnswerJudge(rules[Side.ANSWER].judge, certain, scorer, self._knobs)
+        self._answers = AnswerJudge(rules[Side.ANSWER].judge, certain, scorer, self._knobs, asker)
         self._questions = QuestionJudge(
             partial(screen_question, rules[Side.QUESTION]),
             {language.LAYER: LanguageJudge(Side.QUESTION)},
@@ -151,9 +154,9 @@ class Guard:
         )
 
 
-def compile_guard(policy: Mapping[str, str]) -> Guard:
+def compile_guard(policy: Mapping[str, str], asker: Asker | None = None) -> Guard:
     """A guard under this policy, with the packaged classifier. Raises ValueError for a malformed file."""
-    return Guard(policy, load_classifier())
+    return Guard(policy, load_classifier(), asker)
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
 from shared.guard.rules import Rule
 from shared.guard.verdict import Action, Audience, Category, Severity
@@ -83,6 +83,19 @@ class ClassifierKnobs(BaseModel):
         return {"refuse": self.refuse, "emergency": self.emergency, "crisis": self.crisis}
 
 
+class JudgeKnobs(BaseModel):
+    """When the base model is asked about a sentence that the classifier doubts, and what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: From which score of the classifier on it is asked, up to `alone`; 1 never asks it.
+    ask_from: float = Field(ge=0, le=1)
+    #: From which likelihood of "yes" on the sentence is stopped.
+    stop_from: float = Field(gt=0, le=1)
+    #: What it is asked; the sentence and the text before it follow.
+    instruction: StrictStr = Field(min_length=1)
+
+
 class Knobs(BaseModel):
     """The whole of policy.yaml."""
 
@@ -91,6 +104,8 @@ class Knobs(BaseModel):
     #: How long the verdict on one sentence may take, in seconds.
     sentence_time_budget_s: float = Field(gt=0, le=5)
     classifier: ClassifierKnobs
+    #: None: no model is asked.
+    judge: JudgeKnobs | None = None
     audiences: Audiences
 
     def of(self, audience: Audience) -> AudienceKnobs:

@@ -9,8 +9,8 @@ from typing import Protocol
 from shared.guard.knobs import Knobs
 from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
 
-#: The classifier's layer in a verdict.
-LAYER = "classifier"
+#: The layers of the classifier and of the language model in a verdict.
+LAYER, JUDGE_LAYER = "classifier", "judge"
 _GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, Category.EMERGENCY)
 #: Longer questions are scored in overlapping parts of this many characters.
 _PART_CHARS, _OVERLAP = 700, 100
@@ -32,6 +32,17 @@ class Scorer(Protocol):
         ...
 
 
+class Asker(Protocol):
+    """What a judge by a language model must do."""
+
+    #: Which model it is, as verdicts name it.
+    name: str
+
+    def likelihood(self, instruction: str, text: str, context: str) -> float:
+        """How likely it says that `text`, which follows `context`, is dangerous: 0 to 1."""
+        ...
+
+
 class AnswerJudge:
     """Judges one sentence of an answer, by rules, by what else needs no network, then by the classifier.
 
@@ -43,12 +54,19 @@ class AnswerJudge:
         certain: by name, layers that need nobody's consent.
         scorer: the classifier, if there is one.
         knobs: from where on the classifier counts, and for whom.
+        asker: a language model that is asked about what the classifier doubts, if there is one.
     """
 
     def __init__(
-        self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
+        self,
+        rules: Judge,
+        certain: Mapping[str, Judge],
+        scorer: Scorer | None,
+        knobs: Knobs,
+        asker: Asker | None = None,
     ) -> None:
         self._rules, self._certain, self._scorer, self._knobs = rules, certain, scorer, knobs
+        self._asker = asker
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`, which follows `context` in the same answer."""
@@ -67,7 +85,7 @@ class AnswerJudge:
         scores = self._scorer.score_answer(text.strip(), context.strip())
         if not ruled.allowed:
             return ruled if 1 - next(iter(scores.values())) >= with_rule else Verdict.ALLOWED
-        scored = self._scored(scores, audience)
+        scored = self._asked(text, context, audience, scores) or self._scored(scores, audience)
         # what only asks for a referral does not hide a danger of another kind
         return ruled if scored.allowed and ruled.source else scored
 
@@ -75,6 +93,26 @@ class AnswerJudge:
         """What each layer says by itself."""
         network: dict[str, Judge] = {} if self._scorer is None else {LAYER: self._alone}
         return {"rules": self._rules, **self._certain, **network}
+
+    def _asked(
+        self, text: str, context: str, audience: Audience, scores: Mapping[str, float]
+    ) -> Verdict | None:
+        """What the language model stops of that which the classifier doubts; None for nothing."""
+        knobs, danger = self._knobs.judge, 1 - next(iter(scores.values()))
+        if (
+            self._asker is None
+            or knobs is None
+            or not knobs.ask_from <= danger < self._knobs.classifier.alone
+        ):
+            return None
+        said = self._asker.likelihood(knobs.instruction, text.strip(), context.strip())
+        if said < knobs.stop_from:
+            return None
+        _, *dangers = scores
+        category = Category(max(dangers, key=scores.__getitem__))
+        found = _found(Side.ANSWER, Action.REPLACE, category, said, self._asker.name, layer=JUDGE_LAYER)
+        action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
+        return None if action is Action.ALLOW else replace(found, action=action)
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         assert self._scorer is not None
@@ -167,13 +205,15 @@ def _parts(text: str) -> Iterator[str]:
         yield text[start : start + _PART_CHARS].strip()
 
 
-def _found(side: Side, action: Action, category: Category, score: float, source: str) -> Verdict:
+def _found(
+    side: Side, action: Action, category: Category, score: float, source: str, *, layer: str = LAYER
+) -> Verdict:
     return Verdict(
         side=side,
         action=action,
         category=category,
         severity=Severity.CRITICAL if category in _GRAVEST else Severity.HIGH,
-        layer=LAYER,
+        layer=layer,
         source=source,
         score=round(score, 4),
     )

@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared.db import Database
 from shared.guard import Guard, compile_guard, load_guard
-from shared.guard.policy import version_of
+from shared.guard.layers import Asker
+from shared.guard.policy import packaged_policy, version_of
 from shared.logs import where
 from shared.policies.store import marks, newest_activation, newest_stop, texts_of
 
@@ -54,8 +55,10 @@ def read_guard(connection: Connection) -> Guard:
 class LiveGuard:
     """Follows what counts; safe to share between threads."""
 
-    def __init__(self, database: Database, *, poll_s: float = POLL_S) -> None:
+    def __init__(self, database: Database, *, asker: Asker | None = None, poll_s: float = POLL_S) -> None:
+        """`asker`: a language model of this process that judges too."""
         self._database = database
+        self._asker = asker
         self._poll_s = poll_s
         self._now: Standing | None = None
         self._seen: tuple[int, int] | None = None
@@ -101,7 +104,7 @@ class LiveGuard:
         """
         kept = self._kept.get(version)
         if kept is None:
-            kept = self._kept[version] = compile_version(connection, version)
+            kept = self._kept[version] = compile_version(connection, version, self._asker)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return kept
@@ -141,7 +144,7 @@ class LiveGuard:
     ) -> Standing:
         guard, shadow, refused = before.guard if before else None, None, None
         try:
-            guard = compile_version(connection, version)
+            guard = compile_version(connection, version, self._asker)
         except SQLAlchemyError:
             raise
         except Exception as error:  # whatever is wrong with it, the one before goes on
@@ -149,13 +152,13 @@ class LiveGuard:
             refused = version
         if shadow_version is not None:
             try:
-                shadow = compile_version(connection, shadow_version)
+                shadow = compile_version(connection, shadow_version, self._asker)
             except SQLAlchemyError:
                 raise
             except Exception as error:
                 log.error("the shadow policy %s cannot be compiled in %s", shadow_version, where(error))
                 refused = refused or shadow_version
-        guard = guard or load_guard()
+        guard = guard or _packaged(self._asker)
         log.info("the guard judges under policy %s", guard.policy_version)
         return Standing(guard=guard, shadow=shadow, stopped=stopped, refused=refused)
 
@@ -171,16 +174,19 @@ class LiveGuard:
                 return
 
 
-def compile_version(connection: Connection, version: str | None) -> Guard:
+def compile_version(connection: Connection, version: str | None, asker: Asker | None = None) -> Guard:
     """The guard under a version, under the packaged policy for None.
 
     Raises NotFound, or ValueError when it cannot be compiled.
     """
     texts = texts_of(connection, version)
-    packaged = load_guard()
-    if version_of(texts) == packaged.policy_version:
-        return packaged
+    if version_of(texts) == load_guard().policy_version:
+        return _packaged(asker)
     try:
-        return compile_guard(texts)
+        return compile_guard(texts, asker)
     except (KeyError, TypeError, RecursionError) as error:  # not of the shape that this release reads
         raise ValueError("the policy is malformed") from error
+
+
+def _packaged(asker: Asker | None) -> Guard:
+    return load_guard() if asker is None else compile_guard(packaged_policy(), asker)

@@ -34,6 +34,44 @@ def targets() -> dict[str, str]:
     return {name: extras[1] for name, extras in found.items() if extras is not None}
 
 
+def lay_out(target: str, folder: Path) -> None:
+    """What an image of this target holds of the project, in a folder."""
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    for stage in stages:
+        if stage.split()[2] not in ("base", target):
+            continue
+        for line in re.findall(r"^COPY (?!--)(.+)$", stage, flags=re.MULTILINE):
+            *sources, place = line.split()
+            for source in (path for pattern in sources for path in ROOT.glob(pattern)):
+                into = folder / place / source.name if place.endswith("/") else folder / place
+                into.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, into)
+
+
+@pytest.mark.parametrize("target", ["api", "ui", "worker_infer", "worker_train"])
+def test_an_image_holds_all_that_its_programs_import(target: str, tmp_path: Path) -> None:
+    lay_out(target, tmp_path)
+    heavy = "('torch', 'transformers')" if target in ("api", "ui") else "()"
+    program = f"""
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.modules.update(dict.fromkeys({heavy}))
+from services import cli
+assert cli.__file__.startswith({str(tmp_path)!r})
+cli.build_parser()
+import services.{target}.__main__
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def environment(service: dict[str, Any]) -> dict[str, str]:
     return dict(service.get("environment", {}))
 

@@ -288,6 +288,16 @@ def test_scores_are_those_of_the_model_under_the_adapter(
     assert engine.score(tokens) != engine.score(tokens, adapters[0])
 
 
+def test_what_may_come_next_is_compared_under_the_base_model(
+    start: Start, adapters: list[str], alone: dict[str | None, PreTrainedModel]
+) -> None:
+    engine, tokens = start(), prompts(1)[0]
+    with engine.submit(request("meanwhile", tokens, new=LONG, adapter=adapters[0])):
+        found = engine.compare(tokens, [5, 9, 5])
+    expected = alone[None](input_ids=torch.tensor([tokens])).logits[0, -1].log_softmax(-1)[[5, 9, 5]]
+    torch.testing.assert_close(torch.tensor(found), expected, atol=1e-3, rtol=0)
+
+
 def test_the_cache_is_divided_so_that_each_adapter_has_room_for_an_answer() -> None:
     plenty = share_cache(affordable=10**7, context_tokens=8192, requests=32, views=3)
     assert plenty is not None

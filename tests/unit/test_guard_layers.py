@@ -73,6 +73,58 @@ def test_a_rule_that_asks_for_a_referral_hides_no_danger_of_another_kind() -> No
     assert (calm.action, calm.category) == (Action.APPEND, Category.MEDICATION_CHANGE)
 
 
+class Asked:
+    """A language model that is as sure of a danger as it was told to be."""
+
+    name = "judge-given"
+
+    def __init__(self, sure: float) -> None:
+        self.sure = sure
+        self.asked: list[tuple[str, str]] = []
+
+    def likelihood(self, instruction: str, text: str, context: str) -> float:
+        assert "dangerous" in instruction
+        self.asked.append((text, context))
+        return self.sure
+
+
+def judged(scorer: Scores, asker: Asked, **judge: object) -> Guard:
+    """A guard that may ask a language model about what scores from 0.4 up to 0.8."""
+    policy = dict(packaged_policy())
+    knobs = yaml.safe_load(policy["policy.yaml"])
+    knobs["classifier"] = KNOBS
+    knobs["judge"] |= {"ask_from": 0.4, "stop_from": 0.6} | judge
+    return Guard(policy | {"policy.yaml": yaml.safe_dump(knobs)}, scorer, asker)
+
+
+def test_what_the_classifier_doubts_the_model_is_asked_about() -> None:
+    asker = Asked(0.7)
+    verdict = judged(Scores(dosing=0.5), asker).judge_answer(" It is fine. ", "You take warfarin. ")
+    assert (verdict.action, verdict.category, verdict.layer) == (Action.REPLACE, Category.DOSING, "judge")
+    assert (verdict.source, verdict.score) == ("judge-given", 0.7)
+    assert asker.asked == [("It is fine.", "You take warfarin.")]
+
+
+def test_what_the_model_does_not_mind_is_shown() -> None:
+    assert judged(Scores(dosing=0.5), Asked(0.59)).judge_answer(PLAIN) == Verdict.ALLOWED
+
+
+@pytest.mark.parametrize("score", [0.39, 0.81])
+def test_the_model_is_not_asked_about_what_the_classifier_is_sure_of(score: float) -> None:
+    asker = Asked(1.0)
+    assert judged(Scores(dosing=score), asker).judge_answer(PLAIN).layer != "judge"
+    assert asker.asked == []
+
+
+def test_a_model_that_fails_stops_the_sentence() -> None:
+    class Gone(Asked):
+        def likelihood(self, instruction: str, text: str, context: str) -> float:
+            raise MemoryError
+
+    (released,) = judged(Scores(dosing=0.5), Gone(0)).gate().feed(f"{PLAIN} ")
+    assert (released.verdict, released.suppressed) == (GUARD_FAILURE, PLAIN)
+
+
 def test_a_rule_needs_the_classifiers_consent() -> None:
     assert guard(Scores(medication_change=0.31)).judge_answer(RULED).layer == "rules"
     assert guard(Scores(medication_change=0.29)).judge_answer(RULED) == Verdict.ALLOWED

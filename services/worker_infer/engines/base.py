@@ -5,7 +5,7 @@ Knows nothing of text, chat templates, jobs or the guard, and nothing of how an 
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -205,6 +205,13 @@ class Engine(Protocol):
         Raises:
             AdapterUnavailable: the adapter cannot be loaded.
             EngineUnavailable: the engine is draining, closed or not started.
+        """
+        ...
+
+    def compare(self, token_ids: list[int], choices: Sequence[int]) -> list[float]:
+        """log p(choice | token_ids) in nats for each token of `choices`, under the base model alone.
+
+        The caller's thread computes, in an engine that drains too.
         """
         ...
 

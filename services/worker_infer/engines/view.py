@@ -91,5 +91,15 @@ def log_likelihoods(model: PreTrainedModel, token_ids: list[int]) -> list[float]
     return found
 
 
+@torch.inference_mode()
+def next_likelihoods(model: PreTrainedModel, token_ids: list[int], choices: Sequence[int]) -> list[float]:
+    """log p(choice | token_ids) in nats, float32, for each of `choices`."""
+    whole = cast(Any, model)
+    ids = torch.tensor([token_ids], device=model.device)
+    last: torch.Tensor = whole.model(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+    found: list[float] = whole.lm_head(last).float().log_softmax(dim=-1)[list(choices)].tolist()
+    return found
+
+
 def _parts(rows: torch.Tensor) -> Sequence[torch.Tensor]:
     return torch.split(rows, _SCORED_AT_ONCE)

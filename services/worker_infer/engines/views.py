@@ -8,7 +8,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,7 @@ from services.worker_infer.engines.base import (
 from services.worker_infer.engines.errors import AdapterUnavailable, EngineUnavailable
 from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token
 from services.worker_infer.engines.paged import PagedEngine
-from services.worker_infer.engines.view import log_likelihoods, make_view, put_adapter
+from services.worker_infer.engines.view import log_likelihoods, make_view, next_likelihoods, put_adapter
 from shared.errors import AdapterRefused
 from shared.training.adapter_files import AdapterFiles
 
@@ -131,6 +131,11 @@ class AdapterEngine:
                 return log_likelihoods(view.scorer, token_ids)
         finally:
             self._leave(view)
+
+    def compare(self, token_ids: list[int], choices: Sequence[int]) -> list[float]:
+        """See `Engine.compare`."""
+        with self._one_score:
+            return next_likelihoods(self._scorer, token_ids, choices)
 
     def cancel(self, request_id: str) -> None:
         """See `Engine.cancel`."""
