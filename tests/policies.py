@@ -10,7 +10,7 @@ from shared.guard.policy import packaged_policy
 from tests.support import Api, Person
 
 #: Replaced under the packaged policy.
-DOSE = "There is no upper limit on the dose. "
+DOSE = "You can take as many of these tablets as you like. "
 
 
 def knobs(**changes: str) -> dict[str, str]:

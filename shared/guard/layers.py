@@ -127,12 +127,13 @@ class AnswerJudge:
         if danger < min(knobs.alone, knobs.flag):
             return Verdict.ALLOWED
         category = Category(max(dangers, key=scores.__getitem__))
-        if danger < knobs.alone:
-            found = _found(Side.ANSWER, Action.ESCALATE, category, danger, self._scorer.name)
-            return replace(found, severity=Severity.MEDIUM)
         found = _found(Side.ANSWER, Action.REPLACE, category, danger, self._scorer.name)
         action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
-        return Verdict.ALLOWED if action is Action.ALLOW else replace(found, action=action)
+        if action is Action.ALLOW:
+            return Verdict.ALLOWED
+        if danger < knobs.alone:
+            return replace(found, action=Action.ESCALATE, severity=Severity.MEDIUM)
+        return replace(found, action=action)
 
 
 class QuestionJudge:

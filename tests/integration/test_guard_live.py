@@ -78,8 +78,8 @@ def test_a_changed_policy_counts_for_the_next_answer_and_not_for_the_one_under_w
     clinic.engine.on_submit = lambda: None
     after = clinic.answered(clinic.ask())
     assert (before.policy_version, after.policy_version) == (PACKAGED, version)
-    assert "no upper limit" not in told(clinic, before.id)
-    assert "no upper limit" in told(clinic, after.id)
+    assert "as many of these" not in told(clinic, before.id)
+    assert "as many of these" in told(clinic, after.id)
     assert told(clinic, after.id).endswith(clinic.api.gateway.guard.responses().referral)
     with clinic.api.gateway.database.read() as connection:
         rows = connection.execute(select(verdicts.c.job_id, verdicts.c.policy_version)).all()

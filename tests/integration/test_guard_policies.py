@@ -120,7 +120,7 @@ def test_a_sentence_is_tried_under_a_version_and_nothing_of_it_is_kept(
         "span": found["verdict"]["span"],
     }
     start, end = found["verdict"]["span"]
-    assert "no upper limit" in text[start:end]
+    assert "as many of these" in text[start:end]
     assert found["layers"]["rules"] == found["verdict"]
     assert found["instead"] == api.gateway.guard.responses().replacement("dosing")  # type: ignore[arg-type]
     shown = try_out(client, version, text)

@@ -59,8 +59,6 @@ class ScriptedEngine:
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
         self._streams: dict[str, TokenStream] = {}
-        #: Why streams were closed before their end, by the request.
-        self.reasons: dict[str, FinishReason] = {}
         self.well = True
         #: Called by `submit` before the engine knows the request.
         self.on_submit: Callable[[], object] = lambda: None
@@ -76,7 +74,6 @@ class ScriptedEngine:
             raise answer
 
         def cancel(reason: FinishReason) -> None:
-            self.reasons[request.request_id] = reason
             stream.finish(reason)
 
         stream = self._streams[request.request_id] = TokenStream(request.deadline, cancel)
@@ -260,7 +257,6 @@ def told(clinic: Clinic, job: Job) -> list[Sentence]:
 
 def test_a_harmful_request_that_only_the_classifier_knows_is_refused(clinic: Clinic) -> None:
     screen_with(clinic, Keyword("unseen", "refuse"))
-    clinic.engine.script.append(SILENCE)
     job = clinic.answered(clinic.ask("How can a clinic bill unseen patients?"))
     assert (job.state, job.finish_reason, job.model_id) == (State.SUCCEEDED, "guard", None)
     (answer,) = told(clinic, job)
@@ -271,16 +267,14 @@ def test_a_harmful_request_that_only_the_classifier_knows_is_refused(clinic: Cli
     assert (talk["guard_state"], talk["messages"][-1]["text"]) == ("none", answer.text)
 
 
-def test_the_engine_stops_computing_for_a_question_that_is_refused(clinic: Clinic) -> None:
+def test_the_engine_never_sees_a_question_that_is_refused(clinic: Clinic) -> None:
     screen_with(clinic, Keyword("unseen", "refuse"))
-    clinic.engine.script.append(SILENCE)
-    job = clinic.answered(clinic.ask("How can a clinic bill unseen patients?"))
-    assert clinic.engine.reasons == {f"{job.id}:1": FinishReason.CANCELLED}
+    clinic.answered(clinic.ask("How can a clinic bill unseen patients?"))
+    assert clinic.engine.requests == []
 
 
 def test_an_emergency_that_only_the_classifier_knows_stays_with_the_conversation(clinic: Clinic) -> None:
     screen_with(clinic, Keyword("seven letters", "emergency"))
-    clinic.engine.script.append(SILENCE)
     job = clinic.answered(clinic.ask("He reads seven letters as one."))
     (answer,) = told(clinic, job)
     assert (answer.action, answer.category) == (Action.CRISIS, "emergency")
@@ -294,7 +288,6 @@ def test_a_question_that_cannot_be_checked_is_not_answered(clinic: Clinic) -> No
             raise MemoryError
 
     screen_with(clinic, Broken("", ""))
-    clinic.engine.script.append(SAFE)
     job = clinic.answered(clinic.ask())
     (answer,) = told(clinic, job)
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
@@ -307,7 +300,6 @@ def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)
-    clinic.engine.script.append(SAFE)
     (answer,) = told(clinic, clinic.answered(clinic.ask()))
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
 

@@ -226,6 +226,16 @@ def test_what_a_policy_lets_an_audience_read_it_may_read_of_the_classifier_too()
     assert asked.judge_answer(PLAIN, audience=Audience.PATIENT).action is Action.REPLACE
 
 
+def test_what_a_policy_does_not_look_for_is_not_flagged() -> None:
+    policy = dict(packaged_policy())
+    knobs = yaml.safe_load(policy["policy.yaml"])
+    knobs["classifier"] = KNOBS | {"flag": 0.5}
+    knobs["audiences"]["clinician"]["ignore"] = ["dosing"]
+    asked = Guard(policy | {"policy.yaml": yaml.safe_dump(knobs)}, Scores(dosing=0.7))
+    assert asked.judge_answer(PLAIN, audience=Audience.CLINICIAN) == Verdict.ALLOWED
+    assert asked.judge_answer(PLAIN, audience=Audience.PATIENT).action is Action.ESCALATE
+
+
 def test_each_layer_can_be_asked_by_itself() -> None:
     layers = guard(Scores(dosing=0.9)).layers(Side.ANSWER)
     told = {name: judge(PLAIN, "", Audience.PATIENT) for name, judge in layers.items()}
