@@ -80,6 +80,27 @@ def test_a_chosen_column_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "first",
+    [
+        ["What helps against the itch?", "Cool cloths."],
+        ["question", "Jane Roe"],
+        ["Roe, Jane", "gout"],
+        ["jane@example.org", "gout"],
+        ["4711", "gout"],
+        ["A1234567", "gout"],
+        ["2024-03-01", "gout"],
+        ["Elizabeth", "gout"],
+        ["x" * 41, "gout"],
+    ],
+)
+def test_words_of_a_first_row_in_place_of_a_header_are_not_repeated(first: list[str]) -> None:
+    for chosen in ({}, {"question": "Frage"}):
+        with pytest.raises(Refused, match=r"column 1, column 2 .*header line missing") as caught:
+            recognise(first, chosen)
+        assert not any(word in caught.value.detail for word in first if word != "question")
+
+
+@pytest.mark.parametrize(
     ("messages", "reason"),
     [
         ([ASKED], Reason.ROLES),
