@@ -101,8 +101,7 @@ class Shape:
         if image is not None:
             messages = [_said(message["role"], _without_marks(message["content"])) for message in messages]
         _check(messages)
-        group = self.value(row, "group")
-        return Conversation(messages, image, None if group is None else str(group).strip() or None)
+        return Conversation(messages, image, self.text(row, "group") or None)
 
     def value(self, row: Mapping[str, Any], part: str) -> Any:
         """What the row holds in the column that is read as `part`; None when there is none."""
@@ -221,6 +220,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in value]
+        if any(isinstance(part, list) for part in parts):
+            raise RowProblem(Reason.NOT_TEXT)
         return "\n".join(filter(None, (_text(part) for part in parts)))
     if isinstance(value, dict | bytes):
         raise RowProblem(Reason.NOT_TEXT)

@@ -114,6 +114,7 @@ def test_words_of_a_first_row_in_place_of_a_header_are_not_repeated(first: list[
         ([{"role": "user", "content": ""}, ANSWERED], Reason.EMPTY_QUESTION),
         ([ASKED, {"role": "assistant", "content": {"a": 1}}], Reason.NOT_TEXT),
         ([ASKED, {"role": "assistant", "content": "\ud83d"}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": json.loads("[" * 450 + "]" * 450)}], Reason.NOT_TEXT),
         (None, Reason.NOT_TEXT),
         ("no json", Reason.NOT_TEXT),
         ([1, 2], Reason.NOT_TEXT),
@@ -123,6 +124,12 @@ def test_a_row_that_cannot_be_used_says_why(messages: Any, reason: Reason) -> No
     with pytest.raises(RowProblem) as caught:
         read({"messages": messages})
     assert caught.value.reason is reason
+
+
+def test_a_group_that_is_no_text_cannot_be_used() -> None:
+    with pytest.raises(RowProblem) as caught:
+        read({"messages": CHAT, "patient": "\ud800"})
+    assert caught.value.reason is Reason.NOT_TEXT
 
 
 def test_two_system_texts_are_one_too_many() -> None:
