@@ -37,6 +37,8 @@ class Source:
     rows: NumberedRows
     #: The bytes of a picture that a row names; raises KeyError when there is none.
     picture: Callable[[str], bytes]
+    #: Names what a dataset of the hub was when it was read: the commit.
+    revision: str | None = None
 
 
 def no_pictures(_name: str) -> bytes:
@@ -258,34 +260,3 @@ def read_parquet(stream: IO[bytes], *, max_bytes: int) -> NumberedRows:
             "bad-parquet",
             f"The Parquet file cannot be read around row {number}. Write it again, and upload that.",
         ) from None
-
-
-def read_hub(location: str, *, subset: str | None, split: str) -> Source:
-    """The rows of a dataset of the Hugging Face hub, streamed; no code of the dataset is run.
-
-    Raises:
-        Refused: it is not there, or cannot be read without code of its own.
-    """
-    import os
-
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import datasets  # type: ignore[import-untyped]
-
-    def rows() -> NumberedRows:
-        try:
-            found = datasets.load_dataset(location, subset, split=split, streaming=True)
-            for name, feature in (found.features or {}).items():
-                if isinstance(feature, datasets.Image):
-                    found = found.cast_column(name, datasets.Image(decode=False))
-            for number, row in enumerate(found, start=1):
-                yield number, dict(row)
-        except Refused:
-            raise
-        except Exception as error:
-            raise Refused(
-                "hub-unreadable",
-                f"The dataset could not be read from the hub ({type(error).__name__}). Check its id, subset "
-                "and split and the network, set HF_TOKEN if it is gated, or download it and upload its file.",
-            ) from None
-
-    return Source("hub", rows(), no_pictures)

@@ -4,7 +4,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from services.worker_train import archive, reading
+from services.worker_train import archive, hub, reading
 from services.worker_train.child import Refused
 
 ROWS = [{"question": f"What is {name}?", "answer": f"{name}, a condition."} for name in ("asthma", "gout")]
@@ -235,13 +235,37 @@ def test_a_dataset_of_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_bytes(jsonl())
-    source = reading.read_hub(str(tmp_path / "set"), subset=None, split="train")
+    table = hub.find_table(str(tmp_path / "set"), None)
+    source = hub.read_table(table, split="train", max_bytes=MAX_BYTES)
     assert [row for _, row in source.rows] == ROWS
+    assert source.revision
+
+
+def test_a_dataset_of_the_hub_has_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "train.jsonl").write_bytes(jsonl())
+    with pytest.raises(reading.Broken, match="more than is taken"):
+        list(hub.read_table(hub.find_table(str(tmp_path), None), split="train", max_bytes=50).rows)
 
 
 def test_a_dataset_that_the_hub_lacks_is_refused(tmp_path: Path) -> None:
-    rows: Callable[[], Any] = lambda: list(  # noqa: E731
-        reading.read_hub(str(tmp_path / "nothing"), subset=None, split="train").rows
-    )
     with pytest.raises(Refused, match="could not be read from the hub"):
-        rows()
+        hub.read_hub(str(tmp_path / "nothing"), subset=None, split="train", max_bytes=MAX_BYTES)
+
+
+def test_a_split_that_a_dataset_of_the_hub_lacks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(jsonl())
+    rows = hub.read_table(hub.find_table(str(tmp_path), None), split="other", max_bytes=MAX_BYTES).rows
+    with pytest.raises(Refused, match="Check its id, subset and split"):
+        next(rows)
+
+
+def test_a_folder_of_this_machine_is_never_read_in_the_hubs_stead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "owner" / "name" / "train.jsonl").write_bytes(jsonl())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused) as caught:
+        hub.read_hub("owner/name", subset=None, split="train", max_bytes=MAX_BYTES)
+    assert caught.value.reason == "not-on-hub"
