@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="the first 100 rows")
     options = parser.parse_args()
-    rows = [json.loads(line) for path in options.files for line in path.read_text().splitlines() if line]
+    rows = [json.loads(line) for path in options.files for line in path.open() if line.strip()]
     find("warm up: Dr. Example")
     result = measure(rows[:100] if options.quick else rows, errors=options.errors)
     if options.json:

@@ -89,7 +89,7 @@ def read_rows(path: Path | None) -> list[dict[str, str]]:
         ]
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
-from services.worker_train.reading import Broken, NumberedRows, Source, open_rows
+from services.worker_train.reading import MAX_PICTURE_BYTES, Broken, NumberedRows, Source, open_rows
 
 MAX_MEMBERS = 50_000
 #: A member may unpack to this many times its size, or to `_SMALL_BYTES`; real text stays below 40.
 MAX_RATIO = 150
 _SMALL_BYTES = 1_000_000
-MAX_PICTURE_BYTES = 30_000_000
 MAX_PARQUET_BYTES = 100_000_000
 _MAX_DIRECTORY_BYTES = 16_000_000
 _END_BYTES = 22
@@ -134,7 +133,12 @@ def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
 
 def _check_member(info: zipfile.ZipInfo) -> None:
     path = PurePosixPath(info.filename)
-    if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in path.parts[0]:
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or "\\" in info.filename
+        or ":" in info.filename.partition("/")[0]
+    ):
         raise Broken(
             "zip-path", "A name in the zip leads out of it. Pack the folder itself, with plain names."
         )
@@ -143,6 +147,10 @@ def _check_member(info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 0x1:
         raise Broken(
             "zip-encrypted", "The zip has a password. Pack it without one; MediChat encrypts what it keeps."
+        )
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Broken(
+            "zip-method", "The zip is compressed in another way than deflate. Pack it again with deflate."
         )
     if info.filename.lower().endswith(_NESTED):
         raise Broken("zip-nested", "The zip holds another archive. Unpack that, and pack its files directly.")

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from shared.training.report import MAX_LINES, Reason
 #: How much of a row tells its language, in characters, and below what it cannot be told.
 _LANGUAGE_CHARS, _LANGUAGE_MIN_CHARS = 400, 25
 UNDETERMINED = "und"
+#: Names of pictures whose cleaned ones are remembered.
+_PICTURES = 100_000
 #: The category of an answer that the guard could not judge.
 GUARD_FAILED = "guard_failure"
 
@@ -80,8 +84,9 @@ class Examiner:
         self._options = options
         self._lengths = lengths
         self._guard = guard
-        self._picture = picture
         self._keep = keep
+        # many rows may name one picture, which is decoded once
+        self._named = lru_cache(maxsize=_PICTURES)(lambda name: self._cleaned(picture(name)))
         self.tally = Tally()
         self._seen: dict[bytes, tuple[Reason | None, str | None]] = {}
 
@@ -110,13 +115,21 @@ class Examiner:
         if image is None:
             return None
         try:
-            png = clean_picture(self._picture(image) if isinstance(image, str) else image)
+            name = self._cleaned(image) if isinstance(image, bytes) else self._named(_plain(image))
         except KeyError:
             raise RowProblem(
                 Reason.BROKEN_IMAGE, "The picture that the row names is not in the upload."
             ) from None
+        if name is None:
+            raise RowProblem(Reason.BROKEN_IMAGE)
+        return name
+
+    def _cleaned(self, image: bytes) -> str | None:
+        """Keep the picture; its SHA-256, or None when it does not open."""
+        try:
+            png = clean_picture(image)
         except BrokenPicture:
-            raise RowProblem(Reason.BROKEN_IMAGE) from None
+            return None
         name = hashlib.sha256(png).hexdigest()
         self._keep(name, png)
         return name
@@ -192,6 +205,11 @@ class Examiner:
         self.tally.languages[language] += 1
         if language not in ("en", UNDETERMINED):
             _note(self.tally.foreign_lines, line)
+
+
+def _plain(path: str) -> str:
+    """One way of writing the path, instead of `./a.png` and `.//a.png`."""
+    return str(PurePosixPath(path.strip()))
 
 
 def _note(lines: list[int], line: int) -> None:

@@ -7,17 +7,17 @@ which says where and what to do; a hostile file costs no more memory than a good
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from services.worker_train.child import Refused
 
 #: Longest line of text, and longest field, in bytes.
 MAX_LINE_BYTES = 1_000_000
+MAX_PICTURE_BYTES = 30_000_000
 #: Most rows of one dataset.
 MAX_ROWS = 5_000_000
 _MAX_COLUMNS = 200
-_PARQUET_ROWS_AT_ONCE = 64
 _BOM = b"\xef\xbb\xbf"
 
 Row = dict[str, Any]
@@ -37,6 +37,8 @@ class Source:
     rows: NumberedRows
     #: The bytes of a picture that a row names; raises KeyError when there is none.
     picture: Callable[[str], bytes]
+    #: Names what a dataset of the hub was when it was read: the commit.
+    revision: str | None = None
 
 
 def no_pictures(_name: str) -> bytes:
@@ -49,7 +51,7 @@ def open_source(stream: IO[bytes], *, max_bytes: int) -> Source:
 
     Args:
         stream: seekable, at its start.
-        max_bytes: what a file may unpack to.
+        max_bytes: what a file may unpack to, and what its rows may come to.
 
     Raises:
         Broken: now or while reading.
@@ -59,8 +61,59 @@ def open_source(stream: IO[bytes], *, max_bytes: int) -> Source:
     if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
         from services.worker_train.archive import open_archive
 
-        return open_archive(stream, max_bytes=max_bytes)
-    return Source(*open_rows(stream, max_bytes=max_bytes), no_pictures)
+        source = open_archive(stream, max_bytes=max_bytes)
+    else:
+        source = Source(*open_rows(stream, max_bytes=max_bytes), no_pictures)
+    return replace(source, rows=bounded(source.rows, max_bytes))
+
+
+def bounded(rows: NumberedRows, max_bytes: int) -> NumberedRows:
+    """The rows, as long as there are not too many; what a reader trips over is said in our words."""
+    line = count = size = 0
+    try:
+        for line, row in rows:
+            count, size = count + 1, size + _size(line, row)
+            if count > MAX_ROWS or size > max_bytes:
+                raise Broken(
+                    "bomb",
+                    f"The rows up to line {line} are more than is taken: {MAX_ROWS:,} rows or {max_bytes:,} "
+                    "bytes. Split them into several datasets.",
+                )
+            yield line, row
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise Broken(
+            "bad-file",
+            f"The file cannot be read after line {line} ({type(error).__name__}). Write it again, and upload "
+            "that.",
+        ) from None
+
+
+def _size(line: int, row: Row) -> int:
+    """Bytes of what a row holds, about. Raises Broken for a name or a value that no row may have."""
+    try:
+        size = sum(len(name.encode()) for name in row)
+    except UnicodeEncodeError:
+        raise Broken(
+            "bad-header", f"Line {line} names a column with half of a surrogate pair. Write it as UTF-8."
+        ) from None
+    waiting: list[Any] = list(row.values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, str | bytes):
+            size += len(value)
+            if len(value) > (MAX_LINE_BYTES if isinstance(value, str) else MAX_PICTURE_BYTES):
+                raise Broken(
+                    "line-too-long",
+                    f"Line {line} holds a text of more than {MAX_LINE_BYTES:,} characters, or a picture of "
+                    f"more than {MAX_PICTURE_BYTES // 10**6} MB. Shorten it.",
+                )
+        else:
+            size += 8
+    return size
 
 
 def open_rows(stream: IO[bytes], *, max_bytes: int) -> tuple[str, NumberedRows]:
@@ -153,9 +206,10 @@ def read_csv(stream: IO[bytes]) -> NumberedRows:
     first = next(lines)
     delimiter = max(",;\t", key=first.count)
     csv.field_size_limit(MAX_LINE_BYTES)
-    header = _header(next(csv.reader([first], delimiter=delimiter)))
-    started = reached + 1
+    started = reached
     try:
+        header = _header(next(csv.reader([first], delimiter=delimiter)))
+        started = reached + 1
         for record in csv.reader(lines, delimiter=delimiter, strict=True):
             if record:
                 if len(record) != len(header):
@@ -169,7 +223,8 @@ def read_csv(stream: IO[bytes]) -> NumberedRows:
     except csv.Error:
         raise Broken(
             "bad-csv",
-            f'The record that starts on line {started} is not CSV: look for a stray ". Double it as "".',
+            f'The record that starts on line {started} is not CSV: look for a stray ", and double it as "". '
+            "Lines must end with a line feed.",
         ) from None
 
 
@@ -181,7 +236,7 @@ def _header(names: list[str]) -> list[str]:
 
 
 def read_parquet(stream: IO[bytes], *, max_bytes: int) -> NumberedRows:
-    """The rows of a Parquet file, a few at a time. Raises Broken."""
+    """The rows of a Parquet file. Raises Broken."""
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
@@ -193,43 +248,15 @@ def read_parquet(stream: IO[bytes], *, max_bytes: int) -> NumberedRows:
             raise Broken(
                 "bomb", "The Parquet file unpacks to more than is taken. Split it into several datasets."
             )
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE, use_threads=False):
+        # one at a time, for a value that is written once may stand in every row
+        batches = file.iter_batches(batch_size=1, use_threads=False)
+        for number, batch in enumerate(batches, start=1):
+            if batch.nbytes > MAX_PICTURE_BYTES + MAX_LINE_BYTES:
+                raise Broken("line-too-long", f"Row {number} is too long. Shorten it, or shrink its picture.")
             for row in batch.to_pylist():
-                number += 1
                 yield number, row
-    except (pyarrow.ArrowException, OSError, MemoryError):
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError, MemoryError):
         raise Broken(
             "bad-parquet",
-            f"The Parquet file cannot be read after row {number}. Write it again, and upload that.",
+            f"The Parquet file cannot be read around row {number}. Write it again, and upload that.",
         ) from None
-
-
-def read_hub(location: str, *, subset: str | None, split: str) -> Source:
-    """The rows of a dataset of the Hugging Face hub, streamed; no code of the dataset is run.
-
-    Raises:
-        Refused: it is not there, or cannot be read without code of its own.
-    """
-    import os
-
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import datasets  # type: ignore[import-untyped]
-
-    def rows() -> NumberedRows:
-        try:
-            found = datasets.load_dataset(location, subset, split=split, streaming=True)
-            for name, feature in (found.features or {}).items():
-                if isinstance(feature, datasets.Image):
-                    found = found.cast_column(name, datasets.Image(decode=False))
-            for number, row in enumerate(found, start=1):
-                yield number, dict(row)
-        except Refused:
-            raise
-        except Exception as error:
-            raise Refused(
-                "hub-unreadable",
-                f"The dataset could not be read from the hub ({type(error).__name__}). Check its id, subset "
-                "and split and the network, set HF_TOKEN if it is gated, or download it and upload its file.",
-            ) from None
-
-    return Source("hub", rows(), no_pictures)

@@ -7,8 +7,8 @@ What comes out is the same for all of them: messages whose roles alternate, and 
 import gzip
 import hashlib
 import io
-import json
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,9 @@ from PIL import Image
 from sqlalchemy import select
 
 from services.worker_train.child import Refused
+from services.worker_train.hub import with_closed_pictures
+from services.worker_train.reading import read_jsonl
+from services.worker_train.shapes import RowProblem, recognise
 from shared.db import open_database
 from shared.db.tables_training import datasets
 from shared.errors import DatasetDamaged
@@ -28,6 +31,7 @@ from shared.settings import load_settings
 from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.recipe import Data
+from shared.training.report import ADVICE
 
 _OWN = "medichat:"
 _MAX_PIXELS = 40_000_000
@@ -128,13 +132,11 @@ def _foreign(name: str) -> Rows:
 
 def _file(path: Path) -> Rows:
     raw = path.read_bytes()
-    text = gzip.decompress(raw) if path.suffix == ".gz" else raw
     try:
-        lines = text.decode().splitlines()
-        values = (json.loads(line) for line in lines if line.strip())
-        rows = list(_converted(values, path.parent))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Refused("bad-data", "The file is not JSON Lines in UTF-8.") from error
+        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error):
+        raise Refused("bad-data", "The file is no whole gzip file; compress it again.") from None
+    rows = list(_converted(read_jsonl(io.BytesIO(text)), path.parent))
     return Rows(train=rows, validation=[], sha256=hashlib.sha256(raw).hexdigest())
 
 
@@ -149,34 +151,25 @@ def _hub(name: str) -> Rows:
             "The dataset could not be read from the hub; check its id and the network, or give a file.",
         ) from error
     digest = hashlib.sha256(str(table._fingerprint).encode()).hexdigest()
-    return Rows(
-        train=list(_converted(cast(Iterable[dict[str, Any]], table), Path())), validation=[], sha256=digest
-    )
+    numbered = enumerate(cast(Iterable[dict[str, Any]], with_closed_pictures(table)), start=1)
+    return Rows(train=list(_converted(numbered, Path())), validation=[], sha256=digest)
 
 
-def _converted(values: Iterable[dict[str, Any]], folder: Path) -> Iterator[Row]:
-    for number, value in enumerate(values, start=1):
-        messages = _messages(value)
-        if not messages or messages[-1].get("role") != "assistant":
-            raise Refused(
-                "bad-data",
-                f"Row {number} has no answer to learn: it needs `messages` that end with the assistant's "
-                f"turn, or `question` and `answer`, or `prompt` and `completion`.",
-            )
-        image = value.get("image")
-        yield Row(messages=messages, picture=_picture_file(folder / str(image)) if image else None)
+def _converted(values: Iterable[tuple[int, dict[str, Any]]], folder: Path) -> Iterator[Row]:
+    """The rows, each in whatever shape it is written; pictures are named from `folder`. Raises Refused."""
+    for line, value in values:
+        try:
+            found = recognise(value, {}).read(value)
+        except RowProblem as problem:
+            advice = problem.advice or ADVICE[problem.reason]
+            raise Refused("bad-data", f"The row on line {line} cannot be learnt. {advice}") from None
+        yield Row(messages=found.messages, picture=_picture(found.image, folder))
 
 
-def _messages(value: dict[str, Any]) -> list[dict[str, str]]:
-    if "messages" in value:
-        return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in value["messages"]]
-    for asked, answered in (("question", "answer"), ("prompt", "completion")):
-        if value.get(asked) and value.get(answered):
-            return [
-                {"role": "user", "content": str(value[asked])},
-                {"role": "assistant", "content": str(value[answered])},
-            ]
-    return []
+def _picture(image: str | bytes | None, folder: Path) -> Callable[[], Image.Image] | None:
+    if isinstance(image, str):
+        return _picture_file(folder / image)
+    return None if image is None else partial(_decode, image)
 
 
 def _picture_file(path: Path) -> Callable[[], Image.Image]:

@@ -6,6 +6,7 @@ a group (the patient, so that one patient's rows stay together).
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,10 @@ _ROLES = {
     "doctor": "assistant",
     "chatbot": "assistant",
 }
+#: How the name of a column looks: one word, without a number that could be somebody's; or as a CSV's column
+#: without a name is called.
+_NAME = re.compile(r"column \d{1,3}|(?!.*\d{4})(?!.{41})(?![\d\W_]+$)\w[\w.-]*")
+_MOST_LISTED = 30
 _IMAGE_MARKS = ("<image>", "<start_of_image>")
 
 Message = dict[str, str]
@@ -96,8 +101,7 @@ class Shape:
         if image is not None:
             messages = [_said(message["role"], _without_marks(message["content"])) for message in messages]
         _check(messages)
-        group = self.value(row, "group")
-        return Conversation(messages, image, None if group is None else str(group).strip() or None)
+        return Conversation(messages, image, self.text(row, "group") or None)
 
     def value(self, row: Mapping[str, Any], part: str) -> Any:
         """What the row holds in the column that is read as `part`; None when there is none."""
@@ -143,7 +147,18 @@ def _by_name(columns: list[str]) -> dict[str, str]:
 
 
 def _listed(columns: list[str]) -> str:
-    return ", ".join(column[:40] for column in columns[:30]) or "none"
+    """The columns by name, or by number: where a header line is missing, a row's words stand in its place."""
+    shown = columns[:_MOST_LISTED]
+    if all(map(_is_name, shown)):
+        return ", ".join(shown) or "none"
+    numbered = ", ".join(f"column {place}" for place in range(1, len(shown) + 1))
+    return f"{numbered} (not named here, for they do not look like names; is the header line missing?)"
+
+
+def _is_name(column: str) -> bool:
+    from shared.privacy import phi  # it takes a while to load, and only a refusal needs it
+
+    return _NAME.fullmatch(column) is not None and not phi.find(column)
 
 
 def _said(role: str, content: str) -> Message:
@@ -205,6 +220,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in value]
+        if any(isinstance(part, list) for part in parts):
+            raise RowProblem(Reason.NOT_TEXT)
         return "\n".join(filter(None, (_text(part) for part in parts)))
     if isinstance(value, dict | bytes):
         raise RowProblem(Reason.NOT_TEXT)

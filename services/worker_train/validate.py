@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from services.worker_train import child, reading
+from services.worker_train import child, hub, reading
 from services.worker_train.child import Exit, Refused
 from services.worker_train.duplicates import Neighbours
 from services.worker_train.examine import Examined, Examiner
@@ -46,7 +46,7 @@ from shared.training.report import ADVICE, Reason
 
 #: Rows looked at before the shape is decided.
 _FIRST_ROWS = 100
-#: A file may unpack to this many times the largest upload.
+#: A file may unpack to this many times the largest upload, and the rows of the hub come to it.
 _UNPACKED = 4
 _PROGRESS_S = 1.0
 SPLITS = ("train", "validation", "quarantine")
@@ -184,6 +184,7 @@ class Check:
             "parts": parts,
             "images": self._pictures.manifest(used),
             "raw_sha256": raw_sha256,
+            "revision": source.revision,
             "shape": shape.name,
             "options": task.options.model_dump(mode="json"),
         }
@@ -224,10 +225,13 @@ class Check:
     def _open(self, opened: ExitStack) -> tuple[reading.Source, str]:
         """The rows, and the SHA-256 of the file (of a dataset of the hub: of its name)."""
         task = self._task
+        max_bytes = _UNPACKED * self._settings.max_dataset_bytes
         if task.source == "hub":
             options = task.options
             named = f"{task.source_name}/{options.subset}/{options.split}"
-            source = reading.read_hub(task.source_name, subset=options.subset, split=options.split)
+            source = hub.read_hub(
+                task.source_name, subset=options.subset, split=options.split, max_bytes=max_bytes
+            )
             return source, task.sha256 or hashlib.sha256(named.encode()).hexdigest()
         try:
             raw = SealedFile(
@@ -238,7 +242,7 @@ class Check:
         stream = cast(IO[bytes], opened.enter_context(io.BufferedReader(raw, buffer_size=1 << 16)))
         sha256 = task.sha256 or hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
-        return reading.open_source(stream, max_bytes=_UNPACKED * self._settings.max_dataset_bytes), sha256
+        return reading.open_source(stream, max_bytes=max_bytes), sha256
 
     def _remember(self, row: Examined, spool: Spool) -> None:
         """Keep the text in the spool, and what the decision needs here."""

@@ -63,6 +63,8 @@ class Manifest(BaseModel):
     parts: tuple[Part, ...]
     images: tuple[Picture, ...] = ()
     raw_sha256: str
+    #: The commit of a dataset of the hub that was read.
+    revision: str | None = None
     shape: str
     options: dict[str, Any]
 

@@ -474,8 +474,9 @@ def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]])
     ("line", "code"),
     [
         ('{"messages": [{"role": "user", "content": "A?"}]}', "bad-data"),
-        ('{"question": "A?"}', "bad-data"),
-        ("{", "bad-data"),
+        ('{"question": "A?"}', "unknown-shape"),
+        ('{"question": "A?", "answer": ""}', "bad-data"),
+        ("{", "bad-json"),
         ("", "no-rows"),
     ],
 )

@@ -1,9 +1,11 @@
 """The rows of a checked dataset: read from sealed parts, and only when they are what the manifest says."""
 
+import gzip
 import hashlib
 import io
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +120,29 @@ def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
 def test_a_dataset_that_is_not_there_is_refused(dataset_id: str) -> None:
     with pytest.raises(Refused, match="no checked dataset"):
         read_rows(Data(train=f"medichat:{new_id()}"), seed=0)
+
+
+def test_a_file_may_be_written_in_every_shape_that_a_dataset_may(tmp_path: Path) -> None:
+    row = {"instruction": "Explain it.", "input": "Asthma.", "output": "The airways\u2028narrow.\x85"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    (found,) = read_rows(Data(train=str(tmp_path / "rows.jsonl")), seed=0).train
+    assert [turn["content"] for turn in found.messages] == [
+        "Explain it.\n\nAsthma.",
+        "The airways\u2028narrow.",
+    ]
+
+
+def test_a_picture_is_found_beside_the_file(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    row = {"question": "<image> What is it?", "answer": "A rash.", "image": "a.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    (found,) = read_rows(Data(train=str(tmp_path / "rows.jsonl")), seed=0).train
+    assert found.messages[0]["content"] == "What is it?"
+    assert found.picture is not None
+    assert found.picture().size == (9, 7)
+
+
+def test_a_gzip_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"question": "q", "answer": "a"}')[:-9])
+    with pytest.raises(Refused, match="compress it again"):
+        read_rows(Data(train=str(tmp_path / "rows.jsonl.gz")), seed=0)

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from services.worker_train.child import Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
+from services.worker_train.pictures import clean_picture
 from services.worker_train.validate import Check, Task, next_version
 from shared.auth.roles import AccountStatus, Role
 from shared.db.engine import connect
@@ -305,6 +306,29 @@ def test_pictures_of_a_zip_are_cleaned_sealed_and_named_by_their_hash(checked: C
     assert dataset.lines(Reason.BROKEN_IMAGE) == [3]
     assert dataset.report.images == 2
     assert dataset.report.format == "zip of jsonl"
+
+
+def test_a_picture_that_many_rows_name_is_decoded_once(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def counting(data: bytes) -> bytes:
+        decoded.append(data)
+        return clean_picture(data)
+
+    monkeypatch.setattr("services.worker_train.examine.clean_picture", counting)
+    sink = io.BytesIO()
+    names = ("red", "./red", " red", "broken", "broken")
+    with zipfile.ZipFile(sink, "w") as file:
+        file.writestr("rows.jsonl", jsonl([good(number, image=name) for number, name in enumerate(names)]))
+        file.writestr("red", drawn("red"))
+        file.writestr("broken", b"no picture")
+    dataset = checked(sink.getvalue(), validation_fraction=0)
+    assert len({row["image"] for row in dataset.rows("train")}) == 1
+    assert dataset.done["rows_train"] == 3
+    assert dataset.lines(Reason.BROKEN_IMAGE) == [4, 5]
+    assert len(decoded) == 2
 
 
 def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_nothing_behind(tmp_path: Path) -> None:

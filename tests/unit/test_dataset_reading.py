@@ -4,7 +4,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from services.worker_train import archive, reading
+from services.worker_train import archive, hub, reading
 from services.worker_train.child import Refused
 
 ROWS = [{"question": f"What is {name}?", "answer": f"{name}, a condition."} for name in ("asthma", "gout")]
@@ -91,12 +91,16 @@ def test_empty_lines_of_jsonl_are_passed_over_and_counted() -> None:
         (b"question,question\na,b\n", "bad-header", "Line 1"),
         (jsonl() + b'{"answer": "' + b"a" * 1_000_000 + b'"}\n', "line-too-long", "Line 3"),
         (b'question,answer\na,"' + b"line\n" * 250_000, "bad-csv", "line 2"),
+        (b"question,answer\ra,b\r", "bad-csv", "line feed"),
+        (b'{"question": "q", "\\ud800": "a"}\n', "bad-header", "Line 1"),
         (b"\x1f\x8b\x08\x00", "compressed", "Unpack"),
         (b"MZ\x90\x00\x03", "not-text", "none of"),
         (as_parquet()[:-100], "bad-parquet", "Write it again"),
+        (as_parquet().replace(b"gout", b"gou\xff"), "bad-parquet", "row 2"),
         (zipped({"rows.jsonl": jsonl()})[:-30], "bad-zip", "damaged"),
         (zipped({"a.jsonl": jsonl(), "b.csv": b"a"}), "zip-rows", "2 files"),
         (zipped({"a.png": b""}), "zip-rows", "0 files"),
+        (zipped({"rows.jsonl": jsonl()}, zipfile.ZIP_LZMA), "zip-method", "deflate"),
         (zipped({"rows.jsonl": jsonl(), "../../etc/x.png": b"x"}), "zip-path", "leads out"),
         (zipped({"rows.jsonl": jsonl(), "/etc/x.png": b"x"}), "zip-path", "leads out"),
         (zipped({"rows.jsonl": jsonl(), "c:\\x.png": b"x"}), "zip-path", "leads out"),
@@ -154,6 +158,50 @@ def test_a_link_in_a_zip_is_refused() -> None:
     assert "link" in refusal(sink.getvalue()).detail
 
 
+def test_what_a_reader_trips_over_is_a_broken_file_with_its_place() -> None:
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        yield 7, ROWS[0]
+        raise UnicodeDecodeError("utf-8", b"secret", 0, 1, "secret")
+
+    with pytest.raises(reading.Broken, match="after line 7") as caught:
+        list(reading.bounded(rows(), MAX_BYTES))
+    assert caught.value.reason == "bad-file"
+    assert "secret" not in caught.value.detail
+
+
+def test_a_storage_that_fails_is_no_broken_file() -> None:
+    """It would cost the upload."""
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        yield 1, ROWS[0]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        list(reading.bounded(rows(), MAX_BYTES))
+
+
+@pytest.mark.parametrize(
+    "data", [jsonl(ROWS * 2), as_parquet(ROWS * 2), zipped({"a.jsonl": jsonl(ROWS * 2)})]
+)
+def test_a_file_has_a_limited_number_of_rows(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_ROWS", 4)
+    assert len(read(data)) == 4
+    monkeypatch.setattr(reading, "MAX_ROWS", 3)
+    assert refusal(data).reason == "bomb"
+
+
+def test_a_value_that_is_written_once_and_stands_in_many_rows_counts_in_each() -> None:
+    data = as_parquet([{"question": "q", "answer": "a" * 900_000}] * 20)
+    assert len(data) < 1_000_000
+    assert refusal(data).reason == "bomb"
+
+
+@pytest.mark.parametrize("answer", ["a" * 1_000_001, "a" * 32_000_000, [["a" * 1_000_001]]])
+def test_a_value_of_a_parquet_file_has_a_limited_length(answer: object) -> None:
+    error = refusal(as_parquet([{"question": "q", "answer": answer}]), max_bytes=10**9)
+    assert error.reason == "line-too-long"
+
+
 def test_a_parquet_file_that_unpacks_to_too_much_is_refused() -> None:
     data = as_parquet([{"question": "q" * 1000, "answer": "a"}] * 1000 + ROWS)
     assert refusal(data, max_bytes=1000).reason == "bomb"
@@ -187,13 +235,37 @@ def test_a_dataset_of_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_bytes(jsonl())
-    source = reading.read_hub(str(tmp_path / "set"), subset=None, split="train")
+    table = hub.find_table(str(tmp_path / "set"), None)
+    source = hub.read_table(table, split="train", max_bytes=MAX_BYTES)
     assert [row for _, row in source.rows] == ROWS
+    assert source.revision
+
+
+def test_a_dataset_of_the_hub_has_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "train.jsonl").write_bytes(jsonl())
+    with pytest.raises(reading.Broken, match="more than is taken"):
+        list(hub.read_table(hub.find_table(str(tmp_path), None), split="train", max_bytes=50).rows)
 
 
 def test_a_dataset_that_the_hub_lacks_is_refused(tmp_path: Path) -> None:
-    rows: Callable[[], Any] = lambda: list(  # noqa: E731
-        reading.read_hub(str(tmp_path / "nothing"), subset=None, split="train").rows
-    )
     with pytest.raises(Refused, match="could not be read from the hub"):
-        rows()
+        hub.read_hub(str(tmp_path / "nothing"), subset=None, split="train", max_bytes=MAX_BYTES)
+
+
+def test_a_split_that_a_dataset_of_the_hub_lacks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(jsonl())
+    rows = hub.read_table(hub.find_table(str(tmp_path), None), split="other", max_bytes=MAX_BYTES).rows
+    with pytest.raises(Refused, match="Check its id, subset and split"):
+        next(rows)
+
+
+def test_a_folder_of_this_machine_is_never_read_in_the_hubs_stead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "owner" / "name" / "train.jsonl").write_bytes(jsonl())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused) as caught:
+        hub.read_hub("owner/name", subset=None, split="train", max_bytes=MAX_BYTES)
+    assert caught.value.reason == "not-on-hub"

@@ -80,6 +80,27 @@ def test_a_chosen_column_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "first",
+    [
+        ["What helps against the itch?", "Cool cloths."],
+        ["question", "Jane Roe"],
+        ["Roe, Jane", "gout"],
+        ["jane@example.org", "gout"],
+        ["4711", "gout"],
+        ["A1234567", "gout"],
+        ["2024-03-01", "gout"],
+        ["Elizabeth", "gout"],
+        ["x" * 41, "gout"],
+    ],
+)
+def test_words_of_a_first_row_in_place_of_a_header_are_not_repeated(first: list[str]) -> None:
+    for chosen in ({}, {"question": "Frage"}):
+        with pytest.raises(Refused, match=r"column 1, column 2 .*header line missing") as caught:
+            recognise(first, chosen)
+        assert not any(word in caught.value.detail for word in first if word != "question")
+
+
+@pytest.mark.parametrize(
     ("messages", "reason"),
     [
         ([ASKED], Reason.ROLES),
@@ -93,6 +114,7 @@ def test_a_chosen_column_that_is_not_there_is_refused() -> None:
         ([{"role": "user", "content": ""}, ANSWERED], Reason.EMPTY_QUESTION),
         ([ASKED, {"role": "assistant", "content": {"a": 1}}], Reason.NOT_TEXT),
         ([ASKED, {"role": "assistant", "content": "\ud83d"}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": json.loads("[" * 450 + "]" * 450)}], Reason.NOT_TEXT),
         (None, Reason.NOT_TEXT),
         ("no json", Reason.NOT_TEXT),
         ([1, 2], Reason.NOT_TEXT),
@@ -102,6 +124,12 @@ def test_a_row_that_cannot_be_used_says_why(messages: Any, reason: Reason) -> No
     with pytest.raises(RowProblem) as caught:
         read({"messages": messages})
     assert caught.value.reason is reason
+
+
+def test_a_group_that_is_no_text_cannot_be_used() -> None:
+    with pytest.raises(RowProblem) as caught:
+        read({"messages": CHAT, "patient": "\ud800"})
+    assert caught.value.reason is Reason.NOT_TEXT
 
 
 def test_two_system_texts_are_one_too_many() -> None:

@@ -1,0 +1,79 @@
+"""Reads rows of a dataset of the Hugging Face hub, streamed. It does not know what a row means.
+
+No code of the dataset is run.
+"""
+
+import os
+from typing import Any
+
+from services.worker_train.child import Refused
+from services.worker_train.reading import NumberedRows, Source, bounded, no_pictures
+
+
+def read_hub(location: str, *, subset: str | None, split: str, max_bytes: int) -> Source:
+    """The rows of a dataset, of at most `max_bytes`.
+
+    Raises:
+        Refused: now or while reading; it is not there, cannot be read without code of its own, or has files
+            that do not lie on the hub.
+    """
+    table = find_table(location, subset)
+    _refuse_elsewhere(table)
+    return read_table(table, split=split, max_bytes=max_bytes)
+
+
+def find_table(location: str, subset: str | None) -> Any:
+    """What `datasets` finds there, be it a folder of this machine; no row is read. Raises Refused."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets  # type: ignore[import-untyped]
+
+    try:
+        return datasets.load_dataset_builder(location, subset)
+    except Exception as error:  # whatever the library and the network raise
+        raise _unreadable(error) from None
+
+
+def read_table(table: Any, *, split: str, max_bytes: int) -> Source:
+    """The rows of what `find_table` found. Raises Refused while reading."""
+
+    def rows() -> NumberedRows:
+        try:
+            found = with_closed_pictures(table.as_streaming_dataset(split=split))
+            for number, row in enumerate(found, start=1):
+                yield number, dict(row)
+        except Exception as error:
+            raise _unreadable(error) from None
+
+    return Source("hub", bounded(rows(), max_bytes), no_pictures, table.hash)
+
+
+def with_closed_pictures(found: Any) -> Any:
+    """The same dataset with pictures as bytes: nothing opens them but we."""
+    import datasets
+
+    for name, feature in (found.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            found = found.cast_column(name, datasets.Image(decode=False))
+    return found
+
+
+def _refuse_elsewhere(table: Any) -> None:
+    """Raise Refused for files of this machine or of another server.
+
+    An id that is also a folder here is read from there, and a dataset's card may name any path or address.
+    """
+    files = [str(file) for part in (table.config.data_files or {}).values() for file in part]
+    if not files or not all(file.rpartition("::")[2].startswith("hf://datasets/") for file in files):
+        raise Refused(
+            "not-on-hub",
+            "The dataset has files that do not lie on the hub; only those are read. Download it and upload "
+            "its file.",
+        )
+
+
+def _unreadable(error: Exception) -> Refused:
+    return Refused(
+        "hub-unreadable",
+        f"The dataset could not be read from the hub ({type(error).__name__}). Check its id, subset and "
+        "split and the network, set HF_TOKEN if it is gated, or download it and upload its file.",
+    )
