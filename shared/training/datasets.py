@@ -184,9 +184,21 @@ class DatasetStore:
     def revalidate(
         self, connection: Connection, dataset_id: str, options: DatasetOptions, *, by: By, now: datetime
     ) -> Job:
-        """Check the upload again with other options. Raises NotFound, or Conflict when it is in use."""
+        """Check the upload again with other options. Raises NotFound, or Conflict when it is in use.
+
+        Once a run was trained on it, never again: its rows and manifest then say where an adapter came from,
+        and its held-out rows must stay those that the adapter has not seen.
+        """
+        # a run that is submitted at this moment is seen below, or finds the dataset in its check
+        connection.execute(select(datasets.c.id).where(datasets.c.id == dataset_id).with_for_update())
         dataset = self.get(connection, dataset_id)
         self._refuse_in_use(connection, dataset)
+        used = select(training_runs.c.id).where(training_runs.c.dataset_id == dataset_id).limit(1)
+        if connection.execute(used).first() is not None:
+            raise Conflict(
+                "A training run has used this dataset, so its rows stay as they are; to check the file with "
+                "other options, upload it again as a new dataset."
+            )
         if dataset.sha256 is None and dataset.source != "hub":
             raise Conflict("This upload could not be read and was not kept; upload it again.")
         self._change(

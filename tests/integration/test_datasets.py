@@ -463,3 +463,22 @@ def test_a_dataset_that_a_run_uses_stays_as_it_is(api: Api, admin: httpx.Client)
     begin_run(api, done)
     assert admin.delete(f"/v1/datasets/{dataset_id}").status_code == 409
     assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 409
+
+
+def test_what_was_trained_on_is_never_checked_again(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    done, _ = check(api)
+    begin_run(api, done)
+    api.set(jobs, jobs.c.kind == Kind.TRAIN, state="succeeded")
+    answer = admin.post(f"/v1/datasets/{dataset_id}/validate", json={})
+    assert answer.status_code == 409
+    assert "upload it again as a new dataset" in answer.json()["detail"]
+    assert admin.get(f"/v1/datasets/{dataset_id}").json()["state"] == "ready"
+
+
+def test_a_run_names_the_manifest_of_the_rows_that_it_trains_on(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    done, _ = check(api)
+    run = admin.post("/v1/training-runs", json={"name": "a run", "dataset_id": dataset_id}).json()
+    assert done.manifest_sha256 is not None
+    assert run["manifest_sha256"] == done.manifest_sha256

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from services.api.state import Gateway
-from services.worker_train.child import Exit
+from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
@@ -24,7 +24,7 @@ from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
 from shared.training.adapter_files import WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
-from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
+from tests.evaluating import Registered, add_dataset, demo_weights, message_row, nudge, register, with_lora
 from tests.support import ROOT, Api
 from tests.unit.test_training_gate import GOOD, WORSE
 
@@ -284,6 +284,33 @@ def test_an_adapter_of_other_base_weights_is_refused(api: Api, registered: Regis
     status, events, _ = run_program(api, "--evaluation", evaluation.id)
     assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "adapter-refused")
     assert "another base" in events[-1]["detail"]
+
+
+def test_nothing_is_measured_when_the_rows_it_was_trained_on_are_no_more(
+    api: Api, registered: Registered
+) -> None:
+    evaluation = submit(api, registered)
+    api.set(datasets, datasets.c.id == registered.dataset_id, manifest_sha256="d" * 64)
+    with pytest.raises(Refused, match="which rows the adapter was trained on"):
+        evaluate(api.settings, evaluation.id)
+
+
+def test_rows_of_another_dataset_that_were_learnt_are_left_out_and_counted(
+    api: Api, registered: Registered
+) -> None:
+    held_out = [*ROWS["train"], *(message_row(n, f"What helps against itch {n}?", ADVICE) for n in range(3))]
+    with api.gateway.database.write() as connection:
+        other, _ = add_dataset(
+            connection,
+            Storage.from_settings(api.settings),
+            api.gateway.envelope,
+            rows={"train": [], "validation": held_out},
+            user_id=registered.user_id,
+        )
+    evaluation = submit(api, registered, dataset_id=other)
+    hasty = api.settings.model_copy(update={"evaluation_seconds": 1.0, "evaluation_answer_tokens": 1})
+    figures = evaluate(hasty, evaluation.id)[0].figures
+    assert (figures["loss"]["rows"], figures["about"]["rows_learnt_before"]) == (3, len(ROWS["train"]))
 
 
 def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, tmp_path: Path) -> None:
