@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import select
 
 from models.demo.pictures import draw_picture
 from services.worker_train.child import Refused
@@ -118,3 +119,12 @@ def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
 def test_a_dataset_that_is_not_there_is_refused(dataset_id: str) -> None:
     with pytest.raises(Refused, match="no checked dataset"):
         read_rows(Data(train=f"medichat:{new_id()}"), seed=0)
+
+
+def test_a_checked_dataset_that_holds_none_out_is_not_split_by_row(api: Api, dataset_id: str) -> None:
+    with api.gateway.database.read() as connection:
+        manifest = connection.execute(select(datasets.c.manifest)).scalar_one()
+    parts = [part for part in manifest["parts"] if part["split"] == "train"]
+    api.set(datasets, datasets.c.id == dataset_id, manifest={**manifest, "parts": parts})
+    rows = read_rows(Data(train=f"medichat:{dataset_id}", validation_fraction=0.5), seed=0)
+    assert (len(rows.train), rows.validation) == (4, [])
