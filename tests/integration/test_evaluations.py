@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def end(api: Api, job: Any, figures: dict[str, Any]) -> Any:
         return store(api.gateway).record_end(connection, job.claim, figures=figures, samples=SAMPLES)
 
 
+def another_dataset(api: Api, registered: Registered, held_out: Sequence[Any]) -> str:
+    """The id of a dataset that the adapter was not trained on."""
+    with api.gateway.database.write() as connection:
+        dataset_id, _ = add_dataset(
+            connection,
+            Storage.from_settings(api.settings),
+            api.gateway.envelope,
+            rows={"train": [], "validation": held_out},
+            user_id=registered.user_id,
+        )
+    return dataset_id
+
+
 # -- the store
 
 
@@ -124,6 +138,22 @@ def test_what_does_not_exist_cannot_be_evaluated(api: Api, registered: Registere
     api.set(adapters, adapters.c.sha256 == registered.sha256, status="recalled")
     with pytest.raises(Conflict, match="recalled"):
         submit(api, registered)
+
+
+def test_an_adapter_whose_dataset_was_taken_out_of_the_list_is_evaluated_on_it(
+    api: Api, registered: Registered
+) -> None:
+    api.set(datasets, datasets.c.id == registered.dataset_id, hidden_at=datetime.now(UTC))
+    assert submit(api, registered).dataset_id == registered.dataset_id
+
+
+def test_another_dataset_that_was_taken_out_of_the_list_is_not_found(
+    api: Api, registered: Registered
+) -> None:
+    other = another_dataset(api, registered, ROWS["validation"])
+    api.set(datasets, datasets.c.id == other, hidden_at=datetime.now(UTC))
+    with pytest.raises(NotFound, match="dataset"):
+        submit(api, registered, dataset_id=other)
 
 
 def test_the_end_keeps_the_figures_and_what_the_gate_makes_of_them(api: Api, registered: Registered) -> None:
@@ -299,14 +329,7 @@ def test_rows_of_another_dataset_that_were_learnt_are_left_out_and_counted(
     api: Api, registered: Registered
 ) -> None:
     held_out = [*ROWS["train"], *(message_row(n, f"What helps against itch {n}?", ADVICE) for n in range(3))]
-    with api.gateway.database.write() as connection:
-        other, _ = add_dataset(
-            connection,
-            Storage.from_settings(api.settings),
-            api.gateway.envelope,
-            rows={"train": [], "validation": held_out},
-            user_id=registered.user_id,
-        )
+    other = another_dataset(api, registered, held_out)
     evaluation = submit(api, registered, dataset_id=other)
     hasty = api.settings.model_copy(update={"evaluation_seconds": 1.0, "evaluation_answer_tokens": 1})
     figures = evaluate(hasty, evaluation.id)[0].figures
