@@ -26,6 +26,7 @@ from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
+from shared.training.adapter_files import hash_files
 from shared.training.dataset_files import place_of
 from shared.weights import hash_weights
 
@@ -110,6 +111,7 @@ def register(
         connection.execute(
             adapters.insert().values(
                 sha256=sha256,
+                files_sha256=hash_files(folder),
                 name="run",
                 version=1,
                 run_id=run_id,

@@ -42,6 +42,7 @@ from shared.privacy.sealed import SealedWriter
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
 from shared.training.adapter_files import copy_adapter
+from shared.training.adapters import files_hash
 from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.gate import judge
 
@@ -53,6 +54,8 @@ class Asked:
     """What the database says of an evaluation."""
 
     adapter: Any
+    #: What the adapter's files beside its weights must hash to.
+    files_sha256: str
     recipe: dict[str, Any]
     #: Whose held-out rows it uses.
     dataset: Any
@@ -158,6 +161,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
             base_model=asked.adapter.base_model,
             adapter=Path(folder),
             sha256=asked.adapter.sha256,
+            files_sha256=asked.files_sha256,
             revision=asked.adapter.base_revision,
         )
     with_images = examinee.text.reads_images
@@ -196,7 +200,14 @@ def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> 
             "since. Train a new adapter, and evaluate that one.",
         )
     keys = load_data_keys(connection, envelope, {dataset.key_id, trained_on.key_id})
-    return Asked(adapter, cast(dict[str, Any], run.recipe), dataset, trained_on, keys)
+    return Asked(
+        adapter=adapter,
+        files_sha256=files_hash(connection, adapter.sha256),
+        recipe=cast(dict[str, Any], run.recipe),
+        dataset=dataset,
+        trained_on=trained_on,
+        keys=keys,
+    )
 
 
 def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with_images: bool) -> Material:

@@ -103,6 +103,7 @@ adapters = Table(
     "adapters",
     metadata,
     Column("sha256", String(64), primary_key=True),  # of adapter_model.safetensors: a version never changes
+    Column("files_sha256", String(64)),  # of its configuration and probe; see shared/training/adapters.py
     Column("name", String(100), nullable=False),
     Column("version", Integer, nullable=False),
     Column("run_id", Id, ForeignKey("training_runs.id"), nullable=False, index=True),

@@ -23,7 +23,7 @@ from shared.errors import AdapterRefused, Conflict, LeaseLost, NotFound
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
-from shared.training.adapter_files import WEIGHTS
+from shared.training.adapter_files import CONFIG, WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
 from tests.evaluating import Registered, add_dataset, demo_weights, message_row, nudge, register, with_lora
 from tests.support import ROOT, Api
@@ -305,6 +305,17 @@ def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: 
     with storage.create(path) as file:
         file.write(weights)
     with pytest.raises(AdapterRefused, match="tampered"):
+        evaluate(api.settings, evaluation.id)
+
+
+def test_a_configuration_that_was_changed_afterwards_is_refused(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    storage, path = Storage.from_settings(api.settings), f"adapters/{registered.sha256}/{CONFIG}"
+    with storage.open(path) as file:
+        config = json.load(file)
+    with storage.create(path) as file:
+        file.write(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}).encode())
+    with pytest.raises(AdapterRefused, match="not the one that was registered"):
         evaluate(api.settings, evaluation.id)
 
 
