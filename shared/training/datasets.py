@@ -258,7 +258,7 @@ class DatasetStore:
         now = self._jobs.hold(connection, claim)
         dataset = self.by_job(connection, claim.job_id)
         checked = Manifest.model_validate(manifest)
-        folder = version_folder(dataset.id, self.next_version(connection, dataset.id))
+        folder = version_folder(dataset.id, self.next_version(connection, dataset.id), claim.name)
         _require_fitting(checked, folder, rows_train, rows_validation)
         connection.execute(
             update(datasets)
@@ -348,7 +348,7 @@ class DatasetStore:
         return None if stored is None else Manifest.model_validate(stored)
 
     def next_version(self, connection: Connection, dataset_id: str) -> int:
-        """The number of the version that a check under way writes (the folder `v<n>`)."""
+        """The number of the version that a check under way writes (of its folder `v<n>-<attempt>`)."""
         manifest = self.manifest(connection, dataset_id)
         return 1 if manifest is None else manifest.version + 1
 

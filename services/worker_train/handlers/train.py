@@ -53,7 +53,7 @@ class TrainWork(Work):
     @property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
-        return Checkpoints(self.tools.storage, self.run.id, self.folder / "checkpoints")
+        return Checkpoints(self.tools.storage, self.run.id, self.folder / "checkpoints", epoch=self.job.epoch)
 
     def open(self, connection: Connection) -> None:
         self._run = connection.execute(
