@@ -38,36 +38,40 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _fetch(sha256: str, folder: Path) -> Path:
-    """Copy the adapter's files from storage into a folder of its name; whoever loads them checks them.
+    """Copy the adapter's files from storage into a folder of its name.
 
     Raises:
         CommandRefused: it is not in the registry, was recalled, or could not be verified.
-        AdapterRefused: the storage holds other files than an adapter has.
+        AdapterRefused: the storage holds other files than those that were registered.
     """
     from services.cli_client import CommandRefused
     from shared.settings import load_settings
     from shared.storage import Storage
-    from shared.training.adapter_files import copy_adapter
+    from shared.training.adapter_files import check_adapter, copy_adapter
 
     settings = load_settings()
-    _check_registry(settings, sha256)
+    files_sha256 = _check_registry(settings, sha256)
     copy = folder / sha256
     copy.mkdir()
     try:
         copy_adapter(Storage.from_settings(settings), sha256, copy)
+        check_adapter(copy, sha256=sha256, files_sha256=files_sha256)
     except FileNotFoundError as error:
         raise CommandRefused("the storage has no files of this adapter; see MEDICHAT_STORAGE_URL") from error
     return copy
 
 
-def _check_registry(settings: "Settings", sha256: str) -> None:
-    """Whether the adapter may be used. Raises CommandRefused, also when nobody can tell."""
+def _check_registry(settings: "Settings", sha256: str) -> str:
+    """What the adapter's files beside its weights must hash to, if it may be used.
+
+    Raises CommandRefused, also when nobody can tell.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     from services.cli_client import CommandRefused
     from shared.db import open_database
     from shared.errors import MediChatError
-    from shared.training.adapters import check_usable, find
+    from shared.training.adapters import check_usable, files_hash, find
     from shared.training.states import AdapterStatus
 
     database = open_database(settings)
@@ -77,6 +81,7 @@ def _check_registry(settings: "Settings", sha256: str) -> None:
             if adapter.status is AdapterStatus.RECALLED:
                 raise CommandRefused(f"this adapter was recalled: {adapter.recalled_reason}")
             check_usable(connection, sha256, adapter.base_model)
+            return files_hash(connection, sha256)
     except MediChatError as error:
         raise CommandRefused(error.detail) from error
     except SQLAlchemyError as error:

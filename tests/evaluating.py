@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from sqlalchemy import Connection
 from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from models.demo.evaluate import WEIGHTS
@@ -25,11 +26,13 @@ from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
+from shared.training.adapter_files import hash_files
 from shared.training.dataset_files import place_of
 from shared.weights import hash_weights
 
 TARGETS = r"(?!.*vision).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MANIFEST_SHA256 = "c" * 64
 
 
 def demo_weights() -> PreTrainedModel:
@@ -85,28 +88,11 @@ def register(
     """Store a dataset of these rows by split, sealed, and the adapter of a folder as trained on it."""
     weights = folder / "adapter_model.safetensors"
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    dataset_id, run_id = new_id(), new_id()
+    run_id = new_id()
     with database.write() as connection:
         if user_id is None:
             user_id = _user(connection)
-        key = create_data_key(connection, envelope, scope="dataset", owner_id=dataset_id, now=NOW)
-        parts = [_seal(storage, key, dataset_id, split, lines) for split, lines in rows.items()]
-        connection.execute(
-            datasets.insert().values(
-                id=dataset_id,
-                name="rows",
-                state="ready",
-                source="upload",
-                source_name="rows.jsonl",
-                options={},
-                key_id=key.key_id,
-                rows_train=len(rows["train"]),
-                rows_validation=len(rows["validation"]),
-                manifest={"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}},
-                created_by=user_id,
-                created_at=NOW,
-            )
-        )
+        dataset_id, key = add_dataset(connection, storage, envelope, rows=rows, user_id=user_id)
         job = NewJob(id=new_id(), kind=Kind.TRAIN, user_id=user_id, audience=Audience.CLINICIAN)
         jobs.submit_settled(connection, job, NOW)
         connection.execute(
@@ -115,6 +101,7 @@ def register(
                 name="run",
                 job_id=job.id,
                 dataset_id=dataset_id,
+                manifest_sha256=MANIFEST_SHA256,
                 recipe=recipe or {},
                 base_model="demo",
                 created_by=user_id,
@@ -124,6 +111,7 @@ def register(
         connection.execute(
             adapters.insert().values(
                 sha256=sha256,
+                files_sha256=hash_files(folder),
                 name="run",
                 version=1,
                 run_id=run_id,
@@ -141,6 +129,38 @@ def register(
         with storage.create(f"adapters/{sha256}/{name}") as file:
             file.write((folder / name).read_bytes())
     return Registered(user_id, dataset_id, sha256, key)
+
+
+def add_dataset(
+    connection: Connection,
+    storage: Storage,
+    envelope: Envelope,
+    *,
+    rows: dict[str, Sequence[dict[str, Any]]],
+    user_id: str,
+) -> tuple[str, DataKey]:
+    """Store a dataset of these rows by split, sealed; returns its id and key."""
+    dataset_id = new_id()
+    key = create_data_key(connection, envelope, scope="dataset", owner_id=dataset_id, now=NOW)
+    parts = [_seal(storage, key, dataset_id, split, lines) for split, lines in rows.items()]
+    connection.execute(
+        datasets.insert().values(
+            id=dataset_id,
+            name="rows",
+            state="ready",
+            source="upload",
+            source_name="rows.jsonl",
+            options={},
+            key_id=key.key_id,
+            rows_train=len(rows["train"]),
+            rows_validation=len(rows["validation"]),
+            manifest={"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}},
+            manifest_sha256=MANIFEST_SHA256,
+            created_by=user_id,
+            created_at=NOW,
+        )
+    )
+    return dataset_id, key
 
 
 def _user(connection: Any) -> str:

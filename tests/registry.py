@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -13,6 +14,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import NewJob
 from shared.privacy.keys import create_data_key
+from shared.training.adapter_files import hash_files
 from shared.training.adapters import AdapterStore, NewAdapter
 from tests.support import Api, Person
 
@@ -70,6 +72,7 @@ def add_adapter(
         )
         new = NewAdapter(
             sha256=sha256,
+            files_sha256=hash_files(Path(api.settings.storage_url) / "adapters" / sha256),
             name=name,
             run_id=run_id,
             dataset_id=dataset_id,

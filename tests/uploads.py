@@ -54,8 +54,9 @@ def write_part(
     store = api.gateway.datasets
     with api.gateway.database.read() as connection:
         version = store.next_version(connection, dataset.id)
+        attempt = api.gateway.jobs.get(connection, str(dataset.job_id)).claim.name
         key = store.key(connection, dataset)
-    path = f"{version_folder(dataset.id, version)}/{split}-{part:05}.jsonl"
+    path = f"{version_folder(dataset.id, version, attempt)}/{split}-{part:05}.jsonl"
     text = "".join(json.dumps(each) + "\n" for each in rows).encode()
     with store.storage.create(path) as file, SealedWriter(file, key, place=place_of(path)) as sealed:
         sealed.write(text)

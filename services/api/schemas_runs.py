@@ -66,6 +66,7 @@ class RunView(BaseModel):
     state: RunState
     dataset_id: str
     dataset_name: str
+    manifest_sha256: str | None = Field(description="Of the dataset: names exactly the rows it trains on.")
     recipe: dict[str, Any]
     base_model: str
     base_revision: str | None

@@ -8,17 +8,19 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from shared.db import Database
 from shared.errors import AdapterRefused, NotFound
 from shared.jobs.records import Job
 from shared.storage import Storage
-from shared.training.adapter_files import AdapterFiles, check_adapter, copy_adapter
-from shared.training.adapters import active, check_usable
+from shared.training.adapter_files import AdapterFiles, check_adapter, copy_adapter, hash_files
+from shared.training.adapters import active, check_usable, files_hash
 from shared.training.states import BASE
 
 _FRESH_S = 2.0
@@ -62,11 +64,14 @@ class AdapterCopies:
         storage: Storage,
         folder: Path,
         *,
+        files_hash: Callable[[str], str],
         base_revision: str,
         base_layers: Mapping[str, tuple[int, int]],
     ) -> None:
+        """`files_hash`: asks the registry what an adapter's files beside its weights must hash to."""
         self._storage = storage
         self._folder = folder
+        self._files_hash = files_hash
         self._base_revision = base_revision
         self._base_layers = base_layers
 
@@ -75,27 +80,55 @@ class AdapterCopies:
 
         Raises:
             AdapterRefused: what the storage holds is not what it should be.
-            OSError: the storage cannot be read, or the disk is full.
+            OSError: storage or database cannot be read, or the disk is full.
         """
         if not _SHA256.fullmatch(sha256):
             raise AdapterRefused("An adapter is named by the SHA-256 of its weights.")
-        copy = self._folder / sha256
+        copy, files_sha256 = self._folder / sha256, self._files_hash(sha256)
         try:
-            return self._check(copy, sha256)
+            return self._check(copy, sha256, files_sha256)
         except AdapterRefused:
             shutil.rmtree(copy, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
             copy_adapter(self._storage, sha256, fresh)
-            self._check(fresh, sha256)
+            self._check(fresh, sha256, files_sha256)
             with suppress(OSError):  # another worker of this host was quicker
                 fresh.replace(copy)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        return self._check(copy, sha256)
+        return self._check(copy, sha256, files_sha256)
 
-    def _check(self, folder: Path, sha256: str) -> AdapterFiles:
+    def hash_stored(self, sha256: str) -> str:
+        """What the files beside the weights hash to as the storage holds them now, good or not.
+
+        Raises AdapterRefused or OSError.
+        """
+        with tempfile.TemporaryDirectory() as fresh:
+            copy_adapter(self._storage, sha256, Path(fresh))
+            return hash_files(Path(fresh))
+
+    def _check(self, folder: Path, sha256: str, files_sha256: str) -> AdapterFiles:
         return check_adapter(
-            folder, sha256=sha256, base_revision=self._base_revision, base_layers=self._base_layers
+            folder,
+            sha256=sha256,
+            files_sha256=files_sha256,
+            base_revision=self._base_revision,
+            base_layers=self._base_layers,
         )
+
+
+def ask_registry(database: Database) -> Callable[[str], str]:
+    """`files_hash` of the adapters in a database, with the errors that `AdapterCopies.fetch` may raise."""
+
+    def ask(sha256: str) -> str:
+        try:
+            with database.read() as connection:
+                return files_hash(connection, sha256)
+        except NotFound as error:
+            raise AdapterRefused(error.detail) from error
+        except DBAPIError as error:
+            raise OSError("the database cannot be read") from error
+
+    return ask

@@ -12,14 +12,15 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from services.worker_infer.adapters import AdapterCopies
+from services.worker_infer.adapters import AdapterCopies, ask_registry
 from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
 from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.generate import Model
 from services.worker_infer.text import ChatText
 from shared.catalogue import CatalogueModel, Quantisation, find_model
-from shared.errors import InvalidInput, Unavailable
+from shared.db import Database
+from shared.errors import AdapterRefused, InvalidInput, Unavailable
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.weights import hash_weights
@@ -47,8 +48,10 @@ class LoadedModel:
     stop_token_ids: frozenset[int]
 
 
-def open_model(settings: Settings) -> Model:
+def open_model(settings: Settings, database: Database | None = None) -> Model:
     """The configured model with an engine that is not started yet.
+
+    `database` has the registry of adapters; without it none is loaded.
 
     Raises:
         InvalidInput: the configuration names a model, device or format that cannot be used here.
@@ -85,6 +88,7 @@ def open_model(settings: Settings) -> Model:
     copies = AdapterCopies(
         Storage.from_settings(settings),
         settings.state_dir / "adapters",
+        files_hash=_refuse_all if database is None else ask_registry(database),
         base_revision=loaded.revision,
         base_layers=linear_layers(loaded.model),
     )
@@ -106,6 +110,10 @@ def open_model(settings: Settings) -> Model:
         text=ChatText(loaded.tokenizer),
         context_tokens=context_tokens,
     )
+
+
+def _refuse_all(sha256: str) -> str:
+    raise AdapterRefused("Without a database nobody can tell which adapters may be loaded.")
 
 
 def _format_name(model: PreTrainedModel) -> str:

@@ -210,11 +210,10 @@ class Verifier:
         def finish(connection: Connection) -> Job:
             values = {"model_id": self._model.model_id, "model_revision": self._model.revision}
             ended = self._jobs.finish(connection, job.claim, EventKind.SUCCEEDED, **values)
-            connection.execute(
-                update(adapters)
-                .where(adapters.c.sha256 == adapter.sha256)
-                .values(verification=found.to_json(self._jobs.clock.now(connection)))
-            )
+            kept: dict[str, Any] = {"verification": found.to_json(self._jobs.clock.now(connection))}
+            if not found.ok:
+                kept["files_sha256"] = adapter.files_sha256  # as it was: nothing was proven of what is stored
+            connection.execute(update(adapters).where(adapters.c.sha256 == adapter.sha256).values(**kept))
             return ended
 
         self._end(job, finish)
@@ -223,6 +222,8 @@ class Verifier:
         """Raises AdapterUnavailable when it may be loaded another time, and EngineUnavailable."""
         model = self._model
         try:
+            if adapter.files_sha256 is None:
+                self._keep_hash(adapter.sha256)
             probe = Probe.read(self._source.fetch(adapter.sha256).folder)
             return verify(
                 model.engine, probe, adapter.sha256, base_revision=model.revision, dtype=model.dtype
@@ -237,6 +238,12 @@ class Verifier:
             raise AdapterUnavailable(
                 "The adapter's files cannot be read; see that the storage can be reached.", may_pass=True
             ) from error
+
+    def _keep_hash(self, sha256: str) -> None:
+        """Of an adapter that has none yet, so that it can be loaded; see `files_hash` of the registry."""
+        found = self._source.hash_stored(sha256)
+        with self._database.write() as connection:
+            connection.execute(update(adapters).where(adapters.c.sha256 == sha256).values(files_sha256=found))
 
     def _retry(self, job: Job, error: str, detail: str) -> None:
         self._end(

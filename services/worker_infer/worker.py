@@ -48,7 +48,7 @@ class Worker:
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
         self.registration = Registration(self.database, self.jobs.clock, self.id)
         self.bell = Bell(settings)
-        self.model: Model = open_model(settings)
+        self.model: Model = open_model(settings, self.database)
         self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
         self.keeper = LeaseKeeper(
             self.database,

@@ -155,7 +155,8 @@ class Attempt:
     # -- the end of the attempt
 
     def _succeed(self, done: ProgramEvent) -> None:
-        self._work.deliver(done.fields)
+        if self._persist(lambda connection: self._is_new(connection, done)):
+            self._work.deliver(done.fields)
 
         def move(connection: Connection) -> Job:
             now = self._own(connection)
@@ -163,6 +164,10 @@ class Attempt:
             return self._tools.jobs.finish(connection, self._job.claim, EventKind.SUCCEEDED, **columns)
 
         self._transition(move)
+
+    def _is_new(self, connection: Connection, done: ProgramEvent) -> bool:
+        self._own(connection)  # whoever lost the job must not write over what another delivered
+        return self._work.is_new(connection, done.fields)
 
     def _fail(self, code: str, detail: str) -> None:
         def move(connection: Connection) -> Job:

@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from shared.privacy.sealed import SealedWriter
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
 from shared.training.adapter_files import copy_adapter
+from shared.training.adapters import files_hash
 from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.gate import judge
 
@@ -52,6 +54,8 @@ class Asked:
     """What the database says of an evaluation."""
 
     adapter: Any
+    #: What the adapter's files beside its weights must hash to.
+    files_sha256: str
     recipe: dict[str, Any]
     #: Whose held-out rows it uses.
     dataset: Any
@@ -157,6 +161,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
             base_model=asked.adapter.base_model,
             adapter=Path(folder),
             sha256=asked.adapter.sha256,
+            files_sha256=asked.files_sha256,
             revision=asked.adapter.base_revision,
         )
     with_images = examinee.text.reads_images
@@ -177,27 +182,60 @@ def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> 
     except NoResultFound:
         raise Refused("not-found", "There is no evaluation of this id.") from None
     adapter = connection.execute(select(adapters).where(adapters.c.sha256 == evaluation.adapter_sha256)).one()
-    run = connection.execute(select(training_runs.c.recipe).where(training_runs.c.id == adapter.run_id)).one()
+    run = connection.execute(
+        select(training_runs.c.recipe, training_runs.c.manifest_sha256).where(
+            training_runs.c.id == adapter.run_id
+        )
+    ).one()
     dataset, trained_on = (
         connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
         for dataset_id in (evaluation.dataset_id, adapter.dataset_id)
     )
     if not dataset.manifest or not trained_on.manifest:
         raise Refused("no-rows", "The dataset was not validated; validate it first.")
+    if run.manifest_sha256 is None or run.manifest_sha256 != trained_on.manifest_sha256:
+        raise Refused(
+            "other-rows",
+            "Nobody can tell any more which rows the adapter was trained on: its dataset was checked again "
+            "since. Train a new adapter, and evaluate that one.",
+        )
     keys = load_data_keys(connection, envelope, {dataset.key_id, trained_on.key_id})
-    return Asked(adapter, cast(dict[str, Any], run.recipe), dataset, trained_on, keys)
+    return Asked(
+        adapter=adapter,
+        files_sha256=files_hash(connection, adapter.sha256),
+        recipe=cast(dict[str, Any], run.recipe),
+        dataset=dataset,
+        trained_on=trained_on,
+        keys=keys,
+    )
 
 
 def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with_images: bool) -> Material:
-    def some(dataset: Any, split: Split, count: int) -> list[Any]:
+    def open_dataset(dataset: Any) -> DatasetReader:
         key = asked.keys[dataset.key_id]
-        reader = DatasetReader(storage, key, dataset.id, Manifest.model_validate(dataset.manifest))
-        records = drawn.draw(reader.rows(split), count, SEED)
+        return DatasetReader(storage, key, dataset.id, Manifest.model_validate(dataset.manifest))
+
+    def some(reader: DatasetReader, rows: Iterable[drawn.Record], count: int) -> list[Any]:
+        records = drawn.draw(rows, count, SEED)
         return drawn.to_rows(records, partial(_picture, reader) if with_images else None)
 
+    measured_on, trained_on = open_dataset(asked.dataset), open_dataset(asked.trained_on)
+    # of the adapter's own dataset the check has seen to it that no held-out row was learnt
+    learnt: Iterable[drawn.Record] = (
+        trained_on.rows(Split.TRAIN) if asked.dataset.id != asked.trained_on.id else ()
+    )
+    unseen = drawn.Unseen(learnt)
+    held_out = some(measured_on, unseen.among(measured_on.rows(Split.VALIDATION)), settings.evaluation_rows)
+    if not held_out and unseen.left_out:
+        raise Refused(
+            "no-rows",
+            f"No held-out row of this dataset is left: {unseen.left_out:,} ask what the adapter was trained "
+            "on. Evaluate it on another dataset, or on its own.",
+        )
     return Material(
-        held_out=some(asked.dataset, Split.VALIDATION, settings.evaluation_rows),
-        trained=some(asked.trained_on, Split.TRAIN, settings.evaluation_answers),
+        held_out=held_out,
+        learnt_before=unseen.left_out,
+        trained=some(trained_on, trained_on.rows(Split.TRAIN), settings.evaluation_answers),
         choices=_choices(settings),
         canaries=make_canaries(int(asked.recipe.get("canaries") or 0), int(asked.recipe.get("seed") or 0)),
     )

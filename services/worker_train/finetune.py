@@ -95,8 +95,8 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
     newest = newest_checkpoint(checkpoints)
     say("plan", total_steps=trainer.total_steps(), base_revision=revision)
-    if newest is None and any(material.left_out):
-        say("note", text=material.left_out_note())
+    for text in material.notes() if newest is None else ():
+        say("note", text=text)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if watch.drained:
         return Exit.DRAINED

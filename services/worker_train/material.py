@@ -2,7 +2,7 @@
 nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from shared.training.recipe import Recipe
 
 #: Most tokens of a pass on a CPU: it is as fast as with more, and what is kept for the way back stays small.
 _PASS_TOKENS = 1536
+_NOT_MEASURED = "So the loss is not measured on the way, and nothing stops the training early."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,17 @@ class Material:
         learnt = len(self.train) - self.recipe.canaries
         return len(self.rows.train) - learnt, len(self.rows.validation) - len(self.validation)
 
-    def left_out_note(self) -> str:
-        """Which rows the training does without, for people."""
+    def notes(self) -> Iterator[str]:
+        """What people should know of the rows before the first step."""
+        if any(self.left_out):
+            yield self._left_out_note()
+        if not self.rows.validation:
+            yield (
+                f"No rows are held out. {_NOT_MEASURED} A dataset holds rows out when it is checked with a "
+                "share for them, and its rows belong to two patients or questions at least."
+            )
+
+    def _left_out_note(self) -> str:
         train, validation = self.left_out
         text = (
             f"Rows of more than {self.recipe.max_tokens:,} tokens (max_tokens) are left out: {train:,} of "
@@ -56,7 +66,7 @@ class Material:
             f"out. Raise max_tokens to use them."
         )
         if validation and not self.validation:
-            text += " None is left to hold out: the loss is not measured on the way, nothing stops it early."
+            text += f" None is left to hold out. {_NOT_MEASURED}"
         return text
 
 

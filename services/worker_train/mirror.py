@@ -17,11 +17,17 @@ _NAME = "checkpoint-"
 
 
 class Checkpoints:
-    """The checkpoints of one run: in the folder of this host, and mirrored in the storage."""
+    """The checkpoints of one run: in the folder of this host, and mirrored in the storage.
 
-    def __init__(self, storage: Storage, run_id: str, folder: Path) -> None:
+    Each attempt mirrors into a folder of its own, and deletes none of a later one: a worker that lost its
+    lease may still write for a while.
+    """
+
+    def __init__(self, storage: Storage, run_id: str, folder: Path, *, epoch: int) -> None:
+        """`epoch`: of the claim that this attempt holds; it grows from attempt to attempt."""
         self._storage = storage
         self._place = f"runs/{run_id}/checkpoints"
+        self._epoch = epoch
         self.folder = folder
 
     def newest(self) -> int | None:
@@ -30,29 +36,31 @@ class Checkpoints:
 
     def mirror(self, step: int) -> None:
         """Copy one checkpoint to the storage and drop those that it makes superfluous. Raises OSError."""
-        source, place = self.folder / f"{_NAME}{step}", f"{self._place}/{_NAME}{step}"
+        source, place = self.folder / f"{_NAME}{step}", f"{self._place}/{self._epoch}/{_NAME}{step}"
         names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
         for name in names:
             copy_in(self._storage, source / name, f"{place}/{name}")
         with self._storage.create(f"{place}/{_WHOLE}") as file:
             file.write(json.dumps(names).encode())
-        for old in sorted(self._mirrored() - {step})[: -(KEPT - 1)]:
-            self._storage.delete(f"{self._place}/{_NAME}{old}")
+        mirrored = self._mirrored()
+        for old in sorted(which for which in mirrored if which[0] <= self._epoch)[:-KEPT]:
+            self._storage.delete(mirrored[old])
 
     def fetch(self) -> int | None:
         """Bring the newest checkpoint to this host, unless it is here; returns its step. Raises OSError."""
-        mirrored, here = max(self._mirrored(), default=None), self.newest()
-        if mirrored is None or (here is not None and here >= mirrored):
+        mirrored, here = self._mirrored(), self.newest()
+        newest = max(mirrored, default=None)
+        if newest is None or (here is not None and here >= newest[1]):
             return here
-        place = f"{self._place}/{_NAME}{mirrored}"
+        place, step = mirrored[newest], newest[1]
         with self._storage.open(f"{place}/{_WHOLE}") as file:
             names = json.loads(file.read())
-        partial = self.folder / f"fetching-{mirrored}"
+        partial = self.folder / f"fetching-{step}"
         shutil.rmtree(partial, ignore_errors=True)
         for name in names:
             copy_out(self._storage, f"{place}/{name}", partial / name)
-        partial.rename(self.folder / f"{_NAME}{mirrored}")
-        return mirrored
+        partial.rename(self.folder / f"{_NAME}{step}")
+        return step
 
     def delete(self) -> None:
         """Forget them all, here and in the storage."""
@@ -63,10 +71,17 @@ class Checkpoints:
         numbers = [path.name.removeprefix(_NAME) for path in self.folder.glob(f"{_NAME}*")]
         return {int(number) for number in numbers if number.isdecimal()}  # others are not whole yet
 
-    def _mirrored(self) -> set[int]:
-        """The steps of which every file is there."""
-        whole = [path.split("/")[-2] for path in self._storage.list(self._place) if path.endswith(_WHOLE)]
-        return {int(name.removeprefix(_NAME)) for name in whole}
+    def _mirrored(self) -> dict[tuple[int, int], str]:
+        """Where those are of which every file is there, by attempt and step."""
+        found: dict[tuple[int, int], str] = {}
+        end = f"/{_WHOLE}"
+        for path in self._storage.list(self._place):
+            if path.endswith(end):
+                place = path.removesuffix(end)
+                epoch, name = place.split("/")[-2:]
+                # an earlier release had no folder for the attempt
+                found[int(epoch) if epoch.isdecimal() else 0, int(name.removeprefix(_NAME))] = place
+        return found
 
 
 def copy_in(storage: Storage, source: Path, path: str) -> None:

@@ -76,11 +76,13 @@ class PartWriter:
 
 
 class Pictures:
-    """Stores the cleaned pictures of a dataset, each once, under its SHA-256."""
+    """Stores the cleaned pictures of a dataset, each once, under its SHA-256.
+
+    It deletes none, since another attempt at the check may have found one here and name it in its manifest.
+    """
 
     def __init__(self, storage: Storage, key: DataKey, folder: str) -> None:
         self._storage, self._key, self._folder = storage, key, folder
-        self._fresh: list[str] = []
         self._bytes: dict[str, int] = {}
 
     def keep(self, sha256: str, png: bytes) -> None:
@@ -89,21 +91,12 @@ class Pictures:
             return
         path = f"{self._folder}/{sha256}"
         if not self._storage.exists(path):
-            self._fresh.append(path)
             store_sealed(self._storage, self._key, path, [png])
         self._bytes[sha256] = len(png)
 
     def manifest(self, used: set[str]) -> list[dict[str, Any]]:
-        """What the manifest says of the pictures that rows use; the others of this check are deleted."""
-        for path in self._fresh:
-            if path.rpartition("/")[2] not in used:
-                self._storage.delete(path)
+        """What the manifest says of the pictures that rows use."""
         return [{"sha256": sha256, "bytes": self._bytes[sha256]} for sha256 in sorted(used)]
-
-    def discard(self) -> None:
-        """Delete what this check stored."""
-        for path in self._fresh:
-            self._storage.delete(path)
 
 
 class _Measured(io.RawIOBase):

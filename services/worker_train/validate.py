@@ -1,10 +1,11 @@
-"""The check of a dataset, as a program: `python -m services.worker_train.validate --dataset ID --attempt N`.
+"""The check of a dataset, as a program: `python -m services.worker_train.validate --dataset ID --attempt A`.
 
     the upload ─ rows, one by one ─ judged ─> sealed spool ─ split, copies dropped ─> sealed parts, report
 
 It reads the database and writes only to storage: what the database shall say goes to the supervisor as
 events. Once the rows are judged the split needs no text, so memory grows by some 500 bytes a row.
-A check that ends in anything but `done` leaves nothing of itself in storage.
+A check that ends in anything but `done` leaves no rows in storage; pictures, which another attempt may have
+found there and use, are removed with the end of the job (`DatasetStore.tidy`).
 """
 
 import argparse
@@ -41,6 +42,7 @@ from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedFile
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
+from shared.training.dataset_files import Manifest, version_folder
 from shared.training.options import DatasetOptions, PhiPolicy
 from shared.training.report import ADVICE, Reason
 
@@ -67,6 +69,8 @@ class Task:
     #: SHA-256 of the upload; None when it is not known.
     sha256: str | None
     version: int
+    #: Names this attempt; another writes elsewhere.
+    attempt: str
 
     @property
     def folder(self) -> str:
@@ -76,20 +80,20 @@ class Task:
     @property
     def rows_folder(self) -> str:
         """Where this check writes."""
-        return f"{self.folder}/v{self.version}"
+        return version_folder(self.dataset_id, self.version, self.attempt)
 
 
 def main() -> None:
     """Check one dataset and tell the supervisor; the exit status is one of `child.Exit`."""
     parser = argparse.ArgumentParser(description="Check a dataset.")
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--attempt", required=True, type=int)
-    dataset_id = parser.parse_args().dataset
+    parser.add_argument("--attempt", required=True, help="a name of its own; rows are written under it")
+    options = parser.parse_args()
     child.follow_parent()
     signal.signal(signal.SIGTERM, _drain)
     settings = load_settings()
     try:
-        task = load_task(settings, dataset_id)
+        task = load_task(settings, options.dataset, options.attempt)
         done = Check(task, Storage.from_settings(settings), settings).run()
     except Refused as refusal:
         child.stop(Exit.REFUSED, refusal.reason, refusal.detail)
@@ -110,7 +114,7 @@ def _drain(_signal: int, _frame: object) -> None:
     raise _Drained
 
 
-def load_task(settings: Settings, dataset_id: str) -> Task:
+def load_task(settings: Settings, dataset_id: str, attempt: str) -> Task:
     """Read what the program needs from the database. Raises Refused, and CannotDecrypt."""
     envelope = Envelope.from_base64(settings.secret("master_key"))
     database = open_database(settings, pool_size=1)
@@ -136,14 +140,13 @@ def load_task(settings: Settings, dataset_id: str) -> Task:
         guard,
         row.sha256,
         next_version(row.manifest),
+        attempt,
     )
 
 
 def next_version(manifest: dict[str, Any] | None) -> int:
-    """The number n of the folder `v<n>`: one more than that of the rows that the manifest names."""
-    if manifest is None:
-        return 1
-    return int(manifest["parts"][0]["path"].split("/")[2].removeprefix("v")) + 1
+    """The number of the check: one more than that of the rows that the manifest names."""
+    return 1 if manifest is None else Manifest.model_validate(manifest).version + 1
 
 
 class Check:
@@ -159,13 +162,11 @@ class Check:
         self._started = self._told = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Check it; returns the fields of the event `done`. Raises Refused, leaving nothing behind."""
-        self._storage.delete(self._task.rows_folder)  # of an attempt that was killed
+        """Check it; returns the fields of the event `done`. Raises Refused, leaving no rows behind."""
         try:
             return self._run()
         except BaseException:
             self._storage.delete(self._task.rows_folder)
-            self._pictures.discard()
             raise
 
     def _run(self) -> dict[str, Any]:

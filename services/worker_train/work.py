@@ -100,6 +100,10 @@ class Work:
     def wait(self, connection: Connection, reason: str) -> None:
         """There is no room for the work now."""
 
+    def is_new(self, connection: Connection, done: Mapping[str, Any]) -> bool:
+        """Whether the result is to be delivered: it is not known already."""
+        return True
+
     def deliver(self, done: Mapping[str, Any]) -> None:
         """Bring the result into the storage, before the rows that name it. Raises OSError or Unusable."""
 

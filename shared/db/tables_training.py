@@ -62,6 +62,7 @@ training_runs = Table(
     Column("name", String(100), nullable=False),
     Column("job_id", Id, ForeignKey("jobs.id"), nullable=False, unique=True),
     Column("dataset_id", Id, ForeignKey("datasets.id"), nullable=False, index=True),
+    Column("manifest_sha256", String(64)),  # the dataset's, when the run was submitted
     Column("recipe", JSON, nullable=False),  # see services/worker_train/recipe.py
     Column("base_model", String(255), nullable=False),  # the catalogue's name
     Column("base_revision", String(64)),  # known once the weights were read
@@ -102,6 +103,7 @@ adapters = Table(
     "adapters",
     metadata,
     Column("sha256", String(64), primary_key=True),  # of adapter_model.safetensors: a version never changes
+    Column("files_sha256", String(64)),  # of its configuration and probe; see shared/training/adapters.py
     Column("name", String(100), nullable=False),
     Column("version", Integer, nullable=False),
     Column("run_id", Id, ForeignKey("training_runs.id"), nullable=False, index=True),

@@ -113,5 +113,10 @@ class Claim:
     epoch: int
     worker_id: str
 
+    @property
+    def name(self) -> str:
+        """Names this attempt at this job, and no other: for files that another must not write over."""
+        return f"{self.job_id}-{self.epoch}"
+
 
 JOB_FIELDS = tuple(field.name for field in fields(Job))

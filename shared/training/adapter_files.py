@@ -2,7 +2,8 @@
 
 An adapter comes from a storage that others may write to, so nothing in it is believed: the weights are named
 by their hash, lie in safetensors (which cannot carry code), and are LoRA matrices of layers that the base
-model has. Pickles are refused unread: PEFT would fall back to `torch.load` on them.
+model has; the registry keeps a hash of what lies beside them. Pickles are refused unread: PEFT would fall
+back to `torch.load` on them.
 """
 
 import hashlib
@@ -75,6 +76,7 @@ def check_adapter(
     folder: Path,
     *,
     sha256: str,
+    files_sha256: str | None = None,
     base_revision: str | None = None,
     base_layers: Mapping[str, tuple[int, int]] | None = None,
 ) -> AdapterFiles:
@@ -82,6 +84,7 @@ def check_adapter(
 
     Args:
         sha256: the adapter's name, 64 hexadecimal digits.
+        files_sha256: what `hash_files` gave when the adapter was registered; None for a folder that was not.
         base_revision: of the model that it shall change; None where no model is at hand.
         base_layers: (in, out) features of that model's linear layers by name; likewise.
 
@@ -99,6 +102,10 @@ def check_adapter(
     shapes = _layers(tensors, config)
     if base_layers is not None:
         _check_shapes(shapes, base_layers)
+    if files_sha256 is not None and hash_files(folder) != files_sha256:
+        raise AdapterRefused(
+            f"The adapter was tampered with: {CONFIG} or {PROBE} is not the one that was registered with it."
+        )
     return AdapterFiles(folder=folder, sha256=sha256, config=config, layers=tuple(sorted(shapes)), bytes=size)
 
 
@@ -143,6 +150,12 @@ def sha256_of(folder: Path) -> str:
     """Of the weights of an adapter's folder; zeros when it has none, which `check_adapter` then says."""
     weights = folder / WEIGHTS
     return _hash(weights) if weights.is_file() else "0" * 64
+
+
+def hash_files(folder: Path) -> str:
+    """Names what lies beside an adapter's weights and says how they are applied: configuration and probe."""
+    lines = [f"{name} {_hash(folder / name)}" for name in (CONFIG, PROBE) if (folder / name).is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, tuple[str, list[int]]]]:

@@ -34,6 +34,8 @@ class NewAdapter:
     """What a training run made."""
 
     sha256: str
+    #: Of its configuration and probe; see `adapter_files.hash_files`.
+    files_sha256: str
     #: Versions are counted by name.
     name: str
     run_id: str
@@ -50,6 +52,7 @@ class Adapter:
     """An adapter's row."""
 
     sha256: str
+    files_sha256: str | None
     name: str
     version: int
     run_id: str
@@ -97,6 +100,22 @@ def find(connection: Connection, sha256: str) -> Adapter:
     if row is None:
         raise NotFound("There is no adapter of this name; GET /v1/adapters lists them.")
     return Adapter.from_row(row)
+
+
+def files_hash(connection: Connection, sha256: str) -> str:
+    """What an adapter's configuration and probe must hash to; see `adapter_files.check_adapter`.
+
+    An adapter that was registered before this was kept has no hash until it is verified (again): only then
+    is one taken of what the storage holds, beside the proof that it computes what its trainer saw. Nothing
+    loads it before. Raises NotFound, or AdapterRefused.
+    """
+    known = find(connection, sha256).files_sha256
+    if known is None:
+        raise AdapterRefused(
+            "Nobody can tell whether this adapter's configuration is still the one it was trained with: it "
+            "was registered by an earlier release. Verify it again."
+        )
+    return known
 
 
 def check_usable(connection: Connection, sha256: str, base_model: str) -> Adapter:

@@ -1,7 +1,7 @@
 """Where the files of a dataset lie, how they are sealed and opened. It knows no row of the database.
 
     datasets/<id>/raw                      the upload, as it came
-    datasets/<id>/v<n>/<split>-00000.jsonl   normalised rows, see `DatasetReader.rows`
+    datasets/<id>/v<n>-<attempt>/<split>-00000.jsonl   normalised rows, see `DatasetReader.rows`
     datasets/<id>/images/<sha256>          PNG pictures that rows name
 
 All of them are sealed under the dataset's data key (shared/privacy/sealed.py).
@@ -70,8 +70,8 @@ class Manifest(BaseModel):
 
     @property
     def version(self) -> int:
-        """The number n of the folder `v<n>` that holds the parts."""
-        return int(self.parts[0].path.split("/")[2].removeprefix("v"))
+        """The number n of the folder `v<n>-<attempt>` that holds the parts."""
+        return int(self.parts[0].path.split("/")[2].removeprefix("v").partition("-")[0])
 
     def of_split(self, split: Split) -> list[Part]:
         """The parts of one split, in order."""
@@ -92,9 +92,12 @@ def raw_path(dataset_id: str) -> str:
     return f"{folder_of(dataset_id)}/raw"
 
 
-def version_folder(dataset_id: str, version: int) -> str:
-    """The folder of the rows that the check number `version` yielded."""
-    return f"{folder_of(dataset_id)}/v{version}"
+def version_folder(dataset_id: str, version: int, attempt: str) -> str:
+    """The folder of the rows that an attempt (see `Claim.name`) at the check number `version` yielded.
+
+    A worker that lost its lease may still write for a while: into a folder that is its own.
+    """
+    return f"{folder_of(dataset_id)}/v{version}-{attempt}"
 
 
 def image_path(dataset_id: str, sha256: str) -> str:

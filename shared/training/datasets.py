@@ -184,9 +184,21 @@ class DatasetStore:
     def revalidate(
         self, connection: Connection, dataset_id: str, options: DatasetOptions, *, by: By, now: datetime
     ) -> Job:
-        """Check the upload again with other options. Raises NotFound, or Conflict when it is in use."""
+        """Check the upload again with other options. Raises NotFound, or Conflict when it is in use.
+
+        Once a run was trained on it, never again: its rows and manifest then say where an adapter came from,
+        and its held-out rows must stay those that the adapter has not seen.
+        """
+        # a run that is submitted at this moment is seen below, or finds the dataset in its check
+        connection.execute(select(datasets.c.id).where(datasets.c.id == dataset_id).with_for_update())
         dataset = self.get(connection, dataset_id)
         self._refuse_in_use(connection, dataset)
+        used = select(training_runs.c.id).where(training_runs.c.dataset_id == dataset_id).limit(1)
+        if connection.execute(used).first() is not None:
+            raise Conflict(
+                "A training run has used this dataset, so its rows stay as they are; to check the file with "
+                "other options, upload it again as a new dataset."
+            )
         if dataset.sha256 is None and dataset.source != "hub":
             raise Conflict("This upload could not be read and was not kept; upload it again.")
         self._change(
@@ -246,7 +258,7 @@ class DatasetStore:
         now = self._jobs.hold(connection, claim)
         dataset = self.by_job(connection, claim.job_id)
         checked = Manifest.model_validate(manifest)
-        folder = version_folder(dataset.id, self.next_version(connection, dataset.id))
+        folder = version_folder(dataset.id, self.next_version(connection, dataset.id), claim.name)
         _require_fitting(checked, folder, rows_train, rows_validation)
         connection.execute(
             update(datasets)
@@ -336,7 +348,7 @@ class DatasetStore:
         return None if stored is None else Manifest.model_validate(stored)
 
     def next_version(self, connection: Connection, dataset_id: str) -> int:
-        """The number of the version that a check under way writes (the folder `v<n>`)."""
+        """The number of the version that a check under way writes (of its folder `v<n>-<attempt>`)."""
         manifest = self.manifest(connection, dataset_id)
         return 1 if manifest is None else manifest.version + 1
 

@@ -84,7 +84,7 @@ class EvaluationStore:
         if adapter.status == AdapterStatus.RECALLED:
             raise Conflict("The adapter was recalled; there is nothing to evaluate it for.")
         dataset_id = dataset_id or str(adapter.dataset_id)
-        _check_dataset(connection, dataset_id)
+        _check_dataset(connection, dataset_id, own=dataset_id == adapter.dataset_id)
         new = NewJob(
             id=new_id(), kind=Kind.EVALUATE, user_id=user_id, audience=Audience.CLINICIAN, lane=Lane.BATCH
         )
@@ -201,13 +201,14 @@ def _place(evaluation_id: str) -> str:
     return f"evaluation:{evaluation_id}"
 
 
-def _check_dataset(connection: Connection, dataset_id: str) -> None:
+def _check_dataset(connection: Connection, dataset_id: str, *, own: bool) -> None:
+    """What an adapter was trained on (its `own`) may be out of the list: its rows are kept."""
     dataset = connection.execute(
-        select(datasets.c.state, datasets.c.rows_validation).where(
-            datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None)
+        select(datasets.c.state, datasets.c.rows_validation, datasets.c.hidden_at).where(
+            datasets.c.id == dataset_id
         )
     ).one_or_none()
-    if dataset is None:
+    if dataset is None or (dataset.hidden_at is not None and not own):
         raise NotFound("There is no dataset of this id.")
     if dataset.state != DatasetState.READY or not dataset.rows_validation:
         raise Conflict("The dataset has no held-out rows that are ready; validate it with a share for them.")

@@ -37,8 +37,8 @@ class Data(BaseModel):
 
     #: `medichat:<dataset id>`, a JSON Lines file (`.jsonl`, `.jsonl.gz`), or a dataset's id on the hub.
     train: str = ""
-    #: The same for the held-out rows. A dataset of MediChat has its own; else `validation_fraction` cuts
-    #: some off.
+    #: The same for the held-out rows. A dataset of MediChat has its own, or none; of others
+    #: `validation_fraction` cuts some off.
     validation: str = ""
     validation_fraction: float = Field(0.05, ge=0, lt=1)
 

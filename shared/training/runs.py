@@ -57,6 +57,8 @@ class Run:
     job: Job
     dataset_id: str
     dataset_name: str
+    #: Of the dataset when the run was submitted, after which it stays; None in runs of before that was kept.
+    manifest_sha256: str | None
     recipe: dict[str, Any]
     base_model: str
     base_revision: str | None
@@ -117,7 +119,7 @@ class RunStore:
             known = self._jobs.find_repeat(connection, by.user_id, new.idempotency_key, new.request_hmac)
             if known is not None:
                 return self._one(connection, training_runs.c.job_id == known.id)
-        _require_ready(connection, new.dataset_id)
+        manifest_sha256 = _require_ready(connection, new.dataset_id)
         recipe = make_recipe(new)
         job = NewJob(
             id=new_id(),
@@ -136,6 +138,7 @@ class RunStore:
             "name": new.name,
             "job_id": job.id,
             "dataset_id": new.dataset_id,
+            "manifest_sha256": manifest_sha256,
             "recipe": recipe.model_dump(mode="json"),
             "base_model": recipe.model,
             "created_by": by.user_id,
@@ -158,6 +161,7 @@ class RunStore:
             details={
                 "job": job.id,
                 "dataset": new.dataset_id,
+                "manifest_sha256": manifest_sha256,
                 "preset": recipe.preset,
                 "base_model": recipe.model,
             },
@@ -248,16 +252,21 @@ def make_recipe(new: NewRun) -> Recipe:
     return preset.changed({**new.changes, "model": new.model, "data": data})
 
 
-def _require_ready(connection: Connection, dataset_id: str) -> None:
-    state = connection.execute(
-        select(datasets.c.state).where(datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None))
-    ).scalar_one_or_none()
-    if state is None:
+def _require_ready(connection: Connection, dataset_id: str) -> str | None:
+    """The SHA-256 of the dataset's manifest, which is locked until the run is in the database."""
+    dataset = connection.execute(
+        select(datasets.c.state, datasets.c.manifest_sha256)
+        .where(datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None))
+        .with_for_update()
+    ).one_or_none()
+    if dataset is None:
         raise NotFound("There is no dataset under this id.")
-    if state != DatasetState.READY:
+    if dataset.state != DatasetState.READY:
         raise Conflict(
             "This dataset cannot be trained on: wait until its check has ended, or choose another."
         )
+    sha256: str | None = dataset.manifest_sha256
+    return sha256
 
 
 _LAST_STEP = (

@@ -1,5 +1,6 @@
 """A worker with real weights: adapters verified, promoted under load, kept by an answer, and refused."""
 
+import json
 import shutil
 import threading
 import time
@@ -18,8 +19,9 @@ from services.worker_infer.worker import Worker
 from shared.auth.roles import Role
 from shared.catalogue import CATALOGUE
 from shared.db.tables import jobs
+from shared.db.tables_training import adapters
 from shared.jobs.lifecycle import EventKind
-from shared.training.adapter_files import PROBE, WEIGHTS
+from shared.training.adapter_files import CONFIG, PROBE, WEIGHTS, hash_files
 from tests.endless_model import write_endless_model
 from tests.registry import add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async, wait_until
@@ -161,6 +163,54 @@ def test_a_probe_that_its_adapter_does_not_give_is_found_out(
     shutil.copy(stored / made["other"] / PROBE, stored / made["true"] / PROBE)
     found = verified(api, worker, admin, made["true"])
     assert "does not compute what its trainer saw" in found["reason"]
+
+
+def double_alpha(folder: Path) -> None:
+    """Apply the weights twice as strongly; the configuration stays one of a plain LoRA adapter."""
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}))
+
+
+def test_an_adapter_whose_configuration_was_changed_answers_no_more(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
+) -> None:
+    add_adapter(api, admin, sha256=made["true"], status="approved")
+    double_alpha(tmp_path / "storage" / "adapters" / made["true"])
+    asker = api.log_in()
+    asked = ask_async(asker, adapter=made["true"])
+    worker.answerer.answer_next()
+    failed = answer_of(asker, asked["id"])
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "adapter-unavailable")
+    assert "not the one that was registered" in failed["error"]["detail"]
+
+
+def test_an_adapter_of_an_earlier_release_answers_once_it_was_verified(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
+) -> None:
+    add_adapter(api, admin, sha256=made["true"], status="approved")
+    api.set(adapters, adapters.c.sha256 == made["true"], files_sha256=None)
+    asker = api.log_in()
+    before = ask_async(asker, adapter=made["true"])
+    worker.answerer.answer_next()
+    assert "Verify it again" in answer_of(asker, before["id"])["error"]["detail"]
+    api.client(admin).post(f"/v1/adapters/{made['true']}/verify")
+    worker.verifier.verify_next()
+    kept = hash_files(tmp_path / "storage" / "adapters" / made["true"])
+    assert api.count(adapters, adapters.c.files_sha256 == kept) == 1
+    after = ask_async(asker, adapter=made["true"], max_new_tokens=5)
+    worker.answerer.answer_next()
+    assert answer_of(asker, after["id"])["state"] == "succeeded"
+
+
+def test_an_adapter_of_an_earlier_release_that_fails_its_verification_gets_no_hash(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
+) -> None:
+    double_alpha(tmp_path / "storage" / "adapters" / made["true"])
+    add_adapter(api, admin, sha256=made["true"])
+    api.set(adapters, adapters.c.sha256 == made["true"], files_sha256=None)
+    api.client(admin).post(f"/v1/adapters/{made['true']}/verify")
+    worker.verifier.verify_next()
+    assert api.count(adapters, adapters.c.files_sha256.is_(None)) == 1
 
 
 def answer_of(client: httpx.Client, job_id: str) -> dict[str, Any]:

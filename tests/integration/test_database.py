@@ -1,5 +1,6 @@
 """Migrations on both databases, and what the application's role cannot do."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from shared.auth.roles import Role
 from shared.clock import DatabaseClock
 from shared.db import migrate
 from shared.db.engine import Database, connect, is_away
-from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, leases, metadata, users
-from shared.db.tables_training import deployments
+from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, data_keys, jobs, leases, metadata, users
+from shared.db.tables_training import datasets, deployments, training_runs
 from shared.ids import new_id
 from shared.policies.store import PolicyStore
 from tests.conftest import Databases
@@ -150,6 +151,38 @@ def test_jobs_and_what_refers_to_them_survive_the_rebuilding_of_their_table(
     with pytest.raises(IntegrityError), made.write() as connection:
         connection.execute(text("DELETE FROM jobs"))
     made.close()
+
+
+@pytest.mark.parametrize(("checked_on", "known"), [(1, "m" * 64), (3, None)])
+def test_a_former_run_names_the_manifest_only_where_it_is_still_what_was_trained_on(
+    empty: Database, checked_on: int, known: str | None
+) -> None:
+    migrate.upgrade(empty.writer, "0003")
+    day = [datetime(2026, 1, number + 1, tzinfo=UTC) for number in range(4)]
+    by = {"created_by": "u", "created_at": day[0]}
+    with empty.write() as connection:
+        person = {"id": "u", "name": "u", "role": "admin", "audience": "clinician", "status": "active"}
+        connection.execute(insert(users).values(**person, password_hash="x", created_at=day[0]))
+        key = {"key_id": "k", "scope": "dataset", "owner_id": "d", "wrapped_key": b"x"}
+        connection.execute(insert(data_keys).values(**key, master_key_version=1, created_at=day[0]))
+        made = {
+            "id": "d",
+            "name": "d",
+            "state": "ready",
+            "source": "upload",
+            "source_name": "d",
+            "options": {},
+        }
+        check = {"manifest_sha256": "m" * 64, "validated_at": day[checked_on]}
+        connection.execute(insert(datasets).values(**made, **check, **by, key_id="k"))
+        job = {"id": "j", "kind": "train", "lane": "batch", "state": "succeeded", "audience": "clinician"}
+        more = {"user_id": "u", "max_attempts": 5, "sampling": {}, "available_at": day[2]}
+        connection.execute(insert(jobs).values(**job, **more, created_at=day[2]))
+        run = {"id": "r", "name": "r", "job_id": "j", "dataset_id": "d", "recipe": {}, "base_model": "demo"}
+        connection.execute(insert(training_runs).values(**run, created_by="u", created_at=day[2]))
+    migrate.upgrade(empty.writer)
+    with empty.read() as connection:
+        assert connection.execute(select(training_runs.c.manifest_sha256)).scalar_one() == known
 
 
 def test_a_rebuilt_table_gets_its_protection_back(empty: Database, dialect: str) -> None:

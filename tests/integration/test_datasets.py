@@ -20,7 +20,7 @@ from shared.errors import LeaseLost
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
-from shared.jobs.records import NewJob
+from shared.jobs.records import Job, NewJob
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
 from shared.training.dataset_files import Split, image_path, open_sealed, place_of, raw_path
@@ -352,8 +352,8 @@ def test_a_check_that_lost_its_job_writes_nothing(api: Api, admin: httpx.Client)
     assert new.epoch > old.epoch
 
 
-def reject(api: Api, *, keep_upload: bool) -> None:
-    job = claim_check(api)
+def reject(api: Api, *, keep_upload: bool, job: Job | None = None) -> None:
+    job = job or claim_check(api)
     with api.gateway.database.write() as connection:
         store = api.gateway.datasets
         done = store.reject(connection, job.claim, code="bad", detail="Mend it.", keep_upload=keep_upload)
@@ -373,9 +373,12 @@ def test_a_broken_file_is_thrown_away_and_says_what_to_do(api: Api, admin: httpx
 
 def test_what_other_options_may_cure_can_be_checked_again(api: Api, admin: httpx.Client) -> None:
     dataset_id = uploaded(admin)
+    job = claim_check(api)
     with api.gateway.database.read() as connection:
-        write_part(api, api.gateway.datasets.get(connection, dataset_id), Split.TRAIN, [row(1)])
-    reject(api, keep_upload=True)
+        dataset = api.gateway.datasets.get(connection, dataset_id)
+    write_part(api, dataset, Split.TRAIN, [row(1)])
+    write_picture(api, dataset, PNG)
+    reject(api, keep_upload=True, job=job)
     assert [path.name for path in files(api)] == ["raw"]
     again = admin.post(
         f"/v1/datasets/{dataset_id}/validate",
@@ -406,12 +409,28 @@ def test_checking_again_makes_a_new_version_and_removes_the_old(api: Api, admin:
     assert admin.get(f"/v1/datasets/{dataset_id}/rows").json()["total"] == 3  # the former, until then
     assert admin.get(f"/v1/datasets/{dataset_id}").json()["report"] is None
     second, new = check(api, rows_a_part=2)
-    assert [part["path"].split("/")[2] for part in new["parts"]] == ["v2"] * 3
+    assert {part["path"].split("/")[2].partition("-")[0] for part in new["parts"]} == {"v2"}
     stored = {str(path.relative_to(api.settings.storage_url)) for path in files(api)}
     assert stored == {raw_path(dataset_id), *(part["path"] for part in new["parts"])}
     assert first.manifest_sha256 != second.manifest_sha256
     assert admin.get(f"/v1/datasets/{dataset_id}/rows").json()["total"] == 2
     assert old["parts"][0]["path"] not in stored
+
+
+def test_the_rows_of_an_attempt_that_lost_its_job_are_not_taken(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    old = claim_check(api)
+    with api.gateway.database.read() as connection:
+        dataset = api.gateway.datasets.get(connection, dataset_id)
+    part = write_part(api, dataset, Split.TRAIN, [row(1)])
+    with api.gateway.database.write() as connection:
+        api.gateway.jobs.drain(connection, old.claim)
+    new = claim_check(api)
+    manifest = {"parts": [part], "raw_sha256": "0" * 64, "shape": "messages", "options": {}}
+    with pytest.raises(ValueError, match="must name parts in"), api.gateway.database.write() as connection:
+        api.gateway.datasets.mark_ready(
+            connection, new.claim, rows_train=1, rows_validation=0, manifest=manifest, report={}
+        )
 
 
 def test_a_manifest_of_another_version_is_refused(api: Api, admin: httpx.Client) -> None:
@@ -463,3 +482,22 @@ def test_a_dataset_that_a_run_uses_stays_as_it_is(api: Api, admin: httpx.Client)
     begin_run(api, done)
     assert admin.delete(f"/v1/datasets/{dataset_id}").status_code == 409
     assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 409
+
+
+def test_what_was_trained_on_is_never_checked_again(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    done, _ = check(api)
+    begin_run(api, done)
+    api.set(jobs, jobs.c.kind == Kind.TRAIN, state="succeeded")
+    answer = admin.post(f"/v1/datasets/{dataset_id}/validate", json={})
+    assert answer.status_code == 409
+    assert "upload it again as a new dataset" in answer.json()["detail"]
+    assert admin.get(f"/v1/datasets/{dataset_id}").json()["state"] == "ready"
+
+
+def test_a_run_names_the_manifest_of_the_rows_that_it_trains_on(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    done, _ = check(api)
+    run = admin.post("/v1/training-runs", json={"name": "a run", "dataset_id": dataset_id}).json()
+    assert done.manifest_sha256 is not None
+    assert run["manifest_sha256"] == done.manifest_sha256

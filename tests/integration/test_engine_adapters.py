@@ -19,7 +19,7 @@ from services.worker_infer.loading import load_model
 from shared.catalogue import CATALOGUE, Quantisation
 from shared.errors import AdapterRefused
 from shared.storage import Storage
-from shared.training.adapter_files import check_adapter
+from shared.training.adapter_files import check_adapter, hash_files
 from tests.integration.test_engine_paged import LONG, STOPS, break_once, drained, generated, prompts, request
 from tests.support import wait_until
 from tests.tiny_adapter import REVISION, with_adapter, write_adapter
@@ -68,6 +68,7 @@ def start(stored: Path, tmp_path: Path) -> Iterator[Start]:
         copies = AdapterCopies(
             Storage(str(stored)),
             tmp_path / "copies",
+            files_hash=lambda sha256: hash_files(stored / "adapters" / sha256),
             base_revision=REVISION,
             base_layers=linear_layers(model),
         )

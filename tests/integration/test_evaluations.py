@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from services.api.state import Gateway
-from services.worker_train.child import Exit
+from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
@@ -22,9 +23,9 @@ from shared.errors import AdapterRefused, Conflict, LeaseLost, NotFound
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
-from shared.training.adapter_files import WEIGHTS
+from shared.training.adapter_files import CONFIG, WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
-from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
+from tests.evaluating import Registered, add_dataset, demo_weights, message_row, nudge, register, with_lora
 from tests.support import ROOT, Api
 from tests.unit.test_training_gate import GOOD, WORSE
 
@@ -102,6 +103,19 @@ def end(api: Api, job: Any, figures: dict[str, Any]) -> Any:
         return store(api.gateway).record_end(connection, job.claim, figures=figures, samples=SAMPLES)
 
 
+def another_dataset(api: Api, registered: Registered, held_out: Sequence[Any]) -> str:
+    """The id of a dataset that the adapter was not trained on."""
+    with api.gateway.database.write() as connection:
+        dataset_id, _ = add_dataset(
+            connection,
+            Storage.from_settings(api.settings),
+            api.gateway.envelope,
+            rows={"train": [], "validation": held_out},
+            user_id=registered.user_id,
+        )
+    return dataset_id
+
+
 # -- the store
 
 
@@ -124,6 +138,22 @@ def test_what_does_not_exist_cannot_be_evaluated(api: Api, registered: Registere
     api.set(adapters, adapters.c.sha256 == registered.sha256, status="recalled")
     with pytest.raises(Conflict, match="recalled"):
         submit(api, registered)
+
+
+def test_an_adapter_whose_dataset_was_taken_out_of_the_list_is_evaluated_on_it(
+    api: Api, registered: Registered
+) -> None:
+    api.set(datasets, datasets.c.id == registered.dataset_id, hidden_at=datetime.now(UTC))
+    assert submit(api, registered).dataset_id == registered.dataset_id
+
+
+def test_another_dataset_that_was_taken_out_of_the_list_is_not_found(
+    api: Api, registered: Registered
+) -> None:
+    other = another_dataset(api, registered, ROWS["validation"])
+    api.set(datasets, datasets.c.id == other, hidden_at=datetime.now(UTC))
+    with pytest.raises(NotFound, match="dataset"):
+        submit(api, registered, dataset_id=other)
 
 
 def test_the_end_keeps_the_figures_and_what_the_gate_makes_of_them(api: Api, registered: Registered) -> None:
@@ -278,12 +308,43 @@ def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: 
         evaluate(api.settings, evaluation.id)
 
 
+def test_a_configuration_that_was_changed_afterwards_is_refused(api: Api, registered: Registered) -> None:
+    evaluation = submit(api, registered)
+    storage, path = Storage.from_settings(api.settings), f"adapters/{registered.sha256}/{CONFIG}"
+    with storage.open(path) as file:
+        config = json.load(file)
+    with storage.create(path) as file:
+        file.write(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}).encode())
+    with pytest.raises(AdapterRefused, match="not the one that was registered"):
+        evaluate(api.settings, evaluation.id)
+
+
 def test_an_adapter_of_other_base_weights_is_refused(api: Api, registered: Registered) -> None:
     evaluation = submit(api, registered)
     api.set(adapters, adapters.c.sha256 == registered.sha256, base_revision="0" * 64)
     status, events, _ = run_program(api, "--evaluation", evaluation.id)
     assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "adapter-refused")
     assert "another base" in events[-1]["detail"]
+
+
+def test_nothing_is_measured_when_the_rows_it_was_trained_on_are_no_more(
+    api: Api, registered: Registered
+) -> None:
+    evaluation = submit(api, registered)
+    api.set(datasets, datasets.c.id == registered.dataset_id, manifest_sha256="d" * 64)
+    with pytest.raises(Refused, match="which rows the adapter was trained on"):
+        evaluate(api.settings, evaluation.id)
+
+
+def test_rows_of_another_dataset_that_were_learnt_are_left_out_and_counted(
+    api: Api, registered: Registered
+) -> None:
+    held_out = [*ROWS["train"], *(message_row(n, f"What helps against itch {n}?", ADVICE) for n in range(3))]
+    other = another_dataset(api, registered, held_out)
+    evaluation = submit(api, registered, dataset_id=other)
+    hasty = api.settings.model_copy(update={"evaluation_seconds": 1.0, "evaluation_answer_tokens": 1})
+    figures = evaluate(hasty, evaluation.id)[0].figures
+    assert (figures["loss"]["rows"], figures["about"]["rows_learnt_before"]) == (3, len(ROWS["train"]))
 
 
 def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, tmp_path: Path) -> None:

@@ -118,6 +118,10 @@ FAULTS = [
     (cut, "truncated"),
     (add_a_pickle, "pickled file"),
     (add_a_pickle_below, "pickled file"),
+    (name_another_revision, "tampered with: adapter_config.json"),
+]
+#: Of an adapter that was not registered; one that was has lost the configuration that it was registered with.
+OF_A_FOLDER = [
     (name_another_revision, "trained on other weights"),
     (name_no_revision, "does not name the revision"),
     (name_another_base, "not in the catalogue"),
@@ -148,6 +152,15 @@ def test_a_damaged_adapter_is_refused_in_one_line_and_nothing_is_written(
     assert reason in complaint
     assert complaint.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("damage", "reason"), OF_A_FOLDER)
+def test_a_folder_whose_base_is_not_this_one_is_refused(
+    export: Export, api: Api, registered: Registered, damage: Callable[[Path], None], reason: str
+) -> None:
+    damage(stored(api, registered))
+    status, complaint = export(str(stored(api, registered)))
+    assert (status, reason in complaint) == (1, True)
 
 
 def test_layers_that_the_base_lacks_are_refused(

@@ -521,6 +521,14 @@ def test_a_run_whose_held_out_rows_are_all_too_long_says_so(train, rows: Path, t
     assert "None is left to hold out" in named(events, "note")["text"]
 
 
+def test_a_run_without_held_out_rows_learns_all_and_says_what_that_means(train, rows: Path) -> None:
+    data = {"train": str(rows), "validation_fraction": 0}
+    status, events = train(tiny_recipe(rows, max_steps=5, early_stopping_patience=1, data=data))
+    assert status is Exit.DONE
+    assert "No rows are held out" in named(events, "note")["text"]
+    assert not [event for event in events if "eval_loss" in event]
+
+
 def test_a_run_that_no_row_fits_is_refused_with_advice(train, rows: Path) -> None:
     status, events = train(tiny_recipe(rows, max_tokens=16))
     assert status is Exit.REFUSED

@@ -341,6 +341,6 @@ def test_a_dataset_is_checked_under_the_policy_that_counts_when_the_check_begins
 ) -> None:
     version = add_version(admin, ignore="[dosing]")
     dataset_id = uploaded(admin)
-    assert load_task(clinic.api.settings, dataset_id).guard.policy_version == PACKAGED
+    assert load_task(clinic.api.settings, dataset_id, "a").guard.policy_version == PACKAGED
     activate(admin, version)
-    assert load_task(clinic.api.settings, dataset_id).guard.policy_version == version
+    assert load_task(clinic.api.settings, dataset_id, "a").guard.policy_version == version

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import select
 
 from models.demo.pictures import draw_picture
 from services.worker_train.child import Refused
@@ -146,3 +147,12 @@ def test_a_gzip_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"question": "q", "answer": "a"}')[:-9])
     with pytest.raises(Refused, match="compress it again"):
         read_rows(Data(train=str(tmp_path / "rows.jsonl.gz")), seed=0)
+
+
+def test_a_checked_dataset_that_holds_none_out_is_not_split_by_row(api: Api, dataset_id: str) -> None:
+    with api.gateway.database.read() as connection:
+        manifest = connection.execute(select(datasets.c.manifest)).scalar_one()
+    parts = [part for part in manifest["parts"] if part["split"] == "train"]
+    api.set(datasets, datasets.c.id == dataset_id, manifest={**manifest, "parts": parts})
+    rows = read_rows(Data(train=f"medichat:{dataset_id}", validation_fraction=0.5), seed=0)
+    assert (len(rows.train), rows.validation) == (4, [])

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.storage import Storage
+from shared.training.adapter_files import hash_files
 from tests.support import Api, wait_until
 from tests.training import School, WorkerProcess, worker_thread
 from tests.uploads import uploaded
@@ -70,6 +72,8 @@ def test_a_run_becomes_a_curve_and_a_candidate(school: School, worker: Worker) -
     assert adapter.sha256 == run["adapter_sha256"]
     assert (adapter.name, adapter.version, adapter.status) == ("asthma", 1, "candidate")
     assert adapter.card == "# A card"
+    stored = Path(school.api.settings.storage_url) / "adapters" / adapter.sha256
+    assert adapter.files_sha256 == hash_files(stored)
 
 
 @on_one_database
@@ -91,6 +95,20 @@ def test_the_same_weights_again_are_no_new_version(school: School, worker: Worke
     with school.api.gateway.database.read() as connection:
         versions = {row.sha256: row.version for row in connection.execute(adapters.select())}
     assert versions == {first["adapter_sha256"]: 1, other["adapter_sha256"]: 2}
+
+
+@on_one_database
+def test_the_same_weights_again_leave_the_registered_files_as_they_are(
+    school: School, worker: Worker
+) -> None:
+    first = school.wait_for_end(school.submit()["id"])
+    storage = Storage.from_settings(school.api.settings)
+    path = f"adapters/{first['adapter_sha256']}/probe.json"
+    with storage.create(path) as file:
+        file.write(b"the first")
+    school.wait_for_end(school.submit("again")["id"])
+    with storage.open(path) as file:
+        assert file.read() == b"the first"
 
 
 @on_one_database

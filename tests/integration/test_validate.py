@@ -74,10 +74,12 @@ class Dataset:
         store_sealed(self.storage, self.key, f"datasets/{self.id}/raw", [data])
         return self
 
-    def check(self) -> "Dataset":
+    def check(self, attempt: str = "a") -> "Dataset":
         """Run it in this process."""
         options = DatasetOptions.model_validate(self.options)
-        task = Task(self.id, "upload", "rows", options, self.key, self.envelope, load_guard(), None, 1)
+        task = Task(
+            self.id, "upload", "rows", options, self.key, self.envelope, load_guard(), None, 1, attempt
+        )
         self.done = Check(task, self.storage, self.settings).run()
         return self
 
@@ -331,13 +333,15 @@ def test_a_picture_that_many_rows_name_is_decoded_once(
     assert len(decoded) == 2
 
 
-def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_what_another_attempt_may_use(tmp_path: Path) -> None:
     sink = io.BytesIO()
     Image.new("1", (5000, 5000)).save(sink, "PNG")
     dataset = Dataset(tmp_path, {}).upload(with_pictures(red=drawn("red"), blue=sink.getvalue()))
     with pytest.raises(Refused, match="million pixels"):
         dataset.check()
-    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+    *pictures, raw = dataset.storage.list("datasets")
+    assert raw == f"datasets/{dataset.id}/raw"
+    assert [path.split("/")[2] for path in pictures] == ["images"]
 
 
 @pytest.mark.parametrize(
@@ -351,9 +355,13 @@ def test_a_file_without_a_row_to_train_on_is_refused(tmp_path: Path, rows: bytes
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
 
 
-def test_a_check_writes_the_version_after_that_of_the_manifest() -> None:
+@pytest.mark.parametrize("folder", ["v3", "v3-a-1"])  # the first is of an earlier release
+def test_a_check_writes_the_version_after_that_of_the_manifest(folder: str) -> None:
+    part = {"split": "train", "sha256": "0" * 64, "rows": 1, "bytes": 1}
+    manifest = {"raw_sha256": "0" * 64, "shape": "messages", "options": {}}
     assert next_version(None) == 1
-    assert next_version({"parts": [{"path": "datasets/x/v3/train-00000.jsonl"}]}) == 4
+    path = f"datasets/x/{folder}/train-00000.jsonl"
+    assert next_version({**manifest, "parts": [{**part, "path": path}]}) == 4
 
 
 # -- the program
@@ -377,7 +385,7 @@ class Program:
             "--dataset",
             dataset.id,
             "--attempt",
-            "1",
+            "a",
         ]
         self.process = subprocess.Popen(
             command,
@@ -479,12 +487,13 @@ def test_a_check_that_was_killed_yields_the_same_rows_when_it_runs_again(
     killed.end()
     assert first["what"] == "rows read"
     assert not [path for path in dataset.folder.iterdir() if path.name.startswith("tmp")]
-    store_sealed(dataset.storage, dataset.key, f"datasets/{dataset.id}/v1/train-00007.jsonl", [b"left over"])
+    left_over = f"datasets/{dataset.id}/v1-a/train-00000.jsonl"
+    store_sealed(dataset.storage, dataset.key, left_over, [b"left over"])
 
-    dataset.check()
-    again, whole = dataset.plain(), Dataset(dataset.folder / "whole", {}).upload(rows).check().plain()
+    dataset.check("b")
+    again, whole = dataset.plain(), Dataset(dataset.folder / "whole", {}).upload(rows).check("b").plain()
     assert again == whole
-    assert f"datasets/{dataset.id}/v1/train-00007.jsonl" not in dataset.storage.list("datasets")
+    assert dataset.open(left_over) == b"left over", "the other attempt may still be at it"
 
 
 def test_a_program_told_to_stop_says_so_and_leaves_nothing_behind(stored: Callable[..., Dataset]) -> None:

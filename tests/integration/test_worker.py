@@ -109,6 +109,9 @@ class NoAdapters:
     def fetch(self, sha256: str) -> AdapterFiles:
         raise FileNotFoundError(sha256)
 
+    def hash_stored(self, sha256: str) -> str:
+        raise FileNotFoundError(sha256)
+
 
 class Clinic:
     """A gateway, somebody who asks, and a worker with a scripted engine."""

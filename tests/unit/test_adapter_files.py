@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.errors import AdapterRefused
-from shared.training.adapter_files import CONFIG, PROBE, WEIGHTS, check_adapter
+from shared.training.adapter_files import CONFIG, PROBE, WEIGHTS, check_adapter, hash_files
 
 REVISION = "r" * 40
 LAYERS = {"model.layers.0.q_proj": (6, 8), "model.layers.1.q_proj": (6, 8)}
@@ -57,6 +57,20 @@ def write(folder: Path, weights: bytes | None = None, **config: Any) -> str:
 
 def check(folder: Path, sha256: str) -> Any:
     return check_adapter(folder, sha256=sha256, base_revision=REVISION, base_layers=LAYERS)
+
+
+@pytest.mark.parametrize("name", [CONFIG, PROBE])
+def test_files_beside_the_weights_that_are_not_the_registered_ones_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    sha256 = write(tmp_path / "a")
+    (tmp_path / "a" / PROBE).write_text(json.dumps({"base_revision": REVISION}))
+    registered = hash_files(tmp_path / "a")
+    assert check_adapter(tmp_path / "a", sha256=sha256, files_sha256=registered).sha256 == sha256
+    with (tmp_path / "a" / name).open("a") as file:
+        file.write(" ")  # says the same
+    with pytest.raises(AdapterRefused, match="not the one that was registered"):
+        check_adapter(tmp_path / "a", sha256=sha256, files_sha256=registered)
 
 
 def test_a_whole_adapter_is_taken(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from services.worker_train.evaluation.conduct import (
     stopping_verdict,
 )
 from services.worker_train.evaluation.pace import Pace
-from services.worker_train.evaluation.rows import draw, read_file
+from services.worker_train.evaluation.rows import Unseen, draw, read_file
 from services.worker_train.evaluation.text import Row
 from services.worker_train.evaluation.verbatim import longest_common_run
 from shared.guard import Category, load_guard
@@ -204,3 +204,21 @@ def test_exposure_is_the_bits_by_which_the_secret_outranks_the_others() -> None:
     assert ranked(0) == 8.0
     assert ranked(127) == 1.0
     assert ranked(255) == 0.0
+
+
+def _record(*texts: str, image: str | None = None) -> dict[str, object]:
+    said = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=True)]
+    return {"messages": said, "image": image}
+
+
+def test_a_question_that_was_learnt_is_left_out_whatever_its_answer_and_case() -> None:
+    unseen = Unseen([_record("What is gout?", "A disease of joints.")])
+    rows = [_record("what is  GOUT?", "Crystals."), _record("What is flu?", "A disease of joints.")]
+    assert list(unseen.among(rows)) == rows[1:]
+    assert unseen.left_out == 1
+
+
+def test_the_same_question_about_another_picture_was_not_learnt() -> None:
+    unseen = Unseen([_record("What is shown?", "A hand.", image="a" * 64)])
+    rows = [_record("What is shown?", "A foot.", image="b" * 64)]
+    assert list(unseen.among(rows)) == rows

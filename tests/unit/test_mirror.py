@@ -13,9 +13,9 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "storage"))
 
 
-def checkpoints(storage: Storage, folder: Path, *steps: int) -> Checkpoints:
+def checkpoints(storage: Storage, folder: Path, *steps: int, epoch: int = 1) -> Checkpoints:
     """A host's folder with checkpoints, each of two files."""
-    made = Checkpoints(storage, "run", folder)
+    made = Checkpoints(storage, "run", folder, epoch=epoch)
     folder.mkdir(exist_ok=True)
     for step in steps:
         deep = folder / f"checkpoint-{step}" / "deep"
@@ -39,15 +39,46 @@ def test_the_last_two_are_kept(storage: Storage, tmp_path: Path) -> None:
     here = checkpoints(storage, tmp_path / "here", 10, 20, 30)
     for step in (10, 20, 30):
         here.mirror(step)
-    folders = {path.split("/")[3] for path in storage.list("runs/run")}
+    folders = {path.split("/")[4] for path in storage.list("runs/run")}
     assert folders == {"checkpoint-20", "checkpoint-30"}
+
+
+def test_a_worker_that_lost_the_run_neither_replaces_nor_deletes_what_the_next_one_mirrors(
+    storage: Storage, tmp_path: Path
+) -> None:
+    lost = checkpoints(storage, tmp_path / "lost", 10, 20, 30)
+    new = checkpoints(storage, tmp_path / "new", 20, epoch=2)
+    (new.folder / "checkpoint-20" / "state").write_text("of the new one")
+    lost.mirror(10)
+    new.mirror(20)
+    lost.mirror(20)
+    lost.mirror(30)
+    third = checkpoints(storage, tmp_path / "third", epoch=3)
+    assert third.fetch() == 20
+    assert (third.folder / "checkpoint-20" / "state").read_text() == "of the new one"
+
+
+def test_the_next_attempt_removes_what_it_makes_superfluous(storage: Storage, tmp_path: Path) -> None:
+    first = checkpoints(storage, tmp_path / "first", 10, 20)
+    for step in (10, 20):
+        first.mirror(step)
+    checkpoints(storage, tmp_path / "next", 30, epoch=2).mirror(30)
+    folders = {path.rsplit("/", 1)[0] for path in storage.list("runs/run") if path.endswith("WHOLE")}
+    assert folders == {f"runs/run/checkpoints/{kept}" for kept in ("1/checkpoint-20", "2/checkpoint-30")}
+
+
+def test_one_of_an_earlier_release_is_fetched(storage: Storage, tmp_path: Path) -> None:
+    checkpoints(storage, tmp_path / "here", 10).mirror(10)
+    stored = tmp_path / "storage" / "runs" / "run" / "checkpoints"
+    (stored / "1" / "checkpoint-10").rename(stored / "checkpoint-10")
+    assert checkpoints(storage, tmp_path / "there", epoch=2).fetch() == 10
 
 
 def test_one_that_is_not_whole_is_not_fetched(storage: Storage, tmp_path: Path) -> None:
     here = checkpoints(storage, tmp_path / "here", 10, 20)
     for step in (10, 20):
         here.mirror(step)
-    storage.delete("runs/run/checkpoints/checkpoint-20/WHOLE")
+    storage.delete("runs/run/checkpoints/1/checkpoint-20/WHOLE")
     assert checkpoints(storage, tmp_path / "there").fetch() == 10
 
 

@@ -174,6 +174,7 @@ def _view(connection: Connection, gateway: Gateway, run: Run) -> RunView:
         state=run.state,
         dataset_id=run.dataset_id,
         dataset_name=run.dataset_name,
+        manifest_sha256=run.manifest_sha256,
         recipe=run.recipe,
         base_model=run.base_model,
         base_revision=run.base_revision,

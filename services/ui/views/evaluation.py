@@ -27,11 +27,17 @@ def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     if newest["state"] != "succeeded":
         st.error((newest["error"] or {}).get("detail") or "It was stopped.", icon=":material/error:")
         return
-    st.caption(f"Measured {moment(newest['created_at'])} UTC, on rows that no training saw.")
+    st.caption(f"Measured {moment(newest['created_at'])} UTC, on rows that {_unseen(newest['figures'])}.")
     _gate(newest["gate"])
     _figures(newest["figures"])
     if st.toggle("Show answers side by side (this is logged)", key=f"samples-{newest['id']}"):
         _samples(tuning.evaluation(newest["id"])["samples"])
+
+
+def _unseen(figures: Json) -> str:
+    learnt = figures.get("about", {}).get("rows_learnt_before", 0)
+    without = f"; {learnt:,} held-out rows were left out, for it was trained on their questions"
+    return f"its training did not see{without if learnt else ''}"
 
 
 def _follow(tuning: Tuning, sha256: str) -> None:

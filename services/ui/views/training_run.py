@@ -116,7 +116,8 @@ def _estimate(run: Json) -> None:
                 f"({estimate['free_mb']:,.0f} MB were free){took}."
             )
         base = f"{run['base_model']} ({(run['base_revision'] or '…')[:12]})"
-        st.caption(f"Data: {plain_markdown(run['dataset_name'])} · base model: {base}")
+        data = f"{plain_markdown(run['dataset_name'])} ({(run['manifest_sha256'] or '…')[:12]})"
+        st.caption(f"Data: {data} · base model: {base}")
         recipe = {name: value for name, value in run["recipe"].items() if name != "data"}
         st.json(recipe, expanded=False)
 

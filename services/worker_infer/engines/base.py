@@ -247,3 +247,7 @@ class AdapterSource(Protocol):
             OSError: they are not there, or cannot be read now.
         """
         ...
+
+    def hash_stored(self, sha256: str) -> str:
+        """What the files beside its weights hash to as they are stored now. Raises as `fetch`."""
+        ...

@@ -19,12 +19,14 @@ def load_examinee(
     base_model: str,
     adapter: Path,
     sha256: str | None = None,
+    files_sha256: str | None = None,
     revision: str | None = None,
 ) -> Examinee:
     """The base in the format that it is served in, with the adapter of a folder on it.
 
     Args:
         sha256: what the adapter's weights must be; whatever they are when left out.
+        files_sha256: likewise for its other files; see `check_adapter`.
         revision: the weights that it must have been trained on; those that are here when left out.
 
     Raises:
@@ -32,7 +34,12 @@ def load_examinee(
         Refused: the base model cannot be read.
     """
     source = base.find_source(base_model, settings)
-    check_adapter(adapter, sha256=sha256 or sha256_of(adapter), base_revision=revision or source.revision())
+    check_adapter(
+        adapter,
+        sha256=sha256 or sha256_of(adapter),
+        files_sha256=files_sha256,
+        base_revision=revision or source.revision(),
+    )
     if revision is not None and source.revision() != revision:
         raise base.wrong_weights(base_model)
     device = torch.device("cpu") if settings.device == "cpu" else base.choose_device()

@@ -39,6 +39,8 @@ class Material:
     """What is measured on, each in an order of chance; an empty list leaves its figures out."""
 
     held_out: Sequence[Row]
+    #: Held-out rows that are not among these, since the adapter was trained on them.
+    learnt_before: int = 0
     trained: Sequence[Row] = ()
     choices: Sequence[Choice] = ()
     #: Planted when the adapter was trained.
@@ -90,6 +92,7 @@ def measure(examinee: Examinee, material: Material, plan: Plan, *, guard: Guard,
         **asdict(plan),
         "seconds_taken": round(time.monotonic() - started, 1),
         "rows_left_out": len(material.held_out) - len(held_out),
+        "rows_learnt_before": material.learnt_before,
         "policy_version": guard.policy_version,
     }
     return Outcome(figures=figures, samples={**best_and_worst(samples), **cases})

@@ -3,12 +3,14 @@
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
 from services.worker_train.child import Refused
+from services.worker_train.duplicates import digest
 from services.worker_train.evaluation.text import Row
 
 Record = dict[str, Any]
@@ -52,6 +54,32 @@ def draw(records: Iterable[_Drawn], count: int, seed: int) -> list[_Drawn]:
             kept[place] = record
     chance.shuffle(kept)
     return kept
+
+
+class Unseen:
+    """Leaves out the rows of another dataset whose question was learnt: there an adapter may recite.
+
+    As in the check of a dataset, where rows of one question stay on one side of the split. What precedes the
+    question (a system's text, a picture) is part of it; case and white space are not.
+    """
+
+    def __init__(self, learnt: Iterable[Record]) -> None:
+        self._learnt = {_question(record) for record in learnt}
+        #: How many rows were left out.
+        self.left_out = 0
+
+    def among(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The rows that were not learnt, in order."""
+        for record in records:
+            if _question(record) in self._learnt:
+                self.left_out += 1
+            else:
+                yield record
+
+
+def _question(record: Record) -> bytes:
+    asked = takewhile(lambda said: said["role"] != "assistant", record["messages"])
+    return digest(record.get("image") or "", *(said["content"] for said in asked))
 
 
 def to_rows(records: Sequence[Record], image: Callable[[str], Image.Image] | None = None) -> list[Row]:

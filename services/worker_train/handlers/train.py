@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Row, select, update
 from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
-from shared.db.tables_training import training_runs
+from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
 from shared.logs import where
-from shared.training.adapter_files import CARD, FILES, WEIGHTS
+from shared.training.adapter_files import CARD, FILES, WEIGHTS, hash_files
 from shared.training.adapters import AdapterStore, NewAdapter
 from shared.training.progress import StepReport, add_note, record_steps
 from shared.training.recipe import Recipe
@@ -35,7 +35,7 @@ class TrainWork(Work):
         super().__init__(tools, job)
         self._run: Row[Any] | None = None
         self._recipe = Recipe()
-        self._card = ""
+        self._card = self._files_sha256 = ""
         #: Whether the program that runs has not reported a step yet.
         self._fresh = True
         self._mirror_failed = False
@@ -53,7 +53,7 @@ class TrainWork(Work):
     @property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
-        return Checkpoints(self.tools.storage, self.run.id, self.folder / "checkpoints")
+        return Checkpoints(self.tools.storage, self.run.id, self.folder / "checkpoints", epoch=self.job.epoch)
 
     def open(self, connection: Connection) -> None:
         self._run = connection.execute(
@@ -132,6 +132,11 @@ class TrainWork(Work):
     def wait(self, connection: Connection, reason: str) -> None:
         self._set(connection, waiting_reason=reason)
 
+    def is_new(self, connection: Connection, done: Mapping[str, Any]) -> bool:
+        """The files of an adapter that is registered stay as they were hashed."""
+        known = select(adapters.c.sha256).where(adapters.c.sha256 == str(done["sha256"]))
+        return connection.execute(known).first() is None
+
     def deliver(self, done: Mapping[str, Any]) -> None:
         folder, sha256 = self.folder / "output", str(done["sha256"])
         if missing := [name for name in FILES if not (folder / name).is_file()]:
@@ -139,12 +144,14 @@ class TrainWork(Work):
         if _hash(folder / WEIGHTS) != sha256:
             raise Unusable("The adapter's weights are not what the program said; train again.")
         self._card = (folder / CARD).read_text(encoding="utf-8")
+        self._files_sha256 = hash_files(folder)
         for name in FILES:
             copy_in(self.tools.storage, folder / name, f"adapters/{sha256}/{name}")
 
     def conclude(self, connection: Connection, done: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         new = NewAdapter(
             sha256=str(done["sha256"]),
+            files_sha256=self._files_sha256,
             name=self.run.name,
             run_id=self.run.id,
             dataset_id=self.run.dataset_id,

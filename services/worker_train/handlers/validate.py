@@ -36,7 +36,7 @@ class ValidateWork(Work):
 
     def arguments(self) -> list[str]:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return ["--dataset", self._id, "--attempt", str(self.job.attempt)]
+        return ["--dataset", self._id, "--attempt", self.job.claim.name]
 
     def columns(self, events: Sequence[ProgramEvent]) -> dict[str, Any]:
         return {}  # the dataset says how far its check is
