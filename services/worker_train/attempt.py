@@ -111,7 +111,9 @@ class Attempt:
         with self._lock:
             if self._draining or self._held.stop is not None:
                 return None
-            self._program = Program(command, log_path=self._work.folder / "log.txt")
+            self._program = Program(
+                command, log_path=self._work.folder / "log.txt", environment=self._work.environment()
+            )
             return self._program
 
     def _take(self, events: list[ProgramEvent]) -> None:

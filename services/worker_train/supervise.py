@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
@@ -40,13 +40,18 @@ class ProgramEvent:
 class Program:
     """A running program; use it as a context, which ends it."""
 
-    def __init__(self, command: Sequence[str], *, log_path: Path) -> None:
-        """Start it; what it says on standard error goes to `log_path`, which only the owner may read."""
+    def __init__(
+        self, command: Sequence[str], *, log_path: Path, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Start it with this process's environment and what is added to it.
+
+        What it says on standard error goes to `log_path`, which only the owner may read.
+        """
         with open(log_path, "ab", opener=_private) as log_file:
             self._process = subprocess.Popen(
                 command,
                 # threads that wait must not spin: on a CPU they would take it from the answers
-                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,

@@ -160,6 +160,17 @@ def test_a_program_that_crashes_every_time_fails_the_run_with_what_to_look_at(
 
 
 @on_one_database
+@pytest.mark.parametrize(("processes", "gpus"), [(1, "2"), (2, "2,5")])
+def test_a_run_sees_as_many_gpus_as_it_has_processes(
+    school: School, monkeypatch: pytest.MonkeyPatch, processes: int, gpus: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with worker_thread(school.api.settings):
+        run = school.wait_for_end(school.submit(changes={"processes": processes})["id"])
+    assert (school.folder(run["id"]) / "gpus").read_text() == gpus
+
+
+@on_one_database
 def test_out_of_memory_halves_the_batch_and_says_so(school: School, worker: Worker) -> None:
     school.wish(needs_batch=2)
     run_id = school.submit(changes={"batch_size": 8, "accumulation": 1})["id"]

@@ -72,6 +72,9 @@ class TrainWork(Work):
         recipe.write_text(self._recipe.to_yaml(), encoding="utf-8")
         return [str(recipe), "--supervised"]
 
+    def environment(self) -> dict[str, str]:
+        return super().environment() if self._recipe.processes == 1 else {}
+
     def started(self, connection: Connection, now: datetime) -> None:
         self._fresh = True
         step = self.checkpoints.newest()
