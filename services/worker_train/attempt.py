@@ -35,11 +35,6 @@ DRAIN_GRACE_S = 60.0
 #: How long work waits that finds no room beside what serves, in seconds.
 NO_ROOM_S = 60.0
 
-_NO_MEMORY = (
-    "The device has too little memory for this, even at batch size 1: choose quantisation nf4, "
-    "fewer max_tokens or a lower rank."
-)
-
 
 class Attempt:
     """One attempt at one job."""
@@ -104,7 +99,10 @@ class Attempt:
         with program:
             for batch in program.batches():
                 self._take(batch)
-        return self._conclude(program.wait())
+        status = program.wait()
+        if status not in set(Exit) and program.lacked_memory():
+            status = Exit.OUT_OF_MEMORY
+        return self._conclude(status)
 
     def _start(self, command: Sequence[str]) -> Program | None:
         """None when the work was stopped meanwhile."""
@@ -145,7 +143,7 @@ class Attempt:
         elif status == Exit.OUT_OF_MEMORY:
             if self._persist(lambda connection: self._work.shrink(connection, self._own(connection))):
                 return True
-            self._fail("out-of-memory", _NO_MEMORY)
+            self._fail("out-of-memory", self._work.no_memory)
         elif status == Exit.WAIT:
             self._postpone()
         elif status == Exit.REFUSED:

@@ -21,6 +21,7 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.material import Material, prepare
+from services.worker_train.memory import is_out_of_memory
 from services.worker_train.processes import Ending
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
@@ -217,14 +218,6 @@ def _collators(material: Material) -> tuple[Any, Any]:
         for samples in (material.train, material.validation)
     )
     return train, validation
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
-    words = ("can't allocate memory", "not enough memory", "CUDA out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        word in str(error) for word in words
-    )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,9 @@ class Work:
     Methods that take a connection run in a transaction that is fenced by the claim.
     """
 
+    #: What to do when the memory is too small, however the work is changed.
+    no_memory = "The machine has too little memory for this: free some, or give it more."
+
     def __init__(self, tools: Tools, job: Job) -> None:
         self.tools = tools
         self.job = job

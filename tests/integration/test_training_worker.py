@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,6 +187,29 @@ def test_out_of_memory_with_one_row_fails_with_advice(school: School, worker: Wo
     run = school.wait_for_end(school.submit()["id"])
     assert (run["state"], run["error"]["code"]) == ("failed", "out-of-memory")
     assert "nf4" in run["error"]["detail"]
+
+
+@on_one_database
+@pytest.mark.parametrize(("killed", "attempt", "batch_size"), [(1, 1, 4), (0, 2, 8)])
+def test_a_program_that_the_kernel_killed_for_memory_goes_on_with_half_the_batch(
+    school: School,
+    worker: Worker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: int,
+    attempt: int,
+    batch_size: int,
+) -> None:
+    counts = tmp_path / "memory.events"
+    counts.write_text("oom 7\noom_kill 3\n")
+    monkeypatch.setattr("services.worker_train.supervise.memory_events", lambda: counts)
+    school.wish(**DISTURBED)
+    run_id = school.submit(changes={"batch_size": 8, "accumulation": 1})["id"]
+    school.wait_for_step(run_id)
+    counts.write_text(f"oom 8\noom_kill {3 + killed}\n")
+    os.kill(school.program_pids(run_id)[0], signal.SIGKILL)
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"], run["recipe"]["batch_size"]) == ("succeeded", attempt, batch_size)
 
 
 @on_one_database

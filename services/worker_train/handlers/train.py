@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 class TrainWork(Work):
     """A training run."""
 
+    no_memory = (
+        "The device has too little memory for this, even at batch size 1: choose quantisation nf4, "
+        "fewer max_tokens or a lower rank."
+    )
+
     def __init__(self, tools: Tools, job: Job) -> None:
         super().__init__(tools, job)
         self._run: Row[Any] | None = None
