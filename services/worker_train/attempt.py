@@ -29,8 +29,9 @@ from shared.logs import where
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: How long a program may take to end itself, in seconds: when cancelled, and when it saves its work first.
-CANCEL_GRACE_S = 5.0
+#: How long a program may take to end itself, in seconds: when cancelled (which a person waits for, perhaps a
+#: heartbeat already), and when it saves its work first.
+CANCEL_GRACE_S = 4.0
 DRAIN_GRACE_S = 60.0
 #: How long work waits that finds no room beside what serves, in seconds.
 NO_ROOM_S = 60.0

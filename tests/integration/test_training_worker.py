@@ -109,6 +109,17 @@ def test_a_cancelled_run_ends_within_seconds(school: School, worker: Worker) -> 
 
 
 @on_one_database
+def test_a_run_is_cancelled_within_seconds_by_a_worker_without_redis(make_api) -> None:  # type: ignore[no-untyped-def]
+    school = School(make_api(**{**TIMES, "heartbeat_s": 60, "lease_s": 180}))
+    school.wish(**LONG)
+    with worker_thread(school.api.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})):
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id)
+        school.cancel(run_id)
+        assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
+
+
+@on_one_database
 def test_a_program_that_ignores_being_cancelled_is_killed(
     school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
