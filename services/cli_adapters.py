@@ -18,6 +18,8 @@ _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in ME
 _ENDED = ("succeeded", "failed", "cancelled")
 #: Letters of an adapter's SHA-256 that a person has to write.
 _SHORTEST_NAME = 6
+#: Adapters that the gateway is asked for at once.
+PAGE = 100
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -224,8 +226,14 @@ def _roll_back(options: argparse.Namespace) -> int:
 
 
 def _all(client: httpx.Client) -> list[Json]:
-    found: list[Json] = expect(client.get("/v1/adapters", params={"limit": 100}))["items"]
-    return found
+    found: list[Json] = []
+    query: dict[str, str | int] = {"limit": PAGE}
+    while True:
+        page = expect(client.get("/v1/adapters", params=query))
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
 
 
 def _find(client: httpx.Client, beginning: str) -> str:

@@ -6,6 +6,8 @@ from services.ui.client import Gateway, Json, given
 
 #: Seconds for a file to pass on to the gateway.
 _UPLOAD_S = 600
+#: Adapters that the gateway is asked for at once.
+PAGE = 100
 
 
 class Tuning:
@@ -92,7 +94,14 @@ class Tuning:
 
     def adapters(self) -> list[Json]:
         """Every adapter, newest first."""
-        return cast(list[Json], self._call("GET", "/v1/adapters", params={"limit": 100})["items"])
+        items: list[Json] = []
+        cursor = None
+        while True:
+            page = self._call("GET", "/v1/adapters", params=given(limit=PAGE, cursor=cursor))
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return items
 
     def adapter(self, sha256: str) -> Json:
         """One adapter with its card, what was verified, and its evaluations."""
