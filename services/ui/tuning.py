@@ -87,8 +87,12 @@ class Tuning:
             items += page["items"]
 
     def cancel_run(self, run_id: str) -> None:
-        """Stop a run; its checkpoints stay."""
+        """Stop a run; it makes no adapter."""
         self._call("POST", f"/v1/training-runs/{run_id}/cancel")
+
+    def resume_run(self, run_id: str) -> Json:
+        """Start a failed run again, from its last checkpoint."""
+        return self._call("POST", f"/v1/training-runs/{run_id}/resume")
 
     # -- adapters
 

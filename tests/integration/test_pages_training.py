@@ -327,6 +327,15 @@ def test_a_failed_run_says_what_to_do(open_app: Open, school: School) -> None:
     assert [each.value for each in app.error] == ["Lower the learning rate."]
 
 
+def test_a_failed_run_is_started_again(open_app: Open, school: School) -> None:
+    run = school.submit()
+    school.api.finish(claim_run(school.api), EventKind.FAILED, error="disk-full", error_detail="Free space.")
+    app = open_app("training", school.admin)
+    button(app, "Yes: start again").click().run()
+    assert school.run(run["id"])["state"] == "queued"
+    assert "Waiting for a training worker" in texts_of_progress(app)
+
+
 def test_a_finished_run_leads_to_its_adapter(open_app: Open, school: School) -> None:
     run = school.submit()
     add_steps(school.api, run["id"], 2)

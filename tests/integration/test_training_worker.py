@@ -8,11 +8,13 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.worker_train.leftovers import remove_old_checkpoints
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
@@ -250,6 +252,50 @@ def test_a_refused_run_fails_at_once_with_the_programs_reason(school: School, wo
         "code": "diverged",
         "detail": "The loss was not a number at step 7: lower the learning rate.",
     }
+
+
+def test_a_failed_run_that_is_started_again_goes_on_from_its_last_checkpoint(
+    school: School, worker: Worker
+) -> None:
+    school.wish(steps=30, exit_at={"25": 78})
+    run_id = school.submit()["id"]
+    failed = school.wait_for_end(run_id)
+    assert (failed["state"], failed["step"]) == ("failed", 24)
+    assert school.resume(run_id)["error"] is None
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"]) == ("succeeded", 1)
+    assert resumed_from(school, run_id) == 20
+    assert [step["step"] for step in school.steps(run_id)] == list(range(1, 31))
+
+
+def failed_before(school: School, days: int) -> str:
+    """A run that failed so long ago, with checkpoints."""
+    school.wish(steps=30, exit_at={"25": 78})
+    run_id = str(school.wait_for_end(school.submit()["id"])["id"])
+    school.api.set(jobs, jobs.c.state == "failed", finished_at=datetime.now(UTC) - timedelta(days=days))
+    school.wish()
+    return run_id
+
+
+@on_one_database
+def test_the_end_of_a_run_removes_checkpoints_of_one_that_failed_over_a_month_ago(
+    school: School, worker: Worker
+) -> None:
+    storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=31)
+    assert storage.list(f"runs/{run_id}")
+    school.wait_for_end(school.submit()["id"])
+    wait_until(lambda: not storage.list(f"runs/{run_id}"), 10, "for the checkpoints to be removed")
+    assert not (school.folder(run_id) / "checkpoints").exists()
+
+
+@on_one_database
+def test_a_run_that_failed_less_than_a_month_ago_keeps_its_checkpoints(
+    school: School, worker: Worker
+) -> None:
+    storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=29)
+    remove_old_checkpoints(worker.tools)
+    assert storage.list(f"runs/{run_id}")
+    assert (school.folder(run_id) / "checkpoints" / "checkpoint-20").exists()
 
 
 @on_one_database

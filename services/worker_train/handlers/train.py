@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from services.worker_train.leftovers import remove_old_checkpoints
 from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
@@ -171,10 +172,10 @@ class TrainWork(Work):
         return {"adapter_sha256": new.sha256}
 
     def tidy(self, job: Job) -> None:
-        if job.state is State.FAILED:
-            return  # somebody may want to see how far it came
-        self.checkpoints.delete()
-        shutil.rmtree(self.folder / "output", ignore_errors=True)
+        if job.state is not State.FAILED:  # a failed run may be started again
+            self.checkpoints.delete()
+            shutil.rmtree(self.folder / "output", ignore_errors=True)
+        remove_old_checkpoints(self.tools)
 
     def _set(self, connection: Connection, **values: Any) -> None:
         connection.execute(update(training_runs).where(training_runs.c.id == self.run.id).values(**values))
