@@ -18,6 +18,8 @@ _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in ME
 _ENDED = ("succeeded", "failed", "cancelled")
 #: Letters of an adapter's SHA-256 that a person has to write.
 _SHORTEST_NAME = 6
+#: Adapters that the gateway is asked for at once.
+PAGE = 100
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,7 +29,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "fine-tune an adapter, watch it, stop it"
+    text = "fine-tune an adapter, watch it, stop it, start it again"
     actions = commands.add_parser("train", help=text, description=text).add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -43,6 +45,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     for name, text, run in (
         ("watch", "follow a run to its end", _watch),
         ("stop", "stop a run; it makes no adapter", _stop),
+        ("resume", "start a failed run again, from its last checkpoint", _resume),
     ):
         action = actions.add_parser(name, help=text, epilog=_EPILOG)
         action.add_argument("run_id", metavar="RUN")
@@ -116,6 +119,13 @@ def _watch(options: argparse.Namespace) -> int:
 def _stop(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         run = expect(client.post(f"/v1/training-runs/{options.run_id}/cancel"))
+        print(f"{run['name']}: {run['state']}")
+    return DONE
+
+
+def _resume(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        run = expect(client.post(f"/v1/training-runs/{options.run_id}/resume"))
         print(f"{run['name']}: {run['state']}")
     return DONE
 
@@ -224,8 +234,14 @@ def _roll_back(options: argparse.Namespace) -> int:
 
 
 def _all(client: httpx.Client) -> list[Json]:
-    found: list[Json] = expect(client.get("/v1/adapters", params={"limit": 100}))["items"]
-    return found
+    found: list[Json] = []
+    query: dict[str, str | int] = {"limit": PAGE}
+    while True:
+        page = expect(client.get("/v1/adapters", params=query))
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
 
 
 def _find(client: httpx.Client, beginning: str) -> str:

@@ -3,6 +3,8 @@
 A file appears whole or not at all. What people wrote goes through shared/privacy/sealed.py first.
 """
 
+import errno
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -17,10 +19,19 @@ from shared.settings import Settings
 
 #: A file that is being written in a folder; it is renamed when it is whole.
 _UNFINISHED = ".part"
+#: Libraries whose errors of the network are no OSError. Only those that the URL needs are installed.
+_OF_THE_NETWORK = ("botocore", "aiohttp")
+
+
+class StorageAway(OSError):
+    """The storage cannot be reached, or refuses; see MEDICHAT_STORAGE_URL."""
 
 
 class Storage:
-    """Files by path, `/` between the parts; safe to share between threads."""
+    """Files by path, `/` between the parts; safe to share between threads.
+
+    Every method raises StorageAway, as do the files.
+    """
 
     def __init__(self, url: str) -> None:
         """`url`: a folder, `file://…`, or what an installed fsspec backend knows, e.g. `s3://bucket/x`."""
@@ -42,44 +53,89 @@ class Storage:
             with _create_beside(Path(self._full(path))) as local:
                 yield local
             return
-        file: Any = self._fs.open(self._full(path), "wb", autocommit=False)
-        try:
-            yield file
-            file.close()
-        except BaseException:
-            file.discard()
-            raise
-        file.commit()
+        with _reached():
+            file: Any = self._fs.open(self._full(path), "wb", autocommit=False)
+            try:
+                yield file
+                file.close()
+                file.commit()
+            except BaseException:
+                file.closed = True  # else its finaliser would write it after all
+                file.discard()
+                raise
 
     def open(self, path: str) -> IO[bytes]:
         """The file, for reading. Raises FileNotFoundError."""
-        file: IO[bytes] = self._fs.open(self._full(path), "rb")
-        return file
+        with _reached():
+            file: IO[bytes] = self._fs.open(self._full(path), "rb")
+        return file if isinstance(self._fs, LocalFileSystem) else io.BufferedReader(_Remote(file))
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
-        return bool(self._fs.exists(self._full(path)))
+        with _reached():
+            return bool(self._fs.exists(self._full(path)))
 
     def size(self, path: str) -> int:
         """Bytes of a file. Raises FileNotFoundError."""
-        return int(self._fs.size(self._full(path)))
+        with _reached():
+            return int(self._fs.size(self._full(path)))
 
     def list(self, folder: str) -> list[str]:
         """The paths of all files below a folder, sorted; empty when there is none."""
         start = len(self._root) + 1
-        found = (str(path)[start:] for path in self._fs.find(self._full(folder)))
-        return sorted(path for path in found if not path.endswith(_UNFINISHED))
+        with _reached():
+            found = (str(path)[start:] for path in self._fs.find(self._full(folder)))
+            return sorted(path for path in found if not path.endswith(_UNFINISHED))
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all in it; nothing happens when it is not there."""
-        if self._fs.exists(self._full(path)):
-            self._fs.rm(self._full(path), recursive=True)
+        with _reached():
+            if self._fs.exists(self._full(path)):
+                self._fs.rm(self._full(path), recursive=True)
 
     def _full(self, path: str) -> str:
         parts = path.split("/")
         if not path or any(part in ("", ".", "..") for part in parts):
             raise ValueError("not a path within the storage")
         return f"{self._root}/{path}"
+
+
+class _Remote(io.RawIOBase):
+    """A file of an object store, which is fetched while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        with _reached():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Turns what the libraries of object stores raise into StorageAway."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] not in _OF_THE_NETWORK:
+            raise
+        raise StorageAway(errno.EIO, f"the storage cannot be used: {type(error).__name__}") from error
 
 
 @contextmanager

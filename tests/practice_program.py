@@ -105,6 +105,7 @@ def main() -> None:
         [sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL
     )
     (practice.folder / "pids").write_text(f"{os.getpid()} {helper.pid}")
+    (practice.folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     print("a library prints what is no event", flush=True)  # noqa: T201
     emit("estimate", memory_mb=10, free_mb=100, device="cpu", seconds=9)
     practice.refuse_if_asked()

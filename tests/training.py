@@ -98,6 +98,13 @@ class School:
         run: dict[str, Any] = response.json()
         return run
 
+    def resume(self, run_id: str) -> dict[str, Any]:
+        """Start a failed run again."""
+        response = self.client.post(f"/v1/training-runs/{run_id}/resume")
+        assert response.status_code == 202, response.text
+        run: dict[str, Any] = response.json()
+        return run
+
     def wait_for_step(self, run_id: str, step: int = 1) -> None:
         """Wait until the run has trained this step."""
         wait_until(lambda: self.run(run_id)["step"] >= step, 60, f"for step {step}")

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from shared import errors
 from shared.logs import where
+from shared.storage import StorageAway
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DataError, _not_storable)
+    app.add_exception_handler(StorageAway, _storage_away)
     for kind in DATABASE_AWAY:
         app.add_exception_handler(kind, _database_away)
 
@@ -169,6 +171,12 @@ async def _not_storable(_request: Request, error: Exception) -> Response:
 async def _database_away(_request: Request, error: Exception) -> Response:
     log.error("the database is not reachable: %s", type(error).__name__)
     detail = "The database is not reachable; nothing was stored. Try again in a moment."
+    return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+
+
+async def _storage_away(_request: Request, error: Exception) -> Response:
+    log.error("the storage is not reachable: %s", where(error))
+    detail = "The storage is not reachable; try again in a moment."
     return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
 
 

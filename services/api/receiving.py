@@ -3,6 +3,7 @@
 It does not know HTTP.
 """
 
+import logging
 import os
 import re
 import stat
@@ -17,10 +18,13 @@ from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
+from shared.logs import where
 from shared.training.dataset_files import RawWriter, too_large
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import By
 from shared.training.options import DatasetOptions
+
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _NOTE_EVERY_S = 2.0
@@ -89,8 +93,10 @@ class Reception:
 
     def abandon(self, reason: str) -> None:
         """Leave nothing behind but an event; `reason` is a code."""
-        self._writer.discard()
-        self._forget(reason)
+        try:
+            self._writer.discard()
+        finally:
+            self._forget(reason)
 
     def _forget(self, reason: str) -> None:
         gateway = self._gateway
@@ -106,7 +112,10 @@ class Reception:
                 outcome=record.Outcome.FAILED,
                 reason=reason,
             )
-        gateway.datasets.delete_files(self._id)
+        try:
+            gateway.datasets.delete_files(self._id)
+        except OSError as error:  # a file appears when it is whole, so mostly there is none
+            log.warning("files of dataset %s may be left: %s", self._id, where(error))
 
 
 def by(caller: Principal) -> By:

@@ -6,6 +6,8 @@ from services.ui.client import Gateway, Json, given
 
 #: Seconds for a file to pass on to the gateway.
 _UPLOAD_S = 600
+#: Adapters that the gateway is asked for at once.
+PAGE = 100
 
 
 class Tuning:
@@ -85,14 +87,25 @@ class Tuning:
             items += page["items"]
 
     def cancel_run(self, run_id: str) -> None:
-        """Stop a run; its checkpoints stay."""
+        """Stop a run; it makes no adapter."""
         self._call("POST", f"/v1/training-runs/{run_id}/cancel")
+
+    def resume_run(self, run_id: str) -> Json:
+        """Start a failed run again, from its last checkpoint."""
+        return self._call("POST", f"/v1/training-runs/{run_id}/resume")
 
     # -- adapters
 
     def adapters(self) -> list[Json]:
         """Every adapter, newest first."""
-        return cast(list[Json], self._call("GET", "/v1/adapters", params={"limit": 100})["items"])
+        items: list[Json] = []
+        cursor = None
+        while True:
+            page = self._call("GET", "/v1/adapters", params=given(limit=PAGE, cursor=cursor))
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return items
 
     def adapter(self, sha256: str) -> Json:
         """One adapter with its card, what was verified, and its evaluations."""

@@ -29,16 +29,12 @@ from shared.logs import where
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: How long a program may take to end itself, in seconds: when cancelled, and when it saves its work first.
-CANCEL_GRACE_S = 5.0
+#: How long a program may take to end itself, in seconds: when cancelled (which a person waits for, perhaps a
+#: heartbeat already), and when it saves its work first.
+CANCEL_GRACE_S = 4.0
 DRAIN_GRACE_S = 60.0
 #: How long work waits that finds no room beside what serves, in seconds.
 NO_ROOM_S = 60.0
-
-_NO_MEMORY = (
-    "The device has too little memory for this, even at batch size 1: choose quantisation nf4, "
-    "fewer max_tokens or a lower rank."
-)
 
 
 class Attempt:
@@ -104,14 +100,19 @@ class Attempt:
         with program:
             for batch in program.batches():
                 self._take(batch)
-        return self._conclude(program.wait())
+        status = program.wait()
+        if status not in set(Exit) and program.lacked_memory():
+            status = Exit.OUT_OF_MEMORY
+        return self._conclude(status)
 
     def _start(self, command: Sequence[str]) -> Program | None:
         """None when the work was stopped meanwhile."""
         with self._lock:
             if self._draining or self._held.stop is not None:
                 return None
-            self._program = Program(command, log_path=self._work.folder / "log.txt")
+            self._program = Program(
+                command, log_path=self._work.folder / "log.txt", environment=self._work.environment()
+            )
             return self._program
 
     def _take(self, events: list[ProgramEvent]) -> None:
@@ -143,7 +144,7 @@ class Attempt:
         elif status == Exit.OUT_OF_MEMORY:
             if self._persist(lambda connection: self._work.shrink(connection, self._own(connection))):
                 return True
-            self._fail("out-of-memory", _NO_MEMORY)
+            self._fail("out-of-memory", self._work.no_memory)
         elif status == Exit.WAIT:
             self._postpone()
         elif status == Exit.REFUSED:

@@ -76,12 +76,18 @@ def wrong_weights(model: str) -> Refused:
 
 
 def choose_device() -> torch.device:
-    """This process's GPU, or the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    """This process's GPU, which becomes the current one, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # of several processes each has its own; accelerate would choose it too late, after the model is loaded
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def count_devices() -> int:
+    """How many processes can train side by side: one a GPU, or without any one a processor."""
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def choose_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from PIL import Image
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import NoResultFound
@@ -31,6 +30,7 @@ from services.worker_train.evaluation import rows as drawn
 from services.worker_train.evaluation.choices import read_choices
 from services.worker_train.evaluation.loading import load_examinee
 from services.worker_train.evaluation.measure import Material, Outcome, Plan, Tell, measure
+from services.worker_train.memory import is_out_of_memory
 from shared.db import open_database
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.errors import MediChatError
@@ -122,12 +122,6 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
         child.stop(
             Exit.DRAINED, "drained", "The worker is shutting down; the evaluation starts again elsewhere."
         )
-    except torch.OutOfMemoryError:
-        child.stop(
-            Exit.OUT_OF_MEMORY,
-            "out-of-memory",
-            "The model does not fit the device's memory beside what runs there.",
-        )
     except Refused as error:
         child.stop(Exit.REFUSED, error.reason, error.detail)
     except MediChatError as error:
@@ -135,6 +129,14 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
     except (CannotDecrypt, FileNotFoundError):
         child.stop(
             Exit.REFUSED, "unreadable", "Rows or adapter are missing, damaged or erased; check the storage."
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        child.stop(
+            Exit.OUT_OF_MEMORY,
+            "out-of-memory",
+            "The model does not fit the device's memory beside what runs there.",
         )
     child.emit("done", figures=outcome.figures, samples_path=path)
 

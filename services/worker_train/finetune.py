@@ -21,6 +21,8 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.material import Material, prepare
+from services.worker_train.memory import is_out_of_memory
+from services.worker_train.processes import Ending
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
 from shared.training.recipe import Recipe, read_recipe
@@ -39,32 +41,55 @@ def main(argv: list[str] | None = None) -> None:
     except InvalidInput as error:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
     if recipe.processes > 1 and not processes.is_launched():
-        sys.exit(processes.launch(recipe.processes, sys.argv[1:] if argv is None else argv))
+        sys.exit(launch(recipe.processes, sys.argv[1:] if argv is None else argv))
     sys.exit(run_and_report(recipe, options.run.absolute().parent))
+
+
+def launch(count: int, arguments: list[str]) -> int:
+    """Train in several processes; returns the exit status."""
+    devices = base.count_devices()
+    if count > devices:
+        child.stop(
+            Exit.REFUSED,
+            "too-few-devices",
+            f"The recipe asks for {count} processes, one a GPU, and {devices} can train side by side here: "
+            f"set processes to {devices}; more accumulation makes up for it.",
+        )
+    ending = processes.launch(count, arguments)
+    return ending if isinstance(ending, int) else tell(ending)
 
 
 def run_and_report(recipe: Recipe, folder: Path) -> Exit:
     """Train; whatever ends it is told in an event and as a status."""
     stop = callbacks.StopRequest()
     stop.install()
-    status, code, detail = Exit.DONE, "", ""
+    ending = run_to_its_end(recipe, folder, stop)
+    return ending.status if processes.leave_ending(ending) else tell(ending)
+
+
+def run_to_its_end(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Ending:
+    """Train; raises what nobody foresaw."""
     try:
         status = run(recipe, folder, stop)
     except Refused as error:
-        status, code, detail = Exit.REFUSED, error.reason, error.detail
+        return Ending(Exit.REFUSED, error.reason, error.detail)
     except callbacks.MustWait as error:
-        status, code, detail = Exit.WAIT, "waiting-for-memory", error.detail
+        return Ending(Exit.WAIT, "waiting-for-memory", error.detail)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        status, code = Exit.OUT_OF_MEMORY, "out-of-memory"
         detail = "The memory was full; a smaller batch with more accumulation gives the same training."
+        return Ending(Exit.OUT_OF_MEMORY, "out-of-memory", detail)
     if status is Exit.DRAINED:
-        code, detail = "drained", "Stopped on request; a checkpoint is saved."
-    processes.leave_status(status)
-    if code:
-        say("stopped", code=code, detail=detail)
-    return status
+        return Ending(status, "drained", "Stopped on request; a checkpoint is saved.")
+    return Ending(status)
+
+
+def tell(ending: Ending) -> Exit:
+    """Tell the supervisor why it ended, unless it is done; returns the exit status."""
+    if ending.code:
+        child.emit("stopped", code=ending.code, detail=ending.detail)
+    return ending.status
 
 
 def say(event: str, **fields: Any) -> None:
@@ -193,14 +218,6 @@ def _collators(material: Material) -> tuple[Any, Any]:
         for samples in (material.train, material.validation)
     )
     return train, validation
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
-    words = ("can't allocate memory", "not enough memory", "CUDA out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        word in str(error) for word in words
-    )
 
 
 if __name__ == "__main__":

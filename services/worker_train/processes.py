@@ -2,18 +2,34 @@
 
 `--multi_gpu` says how they are started, not on what: by torch's launcher, on a free port. With `--cpu`
 accelerate starts a single process and leaves the others to MPI. A launcher turns every exit status into 1, so
-the first process leaves its own in a file. This module knows nothing of what they train.
+each process leaves its own in a file, and the gravest is that of all. This module knows nothing of what they
+train.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_STATUS = "MEDICHAT_TRAIN_STATUS_FILE"
+from services.worker_train.child import Exit
+
+_ENDINGS = "MEDICHAT_TRAIN_ENDINGS"
+#: Whose word counts when they ended differently: when one stops, the launcher drains the others.
+_GRAVEST_FIRST = (Exit.REFUSED, Exit.OUT_OF_MEMORY, Exit.WAIT, Exit.DRAINED, Exit.DONE)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended: its status, and unless it is done a stable code and what to do."""
+
+    status: Exit
+    code: str = ""
+    detail: str = ""
 
 
 def is_launched() -> bool:
@@ -23,7 +39,7 @@ def is_launched() -> bool:
     """
     if "LOCAL_RANK" in os.environ:
         return True
-    if _STATUS in os.environ:
+    if _ENDINGS in os.environ:
         raise RuntimeError("the launcher did not start several processes")
     return False
 
@@ -33,28 +49,43 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def leave_status(status: int) -> None:
-    """Tell the process that started this one how it ended."""
-    path = os.environ.get(_STATUS)
-    if path and is_first():
-        Path(path).write_text(str(status), encoding="ascii")
+def leave_ending(ending: Ending) -> bool:
+    """Tell the process that launched this one how it ended; false when none did."""
+    if _ENDINGS not in os.environ:
+        return False
+    folder, rank = Path(os.environ[_ENDINGS]), os.environ["RANK"]
+    unfinished = folder / f"{rank}.part"
+    unfinished.write_text(json.dumps(asdict(ending)), encoding="utf-8")
+    unfinished.rename(folder / f"{rank}.json")
+    return True
 
 
-def launch(count: int, arguments: Sequence[str]) -> int:
-    """Run `services.worker_train.finetune` as `count` processes and wait; returns the first one's exit
-    status.
+def launch(count: int, arguments: Sequence[str]) -> Ending | int:
+    """Run `services.worker_train.finetune` as `count` processes and wait; returns how they ended, or the
+    launcher's exit status when one of them crashed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        status = Path(folder) / "status"
         command = [
             *(sys.executable, "-m", *_launcher(count)),
             *("-m", "services.worker_train.finetune", *arguments),
         ]
         # standard input is passed on: its end ends each of them
-        process = subprocess.Popen(command, env={**os.environ, _STATUS: str(status)})
+        process = subprocess.Popen(command, env={**os.environ, _ENDINGS: folder})
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
         returned = process.wait()
-        return int(status.read_text()) if status.exists() else returned
+        told = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    ending = gravest([Ending(Exit(each["status"]), each["code"], each["detail"]) for each in told], count)
+    return ending or returned or 1
+
+
+def gravest(told: Sequence[Ending], count: int) -> Ending | None:
+    """What the endings of `count` processes come to; None when one crashed, which leaves none, and no other
+    says why.
+    """
+    worst = min(told, key=lambda ending: _GRAVEST_FIRST.index(ending.status), default=None)
+    if worst is not None and worst.status in (Exit.DRAINED, Exit.DONE) and len(told) < count:
+        return None
+    return worst
 
 
 def _launcher(count: int) -> list[str]:

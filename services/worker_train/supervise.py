@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
@@ -40,13 +40,19 @@ class ProgramEvent:
 class Program:
     """A running program; use it as a context, which ends it."""
 
-    def __init__(self, command: Sequence[str], *, log_path: Path) -> None:
-        """Start it; what it says on standard error goes to `log_path`, which only the owner may read."""
+    def __init__(
+        self, command: Sequence[str], *, log_path: Path, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Start it with this process's environment and what is added to it.
+
+        What it says on standard error goes to `log_path`, which only the owner may read.
+        """
+        self._killed_before = _killed_for_memory()
         with open(log_path, "ab", opener=_private) as log_file:
             self._process = subprocess.Popen(
                 command,
                 # threads that wait must not spin: on a CPU they would take it from the answers
-                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
@@ -82,6 +88,12 @@ class Program:
         for thread in self._threads:
             thread.join()
         return self._process.returncode
+
+    def lacked_memory(self) -> bool:
+        """Whether the kernel killed something for want of memory while it ran: itself, or of several
+        processes one, whose launcher then ends with a status of its own.
+        """
+        return _killed_for_memory() > self._killed_before
 
     def stop(self, grace_s: float) -> None:
         """Ask it to end, and kill it after `grace_s`. Returns at once; may be called from any thread."""
@@ -154,6 +166,23 @@ def _parse(line: bytes) -> ProgramEvent | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         log.warning("a program wrote a line that is not an event (%d bytes)", len(line))
         return None
+
+
+def _killed_for_memory() -> int:
+    """How many processes of this one's control group the kernel has killed for want of memory; 0 where it
+    does not count them.
+    """
+    try:
+        counts = dict(line.split() for line in memory_events().read_text(encoding="ascii").splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
+def memory_events() -> Path:
+    """Where the kernel counts them, in the second version of Linux's control groups. Raises OSError."""
+    own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip()
+    return Path(f"/sys/fs/cgroup{own}/memory.events")
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,5 +1,6 @@
 """What every kind of work of this worker has in common. It starts no process and moves no job."""
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ class Work:
     Methods that take a connection run in a transaction that is fenced by the claim.
     """
 
+    #: What to do when the memory is too small, however the work is changed.
+    no_memory = "The machine has too little memory for this: free some, or give it more."
+
     def __init__(self, tools: Tools, job: Job) -> None:
         self.tools = tools
         self.job = job
@@ -75,6 +79,13 @@ class Work:
     def arguments(self) -> list[str]:
         """Get the folder ready; returns what is added to the program's command. Raises OSError."""
         raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """What is added to the program's environment: a single process sees a single GPU, for with several
+        the trainer would share out each batch among them, which TRL refuses.
+        """
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]}
 
     def started(self, connection: Connection, now: datetime) -> None:
         """The program is about to start."""

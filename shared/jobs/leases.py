@@ -1,7 +1,7 @@
 """Keeps the leases of the jobs that this process works on, and learns who wants them stopped.
 
 It does not know what the work is. Cancelling is told at once by the bell; should that be lost, the
-next heartbeat learns of it from the database.
+next heartbeat learns of it from the database, and without a bell a look every few seconds.
 """
 
 import logging
@@ -20,6 +20,9 @@ from shared.jobs.store import JobStore, Renewal
 from shared.queue import CANCEL_CHANNEL, Ring
 
 log = logging.getLogger(__name__)
+
+#: While the bell cannot be heard, cancellations are looked for this often, in seconds.
+UNHEARD_S = 3.0
 
 
 @dataclass
@@ -122,8 +125,10 @@ class LeaseKeeper:
             try:
                 self._listen_until_lost()
             except redis.RedisError as error:
-                log.warning("cannot hear cancellations (%s): the heartbeat will", type(error).__name__)
-                self._closing.wait(self._heartbeat_s)
+                log.warning("cannot hear cancellations (%s): looking for them", type(error).__name__)
+                self._closing.wait(min(UNHEARD_S, self._heartbeat_s))
+                for hold in self._held():
+                    self._renew(hold)
 
     def _listen_until_lost(self) -> None:
         with self._redis.pubsub(  # type: ignore[no-untyped-call]

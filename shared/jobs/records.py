@@ -22,7 +22,7 @@ class NewJob:
     conversation_id: str | None = None
     #: The message that the job answers.
     question_id: str | None = None
-    #: The job whose answer this one replaces.
+    #: The job whose answer this one replaces, or the first job of a training run that was started again.
     parent_job_id: str | None = None
     max_attempts: int = 3
     deadline_at: datetime | None = None

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select, update
 
 from shared.audit import record
 from shared.db.rows import put
@@ -118,7 +118,9 @@ class RunStore:
         if new.idempotency_key is not None and new.request_hmac is not None:
             known = self._jobs.find_repeat(connection, by.user_id, new.idempotency_key, new.request_hmac)
             if known is not None:
-                return self._one(connection, training_runs.c.job_id == known.id)
+                # of a run that was started again its first job is the parent
+                mine = or_(training_runs.c.job_id == known.id, jobs.c.parent_job_id == known.id)
+                return self._one(connection, mine)
         manifest_sha256 = _require_ready(connection, new.dataset_id)
         recipe = make_recipe(new)
         job = NewJob(
@@ -167,6 +169,47 @@ class RunStore:
             },
         )
         return self._one(connection, training_runs.c.id == row["id"])
+
+    def resume(self, connection: Connection, run_id: str, *, by: By, now: datetime) -> Run:
+        """Queue a failed run once more; it goes on from its last checkpoint, if one is left, and the log
+        says so.
+
+        Raises NotFound, and Conflict unless it failed and its dataset is there.
+        """
+        run = self.get(connection, run_id)
+        if run.state is not RunState.FAILED:
+            raise Conflict(f"This run is {run.state}; only a failed one can be started again.")
+        _require_ready(connection, run.dataset_id)
+        job = NewJob(
+            id=new_id(),
+            kind=Kind.TRAIN,
+            lane=Lane.BATCH,
+            user_id=by.user_id,
+            audience=by.audience,
+            parent_job_id=run.job.parent_job_id or run.job.id,
+            max_attempts=MAX_ATTEMPTS,
+            seed=run.job.seed,
+        )
+        self._jobs.submit(connection, job, now)
+        # its claims go on counting where the former job's ended: checkpoints lie under the claim that wrote them
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(epoch=run.job.epoch))
+        taken = connection.execute(
+            update(training_runs)
+            .where(training_runs.c.id == run_id, training_runs.c.job_id == run.job.id)
+            .values(job_id=job.id, waiting_reason=None)
+        )
+        if taken.rowcount != 1:
+            raise Conflict
+        add_note(connection, run_id, f"Started again after it failed: {run.job.error_detail}", now)
+        record.append(
+            connection,
+            now=now,
+            actor=by.actor,
+            action="training.resumed",
+            object=f"training_run:{run_id}",
+            details={"job": job.id, "before": run.job.id},
+        )
+        return self.get(connection, run_id)
 
     def cancel(self, connection: Connection, run_id: str, *, by: By, now: datetime) -> Run:
         """Ask for the end of a run; returns it as it is then. Raises NotFound."""

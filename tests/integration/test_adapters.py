@@ -8,7 +8,7 @@ import pytest
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import comparisons, deployments
-from shared.jobs.lifecycle import Kind
+from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.adapters import active
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async
@@ -277,6 +277,20 @@ def test_a_blind_one_tells_which_is_which_only_after_the_vote(
     assert client.post(f"{path}/vote", json={"vote": "right"}).status_code == 409
     (total,) = client.get("/v1/comparisons").json()["totals"]
     assert (total["first_wins"], total["second_wins"]) == ((1, 0) if told["adapter_left"] is None else (0, 1))
+
+
+def test_a_side_without_an_answer_leaves_nothing_to_vote_on(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    path = f"/v1/comparisons/{compare(client)['id']}"
+    api.answer("An answer.")
+    api.finish(api.claim(), EventKind.FAILED, error="no-model", error_detail="No worker could load it.")
+    assert client.get(path).json()["state"] == "done"
+    refused = client.post(f"{path}/vote", json={"vote": "left"})
+    assert refused.status_code == 409
+    assert "no answer" in refused.json()["detail"]
+    assert client.get("/v1/comparisons").json()["totals"] == []
 
 
 def test_blind_sides_are_shuffled(api: Api, admin: Person, client: httpx.Client) -> None:

@@ -75,6 +75,17 @@ def test_an_adapter_is_named_by_the_beginning_of_its_hash(
     assert cli.main(["adapter", "promote", sha_of("a")[:3]]) == 1
 
 
+def test_an_adapter_is_found_behind_many_newer_ones(
+    api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.cli_adapters.PAGE", 1)
+    add_good_adapter(api, admin, sha_of("a"))
+    for newer in ("b", "c"):
+        add_adapter(api, admin, sha256=sha_of(newer))
+    assert cli.main(["adapter", "promote", sha_of("a")[:8]]) == 0
+    assert status_of(api, sha_of("a")) == "active"
+
+
 def test_a_failed_gate_needs_a_reason(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
     failed = {
         "figure": "loss",

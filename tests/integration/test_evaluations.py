@@ -26,7 +26,8 @@ from shared.storage import Storage
 from shared.training.adapter_files import CONFIG, WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
 from tests.evaluating import Registered, add_dataset, demo_weights, message_row, nudge, register, with_lora
-from tests.support import ROOT, Api
+from tests.support import ROOT, Api, wait_until
+from tests.training import worker_thread
 from tests.unit.test_training_gate import GOOD, WORSE
 
 #: peft still asks transformers by the old name.
@@ -294,6 +295,20 @@ def test_the_program_measures_an_adapter_on_sealed_rows(
         samples = store(api.gateway).sealed_samples(connection, storage, evaluation.job_id)
     assert "fever" in samples["best"][0]["question"]
     assert end(api, claim(api), figures).checks
+
+
+def test_an_evaluation_without_enough_memory_fails_with_advice_that_fits(
+    api: Api, registered: Registered
+) -> None:
+    admin = api.log_in(Role.ADMIN)
+    path = f"/v1/evaluations/{submit(api, registered).id}"
+    full = (sys.executable, "-c", f"raise SystemExit({Exit.OUT_OF_MEMORY:d})")
+    with worker_thread(api.settings, {Kind.EVALUATE: full}):
+        wait_until(lambda: admin.get(path).json()["state"] == "failed", 30, "for its end")
+    told = admin.get(path).json()["error"]
+    assert told["code"] == "out-of-memory"
+    assert "MEDICHAT_QUANTISE" in told["detail"]
+    assert "rank" not in told["detail"]
 
 
 def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: Registered) -> None:

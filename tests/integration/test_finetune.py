@@ -23,6 +23,7 @@ from services.worker_train import base, export, finetune
 from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
+from services.worker_train.processes import Ending, gravest
 from shared.training.recipe import Recipe
 from tests.tiny_model import tiny_model
 from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
@@ -184,7 +185,7 @@ def test_a_halved_batch_is_the_same_training(
 def test_two_processes_give_the_same_training(
     whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = tiny_recipe(whole[0] / "rows.jsonl", processes=2, accumulation=1, max_steps=3)
+    recipe = tiny_recipe(whole[0] / "rows.jsonl", processes=2, accumulation=1)
     training = Training(tmp_path / "run", recipe, model_folder)
     training.until("plan")
     started = [" ".join(child.cmdline()) for child in psutil.Process(training.process.pid).children(True)]
@@ -192,10 +193,70 @@ def test_two_processes_give_the_same_training(
     assert "accelerate.commands.launch" in started[0]
     status, events = training.end()
     assert status == Exit.DONE, training.log()
-    found = losses(events)
-    assert sorted(found) == [1, 2, 3]
-    expected = losses(whole[1])
-    assert found[1] == pytest.approx(expected[1], rel=1e-4)
+    found, expected = figures_of_steps(events), figures_of_steps(whole[1])
+    assert sorted(found) == list(range(1, 11))
+    for step in (1, 2, 3, 4, 6, 7, 8, 9):  # the last of an epoch has a row twice, that each process has one
+        assert found[step]["loss"] == pytest.approx(expected[step]["loss"], rel=1e-3)
+        # Adam forgives a gradient that is a multiple of the right one; its length tells
+        assert found[step]["grad_norm"] == pytest.approx(expected[step]["grad_norm"], rel=2e-2)
+
+
+def figures_of_steps(events: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """What was told of each step that was trained."""
+    return {event["step"]: event for event in events if "grad_norm" in event}
+
+
+def test_out_of_memory_in_the_second_of_two_processes_asks_for_a_smaller_batch(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "many.jsonl", count=300)
+    recipe = tiny_recipe(rows, batch_size=128, processes=2, accumulation=1)
+    training = Training(tmp_path / "run", recipe, model_folder)
+    training.until("plan")
+    started = psutil.Process(training.process.pid).children(True)
+    (second,) = [child for child in started if child.environ().get("RANK") == "1"]
+    limit = second.memory_info().vms + 2**26  # a little, lest the loader of libraries is what fails
+    resource.prlimit(second.pid, resource.RLIMIT_AS, (limit, limit))
+    status, events = training.end()
+    assert status == Exit.OUT_OF_MEMORY, training.log()
+    assert [event["code"] for event in events if event["event"] == "stopped"] == ["out-of-memory"]
+
+
+def test_more_processes_than_devices_are_refused_with_advice(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "RUN.yaml").write_text(tiny_recipe(rows, processes=3).to_yaml())
+    monkeypatch.setattr(base, "count_devices", lambda: 2)
+    with pytest.raises(SystemExit) as ended:
+        finetune.main([str(tmp_path / "RUN.yaml")])
+    assert ended.value.code == Exit.REFUSED
+    assert "set processes to 2" in capsys.readouterr().out
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert base.choose_device() == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ([Exit.DONE, Exit.DONE], Exit.DONE),
+        ([Exit.DRAINED, Exit.WAIT], Exit.WAIT),
+        ([Exit.DRAINED, Exit.OUT_OF_MEMORY], Exit.OUT_OF_MEMORY),
+        ([Exit.OUT_OF_MEMORY, Exit.REFUSED], Exit.REFUSED),
+        ([Exit.OUT_OF_MEMORY], Exit.OUT_OF_MEMORY),
+        ([Exit.DRAINED], None),
+        ([], None),
+    ],
+)
+def test_the_gravest_ending_of_two_processes_counts(told: list[Exit], status: Exit | None) -> None:
+    ending = gravest([Ending(each) for each in told], 2)
+    assert (ending and ending.status) is status
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

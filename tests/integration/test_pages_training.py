@@ -327,6 +327,15 @@ def test_a_failed_run_says_what_to_do(open_app: Open, school: School) -> None:
     assert [each.value for each in app.error] == ["Lower the learning rate."]
 
 
+def test_a_failed_run_is_started_again(open_app: Open, school: School) -> None:
+    run = school.submit()
+    school.api.finish(claim_run(school.api), EventKind.FAILED, error="disk-full", error_detail="Free space.")
+    app = open_app("training", school.admin)
+    button(app, "Yes: start again").click().run()
+    assert school.run(run["id"])["state"] == "queued"
+    assert "Waiting for a training worker" in texts_of_progress(app)
+
+
 def test_a_finished_run_leads_to_its_adapter(open_app: Open, school: School) -> None:
     run = school.submit()
     add_steps(school.api, run["id"], 2)
@@ -384,6 +393,20 @@ def test_a_roll_back_lets_the_adapter_before_answer_again(open_app: Open, api: A
     button(app, "Yes: roll back").click().run()
     assert "Answering now: **doses v1**" in texts(app)
     assert "roll back" in tables(app)
+
+
+def test_the_adapter_that_answers_is_found_behind_newer_ones_and_those_of_other_models(
+    open_app: Open, api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ui.tuning.PAGE", 1)
+    add_good_adapter(api, admin, A)
+    assert api.client(admin).post(f"/v1/adapters/{A}/promote", json={}).status_code == 200
+    add_adapter(api, admin, sha256=B, name="leaflets")
+    add_adapter(api, admin, sha256=sha_of("c"), name="scans", base_model="medgemma-4b", status="active")
+    app = open_app("adapters")
+    assert "Answering now: **doses v1**" in texts(app)
+    button(app, "Yes: roll back").click().run()
+    assert "Answering now: **the base model alone**" in texts(app)
 
 
 def test_an_adapter_is_recalled_with_a_reason_and_never_offered_again(

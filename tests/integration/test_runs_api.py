@@ -7,6 +7,7 @@ import pytest
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import training_runs
+from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.progress import StepReport, record_steps
 from shared.training.states import DatasetState
 from tests.support import Api, RedisServer
@@ -120,6 +121,24 @@ def test_the_same_wish_under_the_same_key_is_the_same_run(school: School) -> Non
     assert second.json() == first.json()
     other = school.client.post("/v1/training-runs", json=wanted(school, name="other"), headers=headers)
     assert other.status_code == 422
+
+
+def test_only_a_failed_run_is_started_again_and_the_log_says_so(school: School) -> None:
+    headers = {"Idempotency-Key": "once"}
+    run = school.client.post("/v1/training-runs", json=wanted(school), headers=headers).json()
+    path = f"/v1/training-runs/{run['id']}/resume"
+    assert school.client.post(path).status_code == 409
+    with school.api.gateway.database.write() as connection:
+        job = school.api.gateway.jobs.claim(connection, Kind.TRAIN, "hand")
+    assert job is not None
+    school.api.finish(job, EventKind.FAILED, error="disk-full", error_detail="Free space.")
+    assert school.resume(run["id"])["state"] == "queued"
+    assert "Free space." in school.notes(run["id"])
+    (event,) = school.api.audit("training.resumed")
+    assert event.object == f"training_run:{run['id']}"
+    assert school.client.post(path).status_code == 409
+    again = school.client.post("/v1/training-runs", json=wanted(school), headers=headers).json()
+    assert again["id"] == run["id"]
 
 
 def test_runs_are_listed_by_page_the_newest_first(school: School) -> None:

@@ -1,38 +1,58 @@
 """The storage in a bucket, on a server that speaks S3."""
 
+import os
 from collections.abc import Iterator
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
-from shared.storage import Storage
+from shared.auth.roles import Role
+from shared.storage import Storage, StorageAway
+from tests.conftest import MakeApi
+from tests.uploads import upload
 
 #: More than S3's least part of 5 MiB, so that a file goes up in several.
 BIG = b"Mrs Example takes ten milligrams.\n" * 400_000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
+    """A server to which the environment leads."""
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def storage(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Storage:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "clinic",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server,
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # it would go on with the server of the test before
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def url(server: ThreadedMotoServer, request: pytest.FixtureRequest) -> str:
+    """A place in an empty bucket."""
     bucket = request.node.name.replace("_", "-")[:60].rstrip("-")
-    boto3.client("s3", endpoint_url=server).create_bucket(Bucket=bucket)
-    return Storage(f"s3://{bucket}/medichat")
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/medichat"
+
+
+@pytest.fixture
+def storage(url: str) -> Storage:
+    return Storage(url)
+
+
+@pytest.fixture
+def dialect() -> str:
+    """The storage knows no database."""
+    return "sqlite"
 
 
 def test_what_is_written_is_read_back(storage: Storage) -> None:
@@ -65,3 +85,28 @@ def test_a_folder_is_deleted_with_all_in_it_and_again(storage: Storage) -> None:
     assert storage.list("datasets") == []
     with pytest.raises(FileNotFoundError):
         storage.open("datasets/a/raw")
+
+
+def test_an_outage_is_an_error_of_the_system(server: ThreadedMotoServer, storage: Storage) -> None:
+    with storage.create("datasets/a/raw") as file:
+        file.write(BIG)
+    begun = storage.open("datasets/a/raw")
+    server.stop()
+    with pytest.raises(StorageAway):
+        begun.read()
+    for look in (storage.open, storage.exists, storage.size, storage.list, storage.delete):
+        with pytest.raises(StorageAway):
+            look("datasets/b")
+    with pytest.raises(StorageAway), storage.create("datasets/b") as file:
+        file.write(b"x")
+
+
+def test_an_upload_to_a_storage_that_is_away_is_unavailable_and_leaves_no_dataset(
+    server: ThreadedMotoServer, url: str, make_api: MakeApi
+) -> None:
+    client = make_api(storage_url=url).log_in(Role.ADMIN)
+    server.stop()
+    answer = upload(client)
+    assert answer.status_code == 503
+    assert "MEDICHAT_STORAGE_URL" in answer.json()["detail"]
+    assert client.get("/v1/datasets").json()["items"] == []

@@ -8,11 +8,13 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.worker_train.leftovers import remove_old_checkpoints
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
@@ -126,6 +128,17 @@ def test_a_cancelled_run_ends_within_seconds(school: School, worker: Worker) -> 
 
 
 @on_one_database
+def test_a_run_is_cancelled_within_seconds_by_a_worker_without_redis(make_api) -> None:  # type: ignore[no-untyped-def]
+    school = School(make_api(**{**TIMES, "heartbeat_s": 60, "lease_s": 180}))
+    school.wish(**LONG)
+    with worker_thread(school.api.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})):
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id)
+        school.cancel(run_id)
+        assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
+
+
+@on_one_database
 def test_a_program_that_ignores_being_cancelled_is_killed(
     school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +191,17 @@ def test_a_program_that_crashes_every_time_fails_the_run_with_what_to_look_at(
 
 
 @on_one_database
+@pytest.mark.parametrize(("processes", "gpus"), [(1, "2"), (2, "2,5")])
+def test_a_run_sees_as_many_gpus_as_it_has_processes(
+    school: School, monkeypatch: pytest.MonkeyPatch, processes: int, gpus: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with worker_thread(school.api.settings):
+        run = school.wait_for_end(school.submit(changes={"processes": processes})["id"])
+    assert (school.folder(run["id"]) / "gpus").read_text() == gpus
+
+
+@on_one_database
 def test_out_of_memory_halves_the_batch_and_says_so(school: School, worker: Worker) -> None:
     school.wish(needs_batch=2)
     run_id = school.submit(changes={"batch_size": 8, "accumulation": 1})["id"]
@@ -193,6 +217,29 @@ def test_out_of_memory_with_one_row_fails_with_advice(school: School, worker: Wo
     run = school.wait_for_end(school.submit()["id"])
     assert (run["state"], run["error"]["code"]) == ("failed", "out-of-memory")
     assert "nf4" in run["error"]["detail"]
+
+
+@on_one_database
+@pytest.mark.parametrize(("killed", "attempt", "batch_size"), [(1, 1, 4), (0, 2, 8)])
+def test_a_program_that_the_kernel_killed_for_memory_goes_on_with_half_the_batch(
+    school: School,
+    worker: Worker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: int,
+    attempt: int,
+    batch_size: int,
+) -> None:
+    counts = tmp_path / "memory.events"
+    counts.write_text("oom 7\noom_kill 3\n")
+    monkeypatch.setattr("services.worker_train.supervise.memory_events", lambda: counts)
+    school.wish(**DISTURBED)
+    run_id = school.submit(changes={"batch_size": 8, "accumulation": 1})["id"]
+    school.wait_for_step(run_id)
+    counts.write_text(f"oom 8\noom_kill {3 + killed}\n")
+    os.kill(school.program_pids(run_id)[0], signal.SIGKILL)
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"], run["recipe"]["batch_size"]) == ("succeeded", attempt, batch_size)
 
 
 @on_one_database
@@ -222,6 +269,50 @@ def test_a_refused_run_fails_at_once_with_the_programs_reason(school: School, wo
         "code": "diverged",
         "detail": "The loss was not a number at step 7: lower the learning rate.",
     }
+
+
+def test_a_failed_run_that_is_started_again_goes_on_from_its_last_checkpoint(
+    school: School, worker: Worker
+) -> None:
+    school.wish(steps=30, exit_at={"25": 78})
+    run_id = school.submit()["id"]
+    failed = school.wait_for_end(run_id)
+    assert (failed["state"], failed["step"]) == ("failed", 24)
+    assert school.resume(run_id)["error"] is None
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"]) == ("succeeded", 1)
+    assert resumed_from(school, run_id) == 20
+    assert [step["step"] for step in school.steps(run_id)] == list(range(1, 31))
+
+
+def failed_before(school: School, days: int) -> str:
+    """A run that failed so long ago, with checkpoints."""
+    school.wish(steps=30, exit_at={"25": 78})
+    run_id = str(school.wait_for_end(school.submit()["id"])["id"])
+    school.api.set(jobs, jobs.c.state == "failed", finished_at=datetime.now(UTC) - timedelta(days=days))
+    school.wish()
+    return run_id
+
+
+@on_one_database
+def test_the_end_of_a_run_removes_checkpoints_of_one_that_failed_over_a_month_ago(
+    school: School, worker: Worker
+) -> None:
+    storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=31)
+    assert storage.list(f"runs/{run_id}")
+    school.wait_for_end(school.submit()["id"])
+    wait_until(lambda: not storage.list(f"runs/{run_id}"), 10, "for the checkpoints to be removed")
+    assert not (school.folder(run_id) / "checkpoints").exists()
+
+
+@on_one_database
+def test_a_run_that_failed_less_than_a_month_ago_keeps_its_checkpoints(
+    school: School, worker: Worker
+) -> None:
+    storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=29)
+    remove_old_checkpoints(worker.tools)
+    assert storage.list(f"runs/{run_id}")
+    assert (school.folder(run_id) / "checkpoints" / "checkpoint-20").exists()
 
 
 @on_one_database

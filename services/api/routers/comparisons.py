@@ -105,8 +105,11 @@ def vote(comparison_id: ComparisonId, body: VoteBody, caller: Admin, gateway: Ga
     """Say which answer is better, once, when both are there."""
     with gateway.database.write() as connection:
         comparison = store.find(connection, comparison_id, caller.user_id)
-        if _view(connection, gateway, comparison).state != "done":
+        seen = _view(connection, gateway, comparison)
+        if seen.state != "done":
             raise Conflict("An answer is still being written; vote when both are there.")
+        if {seen.left.state, seen.right.state} != {State.SUCCEEDED}:
+            raise Conflict("One of them has no answer, so there is nothing to vote on; ask both again.")
         store.vote(connection, comparison, body.vote, caller.actor, gateway.clock.now(connection))
         return _view(connection, gateway, store.find(connection, comparison_id, caller.user_id))
 

@@ -1,4 +1,4 @@
-"""Training runs, for admins: recipes, submit, follow, cancel."""
+"""Training runs, for admins: recipes, submit, follow, cancel, start again."""
 
 import json
 from typing import Annotated
@@ -59,9 +59,7 @@ def submit_run(
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Start a training run on a dataset that was checked."""
-    wait_s = gateway.limiter.require(f"training:{caller.user_id}", RUNS_PER_MINUTE)
-    if wait_s is not None:
-        raise LimitReached("Too many runs in one minute; wait and try again.", retry_after_s=wait_s)
+    _check_pace(gateway, caller)
     with gateway.database.write() as connection:
         _check_quota(connection, gateway, caller)
         now = gateway.clock.now(connection)
@@ -138,8 +136,32 @@ def cancel_run(run_id: str, caller: Admin, gateway: GatewayDep) -> RunView:
     return view
 
 
+@router.post(
+    "/training-runs/{run_id}/resume", status_code=202, responses=document(401, 403, 404, 409, 429, 503)
+)
+def resume_run(run_id: str, caller: Admin, gateway: GatewayDep) -> RunView:
+    """Start a failed run again, with its recipe: it goes on from its last checkpoint.
+
+    Checkpoints of a failed run are kept for 30 days; after that it starts afresh.
+    """
+    _check_pace(gateway, caller)
+    with gateway.database.write() as connection:
+        _check_quota(connection, gateway, caller)
+        now = gateway.clock.now(connection)
+        run = RunStore(gateway.jobs).resume(connection, run_id, by=_by(caller), now=now)
+        view = _view(connection, gateway, run)
+    gateway.bell.work(Kind.TRAIN, run.job.id)
+    return view
+
+
 def _by(caller: Principal) -> By:
     return By(caller.user_id, caller.audience, caller.actor)
+
+
+def _check_pace(gateway: Gateway, caller: Principal) -> None:
+    wait_s = gateway.limiter.require(f"training:{caller.user_id}", RUNS_PER_MINUTE)
+    if wait_s is not None:
+        raise LimitReached("Too many runs in one minute; wait and try again.", retry_after_s=wait_s)
 
 
 def _check_quota(connection: Connection, gateway: Gateway, caller: Principal) -> None:

@@ -30,22 +30,20 @@ def show(gateway: Gateway, me: Json) -> None:
     if not found:
         st.info("No adapter yet: a finished training run makes one. The base model answers.")
         return
-    _answering(tuning, found)
+    _answering(tuning, found, me["model"])
     sha256 = _choose(found)
     adapter = tuning.adapter(sha256)
     _one(tuning, Tuning(gateway.watching()), adapter)
 
 
-def _answering(tuning: Tuning, found: list[Json]) -> None:
-    base_model = found[0]["base_model"]
+def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
+    """Which adapter of the served model answers; an active one of another model does not."""
     history = tuning.deployments(base_model)
     names = {each["sha256"]: _title(each) for each in found}
-    active = next((each for each in found if each["status"] == "active"), None)
+    active = history[0]["adapter_sha256"] if history else None
+    answering = plain_markdown(names.get(active, active)) if active else "the base model alone"
     with st.container(border=True):
-        st.markdown(
-            f"Answering now: **{plain_markdown(_title(active)) if active else 'the base model alone'}**"
-            " for every question that names no adapter."
-        )
+        st.markdown(f"Answering now: **{answering}** for every question that names no adapter.")
         if active:
             acts.confirm(
                 "Roll back",

@@ -38,6 +38,7 @@ def show(gateway: Gateway, me: Json) -> None:
         st.fragment(partial(_follow, Tuning(gateway.watching()), run_id), run_every=POLL_S)()
     else:
         training_run.show(run, tuning.steps(run_id))
+        _offer_again(tuning, run)
         _show_adapter(run)
 
 
@@ -157,6 +158,18 @@ def _follow(tuning: Tuning, run_id: str) -> None:
             key=f"stop-{run_id}",
             done="Stopping.",
             icon=":material/stop_circle:",
+        )
+
+
+def _offer_again(tuning: Tuning, run: Json) -> None:
+    if run["state"] == "failed":
+        acts.confirm(
+            "Start again",
+            "It goes on from its last checkpoint, with the same recipe. Mend first what it failed of.",
+            partial(tuning.resume_run, run["id"]),
+            key=f"again-{run['id']}",
+            done="It waits for a worker.",
+            icon=":material/replay:",
         )
 
 

@@ -16,6 +16,11 @@ from shared.training.evaluations import EvaluationStore
 class EvaluateWork(Work):
     """An evaluation."""
 
+    no_memory = (
+        "The device has too little memory to measure the adapter beside what runs there: measure it while "
+        "less runs, or serve the model with MEDICHAT_QUANTISE=nf4, as which it is then measured too."
+    )
+
     def __init__(self, tools: Tools, job: Job) -> None:
         super().__init__(tools, job)
         self._store = EvaluationStore(tools.jobs, tools.envelope)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from services.worker_train.leftovers import remove_old_checkpoints
 from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
@@ -30,6 +31,11 @@ log = logging.getLogger(__name__)
 
 class TrainWork(Work):
     """A training run."""
+
+    no_memory = (
+        "The device has too little memory for this, even at batch size 1: choose quantisation nf4, "
+        "fewer max_tokens or a lower rank."
+    )
 
     def __init__(self, tools: Tools, job: Job) -> None:
         super().__init__(tools, job)
@@ -71,6 +77,9 @@ class TrainWork(Work):
         recipe = self.folder / "RUN.yaml"
         recipe.write_text(self._recipe.to_yaml(), encoding="utf-8")
         return [str(recipe), "--supervised"]
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() if self._recipe.processes == 1 else {}
 
     def started(self, connection: Connection, now: datetime) -> None:
         self._fresh = True
@@ -170,10 +179,10 @@ class TrainWork(Work):
         return {"adapter_sha256": new.sha256}
 
     def tidy(self, job: Job) -> None:
-        if job.state is State.FAILED:
-            return  # somebody may want to see how far it came
-        self.checkpoints.delete()
-        shutil.rmtree(self.folder / "output", ignore_errors=True)
+        if job.state is not State.FAILED:  # a failed run may be started again
+            self.checkpoints.delete()
+            shutil.rmtree(self.folder / "output", ignore_errors=True)
+        remove_old_checkpoints(self.tools)
 
     def _set(self, connection: Connection, **values: Any) -> None:
         connection.execute(update(training_runs).where(training_runs.c.id == self.run.id).values(**values))
