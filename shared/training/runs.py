@@ -191,7 +191,7 @@ class RunStore:
             seed=run.job.seed,
         )
         self._jobs.submit(connection, job, now)
-        # its claims go on counting where the former job's ended: checkpoints lie under the claim that wrote them
+        # claims go on counting where the former job ended: a checkpoint lies under the claim that wrote it
         connection.execute(update(jobs).where(jobs.c.id == job.id).values(epoch=run.job.epoch))
         taken = connection.execute(
             update(training_runs)
