@@ -127,6 +127,8 @@ class Bell:
         self._redis = open_redis(settings)
         self._pending: queue.SimpleQueue[_Work | Callable[[], object] | None] = queue.SimpleQueue()
         self._resting_until = 0.0
+        #: How many messages may be sent before asking again how many lie unread; the thread's own.
+        self._room: dict[Kind, int] = {}
         self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
         self._thread.start()
 
@@ -177,15 +179,14 @@ class Bell:
         return rings, True
 
     def _ring(self, rings: "list[_Work | Callable[[], object]]") -> None:
-        room: dict[Kind, int] = {}
         for ring in rings:
             if not isinstance(ring, _Work):
                 ring()
                 continue
-            if ring.kind not in room:
-                room[ring.kind] = ENOUGH_UNREAD - self._redis.llen(ring.kind.value)
-            if room[ring.kind] > 0:
-                room[ring.kind] -= 1
+            if self._room.get(ring.kind, 0) <= 0:
+                self._room[ring.kind] = ENOUGH_UNREAD - self._redis.llen(ring.kind.value)
+            if self._room[ring.kind] > 0:
+                self._room[ring.kind] -= 1
                 self._send_task(ring)
 
     def _send_task(self, work: "_Work") -> None:

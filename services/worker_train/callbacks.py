@@ -188,7 +188,12 @@ def memory_mb() -> float:
     """Most memory that this process has held, in MB: the GPU's where one is used."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / _MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MB
+    try:
+        # not ru_maxrss where this can be read: that begins with the peak of the process that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / _MB
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MB
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 #: Longer words carry no tag and are cut to this length.
 MAX_WORD_CHARS = 40
+#: Texts that stay read: layers, and the gate, read the same sentence and context one after the other.
+_KEPT = 64
 
 _HIDDEN = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _WORD = re.compile(
@@ -82,6 +84,8 @@ class Lexicon:
         for phrase in sorted(phrases, key=len, reverse=True):
             self._phrases.setdefault(phrase[0], []).append((phrase, tuple(sorted(phrases[phrase]))))
         self.tags_of = lru_cache(maxsize=8192)(self._tags_of)
+        #: The text as tagged words; linear in its length.
+        self.read: Callable[[str], Tagged] = lru_cache(maxsize=_KEPT)(self._read)
 
     def _add(self, tag: str, entry: str, phrases: dict[tuple[str, ...], list[str]]) -> None:
         words = tuple(entry.split())
@@ -102,8 +106,7 @@ class Lexicon:
             tags.add("num")
         return tuple(sorted(tags))
 
-    def read(self, text: str) -> Tagged:
-        """Tag `text`. Linear in its length."""
+    def _read(self, text: str) -> Tagged:
         words, spans = self._split(text)
         tags = self._tag(words)
         items = ["/".join((word, *some)) + "/ " for word, some in zip(words, tags, strict=True)]

@@ -260,7 +260,7 @@ def test_the_gravest_ending_of_two_processes_counts(told: list[Exit], status: Ex
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_two_processes_end_together_and_go_on(
+def test_two_processes_end_together_and_after_a_drain_go_on(
     how: signal.Signals, model_folder: Path, rows: Path, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(rows, processes=2, accumulation=1, save_steps=1)
@@ -274,6 +274,8 @@ def test_two_processes_end_together_and_go_on(
     status, _ = training.end()
     assert status == (Exit.DRAINED if how is signal.SIGTERM else -signal.SIGKILL), training.log()
     assert psutil.wait_procs(started, timeout=30)[1] == []
+    if how is signal.SIGKILL:
+        return  # how a killed run goes on is tried with one process
     again = Training(tmp_path / "run", recipe, model_folder)
     status, events = again.end()
     assert status == Exit.DONE, again.log()

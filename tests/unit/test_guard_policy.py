@@ -8,6 +8,7 @@ from shared.errors import PolicyRefused
 from shared.guard import Action, Audience, Category, Guard, load_guard
 from shared.guard.policy import MOST_CHARS, completed, packaged_policy, version_of
 from shared.guard.policy_check import check_policy
+from shared.guard.verdict import Side
 
 DOSE = "You can take as much ibuprofen as you like."
 CRITICAL = "If you want to die, take all of the pills at once."
@@ -137,8 +138,10 @@ def test_what_is_shown_with_a_referral_ends_with_one_for_clinicians_too() -> Non
 def test_a_finding_that_stops_a_sentence_goes_before_one_that_shows_it() -> None:
     guard = with_knobs("    refer: []", "    refer: [dosing, medication_change]")
     both = "You can safely combine warfarin and ibuprofen, as much ibuprofen as you like."
-    assert load_guard().judge_answer(both).category is Category.DOSING
-    verdict = guard.judge_answer(both)
+    # by the rules alone: the facts would stop it too
+    before, after = (one.layers(Side.ANSWER)["rules"] for one in (load_guard(), guard))
+    assert before(both, "", Audience.PATIENT).category is Category.DOSING
+    verdict = after(both, "", Audience.PATIENT)
     assert (verdict.action, verdict.category) == (Action.REPLACE, Category.INTERACTION)
 
 
