@@ -179,11 +179,13 @@ class Bell:
         return rings, True
 
     def _ring(self, rings: "list[_Work | Callable[[], object]]") -> None:
+        asked: set[Kind] = set()
         for ring in rings:
             if not isinstance(ring, _Work):
                 ring()
                 continue
-            if self._room.get(ring.kind, 0) <= 0:
+            if self._room.get(ring.kind, 0) <= 0 and ring.kind not in asked:
+                asked.add(ring.kind)  # once for all that wait: under load they come in hundreds
                 self._room[ring.kind] = ENOUGH_UNREAD - self._redis.llen(ring.kind.value)
             if self._room[ring.kind] > 0:
                 self._room[ring.kind] -= 1

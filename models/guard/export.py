@@ -37,3 +37,14 @@ def export(network: Network, file: Path) -> None:
             per_channel=True,
             op_types_to_quantize=["MatMul", "Gather", "Gemm"],
         )
+    forget_origin(file)
+
+
+def forget_origin(file: Path) -> None:
+    """Drop what the exporter noted beside each part: the stack of the program, with paths of its machine."""
+    model = onnx.load(file)
+    parts = [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output]
+    for part in (*parts, *model.graph.value_info, *model.graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    onnx.save(model, file)

@@ -84,7 +84,7 @@ class AnswerJudge:
             return ruled
         scores = self._scorer.score_answer(text.strip(), context.strip())
         if not ruled.allowed:
-            return ruled if 1 - next(iter(scores.values())) >= with_rule else Verdict.ALLOWED
+            return ruled if _danger(scores) >= with_rule else Verdict.ALLOWED
         scored = self._asked(text, context, audience, scores) or self._scored(scores, audience)
         # what only asks for a referral does not hide a danger of another kind
         return ruled if scored.allowed and ruled.source else scored
@@ -98,21 +98,15 @@ class AnswerJudge:
         self, text: str, context: str, audience: Audience, scores: Mapping[str, float]
     ) -> Verdict | None:
         """What the language model stops of that which the classifier doubts; None for nothing."""
-        knobs, danger = self._knobs.judge, 1 - next(iter(scores.values()))
-        if (
-            self._asker is None
-            or knobs is None
-            or not knobs.ask_from <= danger < self._knobs.classifier.alone
-        ):
+        knobs, danger = self._knobs.judge, _danger(scores)
+        if self._asker is None or knobs is None:
+            return None
+        if danger < knobs.ask_from or danger >= self._knobs.classifier.alone:
             return None
         said = self._asker.likelihood(knobs.instruction, text.strip(), context.strip())
         if said < knobs.stop_from:
             return None
-        _, *dangers = scores
-        category = Category(max(dangers, key=scores.__getitem__))
-        found = _found(Side.ANSWER, Action.REPLACE, category, said, self._asker.name, layer=JUDGE_LAYER)
-        action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
-        return None if action is Action.ALLOW else replace(found, action=action)
+        return self._stopped(scores, audience, said, self._asker.name, JUDGE_LAYER)
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         assert self._scorer is not None
@@ -121,19 +115,25 @@ class AnswerJudge:
     def _scored(self, scores: Mapping[str, float], audience: Audience) -> Verdict:
         """The classifier's verdict, as the policy wants it for this audience."""
         assert self._scorer is not None
-        harmless, *dangers = scores
-        danger = 1 - scores[harmless]
-        knobs = self._knobs.classifier
+        knobs, danger = self._knobs.classifier, _danger(scores)
         if danger < min(knobs.alone, knobs.flag):
             return Verdict.ALLOWED
-        category = Category(max(dangers, key=scores.__getitem__))
-        found = _found(Side.ANSWER, Action.REPLACE, category, danger, self._scorer.name)
-        action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
-        if action is Action.ALLOW:
+        found = self._stopped(scores, audience, danger, self._scorer.name, LAYER)
+        if found is None:
             return Verdict.ALLOWED
         if danger < knobs.alone:
             return replace(found, action=Action.ESCALATE, severity=Severity.MEDIUM)
-        return replace(found, action=action)
+        return found
+
+    def _stopped(
+        self, scores: Mapping[str, float], audience: Audience, score: float, source: str, layer: str
+    ) -> Verdict | None:
+        """A finding of the likeliest category; None where the policy does not look for it."""
+        _, *dangers = scores
+        category = Category(max(dangers, key=scores.__getitem__))
+        found = _found(Side.ANSWER, Action.REPLACE, category, score, source, layer)
+        action = self._knobs.of(audience).action(category, found.action, found.severity, 1.0)
+        return None if action is Action.ALLOW else replace(found, action=action)
 
 
 class QuestionJudge:
@@ -206,8 +206,13 @@ def _parts(text: str) -> Iterator[str]:
         yield text[start : start + _PART_CHARS].strip()
 
 
+def _danger(scores: Mapping[str, float]) -> float:
+    """How likely it is that anything is wrong: the first label says that nothing is."""
+    return 1 - next(iter(scores.values()))
+
+
 def _found(
-    side: Side, action: Action, category: Category, score: float, source: str, *, layer: str = LAYER
+    side: Side, action: Action, category: Category, score: float, source: str, layer: str = LAYER
 ) -> Verdict:
     return Verdict(
         side=side,

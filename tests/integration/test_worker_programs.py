@@ -1,11 +1,14 @@
 """The training worker with its real programs: a file becomes a dataset, a run, an adapter."""
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 from shared.auth.roles import Role
 from shared.storage import Storage
@@ -71,11 +74,27 @@ def test_an_upload_is_checked_and_its_report_kept(api: Api, worker: WorkerProces
     assert not [name for name in names if name.endswith("report.json")], "the database keeps the report"
 
 
+def with_a_bomb() -> bytes:
+    """A zip with a good picture and then one of too many pixels."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        rows = [
+            {"question": f"What is {name}?", "answer": "A.", "image": name} for name in ("a.png", "b.png")
+        ]
+        file.writestr("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        for name, size in (("a.png", (8, 8)), ("b.png", (5000, 5000))):
+            picture = io.BytesIO()
+            Image.new("1", size).save(picture, "PNG")
+            file.writestr(name, picture.getvalue())
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("broken", [b"\xff\xfe\x00 no text", with_a_bomb()], ids=["no text", "bomb"])
 def test_a_broken_upload_is_rejected_with_what_to_do_and_leaves_nothing(
-    api: Api, worker: WorkerProcess
+    api: Api, worker: WorkerProcess, broken: bytes
 ) -> None:
     client = api.log_in(Role.ADMIN)
-    dataset = checked(client, uploaded(client, b"\xff\xfe\x00 no text"))
+    dataset = checked(client, uploaded(client, broken))
     assert dataset["state"] == "rejected"
     assert dataset["error"]["detail"]
     wait_until(

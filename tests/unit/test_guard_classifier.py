@@ -119,6 +119,12 @@ def test_the_file_is_small_and_its_card_names_the_rows() -> None:
     assert card["aside"]["same_label"] > 0.95
 
 
+def test_the_file_tells_nothing_of_the_machine_that_made_it() -> None:
+    network = (FOLDER / NETWORK).read_bytes()
+    assert b".py" not in network
+    assert b"stack_trace" not in network
+
+
 # -- how it is made
 
 
