@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from shared.errors import MediChatError
 
 _lock = threading.Lock()
+_follows = threading.Event()
 #: Serving is never starved: where both share the processors, answers come first.
 _NICER = 10
 
@@ -41,8 +42,13 @@ def emit(event: str, **fields: Any) -> None:
     """Tell the supervisor. `fields` are JSON; no person's words among them."""
     line = json.dumps({"event": event, **fields}, allow_nan=False)
     with _lock:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _follows.is_set():
+                raise
+            _end_all()  # the supervisor is gone: this thread may be the first to see it
 
 
 def stop(status: Exit, code: str, detail: str) -> NoReturn:
@@ -58,12 +64,17 @@ def follow_parent() -> None:
     process group.
     """
     os.nice(_NICER)
+    _follows.set()
 
     def wait() -> None:
         while os.read(0, 1024):
             continue
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
+        _end_all()
 
     threading.Thread(target=wait, name="follow-parent", daemon=True).start()
+
+
+def _end_all() -> NoReturn:
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)

@@ -1,5 +1,7 @@
 """A program under supervision: its events, its ways to end, and that nothing of it stays."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,3 +65,29 @@ def test_an_error_of_its_supervisor_ends_it(tmp_path: Path) -> None:
             raise KeyError
     except KeyError:
         assert program.wait() == -9
+
+
+def test_a_program_that_finds_nobody_listening_ends_with_all_its_helpers() -> None:
+    code = (
+        "import subprocess, sys\n"
+        "from services.worker_train.child import emit, follow_parent\n"
+        "follow_parent()\n"
+        "helper = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "emit('helper', pid=helper.pid)\n"
+        "while True: emit('step')\n"
+    )
+    # its standard input stays open, so that only what it says can tell it
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        pid = int(json.loads(process.stdout.readline())["pid"])
+        process.stdout.close()
+        assert process.wait(timeout=30) == -9
+        wait_until(lambda: not alive(pid), 5, "for the helper to be gone")
