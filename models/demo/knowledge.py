@@ -88,7 +88,9 @@ def load_knowledge(folder: Path = DATA) -> Knowledge:
     """
     files = sorted((folder / "conditions").glob("*.yaml"))
     conditions = tuple(
-        _condition(entry) for file in files for entry in yaml.safe_load(file.read_text("utf-8"))
+        _condition(entry)
+        for file in files
+        for entry in yaml.load(file.read_text("utf-8"), Loader=yaml.CSafeLoader)
     )
     names = [condition.name.lower() for condition in conditions]
     if len(set(names)) != len(names):
@@ -97,7 +99,10 @@ def load_knowledge(folder: Path = DATA) -> Knowledge:
         )
     file = folder / "off_topic.yaml"
     off_topic = OffTopic(
-        **{key: tuple(value) for key, value in yaml.safe_load(file.read_text("utf-8")).items()}
+        **{
+            key: tuple(value)
+            for key, value in yaml.load(file.read_text("utf-8"), Loader=yaml.CSafeLoader).items()
+        }
     )
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*files, file))).hexdigest()
     knowledge = Knowledge(conditions=conditions, off_topic=off_topic, sha256=digest)

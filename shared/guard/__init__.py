@@ -62,7 +62,9 @@ class Guard:
     ) -> None:
         #: Twelve hexadecimal digits that change with any word of the policy.
         self.policy_version = version_of(policy)
-        documents: dict[str, Any] = {name: yaml.safe_load(text) for name, text in policy.items()}
+        documents: dict[str, Any] = {
+            name: yaml.load(text, Loader=yaml.CSafeLoader) for name, text in policy.items()
+        }
         words = documents["lexicon.yaml"]
         self._lexicon = Lexicon(
             {tag: [entry.strip() for entry in text.split(",")] for tag, text in words["tags"].items()},

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared.guard.lexicon import Tagged
 
@@ -69,7 +70,13 @@ def compile_pattern(source: str, macros: Macros) -> Pattern:
     part, keys = _sequence(source, macros)
     if not keys:
         raise ValueError(f"the pattern {source!r} has no element that must occur")
-    return Pattern(re.compile(r"(?<!\S)" + part), keys)
+    return Pattern(_expression(r"(?<!\S)" + part), keys)
+
+
+@lru_cache(maxsize=4096)
+def _expression(text: str) -> re.Pattern[str]:
+    """Compiled once: drafts and versions of a policy share most of their patterns."""
+    return re.compile(text)
 
 
 def _sequence(source: str, macros: Macros) -> tuple[str, frozenset[str]]:
