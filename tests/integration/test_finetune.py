@@ -260,25 +260,24 @@ def test_the_gravest_ending_of_two_processes_counts(told: list[Exit], status: Ex
     assert (ending and ending.status) is status
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_two_processes_end_together_and_go_on(
-    how: signal.Signals, model_folder: Path, rows: Path, tmp_path: Path
-) -> None:
+def test_two_processes_end_together_and_go_on(model_folder: Path, rows: Path, tmp_path: Path) -> None:
+    """One story, because starting two processes takes most of the time: told to stop, killed, let go on."""
     recipe = tiny_recipe(rows, processes=2, accumulation=1, save_steps=1)
-    training = Training(tmp_path / "run", recipe, model_folder)
-    training.until("checkpoint", step=2)
-    started = psutil.Process(training.process.pid).children(True)
-    os.kill(training.process.pid, how)
-    if how is signal.SIGKILL:
-        assert training.process.stdin is not None
-        training.process.stdin.close()  # as the supervisor does
-    status, _ = training.end()
-    assert status == (Exit.DRAINED if how is signal.SIGTERM else -signal.SIGKILL), training.log()
-    assert psutil.wait_procs(started, timeout=30)[1] == []
+    for how, step in ((signal.SIGTERM, 2), (signal.SIGKILL, 5)):
+        training = Training(tmp_path / "run", recipe, model_folder)
+        training.until("checkpoint", step=step)
+        started = psutil.Process(training.process.pid).children(True)
+        os.kill(training.process.pid, how)
+        if how is signal.SIGKILL:
+            assert training.process.stdin is not None
+            training.process.stdin.close()  # as the supervisor does
+        status, _ = training.end()
+        assert status == (Exit.DRAINED if how is signal.SIGTERM else -signal.SIGKILL), training.log()
+        assert psutil.wait_procs(started, timeout=30)[1] == []
     again = Training(tmp_path / "run", recipe, model_folder)
     status, events = again.end()
     assert status == Exit.DONE, again.log()
-    assert min(losses(events)) > 2
+    assert min(losses(events)) > 5
     assert max(losses(events)) == 10
 
 
