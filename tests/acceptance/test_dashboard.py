@@ -141,7 +141,6 @@ def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> 
     expect(other.get_by_text("Log in to ask questions.")).to_be_visible()
     assert "mine alone" not in other.content()
     other.context.close()
-    page.get_by_role("button", name="Stop").click()
     page.context.close()
 
 

@@ -6,6 +6,7 @@ It does not know how training works. Checkpoints are mirrored to the storage, so
 import hashlib
 import logging
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,8 @@ class TrainWork(Work):
         self._card = self._files_sha256 = ""
         #: Whether the program that runs has not reported a step yet.
         self._fresh = True
+        #: The time when this process's monotonic clock read 0: found once, so that later steps are later.
+        self._clock_zero: datetime | None = None
         self._mirror_failed = False
 
     @property
@@ -99,9 +102,11 @@ class TrainWork(Work):
                 self._mirror_failed = True
 
     def record(self, connection: Connection, events: Sequence[ProgramEvent], now: datetime) -> None:
-        last = events[-1].received
+        if self._clock_zero is None:
+            self._clock_zero = now - timedelta(seconds=time.monotonic())
+        zero = self._clock_zero
         reports = [
-            StepReport.from_fields(event.fields, now - timedelta(seconds=last - event.received))
+            StepReport.from_fields(event.fields, zero + timedelta(seconds=event.received))
             for event in events
             if event.name == "step"
         ]
