@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from shared.audit import record
 from shared.clock import Clock, DatabaseClock
@@ -75,5 +75,8 @@ def is_alive(settings: Settings, kind: Kind) -> bool:
                 select(workers.c.last_seen_at).where(workers.c.id.like(f"{kind}@{socket.gethostname()}:%"))
             ).scalars()
             return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
+    except SQLAlchemyError as error:
+        log.error("the database cannot be asked (%s)", type(error).__name__)
+        return False
     finally:
         database.close()

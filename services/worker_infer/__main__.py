@@ -3,28 +3,28 @@
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from transformers.utils.logging import disable_progress_bar
-
-from services.worker_infer.worker import Worker
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
 from shared.registration import is_alive
-from shared.settings import describe_wrong, get_settings
+from shared.settings import Settings, describe_wrong, get_settings
 from shared.threads import share_often
+
+if TYPE_CHECKING:
+    from services.worker_infer.worker import Worker
 
 
 def main() -> int:
     """Serve until told to stop; returns the exit status: `os.EX_CONFIG` when a setting must be changed."""
     configure_logging("worker_infer")
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     log = logging.getLogger(__name__)
     try:
         settings = get_settings()
         if sys.argv[1:] == ["--health"]:
             return 0 if is_alive(settings, Kind.INFER) else 1
-        worker = Worker(settings)
+        worker = _open(settings)
     except (InvalidInput, ValueError) as error:
         told = describe_wrong(error) if isinstance(error, ValueError) else error
         log.critical("the worker cannot start: %s", told)
@@ -35,6 +35,16 @@ def main() -> int:
     share_often()
     worker.run()
     return 0
+
+
+def _open(settings: Settings) -> "Worker":
+    # here, because importing what computes takes seconds, and the health check needs none of it
+    from transformers.utils.logging import disable_progress_bar
+
+    from services.worker_infer.worker import Worker
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return Worker(settings)
 
 
 if __name__ == "__main__":

@@ -60,3 +60,18 @@ def test_a_process_says_that_its_configuration_is_wrong(
     assert done.returncode == os.EX_CONFIG
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["services.worker_infer", "services.worker_train"])
+def test_the_health_check_says_in_one_line_that_the_database_is_away(module: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "MEDICHAT_STATE_DIR": str(tmp_path / "nowhere")}
+    check = [sys.executable, "-m", module, "--health"]
+    done = subprocess.run(check, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the database cannot be asked" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_health_check_of_a_worker_loads_no_engine() -> None:
+    code = "import services.worker_infer.__main__, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
