@@ -52,7 +52,7 @@ def train(
         ),
         data_collator=PaddedCollator(pad_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict(
-            {"input_ids": [sample.ids for sample in samples], "labels": [sample.ids for sample in samples]}
+            {name: [sample.ids.tolist() for sample in samples] for name in ("input_ids", "labels")}
         ),
         processing_class=tokenizer,
         peft_config=LoraConfig(

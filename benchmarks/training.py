@@ -148,8 +148,8 @@ def answer_loss(model: Any, samples: Sequence[Sample]) -> float:
     model.get_base_model().set_attn_implementation("sdpa")
     total, count = 0.0, 0
     for sample in samples:
-        ids = torch.tensor([sample.ids], device=model.device)
-        wanted = torch.tensor(sample.learnt[1:], device=model.device)
+        ids = torch.tensor([sample.ids.tolist()], device=model.device)
+        wanted = torch.tensor(list(sample.learnt[1:]), dtype=torch.bool, device=model.device)
         logits = model(input_ids=ids).logits[0, :-1].float()
         losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[wanted]
         total, count = total + float(losses.sum()), count + int(wanted.sum())

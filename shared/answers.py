@@ -12,7 +12,7 @@ from shared.guard import Guard
 from shared.guard.verdict import Action, Category, Verdict
 from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
-from shared.privacy.envelope import CannotDecrypt
+from shared.privacy.envelope import CannotDecrypt, DataKey
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,13 @@ _ACTIONS = {
 
 
 def record_end(
-    connection: Connection, conversations: Conversations, job: Job, *, actor: record.Actor, now: datetime
+    connection: Connection,
+    conversations: Conversations,
+    job: Job,
+    *,
+    actor: record.Actor,
+    now: datetime,
+    key: DataKey | None = None,
 ) -> str | None:
     """Log the end, and keep an answer's sentences as a message, in the transaction that ended the job.
 
@@ -38,7 +44,7 @@ def record_end(
         return None
     message_id, unreadable = None, {}
     try:
-        message_id = conversations.keep_answer(connection, job, now)
+        message_id = conversations.keep_answer(connection, job, now, key=key)
     except CannotDecrypt as error:
         log.error("the answer of job %s cannot be opened: %s", job.id, type(error).__name__)
         unreadable = {"unreadable": True}

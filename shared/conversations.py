@@ -21,9 +21,13 @@ from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 
 # made once: building a statement costs more than sending it
-_STATE_OF = select(conversations.c.guard_state).where(conversations.c.id == bindparam("conversation_id"))
 _KEY_OF = (
-    select(data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version)
+    select(
+        data_keys.c.key_id,
+        data_keys.c.wrapped_key,
+        data_keys.c.master_key_version,
+        conversations.c.guard_state,
+    )
     .join(conversations, conversations.c.key_id == data_keys.c.key_id)
     .where(conversations.c.id == bindparam("conversation_id"))
 )
@@ -143,15 +147,18 @@ class Conversations:
 
     def key(self, connection: Connection, conversation_id: str) -> DataKey:
         """The conversation's data key. Raises NotFound or KeyDestroyed."""
+        return self.key_and_state(connection, conversation_id)[0]
+
+    def key_and_state(self, connection: Connection, conversation_id: str) -> tuple[DataKey, Category | None]:
+        """The conversation's data key, and `crisis` or `emergency` when one of its questions was one.
+
+        Raises NotFound or KeyDestroyed.
+        """
         row = connection.execute(_KEY_OF, {"conversation_id": conversation_id}).one_or_none()
         if row is None:
             raise NotFound
-        return self._envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
-
-    def guard_state(self, connection: Connection, conversation_id: str) -> Category | None:
-        """`crisis` or `emergency` when a question of the conversation was one; None else."""
-        state = connection.execute(_STATE_OF, {"conversation_id": conversation_id}).scalar_one()
-        return None if state == "none" else Category(state)
+        key = self._envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
+        return key, None if row.guard_state == "none" else Category(row.guard_state)
 
     def rename(self, connection: Connection, conversation_id: str, title: str, now: datetime) -> None:
         """Give the conversation another title."""
@@ -365,15 +372,17 @@ class Conversations:
         )
         return verdict_id
 
-    def keep_answer(self, connection: Connection, job: Job, now: datetime) -> str | None:
+    def keep_answer(
+        self, connection: Connection, job: Job, now: datetime, *, key: DataKey | None = None
+    ) -> str | None:
         """Make what was released for an ended job a message; None when nothing was kept.
 
         It takes the place of the former answers to its question, unless it failed: then those stay, and it
-        is found among the released sentences only.
+        is found among the released sentences only. `key` is the conversation's, if it is at hand.
         """
         if job.conversation_id is None:
             return None
-        key = self.key(connection, job.conversation_id)
+        key = key or self.key(connection, job.conversation_id)
         sentences = self.read_sentences(connection, job.conversation_id, job.id, key=key)
         if not sentences:
             return None

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -53,6 +53,11 @@ from shared.training.states import BASE
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+#: Who has waited for longer is told that the answer begins. Others would see it flash by, and telling them
+#: takes time of processors that their own answer needs.
+_NEWS_AFTER = timedelta(seconds=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +147,8 @@ class Answerer:
             job = self._jobs.claim(connection, Kind.INFER, self._worker_id)
         if job is None:
             return False
-        self._bell.news(job.id)
+        if _waited(job) > _NEWS_AFTER:
+            self._bell.news(job.id)
         request_id = f"{job.id}:{job.epoch}"
         with self._keeper.holding(job.claim, lambda: self._model.engine.cancel(request_id)) as hold:
             attempt = self._attempts[request_id] = _Attempt(self, job, hold, request_id)
@@ -172,6 +178,11 @@ class Answerer:
             attempt.stop()
 
 
+def _waited(job: Job) -> timedelta:
+    """How long a claimed job was in the queue, its earlier attempts included."""
+    return (job.started_at or job.created_at) - job.created_at if job.epoch == 1 else timedelta.max
+
+
 class _Attempt:
     """One attempt at one job."""
 
@@ -180,6 +191,8 @@ class _Attempt:
         self._job = job
         self._hold = hold
         self._request_id = request_id
+        #: The conversation's, once it was read.
+        self._key: DataKey | None = None
         #: What judges this answer, to its end.
         self._standing = answerer._guards.now
         #: What is shown of the answer so far.
@@ -240,16 +253,20 @@ class _Attempt:
     def _load(self, connection: Connection) -> Question:
         job, a = self._job, self._a
         assert job.conversation_id is not None
-        key = a._conversations.key(connection, job.conversation_id)
+        key, state = a._conversations.key_and_state(connection, job.conversation_id)
         said = a._conversations.read_messages(connection, job.conversation_id, key=key)
         asked = next(message for message in said if message.id == job.question_id)
-        released = a._conversations.read_sentences(connection, job.conversation_id, job.id, key=key)
+        released = (
+            a._conversations.read_sentences(connection, job.conversation_id, job.id, key=key)
+            if job.epoch > 1  # else nobody has worked on it
+            else []
+        )
         return Question(
             turns=[Turn(role=m.role, text=m.text) for m in said if m.seq < asked.seq],
             text=asked.text,
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
-            state=a._conversations.guard_state(connection, job.conversation_id),
+            state=state,
             ended_by_guard=any(not sentence.action.shows for sentence in released),
             referral_due=any(sentence.action is Action.APPEND for sentence in released),
             deadline=self._deadline(a._jobs.clock.now(connection)),
@@ -373,14 +390,17 @@ class _Attempt:
 
     def _write_sentences(self, connection: Connection, releases: list[Release], now: datetime) -> None:
         """The caller has fenced the transaction."""
-        a, job = self._a, self._job
+        if not releases:
+            return
+        a, job, key = self._a, self._job, self._key
+        assert key is not None
         for seq, release in enumerate(releases, start=self._seq + 1):
             verdict_id = None
             if release.verdict.action is not Action.ALLOW:
                 verdict_id = self._write_verdict(connection, release, now)
             a._conversations.release(
                 connection,
-                self._key,
+                key,
                 job_id=job.id,
                 seq=seq,
                 epoch=job.epoch,
@@ -507,7 +527,7 @@ class _Attempt:
             a = self._a
             job = move(connection)
             now = a._jobs.clock.now(connection)
-            record_end(connection, a._conversations, job, actor=a._actor, now=now)
+            record_end(connection, a._conversations, job, actor=a._actor, now=now, key=self._key)
             return job
 
         return self._persist(write)

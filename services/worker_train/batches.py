@@ -8,8 +8,11 @@ pictures are padded, and those of like length go together.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from PIL import Image
@@ -88,14 +91,19 @@ class StepSampler(Sampler[int]):
 
 
 def as_dataset(samples: Sequence[Sample]) -> Dataset:
-    """Samples as columns in memory (nothing of them is written to a disk): `input_ids`, `labels`, `row`."""
-    return Dataset.from_dict(
-        {
-            "input_ids": [sample.ids for sample in samples],
-            "labels": [_labels(sample) for sample in samples],
-            "row": list(range(len(samples))),
-        }
-    )
+    """Samples as columns in memory (nothing of them is written to a disk): `input_ids`, `labels`, `row`.
+
+    A label is the id to be predicted, or IGNORED; the first of a sample is not, as nothing stands before it.
+    """
+    ends = np.cumsum([0, *(len(sample.ids) for sample in samples)])
+    ids = np.fromiter(chain.from_iterable(sample.ids for sample in samples), np.int32, count=ends[-1])
+    learnt = np.frombuffer(b"".join(sample.learnt for sample in samples), np.bool_)
+    labels = np.where(learnt, ids, np.int32(IGNORED))
+    labels[ends[:-1]] = IGNORED
+    columns = {
+        name: pa.LargeListArray.from_arrays(ends, of) for name, of in (("input_ids", ids), ("labels", labels))
+    }
+    return Dataset(pa.table({**columns, "row": np.arange(len(samples))}))
 
 
 class PackedCollator:
@@ -144,9 +152,3 @@ class PaddedCollator:
             batch["token_type_ids"] = ids.eq(cast(int, self.soft_id)).long()
             batch["pixel_values"] = self.image_processor(images=shown, return_tensors="pt")["pixel_values"]
         return batch
-
-
-def _labels(sample: Sample) -> list[int]:
-    """What is to be predicted; the first token of a sample is not, as nothing stands before it."""
-    learnt = [False, *sample.learnt[1:]]
-    return [token if wanted else IGNORED for token, wanted in zip(sample.ids, learnt, strict=True)]

@@ -52,7 +52,7 @@ def probe_ids(tokenizer: Any) -> list[list[int]]:
     return [
         encoder.encode(
             Row(messages=[{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
-        ).ids
+        ).ids.tolist()
         for asked, answered in _TEXTS
     ]
 

@@ -80,7 +80,7 @@ def test_all_is_learnt_on_request() -> None:
 def test_the_text_is_tokenised_as_when_answering() -> None:
     tokenizer = tiny_tokenizer()
     rendered = tokenizer.apply_chat_template(row().messages, tokenize=False)
-    assert encoder().encode(row()).ids == tokenizer.encode(rendered, add_special_tokens=False)
+    assert encoder().encode(row()).ids.tolist() == tokenizer.encode(rendered, add_special_tokens=False)
 
 
 def test_a_row_without_system_text_gets_the_one_that_is_served() -> None:
