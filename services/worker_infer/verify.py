@@ -6,6 +6,7 @@ It knows neither Celery nor HTTP. It judges the numbers only, not whether the ad
 import json
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,10 +38,16 @@ from shared.training.adapters import Adapter, find
 
 log = logging.getLogger(__name__)
 
+#: How 4-bit weights are named, here and in a probe.
+ROUNDED = "nf4"
 #: An adapter that changes no log-likelihood by more than this changes nothing.
 LEAST_CHANGE = 1e-3
 #: Most that engine and trainer may differ by, in nats: both in float32, or one of them in fewer bits.
 MOST_APART = {"float32": 0.02, "fewer bits": 0.25}
+#: Where only one of them rounds the weights to 4 bits, single tokens differ by a nat and more. Then the mean
+#: over all tokens counts: of the base, in nats, and of what the adapter changes, as a share of that change
+#: (an adapter that is ignored is off by 1).
+MOST_APART_ROUNDED, MOST_OFF_ROUNDED = 0.6, 0.4
 
 _Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=2, max_length=4096)]
 _Numbers = list[Annotated[float, Field(le=0.01, allow_inf_nan=False)]]
@@ -111,31 +118,55 @@ def verify(engine: Scorer, probe: Probe, adapter: str, *, base_revision: str, dt
         )
     base = [engine.score(tokens) for tokens in probe.token_ids]
     changed = [engine.score(tokens, adapter) for tokens in probe.token_ids]
-    both_exact = {dtype, probe.dtype.removeprefix("torch.")} == {"float32"}
-    limit = MOST_APART["float32" if both_exact else "fewer bits"]
     change, apart = _largest(changed, base), _largest(changed, probe.logprobs_adapter)
-    reason = None
     if not math.isfinite(change + apart):
-        reason = "The model computes no finite numbers under it."
-    elif _largest(base, probe.logprobs_base) > limit:
+        return Verification(ok=False, dtype=dtype, reason="The model computes no finite numbers under it.")
+    trainers = probe.dtype.removeprefix("torch.")
+    if (dtype == ROUNDED) != (trainers == ROUNDED):
+        base_limit, base_apart = MOST_APART_ROUNDED, statistics.fmean(_differences(base, probe.logprobs_base))
+        limit, off = MOST_OFF_ROUNDED, _off(base, changed, probe)
+        found = (
+            f"its change of the model is off by {off:.0%} of what its trainer saw, the limit is {limit:.0%}"
+        )
+    else:
+        limit = base_limit = MOST_APART["float32" if {dtype, trainers} == {"float32"} else "fewer bits"]
+        base_apart, off = _largest(base, probe.logprobs_base), apart
+        found = f"{apart:.3g} nats apart, the limit is {limit}"
+    reason = None
+    if base_apart > base_limit:
         reason = "The base model here does not compute what the trainer's did: it is another one."
     elif change <= LEAST_CHANGE:
         reason = "It changes nothing: the model says the same with it as without."
-    elif apart > limit:
-        reason = f"It does not compute what its trainer saw: {apart:.3g} nats apart, the limit is {limit}."
-    if not math.isfinite(change + apart):
-        return Verification(ok=False, dtype=dtype, reason=reason)
+    elif off > limit:
+        reason = f"It does not compute what its trainer saw: {found}."
     return Verification(
         ok=reason is None, dtype=dtype, reason=reason, max_diff_base=change, max_diff_trainer=apart
     )
 
 
+def _off(base: list[list[float]], changed: list[list[float]], probe: Probe) -> float:
+    """How far the adapter's change of the log-likelihoods is from the one its trainer saw, as a share of that
+    one: each the mean over all tokens of the absolute value.
+    """
+    here, there = _changes(changed, base), _changes(probe.logprobs_adapter, probe.logprobs_base)
+    return statistics.fmean([abs(a - b) for a, b in zip(here, there, strict=True)]) / max(
+        statistics.fmean(map(abs, there)), 1e-9
+    )
+
+
+def _changes(adapted: list[list[float]], base: list[list[float]]) -> list[float]:
+    return [
+        a - b for left, right in zip(adapted, base, strict=True) for a, b in zip(left, right, strict=True)
+    ]
+
+
+def _differences(mine: list[list[float]], theirs: list[list[float]]) -> list[float]:
+    return [abs(change) for change in _changes(mine, theirs)]
+
+
 def _largest(mine: list[list[float]], theirs: list[list[float]]) -> float:
     """The largest absolute difference; NaN counts as infinite."""
-    apart = [
-        abs(a - b) for left, right in zip(mine, theirs, strict=True) for a, b in zip(left, right, strict=True)
-    ]
-    return max(math.inf if math.isnan(one) else one for one in apart)
+    return max(math.inf if math.isnan(one) else one for one in _differences(mine, theirs))
 
 
 class Verifier:

@@ -34,12 +34,12 @@ def take_probe(model: PeftModel, tokenizer: Any, *, base_revision: str) -> dict[
     `logprobs_…[i][j]` is log p(token j+1 | tokens ≤ j) of text i, in float32.
     """
     model.eval()
-    token_ids = probe_ids(tokenizer)
+    token_ids, base = probe_ids(tokenizer), model.get_base_model()
     with model.disable_adapter():
         without = [logprobs(model, ids) for ids in token_ids]
     return {
         "base_revision": base_revision,
-        "dtype": str(model.get_base_model().dtype).removeprefix("torch."),
+        "dtype": "nf4" if getattr(base, "is_quantized", False) else str(base.dtype).removeprefix("torch."),
         "token_ids": token_ids,
         "logprobs_base": without,
         "logprobs_adapter": [logprobs(model, ids) for ids in token_ids],
