@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -134,7 +135,9 @@ def test_perplexity_is_the_exponential_of_the_loss_and_an_adapter_shows_in_the_d
 
 def test_an_image_counts_in_the_likelihood_of_an_answer(demo: Examinee) -> None:
     shown = [
-        demo.text.whole(row("Which side is bright?", "The left.", image=Image.new("RGB", (64, 64), colour)))
+        demo.text.whole(
+            row("Which side is bright?", "The left.", image=partial(Image.new, "RGB", (64, 64), colour))
+        )
         for colour in ("white", "black")
     ]
     white, black = demo.scores(shown, adapted=False)

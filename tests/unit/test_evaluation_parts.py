@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rouge_score.rouge_scorer import RougeScorer
 
 from services.worker_train.canaries import alternatives, exposure, make_canaries
@@ -19,7 +20,7 @@ from services.worker_train.evaluation.conduct import (
     stopping_verdict,
 )
 from services.worker_train.evaluation.pace import Pace
-from services.worker_train.evaluation.rows import Unseen, draw, read_file
+from services.worker_train.evaluation.rows import Unseen, draw, read_file, to_rows
 from services.worker_train.evaluation.text import Row
 from services.worker_train.evaluation.verbatim import longest_common_run
 from shared.guard import Category, load_guard
@@ -222,3 +223,17 @@ def test_the_same_question_about_another_picture_was_not_learnt() -> None:
     unseen = Unseen([_record("What is shown?", "A hand.", image="a" * 64)])
     rows = [_record("What is shown?", "A foot.", image="b" * 64)]
     assert list(unseen.among(rows)) == rows
+
+
+def test_a_picture_is_read_when_it_is_looked_at_and_not_before() -> None:
+    opened: list[str] = []
+
+    def read(sha256: str) -> Image.Image:
+        opened.append(sha256)
+        return Image.new("RGB", (1, 1))
+
+    (shown,) = to_rows([_record("What is shown?", "A hand.", image="a" * 64)], read)
+    assert opened == []
+    assert shown.image is not None
+    assert shown.image().size == (1, 1)
+    assert opened == ["a" * 64]

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,7 +84,9 @@ def _question(record: Record) -> bytes:
 
 
 def to_rows(records: Sequence[Record], image: Callable[[str], Image.Image] | None = None) -> list[Row]:
-    """The records as rows; `image` fetches a picture by SHA-256, without it rows with one are left out."""
+    """The records as rows; `image` fetches a picture by SHA-256 whenever it is looked at, and without it rows
+    with one are left out.
+    """
     rows = []
     for record in records:
         shown = record.get("image")
@@ -93,7 +96,7 @@ def to_rows(records: Sequence[Record], image: Callable[[str], Image.Image] | Non
                     messages=tuple(
                         {"role": said["role"], "content": said["content"]} for said in record["messages"]
                     ),
-                    image=image(shown) if shown is not None and image is not None else None,
+                    image=partial(image, shown) if shown is not None and image is not None else None,
                     group=record.get("group"),
                 )
             )

@@ -4,7 +4,7 @@ What people wrote cannot become a control token, so the turns of the chat format
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,8 +21,8 @@ class Row:
 
     #: `role` and `content` each; the last is the assistant's, whose answer is wanted.
     messages: tuple[dict[str, str], ...]
-    #: Shown with the first question.
-    image: Image.Image | None = None
+    #: Reads the image that is shown with the first question: decoded, hundreds of them would fill the memory.
+    image: Callable[[], Image.Image] | None = None
     #: Rows of the same group (a patient) are not independent.
     group: str | None = None
 
@@ -94,8 +94,9 @@ class RowText:
         return ids
 
     def _encode(
-        self, messages: Sequence[dict[str, str]], image: Image.Image | None, *, open_end: bool
+        self, messages: Sequence[dict[str, str]], read: Callable[[], Image.Image] | None, *, open_end: bool
     ) -> Encoded:
+        image = read() if read is not None else None
         chat = self._chat(messages, image)
         if image is None:
             rendered = self.tokenizer.apply_chat_template(
