@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import yaml
 
+from services import cli_compare
 from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
 from shared.settings import load_settings
 
@@ -66,6 +67,12 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action.set_defaults(run=run)
         return action
 
+    add("show", "its card, and what was found of it", _show)
+    both = actions.add_parser("compare", help="ask two the same question, and vote", epilog=_EPILOG)
+    for side in ("left", "right"):
+        both.add_argument(side, help=f"SHA256 or its beginning; `{cli_compare.BASE}` is the base model alone")
+    cli_compare.add_arguments(both)
+    both.set_defaults(run=_compare)
     add("verify", "load it where it will serve, and compare what it computes", _verify)
     add("evaluate", "measure it against its base", _evaluate)
     promote = add("promote", "let it answer", _promote)
@@ -177,6 +184,36 @@ def _list_adapters(_options: argparse.Namespace) -> int:
     return DONE
 
 
+def _show(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        adapter = expect(client.get(f"/v1/adapters/{_find(client, options.adapter)}"))
+    print(f"{adapter['sha256']}  {adapter['status']}\n")
+    found = adapter["verification"]
+    print("not verified yet" if found is None else f"verified: {found['reason'] or 'yes'}")
+    measured = next((each for each in adapter["evaluations"] if each["gate"]), None)
+    if measured is None:
+        print("not measured yet")
+    else:
+        _print_gate(measured["gate"])
+    print(f"\n{adapter['card'] or ''}")
+    return DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        left, right = (
+            None if name == cli_compare.BASE else _find(client, name)
+            for name in (options.left, options.right)
+        )
+        return cli_compare.compare(client, left, right, options)
+
+
+def _print_gate(gate: Json) -> None:
+    for check in gate["checks"]:
+        passed = "passed" if check["value"] is not None else "none  "
+        print(f"{passed if check['passed'] else 'FAILED'}  {check['message']}")
+
+
 def _verify(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
@@ -201,9 +238,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         detail = measured["error"]["detail"] if measured["error"] else "it was stopped"
         print(f"medichat: not measured: {detail}", file=sys.stderr)
         return FAILED
-    for check in measured["gate"]["checks"]:
-        passed = "passed" if check["value"] is not None else "none  "
-        print(f"{passed if check['passed'] else 'FAILED'}  {check['message']}")
+    _print_gate(measured["gate"])
     return DONE if measured["gate"]["passed"] else FAILED
 
 

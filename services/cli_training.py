@@ -20,6 +20,7 @@ _EPILOG = (
 )
 _BLOCK_BYTES = 1 << 20
 _POLL_S = 1.0
+_UNDER_WAY = ("receiving", "validating")
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,6 +34,26 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "file", type=Path, metavar="FILE", help="JSONL, CSV, Parquet, or a zip of images and JSONL"
     )
     add.add_argument("--name", help="what to call it; the file's name when left out")
+    _add_options(add)
+    add.set_defaults(run=_add)
+
+    take = actions.add_parser("import", help="have the gateway fetch one, and check it", epilog=_EPILOG)
+    take.add_argument("source", choices=["path", "hub"], help="its import folder, or the hub")
+    take.add_argument("location", help="a file of that folder, or a hub id such as OWNER/NAME")
+    take.add_argument("--name", help="what to call it; its location when left out")
+    _add_options(take)
+    take.set_defaults(run=_import)
+
+    show = actions.add_parser("show", help="one dataset, and what its check found", epilog=_EPILOG)
+    show.add_argument("dataset", metavar="ID", help="see `medichat dataset list`")
+    show.set_defaults(run=_show)
+
+    listed = actions.add_parser("list", help="the newest datasets", epilog=_EPILOG)
+    listed.set_defaults(run=_list)
+
+
+def _add_options(add: argparse.ArgumentParser) -> None:
+    """What decides what a check makes of a dataset; what is left out is the gateway's choice."""
     add.add_argument(
         "--phi", choices=[each.value for each in PhiPolicy], help="rows with personal information"
     )
@@ -44,10 +65,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--column", action="append", metavar="MEANING:NAME", help="e.g. question:Frage; may be repeated"
     )
     add.add_argument("--wait", action="store_true", help="follow the check and print what it found")
-    add.set_defaults(run=_add)
-
-    show = actions.add_parser("list", help="the newest datasets", epilog=_EPILOG)
-    show.set_defaults(run=_list)
 
 
 def _add(options: argparse.Namespace) -> int:
@@ -65,6 +82,34 @@ def _add(options: argparse.Namespace) -> int:
         if not options.wait:
             return ACCEPTED
         return _follow(client, made["id"])
+
+
+def _import(options: argparse.Namespace) -> int:
+    chosen: Json = {
+        name: value
+        for name in ("phi", "validation_fraction", "seed", "max_tokens", "model")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.column:
+        pairs = [pair.partition(":") for pair in options.column]
+        chosen["columns"] = {meaning: name for meaning, _, name in pairs}
+    body = {
+        "name": options.name or options.location[-100:],
+        "source": options.source,
+        "location": options.location,
+        "options": chosen,
+    }
+    with log_in(load_settings()) as client:
+        made = expect(client.post("/v1/datasets/import", json=body))
+        print(f"{made['id']}  {made['name']}: to be fetched")
+        return _follow(client, made["id"]) if options.wait else ACCEPTED
+
+
+def _show(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        dataset = expect(client.get(f"/v1/datasets/{options.dataset}"))
+    print(f"{dataset['id']}  {dataset['name']}: {dataset['state']}")
+    return _tell(dataset) if dataset["state"] not in _UNDER_WAY else ACCEPTED
 
 
 def _send(client: httpx.Client, path: Path, size: int, query: Json) -> Json:
@@ -121,10 +166,15 @@ def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
 
 def _follow(client: httpx.Client, dataset_id: str) -> int:
     line = ProgressLine()
-    while (dataset := expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] == "validating":
+    while (dataset := expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] in _UNDER_WAY:
         line.show(_checking(dataset["progress"]))
         time.sleep(_POLL_S)
     line.end()
+    return _tell(dataset)
+
+
+def _tell(dataset: Json) -> int:
+    """Print what a check found; returns the exit status."""
     if dataset["report"]:
         print("\n".join(summary(dataset["report"])))
     if dataset["state"] != "ready":

@@ -15,6 +15,17 @@ from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
 
 
+#: A figure over its limit.
+FAILED = {
+    "figure": "loss",
+    "limit": 0.0,
+    "value": 0.4,
+    "passed": False,
+    "excess": 0.4,
+    "message": "worse",
+}
+
+
 @pytest.fixture
 def dialect() -> str:
     """The command line speaks HTTP; one database is enough."""
@@ -87,15 +98,7 @@ def test_an_adapter_is_found_behind_many_newer_ones(
 
 
 def test_a_failed_gate_needs_a_reason(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
-    failed = {
-        "figure": "loss",
-        "limit": 0.0,
-        "value": 0.4,
-        "passed": False,
-        "excess": 0.4,
-        "message": "worse",
-    }
-    add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD, checks=[failed])
+    add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD, checks=[FAILED])
     assert cli.main(["adapter", "promote", sha_of("a")[:12]]) == 1
     assert "gate failed" in capsys.readouterr().err
     assert cli.main(["adapter", "promote", sha_of("a")[:12], "--override", "For a trial ward."]) == 0
@@ -133,3 +136,46 @@ def test_verifying_waits_for_the_worker_and_says_what_it_found(
     assert ended == [status]
     said = capsys.readouterr()
     assert "verified" in said.out if ok else "It changes nothing." in said.err
+
+
+def test_an_adapter_is_shown_with_its_gate_and_card(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD, checks=[FAILED])
+    assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
+    said = capsys.readouterr().out
+    assert said == f"{sha_of('a')}  candidate\n\nverified: yes\nFAILED  worse\n\n# A card\n\n"
+
+
+def comparing(api: Api, *arguments: str) -> list[int]:
+    """Compare an adapter with the base, and play the worker; returns the exit status."""
+    ended: list[int] = []
+    command = ["adapter", "compare", sha_of("a")[:12], "base", "What is asthma?", *arguments]
+    thread = threading.Thread(target=lambda: ended.append(cli.main(command)))
+    thread.start()
+    for answer in ("One answer.", "Another answer."):
+        wait_until(lambda: api.count(jobs, jobs.c.kind == Kind.INFER, jobs.c.state == "queued"))
+        api.answer(answer)
+    thread.join(30)
+    return ended
+
+
+def test_two_are_compared_side_by_side(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    add_good_adapter(api, admin, sha_of("a"))
+    assert comparing(api) == [0]
+    said = capsys.readouterr().out
+    assert f"--- left: {sha_of('a')[:12]}\n" in said
+    assert "--- right: the base model alone\n" in said
+    assert {"One answer.", "Another answer."} <= set(said.splitlines())
+    assert not api.audit("comparison.voted")
+
+
+def test_a_blind_comparison_tells_which_is_which_after_the_vote(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_good_adapter(api, admin, sha_of("a"))
+    assert comparing(api, "--blind", "--vote", "tie") == [0]
+    answers, _, told = capsys.readouterr().out.partition("voted tie; ")
+    assert sha_of("a")[:12] not in answers
+    assert sha_of("a")[:12] in told
+    assert "the base model alone" in told

@@ -145,3 +145,41 @@ def test_a_key_without_the_right_is_refused_before_anything_is_sent(
     monkeypatch.setenv("MEDICHAT_API_KEY", "wrong")
     monkeypatch.setenv("MEDICHAT_API_URL", "http://127.0.0.1:9")
     assert "cannot be reached" in refusal(capsys, str(file))
+
+
+@pytest.mark.usefixtures("key")
+def test_one_dataset_is_shown_with_what_its_check_found(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN), name="Ward notes")
+    assert cli.main(["dataset", "show", dataset_id]) == 0
+    assert capsys.readouterr().out == f"{dataset_id}  Ward notes: validating\n"
+    check(api, report={"rows_in": 5, "quarantined": [WORD]})
+    assert cli.main(["dataset", "show", dataset_id]) == 0
+    said = capsys.readouterr().out
+    assert "rows in: 5\nquarantined: 1 listed in the report\nready: 3 rows to train on" in said
+    assert WORD not in said
+
+
+@pytest.mark.usefixtures("key")
+def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--name",
+        "Doctors",
+        "--seed",
+        "7",
+        "--column",
+        "question:Frage",
+        "--column",
+        "answer:Antwort",
+    ]
+    assert cli.main(["dataset", "import", "hub", "owner/name", *arguments]) == 0
+    with api.gateway.database.read() as connection:
+        (dataset,) = api.gateway.datasets.list(connection, limit=2)
+    assert capsys.readouterr().out == f"{dataset.id}  Doctors: to be fetched\n"
+    assert (dataset.source, dataset.source_name, dataset.options["seed"]) == ("hub", "owner/name", 7)
+    assert dataset.options["columns"] == {"question": "Frage", "answer": "Antwort"}
+
+
+@pytest.mark.usefixtures("key")
+def test_without_an_import_folder_nothing_is_taken_from_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["dataset", "import", "path", "notes.jsonl"]) == 1
+    assert "MEDICHAT_DATASET_IMPORT_DIR" in capsys.readouterr().err
