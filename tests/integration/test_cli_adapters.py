@@ -14,7 +14,6 @@ from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
 
-
 #: A figure over its limit.
 FAILED = {
     "figure": "loss",
@@ -144,7 +143,7 @@ def test_an_adapter_is_shown_with_its_gate_and_card(
     add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD, checks=[FAILED])
     assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
     said = capsys.readouterr().out
-    assert said == f"{sha_of('a')}  candidate\n\nverified: yes\nFAILED  worse\n\n# A card\n\n"
+    assert said == f"{sha_of('a')}  candidate\n\nverified: yes\nFAILED  worse\n\n# A card\n"
 
 
 def comparing(api: Api, *arguments: str) -> list[int]:
