@@ -70,8 +70,12 @@ def test_an_upload_is_checked_and_its_report_kept(api: Api, worker: WorkerProces
     assert dataset["report"]
     rows = client.get(f"/v1/datasets/{dataset['id']}/rows", params={"split": "train"})
     assert rows.status_code == 200
-    names = Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}")
-    assert not [name for name in names if name.endswith("report.json")], "the database keeps the report"
+    storage, place = Storage.from_settings(api.settings), f"datasets/{dataset['id']}"
+    wait_until(  # the worker tidies after the row says that it is ready
+        lambda: not any(name.endswith("report.json") for name in storage.list(place)),
+        10,
+        "for the report to be in the database only",
+    )
 
 
 def with_a_bomb() -> bytes:
