@@ -10,10 +10,10 @@ import httpx
 import yaml
 
 from services import cli_compare
-from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
+from services.cli_client import DONE, FAILED, CommandRefused, Json, ProgressLine, expect, log_in
 from shared.settings import load_settings
+from shared.training.states import BASE
 
-DONE, FAILED = 0, 3
 _POLL_S = 1.0
 _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in MEDICHAT_API_KEY, or by name."
 _ENDED = ("succeeded", "failed", "cancelled")
@@ -70,7 +70,7 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("show", "its card, and what was found of it", _show)
     both = actions.add_parser("compare", help="ask two the same question, and vote", epilog=_EPILOG)
     for side in ("left", "right"):
-        both.add_argument(side, help=f"SHA256 or its beginning; `{cli_compare.BASE}` is the base model alone")
+        both.add_argument(side, help=f"SHA256 or its beginning; `{BASE}` is the base model alone")
     cli_compare.add_arguments(both)
     both.set_defaults(run=_compare)
     add("verify", "load it where it will serve, and compare what it computes", _verify)
@@ -202,8 +202,7 @@ def _show(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         left, right = (
-            None if name == cli_compare.BASE else _find(client, name)
-            for name in (options.left, options.right)
+            None if name == BASE else _find(client, name) for name in (options.left, options.right)
         )
         return cli_compare.compare(client, left, right, options)
 

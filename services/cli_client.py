@@ -13,6 +13,8 @@ import httpx
 from shared.settings import Settings
 
 Json = dict[str, Any]
+#: Exit status: it was done; or it was asked for, and did not succeed.
+DONE, FAILED = 0, 3
 #: A moving line is drawn this often; a log gets a line this often.
 _DRAW_S, _LOG_S = 0.2, 10.0
 

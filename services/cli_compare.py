@@ -6,10 +6,8 @@ import time
 
 import httpx
 
-from services.cli_client import Json, ProgressLine, expect
+from services.cli_client import DONE, FAILED, Json, ProgressLine, expect
 
-DONE, FAILED = 0, 3
-BASE = "base"
 _POLL_S = 0.5
 _VOTES = {"l": "left", "r": "right", "t": "tie"}
 _CHOICES = "Better: [l]eft, [r]ight, [t]ie, or Enter for no vote: "

@@ -70,11 +70,9 @@ def _add_options(add: argparse.ArgumentParser) -> None:
 def _add(options: argparse.Namespace) -> int:
     settings = load_settings()
     size = _check_file(options.file, settings)
-    query = {
-        name: value
-        for name in ("phi", "validation_fraction", "seed", "max_tokens", "model", "column")
-        if (value := getattr(options, name)) is not None
-    }
+    query = _chosen(options)
+    if options.column:
+        query["column"] = options.column
     query |= {"name": options.name or options.file.stem[:100], "filename": options.file.name}
     with log_in(settings) as client:
         made = _send(client, options.file, size, query)
@@ -84,12 +82,14 @@ def _add(options: argparse.Namespace) -> int:
         return _follow(client, made["id"])
 
 
+def _chosen(options: argparse.Namespace) -> Json:
+    """The options that are a single value each, as far as they are given."""
+    names = ("phi", "validation_fraction", "seed", "max_tokens", "model")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
 def _import(options: argparse.Namespace) -> int:
-    chosen: Json = {
-        name: value
-        for name in ("phi", "validation_fraction", "seed", "max_tokens", "model")
-        if (value := getattr(options, name)) is not None
-    }
+    chosen = _chosen(options)
     if options.column:
         pairs = [pair.partition(":") for pair in options.column]
         chosen["columns"] = {meaning: name for meaning, _, name in pairs}

@@ -63,12 +63,15 @@ def test_no_request_ends_in_a_5xx_whether_it_keeps_to_the_description_or_not(api
     assert len(operations) >= 25
     for operation in operations:
         own = {name: value for name, value in ids.items() if "{" + name + "}" in operation.path}
+        read = False
         for role in Role:
             # a new log-in each time: one of the routes ends it
             person = asker if role is Role.USER else api.person(role)
             headers = {"Authorization": f"Bearer {api.token(person)}", "Prefer": "wait=0"}
             well_formed = fuzz(operation, GenerationMode.POSITIVE, headers, own, found)
-            if well_formed != {403}:  # else the role is turned away before anything is read
+            turned_away = well_formed == {403}  # before anything that depends on the role is read
+            if not turned_away or (role is list(Role)[-1] and not read):
+                read = True
                 headers["Authorization"] = f"Bearer {api.token(person)}"
                 fuzz(operation, GenerationMode.NEGATIVE, headers, {}, found)
     assert not found
