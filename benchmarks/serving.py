@@ -5,258 +5,16 @@ process; (c) stack: every real process, over HTTP, with guard, database and audi
 """
 
 import json
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
-import httpx
-
 from benchmarks import models, report
-
-#: Plain questions of the length that people type; each request gets its own wording.
-QUESTIONS = (
-    "What are the symptoms of asthma?",
-    "How is high blood pressure usually treated?",
-    "When should I see a doctor about a migraine?",
-    "What can I do at home for lower back pain?",
-)
-THREADS = 2
-
-
-@dataclass
-class Answer:
-    """One answer's figures, in seconds since the request was made."""
-
-    tokens: int
-    first_sentence_s: float
-    total_s: float
-
-
-@dataclass
-class Run:
-    """One system under one number of concurrent requests."""
-
-    system: str
-    concurrency: int
-    answers: list[Answer] = field(default_factory=list)
-    wall_s: float = 0.0
-    peak_mb: float = 0.0
-
-    def row(self) -> dict[str, Any]:
-        first = [answer.first_sentence_s * 1000 for answer in self.answers]
-        return {
-            "system": self.system,
-            "concurrency": self.concurrency,
-            "adapters": 0,
-            "tokens_per_s": round(sum(answer.tokens for answer in self.answers) / self.wall_s, 1),
-            "first_sentence_ms_p50": round(report.percentile(first, 0.5), 1),
-            "first_sentence_ms_p95": round(report.percentile(first, 0.95), 1),
-            "peak_mb": round(self.peak_mb),
-        }
-
-
-def questions(requests: int) -> list[str]:
-    """As many different questions. Told apart by letters: the guard may take a number for a temperature."""
-    letters = (f"{first}{second}" for first in ascii_lowercase for second in ascii_lowercase)
-    return [
-        f"{QUESTIONS[i % len(QUESTIONS)]} ({name})" for i, name in zip(range(requests), letters, strict=False)
-    ]
-
-
-def drive(run: Run, ask: Callable[[str], Answer], requests: int) -> None:
-    """Add `requests` questions to a run, as many at a time as its concurrency says."""
-    begun = time.perf_counter()
-    with ThreadPoolExecutor(run.concurrency) as pool:
-        run.answers += pool.map(ask, questions(requests))
-    run.wall_s += time.perf_counter() - begun
-
-
-def peak_mb_of(pid: int) -> float:
-    """The most memory that a process and its children held, in MB (VmHWM of Linux)."""
-    total = 0.0
-    for each in [pid, *_children(pid)]:
-        status = Path(f"/proc/{each}/status").read_text()
-        total += float(status.split("VmHWM:")[1].split()[0]) / 1000
-    return total
-
-
-def _children(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children] + [g for child in children for g in _children(int(child))]
-
-
-class Naive:
-    """System (a) in a process of its own."""
-
-    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
-        from services.local import free_ports
-
-        self._new_tokens = new_tokens
-        (port,) = free_ports(1)
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "benchmarks.naive_server", str(folder), model_name, dtype),
-                *(str(THREADS), str(port)),
-            ]
-        )
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                self._client.get("/healthz")
-                break
-            except httpx.TransportError:
-                time.sleep(0.2)
-
-    def ask(self, question: str) -> Answer:
-        begun = time.perf_counter()
-        body = {"query": question, "max_new_tokens": self._new_tokens}
-        answer = self._client.post("/predict", json=body).raise_for_status().json()
-        total = time.perf_counter() - begun
-        return Answer(answer["completion_tokens"], total, total)
-
-    def peak_mb(self) -> float:
-        return peak_mb_of(self._process.pid)
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-
-class EngineInProcess:
-    """System (b): the engine, its prompt building and detokenising, in this process."""
-
-    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
-        import torch
-
-        from services.worker_infer.loading import open_model
-        from shared.guard.sentences import SentenceSplitter
-        from shared.settings import Settings
-
-        torch.set_num_threads(THREADS)
-        self._splitter = SentenceSplitter
-        self._settings = Settings(model=model_name, model_path=folder, dtype=dtype, device="cpu")
-        self._model = open_model(self._settings)
-        self._model.engine.start()
-        self._new_tokens = new_tokens
-        self._count = 0
-        self._lock = threading.Lock()
-
-    def ask(self, question: str) -> Answer:
-        from services.worker_infer.engines.base import GenerationRequest
-
-        begun = time.perf_counter()
-        with self._lock:
-            self._count += 1
-            request_id = str(self._count)
-        prompt = self._model.text.prompt(
-            system=self._settings.system_prompt,
-            turns=[],
-            question=question,
-            released="",
-            budget_tokens=self._model.context_tokens - self._new_tokens,
-        )
-        request = GenerationRequest(
-            request_id=request_id, prompt_token_ids=prompt, max_new_tokens=self._new_tokens
-        )
-        detokeniser, splitter = self._model.text.detokeniser(), self._splitter()
-        tokens, first = 0, None
-        for token_ids in self._model.engine.submit(request):
-            tokens += len(token_ids)
-            if splitter.feed(detokeniser.feed(token_ids)) and first is None:
-                first = time.perf_counter() - begun
-        total = time.perf_counter() - begun
-        return Answer(tokens, first or total, total)
-
-    def peak_mb(self) -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-
-    def close(self) -> None:
-        self._model.engine.close()
-
-
-class WholeStack:
-    """System (c): Redis, gateway, worker, database, guard and log."""
-
-    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int, state: Path) -> None:
-        from services.local import Stack
-        from services.smoke import log_in
-
-        self._new_tokens = new_tokens
-        self._stack = Stack(
-            state,
-            without=["ui"],
-            environment={
-                "MEDICHAT_MODEL": model_name,
-                "MEDICHAT_MODEL_PATH": str(folder),
-                "MEDICHAT_DTYPE": dtype,
-                "MEDICHAT_DEVICE": "cpu",
-                "MEDICHAT_REQUESTS_PER_MINUTE": "100000",
-                "MEDICHAT_MAX_QUEUED_JOBS_PER_USER": "1000",
-                "OMP_NUM_THREADS": str(THREADS),
-            },
-        ).start()
-        self._client = log_in(self._stack, "user")
-
-    def ask(self, question: str) -> Answer:
-        from services.smoke import follow
-
-        begun = time.perf_counter()
-        body = {"query": question, "max_new_tokens": self._new_tokens}
-        accepted = self._client.post("/predict", json=body, headers={"Prefer": "respond-async"})
-        job_id = accepted.raise_for_status().json()["id"]
-        first, job = None, {}
-        for event, data in follow(self._client, job_id):
-            if event == "sentence" and first is None:
-                first = time.perf_counter() - begun
-            job = data
-        total = time.perf_counter() - begun
-        if job.get("state") != "succeeded":
-            raise RuntimeError(f"a job ended as {job.get('state')}")
-        return Answer(job["completion_tokens"], first or total, total)
-
-    def peak_mb(self) -> float:
-        return sum(peak_mb_of(process.pid) for process in self._stack.processes.values())
-
-    def close(self) -> None:
-        self._client.close()
-        self._stack.stop()
-
-
-class Bare:
-    """`model.generate` called directly, in a process of its own: the naive server is measured against it."""
-
-    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "benchmarks.bare_generate", str(folder), model_name, dtype),
-                *(str(THREADS), str(new_tokens)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, question: str) -> Answer:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(question, file=self._process.stdin, flush=True)
-        tokens, seconds = self._process.stdout.readline().split()
-        return Answer(int(tokens), float(seconds), float(seconds))
-
-    def close(self) -> None:
-        self._process.communicate()
+from benchmarks.driving import Run, drive, questions
+from benchmarks.overhead import measure_overhead
+from benchmarks.systems import Answer, Bare, EngineInProcess, Naive, WholeStack
 
 
 def naive_against_bare(naive: Naive, bare: Bare, requests: int) -> dict[str, float]:
@@ -321,25 +79,6 @@ def measure(
     return {"rows": rows, "naive_against_bare": alone}
 
 
-def measure_overhead(requests: int) -> dict[str, float]:
-    """What the whole path adds to one short answer of the demo model, in milliseconds.
-
-    Each question is asked of the engine and of the stack in turn, in the same run, one at a time.
-    """
-    with tempfile.TemporaryDirectory() as state:
-        stack = WholeStack(models.DEMO, "demo", "float32", 24, Path(state))
-        engine = EngineInProcess(models.DEMO, "demo", "float32", 24)
-        try:
-            questions = [f"{QUESTIONS[i % len(QUESTIONS)]}" for i in range(requests)]
-            for question in questions[:4]:
-                stack.ask(question), engine.ask(question)
-            added = [1000 * (stack.ask(q).total_s - engine.ask(q).total_s) for q in questions]
-        finally:
-            engine.close()
-            stack.close()
-    return {"p50": round(statistics.median(added), 1), "p95": round(report.percentile(added, 0.95), 1)}
-
-
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The comparisons that matter, from the rows."""
     speed = {(row["system"], row["concurrency"]): row["tokens_per_s"] for row in rows}
@@ -390,7 +129,7 @@ def main() -> None:
         "model": "18 layers x 640, random weights, float32",
         **large,
         "ratios": ratios(large["rows"]),
-        "overhead_ms": measure_overhead(20 if flags.quick else 200),
+        **measure_overhead(20 if flags.quick else 200),
     }
     if not flags.quick:
         demo = measure(

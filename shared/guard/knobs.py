@@ -78,6 +78,11 @@ class ClassifierKnobs(BaseModel):
     emergency: float = Field(gt=0, le=1)
     crisis: float = Field(gt=0, le=1)
 
+    @property
+    def reads_answers(self) -> bool:
+        """Whether anything can come of what it says about a sentence."""
+        return self.alone < 1 or self.flag < 1 or self.with_rule > 0
+
     def question(self) -> dict[str, float]:
         """The thresholds for questions, by label."""
         return {"refuse": self.refuse, "emergency": self.emergency, "crisis": self.crisis}

@@ -67,12 +67,14 @@ class AnswerJudge:
     ) -> None:
         self._rules, self._certain, self._scorer, self._knobs = rules, certain, scorer, knobs
         self._asker = asker
+        judged = asker is not None and knobs.judge is not None
+        self._network = scorer if knobs.classifier.reads_answers or judged else None
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`, which follows `context` in the same answer."""
         ruled = self._rules(text, context, audience)
         with_rule = self._knobs.classifier.with_rule
-        alone = ruled.severity is Severity.CRITICAL or self._scorer is None or with_rule == 0
+        alone = ruled.severity is Severity.CRITICAL or self._network is None or with_rule == 0
         if (not ruled.allowed and alone) or not text.strip():
             return ruled
         for judge in self._certain.values():
@@ -80,9 +82,9 @@ class AnswerJudge:
             if not found.allowed:
                 return found
             ruled = ruled if ruled.source else found
-        if self._scorer is None:
+        if self._network is None:
             return ruled
-        scores = self._scorer.score_answer(text.strip(), context.strip())
+        scores = self._network.score_answer(text.strip(), context.strip())
         if not ruled.allowed:
             return ruled if _danger(scores) >= with_rule else Verdict.ALLOWED
         scored = self._asked(text, context, audience, scores) or self._scored(scores, audience)
