@@ -3,9 +3,10 @@
 import logging
 import os
 import socket
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from shared.audit import record
@@ -63,6 +64,18 @@ class Registration:
                 connection.execute(delete(workers).where(workers.c.id == self._id))
         except OperationalError:
             log.warning("the database is away; this worker will be seen as silent")
+
+
+def wanted_memory(connection: Connection, now: datetime, heartbeat_s: float) -> dict[str, int]:
+    """Bytes that workers which answer may still take, by the memory they lie in (see `shared.memory`)."""
+    found: dict[str, int] = {}
+    alive = select(workers.c.stats).where(
+        workers.c.kind == Kind.INFER, workers.c.last_seen_at > now - timedelta(seconds=3 * heartbeat_s)
+    )
+    for stats in connection.execute(alive).scalars():
+        name = str(stats.get("memory", ""))
+        found[name] = found.get(name, 0) + int(stats.get("wanted_bytes", 0))
+    return found
 
 
 def is_alive(settings: Settings, kind: Kind) -> bool:

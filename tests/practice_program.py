@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from services.worker_train.child import Exit, emit, follow_parent, stop
+from shared.memory import WANTED_BY_SERVING
 
 
 class Practice:
@@ -105,6 +106,7 @@ def main() -> None:
         [sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL
     )
     (practice.folder / "pids").write_text(f"{os.getpid()} {helper.pid}")
+    (practice.folder / "wanted").write_text(os.environ[WANTED_BY_SERVING])
     (practice.folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     print("a library prints what is no event", flush=True)  # noqa: T201
     emit("estimate", memory_mb=10, free_mb=100, device="cpu", seconds=9)

@@ -74,6 +74,8 @@ class Model:
     source: AdapterSource
     text: ChatText
     context_tokens: int
+    #: Where it lies; see `shared.memory`.
+    memory: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from services.worker_infer.text import ChatText
 from shared.catalogue import CatalogueModel, Quantisation, find_model
 from shared.db import Database
 from shared.errors import AdapterRefused, InvalidInput, Unavailable
+from shared.memory import memory_name
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.weights import hash_weights
@@ -109,6 +110,7 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
         source=copies,
         text=ChatText(loaded.tokenizer),
         context_tokens=context_tokens,
+        memory=memory_name(_gpu_uuid(device)),
     )
 
 
@@ -234,6 +236,10 @@ def _check_memory(
 def _too_large(entry: CatalogueModel, quantisation: Quantisation) -> str:
     smaller = "" if quantisation is Quantisation.NF4 else "set MEDICHAT_QUANTISE=nf4, or "
     return f"The model {entry.name} does not fit the memory: {smaller}choose a smaller MEDICHAT_MODEL."
+
+
+def _gpu_uuid(device: torch.device) -> str | None:
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 def _free_memory(device: torch.device) -> int:

@@ -152,7 +152,9 @@ class Worker:
         """Say that this worker lives, and how it fares."""
         self.answerer.ring_when_well()
         stats = vars_of(self.model.engine.stats()) | self.guards.stats()
-        self.registration.report({**stats, "shadow_left_out": self.shadow.left_out})
+        self.registration.report(
+            {**stats, "memory": self.model.memory, "shadow_left_out": self.shadow.left_out}
+        )
 
     def _close(self) -> None:
         self.model.engine.close()

@@ -85,6 +85,11 @@ def choose_device() -> torch.device:
     return device
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """Which GPU this is, whatever number it has here; None for the CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
 def count_devices() -> int:
     """How many processes can train side by side: one a GPU, or without any one a processor."""
     return torch.cuda.device_count() or os.cpu_count() or 1

@@ -10,6 +10,7 @@ its supervisor (see child.py).
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from services.worker_train.memory import is_out_of_memory
 from services.worker_train.processes import Ending
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
+from shared.memory import memory_name, wanted_by_serving
 from shared.training.recipe import Recipe, read_recipe
 
 
@@ -146,11 +148,13 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
 
 
 def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> None:
-    """Say what the training will take. Raises DoesNotFit, or MustWait when only what is free now is too
-    little.
+    """Say what the training will take, and keep it from taking what answers will need. Raises DoesNotFit, or
+    MustWait when only what is free now is too little.
     """
     recipe = material.recipe
     free, total = callbacks.free_memory(device)
+    kept = wanted_by_serving(os.environ, memory_name(base.gpu_uuid(device)))
+    free = max(0, free - kept)
     lengths = [len(sample.ids) for sample in material.train]
     judged = estimate(
         recipe,
@@ -169,9 +173,12 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
     if judged.memory_mb > judged.free_mb:
         raise callbacks.MustWait(
             f"This needs about {judged.memory_mb / 1000:.1f} GB, and beside what runs now "
-            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free; it starts when "
+            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free"
+            f"{f', without {kept / 1e9:.1f} GB that answers may still need' if kept else ''}; it starts when "
             f"there is room."
         )
+    if device.type == "cuda":  # should it take more than it was judged to, it fails, and not an answer
+        torch.cuda.set_per_process_memory_fraction(min(1.0, free / total), device)
 
 
 def make_trainer(

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from services.worker_infer.adapters import AdapterCopies
 from services.worker_infer.engines.base import FinishReason, Sampling
 from services.worker_infer.engines.errors import AdapterUnavailable, EngineCrashed, EngineUnavailable
-from services.worker_infer.engines.manager import PagedLimits, share_cache
+from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
 from services.worker_infer.engines.view import linear_layers, log_likelihoods, make_view, put_adapter
 from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.loading import load_model
@@ -120,6 +120,16 @@ def test_base_and_three_adapters_together_each_equal_generate(
     assert given == [generated(alone[name], prompt) for name, prompt in asked]
     assert generated(alone[adapters[0]], asked[0][1]) != given[0]
     assert engine.stats().adapters == sorted(adapters[:3])
+
+
+def test_it_tells_how_much_memory_adapters_may_still_take(start: Start, adapters: list[str]) -> None:
+    engine = start(max_views=2)
+    each = LIMITS.cache_tokens * cache_bytes_per_token(tiny_model())
+    wanted = [engine.stats().wanted_bytes]
+    for name in adapters[:2]:
+        drained(engine.submit(request(name, prompts(1)[0], adapter=name)))
+        wanted.append(engine.stats().wanted_bytes)
+    assert wanted == [2 * each, each, 0]
 
 
 def test_cancels_and_evictions_change_no_other_answer(

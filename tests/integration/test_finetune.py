@@ -20,10 +20,11 @@ from trl.trainer.sft_config import SFTConfig
 
 from models.demo.pictures import draw_picture
 from services.worker_train import base, export, finetune
-from services.worker_train.callbacks import StopRequest, Watch
+from services.worker_train.callbacks import MustWait, StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.processes import Ending, gravest
+from shared.memory import WANTED_BY_SERVING, memory_name
 from shared.training.recipe import Recipe
 from tests.tiny_model import tiny_model
 from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
@@ -499,6 +500,19 @@ def test_a_model_that_cannot_fit_is_refused_with_advice(train, rows: Path) -> No
     with pytest.raises(Refused, match="quantisation: nf4") as refusal:
         finetune.judge(material, huge, torch.device("cpu"), torch.float32)
     assert refusal.value.reason == "does-not-fit"
+
+
+def test_a_run_leaves_the_memory_that_answers_may_still_need(
+    train, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = finetune.prepare(tiny_recipe(rows))
+    shapes = finetune.Shapes.of(base.read_config(material.source), 27_000_000)
+    wanted = {memory_name(None): psutil.virtual_memory().total, "gpu:another": 1}
+    monkeypatch.setenv(WANTED_BY_SERVING, json.dumps(wanted))
+    with pytest.raises(MustWait, match="GB that answers may still need"):
+        finetune.judge(material, shapes, torch.device("cpu"), torch.float32)
+    monkeypatch.setenv(WANTED_BY_SERVING, json.dumps({"gpu:another": 1 << 60}))
+    finetune.judge(material, shapes, torch.device("cpu"), torch.float32)
 
 
 def judged(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

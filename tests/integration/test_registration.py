@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from shared.db.tables import workers
 from shared.jobs.lifecycle import Kind
-from shared.registration import Registration, is_alive, worker_name
+from shared.registration import Registration, is_alive, wanted_memory, worker_name
 from tests.support import Api
 
 
@@ -34,3 +34,17 @@ def test_a_worker_that_was_silent_for_three_heartbeats_is_not_well(api: Api) -> 
     assert not is_alive(api.settings, Kind.TRAIN)
     registration.report({})
     assert is_alive(api.settings, Kind.TRAIN)
+
+
+def test_what_workers_that_answer_will_still_take_is_summed_by_memory(api: Api) -> None:
+    for number, (kind, memory) in enumerate(
+        [(Kind.INFER, "gpu:a"), (Kind.INFER, "gpu:a"), (Kind.INFER, "gpu:b"), (Kind.TRAIN, "gpu:a")]
+    ):
+        registration = Registration(api.gateway.database, api.gateway.clock, f"{kind}@host:{number}")
+        registration.enter(kind, "demo", {})
+        registration.report({"memory": memory, "wanted_bytes": 10 + number})
+    with api.gateway.database.read() as connection:
+        now = api.gateway.clock.now(connection)
+        assert wanted_memory(connection, now, api.settings.heartbeat_s) == {"gpu:a": 21, "gpu:b": 12}
+        later = now + timedelta(seconds=3 * api.settings.heartbeat_s + 1)
+        assert wanted_memory(connection, later, api.settings.heartbeat_s) == {}

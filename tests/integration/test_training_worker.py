@@ -3,6 +3,7 @@
 The programs are real processes; what they do is practice (tests/practice_program.py).
 """
 
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
 from tests.support import Api, wait_until
@@ -240,6 +242,16 @@ def test_a_program_that_the_kernel_killed_for_memory_goes_on_with_half_the_batch
     os.kill(school.program_pids(run_id)[0], signal.SIGKILL)
     run = school.wait_for_end(run_id)
     assert (run["state"], run["attempt"], run["recipe"]["batch_size"]) == ("succeeded", attempt, batch_size)
+
+
+@on_one_database
+def test_a_run_is_told_what_answers_may_still_need(school: School, worker: Worker) -> None:
+    gateway = school.api.gateway
+    serving = Registration(gateway.database, gateway.clock, "infer@host:1")
+    serving.enter(Kind.INFER, "demo", {})
+    serving.report({"memory": "gpu:a", "wanted_bytes": 7})
+    run = school.wait_for_end(school.submit()["id"])
+    assert json.loads((school.folder(run["id"]) / "wanted").read_text()) == {"gpu:a": 7}
 
 
 @on_one_database

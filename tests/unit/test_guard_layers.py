@@ -258,3 +258,21 @@ def test_a_classifier_that_could_stop_no_question_is_not_asked() -> None:
     scorer = Scores(refuse=1.0)
     assert guard(scorer, refuse=1, emergency=1, crisis=1).screen_question("What is asthma?").allowed
     assert scorer.asked == []
+
+
+def test_a_classifier_that_could_stop_no_sentence_is_not_asked() -> None:
+    scorer = Scores(dosing=1.0)
+    alone = guard(scorer, alone=1, flag=1, with_rule=0)
+    assert alone.judge_answer(PLAIN) == Verdict.ALLOWED
+    assert not alone.judge_answer(RULED).allowed
+    assert scorer.asked == []
+
+
+def test_the_model_is_asked_where_the_classifier_by_itself_stops_nothing() -> None:
+    policy = dict(packaged_policy())
+    knobs = yaml.safe_load(policy["policy.yaml"])
+    knobs["classifier"] = KNOBS | {"alone": 1, "flag": 1, "with_rule": 0}
+    judge = Guard(
+        policy | {"policy.yaml": yaml.safe_dump(knobs)}, Scores(dosing=0.5), Asked(0.9)
+    ).judge_answer
+    assert judge(PLAIN).layer == "judge"

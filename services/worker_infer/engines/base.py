@@ -92,6 +92,8 @@ class EngineStats:
     #: SHA-256 of the adapters that are ready, and the bytes that they take beside the base's weights.
     adapters: list[str] = field(default_factory=list)
     adapter_bytes: int = 0
+    #: Bytes that it may still take: the caches of adapters that are not ready yet.
+    wanted_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

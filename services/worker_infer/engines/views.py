@@ -164,6 +164,7 @@ class AdapterEngine:
             restarts=sum(one.restarts for one in each) + past[2],
             adapters=sorted(views),
             adapter_bytes=sum(view.bytes for view in views.values()),
+            wanted_bytes=max(0, self._max_views - len(views)) * self._cache_bytes,
         )
 
     def health(self) -> EngineHealth:

@@ -4,6 +4,7 @@ It does not know how training works. Checkpoints are mirrored to the storage, so
 """
 
 import hashlib
+import json
 import logging
 import shutil
 import time
@@ -22,6 +23,8 @@ from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
 from shared.logs import where
+from shared.memory import WANTED_BY_SERVING
+from shared.registration import wanted_memory
 from shared.training.adapter_files import CARD, FILES, WEIGHTS, hash_files
 from shared.training.adapters import AdapterStore, NewAdapter
 from shared.training.progress import StepReport, add_note, record_steps
@@ -48,6 +51,8 @@ class TrainWork(Work):
         #: The time when this process's monotonic clock read 0: found once, so that later steps are later.
         self._clock_zero: datetime | None = None
         self._mirror_failed = False
+        #: What the workers that answer will still take of each memory, in bytes.
+        self._wanted: dict[str, int] = {}
 
     @property
     def run(self) -> Row[Any]:
@@ -82,10 +87,12 @@ class TrainWork(Work):
         return [str(recipe), "--supervised"]
 
     def environment(self) -> dict[str, str]:
-        return super().environment() if self._recipe.processes == 1 else {}
+        single = super().environment() if self._recipe.processes == 1 else {}
+        return {**single, WANTED_BY_SERVING: json.dumps(self._wanted)}
 
     def started(self, connection: Connection, now: datetime) -> None:
         self._fresh = True
+        self._wanted = wanted_memory(connection, now, self.tools.settings.heartbeat_s)
         step = self.checkpoints.newest()
         if step is not None:
             self.note(
