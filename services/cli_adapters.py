@@ -75,6 +75,7 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     both.set_defaults(run=_compare)
     add("verify", "load it where it will serve, and compare what it computes", _verify)
     add("evaluate", "measure it against its base", _evaluate)
+    add("approve", "let questions name it", _approve)
     promote = add("promote", "let it answer", _promote)
     promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept in the log")
     add("recall", "never let it answer again", _recall).add_argument("--reason", required=True)
@@ -239,6 +240,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         return FAILED
     _print_gate(measured["gate"])
     return DONE if measured["gate"]["passed"] else FAILED
+
+
+def _approve(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        adapter = expect(client.post(f"/v1/adapters/{_find(client, options.adapter)}/approve"))
+        print(f"{adapter['name']} v{adapter['version']} answers questions that name it")
+    return DONE
 
 
 def _promote(options: argparse.Namespace) -> int:

@@ -119,6 +119,10 @@ class Tuning:
         """Measure the adapter against its base on the held-out rows."""
         self._call("POST", f"/v1/adapters/{sha256}/evaluate", json={})
 
+    def approve(self, sha256: str) -> None:
+        """Let questions name the adapter; what answers the others stays."""
+        self._call("POST", f"/v1/adapters/{sha256}/approve")
+
     def promote(self, sha256: str, override_reason: str | None = None) -> None:
         """Let the adapter answer; past a failed gate only with a reason, which is logged."""
         self._call("POST", f"/v1/adapters/{sha256}/promote", json=given(override_reason=override_reason))

@@ -194,16 +194,15 @@ class AdapterStore:
         self._log(connection, actor, now, "adapter.added", new.sha256, details)
         return find(connection, new.sha256)
 
-    def approve(
-        self, connection: Connection, sha256: str, actor: record.Actor, *, override_reason: str | None = None
-    ) -> Adapter:
-        """Say that a candidate may answer: it was verified, and passed its gate or is let past it.
+    def approve(self, connection: Connection, sha256: str, actor: record.Actor) -> Adapter:
+        """Let questions name a candidate that was verified and passed its gate; what answers stays.
 
         Raises Conflict, saying what is missing or which figure failed and by how much.
         """
         adapter = find(connection, sha256)
-        gate = self._check_fit(connection, adapter, override_reason)
-        return self._approve(connection, adapter, actor, gate, overridden=override_reason is not None)
+        return self._approve(
+            connection, adapter, actor, self._check_fit(connection, adapter), overridden=False
+        )
 
     def promote(
         self,
@@ -272,7 +271,7 @@ class AdapterStore:
     # -- inside
 
     def _check_fit(
-        self, connection: Connection, adapter: Adapter, override_reason: str | None
+        self, connection: Connection, adapter: Adapter, override_reason: str | None = None
     ) -> Gate | None:
         """The newest gate, if the adapter may answer. Raises Conflict."""
         if adapter.status is AdapterStatus.RECALLED:

@@ -108,6 +108,28 @@ def test_an_override_promotes_and_is_audited_without_its_words(
     assert not any(b"ebrafinch" in event.canonical_bytes for event in api.audit())
 
 
+def test_an_approved_adapter_may_be_named_and_answers_nobody_else(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    assert client.post(f"/v1/adapters/{A}/approve").json()["status"] == "approved"
+    asked = api.log_in().post(
+        "/predict", json={"query": "What is asthma?", "adapter": A}, headers={"Prefer": "respond-async"}
+    )
+    assert (asked.status_code, answering(api)) == (202, None)
+    assert client.post(f"/v1/adapters/{A}/approve").status_code == 409
+    (event,) = api.audit("adapter.approved")
+    assert b'"overridden":false' in event.canonical_bytes
+    assert promote(client, A).json()["status"] == "active"
+
+
+def test_an_approval_waits_for_a_gate_that_passes(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    refused = client.post(f"/v1/adapters/{A}/approve")
+    assert (refused.status_code, status(client, A)) == (409, "candidate")
+    assert "3.5 above the limit" in refused.json()["detail"]
+
+
 def test_a_promotion_archives_the_one_before(api: Api, admin: Person, client: httpx.Client) -> None:
     for sha256 in (A, B):
         add_good_adapter(api, admin, sha256)

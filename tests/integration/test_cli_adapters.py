@@ -85,6 +85,13 @@ def test_an_adapter_is_named_by_the_beginning_of_its_hash(
     assert cli.main(["adapter", "promote", sha_of("a")[:3]]) == 1
 
 
+def test_an_adapter_is_approved(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    add_good_adapter(api, admin, sha_of("a"))
+    assert cli.main(["adapter", "approve", sha_of("a")[:8]]) == 0
+    assert status_of(api, sha_of("a")) == "approved"
+    assert "v1 answers questions that name it" in capsys.readouterr().out
+
+
 def test_an_adapter_is_found_behind_many_newer_ones(
     api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -369,6 +369,15 @@ def test_a_good_adapter_is_promoted_and_answers(open_app: Open, api: Api, admin:
     assert api.client(admin).get(f"/v1/adapters/{A}").json()["status"] == "active"
 
 
+def test_a_good_candidate_is_approved_and_answers_nobody_yet(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    app = open_app("adapters")
+    button(app, "Yes: approve").click().run()
+    assert api.client(admin).get(f"/v1/adapters/{A}").json()["status"] == "approved"
+    assert "the base model alone" in texts(app)
+    assert not [each for each in app.button if each.label == "Yes: approve"]
+
+
 def test_past_a_failed_gate_an_adapter_is_promoted_only_with_a_reason_which_the_history_keeps(
     open_app: Open, api: Api, admin: Person
 ) -> None:

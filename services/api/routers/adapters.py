@@ -147,6 +147,16 @@ def verify_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> 
     return job_view(job)
 
 
+@router.post("/adapters/{sha256}/approve", responses=document(401, 403, 404, 409, 422, 429))
+def approve_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep, store: StoreDep) -> AdapterView:
+    """Let questions name the candidate; what answers those that name none stays.
+
+    Refused until it is verified and its newest gate passed.
+    """
+    with gateway.database.write() as connection:
+        return _view(connection, store.approve(connection, sha256, caller.actor))
+
+
 @router.post("/adapters/{sha256}/promote", responses=document(401, 403, 404, 409, 413, 422, 429))
 def promote_adapter(
     sha256: NamedAdapter, body: PromoteBody, caller: Admin, gateway: GatewayDep, store: StoreDep

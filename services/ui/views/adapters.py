@@ -161,11 +161,12 @@ def _follow(tuning: Tuning, sha256: str) -> None:
 
 def _acts(tuning: Tuning, adapter: Json) -> None:
     sha256, gate, checked = adapter["sha256"], adapter["gate"], adapter["verification"]
-    promote, override, recall = st.columns(3)
+    promote, approve, override, recall = st.columns(4)
     loaded = bool(checked and checked["ok"])
+    fit = bool(loaded and gate and gate["passed"])
     if adapter["status"] in ("candidate", "approved", "archived"):
         with promote:
-            if loaded and gate and gate["passed"]:
+            if fit:
                 acts.confirm(
                     "Promote",
                     "Every question that names no adapter is answered with it, within seconds.",
@@ -176,6 +177,16 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
                 )
             else:
                 st.caption("Can be promoted once 1 and 2 are done and within their limits.")
+        if fit and adapter["status"] == "candidate":
+            with approve:
+                acts.confirm(
+                    "Approve",
+                    "Whoever names it in a question is answered with it. All others are answered as before.",
+                    partial(tuning.approve, sha256),
+                    key="approve",
+                    done="It may be named in questions.",
+                    icon=":material/check:",
+                )
         if loaded and gate and not gate["passed"]:
             with override:
                 acts.with_reason(
