@@ -143,7 +143,17 @@ class EngineInProcess:
 class WholeStack:
     """System (c): Redis, gateway, worker, database, guard and log."""
 
-    def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int, state: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model_name: str,
+        dtype: str,
+        new_tokens: int,
+        state: Path,
+        *,
+        worker: str | None = None,
+    ) -> None:
+        """`worker` is the command of another worker than the product's."""
         from services.local import Stack
         from services.smoke import log_in
 
@@ -160,7 +170,10 @@ class WholeStack:
                 "MEDICHAT_MAX_QUEUED_JOBS_PER_USER": "1000",
                 "OMP_NUM_THREADS": str(THREADS),
             },
-        ).start()
+        )
+        if worker is not None:
+            self._stack.commands["worker_infer"] = worker
+        self._stack.start()
         self._client = log_in(self._stack, "user")
 
     def ask(self, question: str) -> Answer:

@@ -13,6 +13,8 @@ from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 DATA = Path(__file__).parent / "data"
 #: Rows that share this part of their three-word sequences are the same row.
 NEAR = 0.7
+#: So many rows in a row are set aside together.
+NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,11 @@ def shingles(text: str) -> set[str]:
 
 
 def set_aside(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and a part of each label to calibrate with."""
-    by_label: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_label[row.label].append(row)
-    train: list[Row] = []
-    aside: list[Row] = []
-    for label in sorted(by_label):
-        of_label = by_label[label]
-        random.Random(f"{seed}:{label}").shuffle(of_label)
-        cut = round(len(of_label) * share)
-        aside += of_label[:cut]
-        train += of_label[cut:]
-    return train, aside
+    """The rows to train on, and a part to calibrate with.
+
+    Neighbours stay together: many were written as pairs that differ in a word, and one would tell the other.
+    """
+    blocks = [rows[at : at + NEIGHBOURS] for at in range(0, len(rows), NEIGHBOURS)]
+    random.Random(seed).shuffle(blocks)
+    cut = round(len(blocks) * share)
+    return [row for block in blocks[cut:] for row in block], [row for block in blocks[:cut] for row in block]

@@ -46,6 +46,7 @@ from shared.jobs.store import JobStore, Renewal
 from shared.logs import where
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import DataKey
+from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
 from shared.queue import Bell
 from shared.settings import Settings
@@ -285,10 +286,14 @@ class _Attempt:
         self._completion_tokens = a._model.text.count(question.released)
         most = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
         wanted = max(1, most - self._completion_tokens)
+        turns, asked, hidden = question.turns, question.text, False
+        if self._standing.guard.hides_identifiers:
+            asked, hidden = without_names(asked)
+            turns = [Turn(role=turn.role, text=without_names(turn.text)[0]) for turn in turns]
         prompt = a._model.text.prompt(
             system=a._settings.system_prompt,
-            turns=question.turns,
-            question=question.text,
+            turns=turns,
+            question=asked,
             released=question.released,
             budget_tokens=a._model.context_tokens - wanted,
         )
@@ -307,6 +312,7 @@ class _Attempt:
             state=question.state,
             locale=a._settings.locale,
             referral_due=question.referral_due,
+            hidden=hidden,
         )
         detokeniser = a._model.text.detokeniser()
         request = GenerationRequest(

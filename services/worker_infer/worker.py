@@ -28,6 +28,7 @@ from shared.jobs.lifecycle import Kind
 from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
+from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
 from shared.queue import Bell, make_celery, open_redis, task_name
 from shared.registration import Registration, worker_name
@@ -87,6 +88,7 @@ class Worker:
     def run(self) -> None:
         """Answer questions until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
         self.model.engine.start()
+        without_names("Peter")  # reads its lists of names now, and not while somebody waits
         # what is loaded stays: searching it for garbage would stop every answer for a moment
         gc.collect()
         gc.freeze()

@@ -104,6 +104,11 @@ class Guard:
         """What the layers without a network say of a question: quick enough for one who waits."""
         return self._questions.at_once(text, "", audience)
 
+    @property
+    def hides_identifiers(self) -> bool:
+        """Whether the model shall read questions without what names a person."""
+        return self._knobs.identifiers == "hide"
+
     def layers(self, side: Side) -> dict[str, Judge]:
         """Every layer that has a say on this side, by name; to see what each says by itself."""
         return self._answers.layers() if side is Side.ANSWER else self._questions.layers()
@@ -136,6 +141,7 @@ class Guard:
         locale: str = "intl",
         clock: Callable[[], float] = time.monotonic,
         referral_due: bool = False,
+        hidden: bool = False,
     ) -> Gate:
         """A gate for one answer; see `Gate` for what was already shown of it.
 
@@ -152,6 +158,7 @@ class Guard:
             question=question,
             state=state,
             referral_due=referral_due,
+            hidden=hidden,
             time_budget_s=self._knobs.sentence_time_budget_s,
         )
 

@@ -62,6 +62,7 @@ class Gate:
         referral_due: whether that held a sentence which is shown only with a referral.
         question: what is answered.
         state: `crisis` or `emergency` when it was found earlier in the conversation.
+        hidden: whether the model read the question without what names a person.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Gate:
         referral_due: bool = False,
         question: str = "",
         state: Category | None = None,
+        hidden: bool = False,
         time_budget_s: float = TIME_BUDGET_S,
     ) -> None:
         self._judge = judge
@@ -91,6 +93,7 @@ class Gate:
         self._urged = reader.urges(released_so_far)
         self._warned = reader.warns_of_emergency(question) or reader.warns_of_emergency(released_so_far)
         self._lead = None if state is None or released_so_far else still(responses.still(state), state)
+        self._hidden = hidden
         self._stopped = False
 
     @property
@@ -111,6 +114,8 @@ class Gate:
             releases.append(self._added(self._responses.referral, REFERRAL_ADDED))
         if not self._stopped and self._needs_urgent_line():
             releases.append(self._added(self._responses.urgent, URGENT_ADDED))
+        if not self._stopped and self._hidden:
+            releases.append(self._added(self._responses.hidden, IDENTIFIERS_HIDDEN))
         self._stopped = True
         return releases
 
@@ -199,7 +204,11 @@ REFERRAL_ADDED = Verdict(
 )
 #: The verdict on the line on urgent care that the gate adds to an answer that names signs of an emergency.
 URGENT_ADDED = replace(REFERRAL_ADDED, source="urgent_care_added")
+#: The verdict on the sentence that says that the model read no names.
+IDENTIFIERS_HIDDEN = replace(
+    REFERRAL_ADDED, category=Category.IDENTIFIERS, source="identifiers_hidden", side=Side.QUESTION
+)
 #: The source of the verdict on what an answer begins with after a crisis or an emergency.
 HELP_FIRST = "help_first"
 #: The sources of verdicts on sentences that the gate itself wrote, so that nobody judges them.
-ADDED = frozenset((REFERRAL_ADDED.source, URGENT_ADDED.source, HELP_FIRST))
+ADDED = frozenset((REFERRAL_ADDED.source, URGENT_ADDED.source, IDENTIFIERS_HIDDEN.source, HELP_FIRST))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
@@ -109,6 +109,8 @@ class Knobs(BaseModel):
     #: How long the verdict on one sentence may take, in seconds.
     sentence_time_budget_s: float = Field(gt=0, le=5)
     classifier: ClassifierKnobs
+    #: What becomes of names and numbers of persons in a question before the model reads it.
+    identifiers: Literal["hide", "keep"] = "hide"
     #: None: no model is asked.
     judge: JudgeKnobs | None = None
     audiences: Audiences

@@ -97,6 +97,7 @@ class ResponsesFile(_Strict):
     not_screened: Text | None = None
     unknown_language: Text | None = None
     injection: Text | None = None
+    hidden: Text | None = None
     replacements: dict[Category, Text]
     refusal: Text
     urgent: Text

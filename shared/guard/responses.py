@@ -7,6 +7,9 @@ from typing import Any
 
 from shared.guard.verdict import Category
 
+#: What a policy of an earlier release lacks.
+HIDDEN = "(Personal details in your question were not shown to the model.)"
+
 
 class Responses:
     """The safe texts of one locale.
@@ -40,6 +43,7 @@ class Responses:
             self._filled(texts.get(name) or texts["not_checked"])
             for name in ("not_screened", "unknown_language", "injection")
         )
+        self.hidden = self._filled(texts.get("hidden") or HIDDEN)
         self._replacements = {
             Category(name): self._filled(text) for name, text in texts["replacements"].items()
         }

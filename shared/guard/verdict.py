@@ -68,6 +68,7 @@ class Category(StrEnum):
     OMISSION = "omission"
     LANGUAGE = "language"  # one that the guard does not know
     HARMFUL_REQUEST = "harmful_request"
+    IDENTIFIERS = "identifiers"  # names or numbers of persons, which the model does not need
     INJECTION = "injection"  # tells the assistant to set its rules aside
     CRISIS = "crisis"
     EMERGENCY = "emergency"

@@ -54,6 +54,20 @@ _PERSONS_URL = re.compile(r"(?:https?://|www\.)(?![\w.-]*\.(?:gov|edu|int|nhs\.u
 _WHOLE_DATE = re.compile(r"\d[/.-]\d+[/.-]\d|[A-Za-z]{3}")
 
 
+#: What names or numbers one person. A place, a date or an age alone does not, and an answer may need it.
+_NAMING = frozenset(
+    (
+        "NAME",
+        "EMAIL",
+        "PHONE",
+        "ACCOUNT_NUMBER",
+        "HEALTH_PLAN_NUMBER",
+        "SOCIAL_SECURITY_NUMBER",
+        "RECORD_NUMBER",
+    )
+)
+
+
 @dataclass(frozen=True)
 class Finding:
     """An identifier at `text[start:end]`."""
@@ -76,6 +90,12 @@ def mask(text: str, findings: Iterable[Finding]) -> str:
     for finding in sorted(findings, key=lambda each: each.start, reverse=True):
         text = f"{text[: finding.start]}[{finding.type}]{text[finding.end :]}"
     return text
+
+
+def without_names(text: str) -> tuple[str, bool]:
+    """The text with names and numbers of persons masked, and whether it had any."""
+    naming = [finding for finding in find(text) if finding.type in _NAMING]
+    return mask(text, naming), bool(naming)
 
 
 def _findings(recogniser: LocalRecognizer, text: str) -> list[Finding]:

@@ -23,6 +23,7 @@ from services.worker_infer.engines.errors import EngineCrashed, EngineError, Eng
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText
+from shared.auth.roles import Role
 from shared.conversations import Sentence, join
 from shared.db.tables import jobs, released_sentences, verdicts
 from shared.guard import Guard, packaged_policy
@@ -37,6 +38,7 @@ from shared.prompts import prompt_version
 from shared.queue import open_redis
 from shared.training.adapter_files import AdapterFiles
 from tests.conftest import MakeApi
+from tests.policies import activate, add_version
 from tests.support import Api, ask_async, wait_until
 from tests.tiny_model import tiny_tokenizer
 
@@ -322,6 +324,42 @@ def test_a_flagged_sentence_is_shown_and_told_to_reviewers_only(clinic: Clinic) 
     talk = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()
     assert talk["messages"][-1]["text"] == SAFE + REFERRAL
     assert talk["messages"][-1]["guard"]["action"] == "allow"
+
+
+PATIENT = "My patient Zebediah Smith, MRN 4451209, has asthma."
+
+
+def test_the_model_reads_no_names_and_the_answer_says_so(clinic: Clinic) -> None:
+    clinic.engine.script += [SAFE]
+    job = clinic.answered(clinic.ask(PATIENT + " What helps?"))
+    prompt = clinic.prompt(0)
+    assert "Zebediah" not in prompt
+    assert "4451209" not in prompt
+    assert "asthma" in prompt
+    answer = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()["messages"][-1]
+    assert answer["text"].endswith(clinic.api.gateway.guard.responses().hidden)
+    assert (answer["guard"]["action"], answer["guard"]["category"]) == ("append", "identifiers")
+
+
+def test_nor_does_it_read_the_names_of_earlier_turns(clinic: Clinic) -> None:
+    clinic.engine.script += [SAFE, SAFE]
+    first = clinic.answered(clinic.ask(PATIENT))
+    later = clinic.answered(clinic.ask("And at night?", conversation_id=first.conversation_id))
+    assert "asthma" in clinic.prompt(1)
+    assert "Zebediah" not in clinic.prompt(1)
+    answer = clinic.client.get(f"/v1/conversations/{later.conversation_id}").json()["messages"][-1]
+    assert answer["guard"]["category"] != "identifiers", "nothing in this question was hidden"
+
+
+def test_a_clinic_may_let_the_model_read_names(clinic: Clinic) -> None:
+    knobs = packaged_policy()["policy.yaml"].replace("identifiers: hide", "identifiers: keep")
+    texts = {"policy.yaml": knobs}
+    chief = clinic.api.log_in(Role.ADMIN)
+    activate(chief, add_version(chief, texts))
+    clinic.api.gateway.guards.refresh()
+    clinic.engine.script += [SAFE]
+    clinic.answered(clinic.ask(PATIENT))
+    assert "Zebediah Smith" in clinic.prompt(0)
 
 
 def test_a_question_is_not_asked_about_again_once_something_was_released(clinic: Clinic) -> None:

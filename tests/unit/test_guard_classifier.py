@@ -18,6 +18,7 @@ from models.guard.export import export
 from models.guard.network import Network
 from models.guard.rows import (
     NEAR,
+    NEIGHBOURS,
     Row,
     set_aside,
     shingles,
@@ -160,10 +161,13 @@ def test_near_duplicates_are_one_row() -> None:
     assert list(without_near_duplicates([one, near, other, one])) == [one, other]
 
 
-def test_a_part_of_every_label_is_set_aside_and_not_learnt() -> None:
-    rows = [Row("", f"{label} {number}", label) for label in ("safe", "dosing") for number in range(40)]
+def test_a_part_is_set_aside_with_its_neighbours_and_not_learnt() -> None:
+    rows = [Row("", f"{number}", "safe") for number in range(200)]
     learnt, aside = set_aside(rows, 0.1, seed=1)
-    assert Counter(row.label for row in aside) == {"safe": 4, "dosing": 4}
+    assert len(aside) == 20
+    assert {int(row.text) // NEIGHBOURS for row in aside}.isdisjoint(
+        int(row.text) // NEIGHBOURS for row in learnt
+    )
     assert sorted(row.text for row in learnt + aside) == sorted(row.text for row in rows)
     assert set_aside(rows, 0.1, seed=1) == (learnt, aside)
 

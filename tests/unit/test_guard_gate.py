@@ -12,6 +12,7 @@ from shared.guard import Audience, Guard, packaged_policy
 from shared.guard.gate import (
     CONTEXT_CHARS,
     GUARD_FAILURE,
+    IDENTIFIERS_HIDDEN,
     REFERRAL_ADDED,
     URGENT_ADDED,
     Gate,
@@ -255,3 +256,10 @@ def test_after_a_crisis_an_answer_begins_with_where_help_is_found(state: Categor
 def test_an_answer_that_goes_on_does_not_begin_again() -> None:
     opened = gate(Recorder(), released="Flu is an infection. ", state=Category.CRISIS)
     assert [release.text for release in run(opened, ["See your GP."])] == ["See your GP."]
+
+
+def test_an_answer_says_last_that_names_were_kept_from_the_model() -> None:
+    hidden = GUARD.gate(Audience.CLINICIAN, hidden=True)
+    releases = hidden.feed("Rest well.") + hidden.close()
+    assert [release.text for release in releases] == ["Rest well.", " " + GUARD.responses().hidden]
+    assert releases[-1].verdict == IDENTIFIERS_HIDDEN

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from shared.privacy.phi import Finding, find, mask
+from shared.privacy.phi import Finding, find, mask, without_names
 
 
 def masked(text: str) -> str:
@@ -61,10 +61,21 @@ def test_an_identifier_is_masked(text: str, expected: str) -> None:
         "Ask at a State Health office about Family Health and Home Health.",
         "The Report of the Surgeon General is on ClinicalTrials.gov.",
         "Rinse well. Don't smoke. Get an X-Ray.",
+        "What is Williams Syndrome?",
     ],
 )
 def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
     assert masked(text) == text
+
+
+def test_without_names_only_what_points_at_one_person_is_masked() -> None:
+    text = "My patient Peter K., MRN 4451209, aged 93, saw us in Leeds on 3 March 2024; call 020 7946 0018."
+    hidden, any_hidden = without_names(text)
+    assert any_hidden
+    assert hidden == (
+        "My patient [NAME], MRN [RECORD_NUMBER], aged 93, saw us in Leeds on 3 March 2024; call [PHONE]."
+    )
+    assert without_names("Is malaria found in Leeds?") == ("Is malaria found in Leeds?", False)
 
 
 def test_findings_are_in_order_and_do_not_overlap() -> None:

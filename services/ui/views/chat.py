@@ -121,6 +121,8 @@ def _guard_banner(guard: Json | None) -> None:
         told = f"**The guard asks you to check this with a clinician** ({reason})."
         if guard["category"] == "omission":
             told = "**The guard added the last sentence**, because the answer did not say whom to turn to."
+        elif guard["category"] == "identifiers":
+            told = "**The guard kept what names a person from the model**; an answer does not need it."
         elif guard["category"] in ("crisis", "emergency"):
             told = "**The guard put first where help is found**, because of what was said before."
         st.info(told, icon=":material/shield:")

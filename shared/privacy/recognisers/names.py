@@ -71,7 +71,7 @@ def people(text: str) -> Iterator[tuple[int, int, float]]:
         if not tokens or any(token[0] in COMMON_CAPITALISED for token in tokens[:-1]):
             continue
         start, end = tokens[0].start(), tokens[-1].end()
-        if starts_eponym(text, end):
+        if any(starts_eponym(text, token.end()) for token in tokens):  # also "Williams Syndrome"
             continue
         score = _score([token[0].rstrip(".") for token in tokens], first, last)
         if (len(tokens) > 1 or score) and _CUE.search(text[max(0, start - 24) : start]):

@@ -53,7 +53,7 @@ _EPONYM = re.compile(
     r"^(?:['’]s?)?(?:[\s-]+(?:and|or|[a-z]+[\s-]+){0,2})?\s*(?:['’]s?\s+)?"
     r"(?:disease|syndrome|criteria|score|scale|test|sign|reflex|index|classification|grade|stage|staging|thyroiditis"
     r"|lymphoma|sarcoma|palsy|contracture|fracture|procedure|operation|maneuver|manoeuvre|catheter|phenomenon|chorea"
-    r"|esophagus|oesophagus|dementia|ulcer|nodes?|stain|smear|tube|rule|rules|diet|virus|fever|study|trial|method"
+    r"|esophagus|oesophagus|sequence|dementia|ulcer|nodes?|stain|smear|tube|rule|rules|diet|virus|fever|study|trial|method"
     r"|formula|equation|tumou?r|anemia|anaemia|hernia|line|law|angina|vasculitis|arteritis|body|bodies|cells?)\b",
     re.IGNORECASE,
 )
