@@ -15,7 +15,7 @@ test:  ## every test, against real servers
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 smoke:  ## start everything in a temporary folder, ask, check every trace, stop
-	@$(PYTHON) deploy/bootstrap.py $(RUN_EXTRAS)
+	@$(PYTHON) deploy/bootstrap.py $(RUN_EXTRAS) >&2
 	@$(BIN)/medichat smoke
 
 lint:

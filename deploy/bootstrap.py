@@ -19,9 +19,9 @@ def fail(message):
     sys.exit(1)
 
 
-def fingerprint(extras):
-    """Changes when what should be installed changes."""
-    digest = hashlib.sha256(extras.encode())
+def fingerprint(extra):
+    """Changes when what should be installed for this extra changes."""
+    digest = hashlib.sha256(extra.encode())
     for name in ("pyproject.toml", "constraints.txt"):
         with open(name, "rb") as file:
             digest.update(file.read())
@@ -29,10 +29,10 @@ def fingerprint(extras):
 
 
 def installed(wanted):
-    """Whether the last install was of the same things, or of more."""
+    """Whether earlier installs were of all these things."""
     try:
         with open(STAMP) as file:
-            return wanted in file.read().split()
+            return wanted <= set(file.read().split())
     except OSError:
         return False
 
@@ -70,7 +70,7 @@ def main():
             "Python %d.%d or newer is needed, this is %d.%d; install it and name it: make PYTHON=python3.11"
             % (NEEDED_PYTHON + sys.version_info[:2])
         )
-    wanted = fingerprint(extras)
+    wanted = {fingerprint(extra) for extra in extras.split(",")}
     python = os.path.join(VENV, "bin", "python")
     whole = usable(python)
     if whole and installed(wanted):
@@ -94,7 +94,7 @@ def main():
         "cannot install the packages; the lines above say why (network, disk?)",
     )
     with open(STAMP, "a") as file:
-        file.write(wanted + "\n")
+        file.write("".join(each + "\n" for each in sorted(wanted)))
 
 
 def torch_index():

@@ -4,6 +4,7 @@ What a command needs is imported by the command, so that Ctrl-C finds `main` fro
 """
 
 import argparse
+import fcntl
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from shared.settings import Settings
 
 MIN_FREE_BYTES = 500_000_000
@@ -112,11 +115,26 @@ def _up(_options: argparse.Namespace) -> int:
     settings = load_settings()
     _check_model(settings)
     _check_machine(settings)
-    logins = setup.prepare(settings)
-    if logins:
-        print(setup.describe_logins(logins))
-        print(f"  (also in {settings.state_dir / setup.LOGINS_FILE}, which only you can read)\n")
-    return local.run_honcho(settings, on_ready=lambda: _announce(settings))
+    with _alone_in(settings.state_dir):
+        logins = setup.prepare(settings)
+        if logins:
+            print(setup.describe_logins(logins))
+            print(f"  (also in {settings.state_dir / setup.LOGINS_FILE}, which only you can read)\n")
+        return local.run_honcho(settings, on_ready=lambda: _announce(settings))
+
+
+@contextmanager
+def _alone_in(folder: "Path") -> Iterator[None]:
+    """Keep a second start out of the folder: two Redis servers would write the same file there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refused(
+                f"MediChat runs in {folder} already; stop it, or set MEDICHAT_STATE_DIR to another folder"
+            ) from error
+        yield
 
 
 def _announce(settings: "Settings") -> None:

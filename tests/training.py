@@ -20,6 +20,7 @@ from shared.auth.roles import Role
 from shared.db.tables_training import datasets
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
+from shared.jobs.records import Job
 from shared.privacy.keys import create_data_key
 from shared.settings import Settings
 from shared.training.states import DatasetState
@@ -200,3 +201,11 @@ class WorkerProcess:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.terminate()
+
+
+def claim_run(api: Api) -> Job:
+    """Begin the best queued run."""
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.TRAIN, "hand")
+    assert job is not None, "there was no run to claim"
+    return job

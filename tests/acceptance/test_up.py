@@ -112,16 +112,20 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def ask(running: Up, environment: Mapping[str, str]) -> httpx.Response:
-    """Log in as the first user and ask, as the README's curl does."""
+def log_in(running: Up, environment: Mapping[str, str]) -> httpx.Client:
+    """A client of the first user, logged in as the README's curl does."""
     name, password = read_logins(Path(environment["MEDICHAT_STATE_DIR"]))["user"]
-    with httpx.Client(base_url=running.api_url, timeout=60) as client:
-        form = {"username": name, "password": password}
-        token = client.post("/v1/auth/token", data=form).json()["access_token"]
-        client.headers["Authorization"] = f"Bearer {token}"
-        version = client.get("/v1/me").json()["consent"]["version"]
-        client.post("/v1/me/consent", json={"version": version})
-        return client.post("/predict", json={"query": "What are the symptoms of asthma?"})
+    client = httpx.Client(base_url=running.api_url, timeout=60)
+    form = {"username": name, "password": password}
+    token = client.post("/v1/auth/token", data=form).json()["access_token"]
+    client.headers["Authorization"] = f"Bearer {token}"
+    version = client.get("/v1/me").json()["consent"]["version"]
+    client.post("/v1/me/consent", json={"version": version})
+    return client
+
+
+def ask(client: httpx.Client) -> httpx.Response:
+    return client.post("/predict", json={"query": "What are the symptoms of asthma?"})
 
 
 def test_first_start_answer_death_of_a_worker_stop_and_second_start(
@@ -136,7 +140,8 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
         for name, password in logins.values():
             assert re.search(rf"{name}\s+password: {re.escape(password)}", printed)
         assert (state / "first-logins.txt").stat().st_mode & 0o777 == 0o600
-        first = ask(running, environment)
+        client = log_in(running, environment)
+        first = ask(client)
         assert first.status_code == 200
         assert "wheez" in first.json()["answer"]
 
@@ -147,7 +152,19 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
             and "keep" not in " ".join(child.cmdline())
         )
         worker.kill()
-        assert ask(running, environment).status_code == 200
+        assert ask(client).status_code == 200
+
+        redis = next(child for child in running.children() if child.name().startswith("redis-server"))
+        redis.kill()
+        assert ask(client).status_code == 200
+
+        ports = dict(zip(("MEDICHAT_API_PORT", "MEDICHAT_UI_PORT"), map(str, free_ports(2)), strict=True))
+        elsewhere = {"MEDICHAT_REDIS_URL": f"redis://127.0.0.1:{free_ports(1)[0]}/0"}
+        again = run_medichat("up", **{**environment, **ports, **elsewhere})
+        assert again.returncode == 1
+        assert again.stderr.startswith(f"medichat: MediChat runs in {state} already; stop it, or set")
+
+        client.close()
 
         processes = running.children()
         assert len(processes) >= 4
@@ -166,7 +183,7 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
             form = {"username": name, "password": password}
             token = client.post("/v1/auth/token", data=form).json()["access_token"]
             client.headers["Authorization"] = f"Bearer {token}"
-            assert len(client.get("/v1/conversations").json()["items"]) == 2
+            assert len(client.get("/v1/conversations").json()["items"]) == 3
 
 
 @pytest.mark.parametrize("end", [Up.hang_up, Up.terminate])

@@ -11,13 +11,12 @@ from streamlit.testing.v1 import AppTest
 from shared.auth.roles import Role
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.jobs.lifecycle import EventKind, Kind
-from shared.jobs.records import Job
 from shared.training.evaluations import EvaluationStore
 from shared.training.report import ADVICE, Reason
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person
-from tests.training import School
+from tests.training import School, claim_run
 from tests.unit.test_training_gate import GOOD as FIGURES
 from tests.uploads import WORD, check, claim_check, uploaded
 
@@ -226,14 +225,6 @@ def school(api: Api) -> School:
     with api.gateway.database.write() as connection:
         connection.execute(update(datasets).values(rows_train=120, rows_validation=14))
     return made
-
-
-def claim_run(api: Api) -> Job:
-    """Begin the best queued run."""
-    with api.gateway.database.write() as connection:
-        job = api.gateway.jobs.claim(connection, Kind.TRAIN, "hand")
-    assert job is not None, "there was no run to claim"
-    return job
 
 
 def add_steps(api: Api, run_id: str, count: int) -> None:

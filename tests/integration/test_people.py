@@ -7,6 +7,7 @@ import pytest
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys
 from tests.support import Api, ask_async
+from tests.training import School, claim_run
 
 
 def key_client(api: Api, client, scopes: list[str], **body: str):  # type: ignore[no-untyped-def]
@@ -252,6 +253,14 @@ def test_an_event_names_who_what_when_and_how_it_ended(api: Api) -> None:
 
 
 # -- operation
+
+
+def test_a_training_counts_as_no_answer(api: Api) -> None:
+    school = School(api)
+    school.submit()
+    api.finish(claim_run(api))
+    system = api.log_in(Role.ADMIN).get("/v1/system").json()
+    assert (system["latency"], system["jobs_by_state"]["succeeded"]) == ([], 0)
 
 
 def test_an_admin_sees_queue_workers_and_latency(api: Api) -> None:

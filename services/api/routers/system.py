@@ -14,22 +14,26 @@ from services.api.routers.predict import NewsDep
 from services.api.schemas import LatencyView, QueueView, SystemView, WorkerView
 from services.api.state import Gateway
 from shared.db.tables import jobs, workers
-from shared.jobs.lifecycle import State
+from shared.jobs.lifecycle import Kind, State
 
 router = APIRouter(prefix="/v1/system", tags=["operation"])
 
 LATENCY_WINDOW = timedelta(hours=1)
+#: Trainings and checks take hours, and are seen on their own pages.
+_ANSWERS = jobs.c.kind == Kind.INFER
 
 
 @router.get("", responses=document(401, 403, 429))
 def system(caller: Admin, gateway: GatewayDep, news: NewsDep) -> SystemView:
-    """Queue depth, workers, and the latency of the last hour's answers by minute."""
+    """How many questions wait, the workers, and the latency of the last hour's answers by minute."""
     with gateway.database.read() as connection:
         now = gateway.clock.now(connection)
-        states = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
+        states = connection.execute(
+            select(jobs.c.state, func.count().label("number")).where(_ANSWERS).group_by(jobs.c.state)
+        )
         counts = {state.value: 0 for state in State} | {row.state: row.number for row in states}
         oldest = connection.execute(
-            select(func.min(jobs.c.created_at)).where(jobs.c.state == State.QUEUED)
+            select(func.min(jobs.c.created_at)).where(_ANSWERS, jobs.c.state == State.QUEUED)
         ).scalar_one()
         return SystemView(
             queue=QueueView(
@@ -61,7 +65,7 @@ def workers_alive(connection: Connection, gateway: Gateway) -> list[WorkerView]:
 def _latency(connection: Connection, now: datetime) -> list[LatencyView]:
     rows = connection.execute(
         select(jobs.c.created_at, jobs.c.first_sentence_at, jobs.c.finished_at)
-        .where(jobs.c.state == State.SUCCEEDED, jobs.c.finished_at > now - LATENCY_WINDOW)
+        .where(_ANSWERS, jobs.c.state == State.SUCCEEDED, jobs.c.finished_at > now - LATENCY_WINDOW)
         .order_by(jobs.c.finished_at)
     )
     first: dict[datetime, list[float]] = defaultdict(list)
