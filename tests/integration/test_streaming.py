@@ -29,6 +29,16 @@ def test_a_finished_answer_is_told_from_its_beginning(api: Api) -> None:
     assert json.loads(events[-1][2])["answer"]["answer"] == "One. Two."
 
 
+def test_the_state_is_told_before_what_was_written_in_it(api: Api) -> None:
+    client = api.log_in()
+    ask_async(client)
+    job = api.claim()
+    api.release(job, "One. ")
+    with client.stream("GET", f"/v1/jobs/{job.id}/events") as response:
+        events = sse_events(response)
+        assert [next(events)[0] for _ in range(2)] == ["state", "sentence"]
+
+
 def test_a_reconnecting_client_misses_nothing_and_gets_nothing_twice(api: Api) -> None:
     client = api.log_in()
     job = ask_async(client)

@@ -109,12 +109,15 @@ async def job_events(
         return _end_view(connection, gateway, seen.job)
 
     async for seen, view in follow(gateway, news, job.id, tell, after=after, reader=caller.session_id):
+        state = view.model_dump(mode="json")
+        if not seen.ended:
+            yield ServerSentEvent(event="state", data=state)
         for sentence in seen.sentences:
             yield ServerSentEvent(
                 event="sentence", id=str(sentence.seq), data=sentence_view(sentence).model_dump()
             )
-        event = "end" if seen.ended else "state"
-        yield ServerSentEvent(event=event, data=view.model_dump(mode="json"))
+        if seen.ended:
+            yield ServerSentEvent(event="end", data=state)
 
 
 def _end_view(connection: Connection, gateway: Gateway, job: Job) -> EndView:
