@@ -1,7 +1,8 @@
 """The adapters in the database: which there are, which one answers, and how that came. It loads none.
 
 Every method runs in the caller's transaction, and what is done is in the audit log with it. Reasons that
-people wrote stay in their columns; the log says only that there was one.
+people wrote stay in their columns; the log holds a fingerprint of each (`reason_hmac`), so that one that was
+changed afterwards can be told.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from shared.db.tables import jobs
 from shared.db.tables_training import adapters, deployments, evaluations
 from shared.errors import AdapterRefused, Conflict, NotFound
 from shared.jobs.lifecycle import Kind
+from shared.privacy.envelope import Envelope
 from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
 
 # made once: building a statement costs more than sending it
@@ -167,8 +169,8 @@ def answers_of(sha256: str) -> Select[Any]:
 class AdapterStore:
     """Changes adapters and who answers; safe to share between threads."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, envelope: Envelope) -> None:
+        self._clock, self._envelope = clock, envelope
 
     def add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> Adapter:
         """A new candidate with the next version of its name; the same weights again are the same adapter.
@@ -227,15 +229,14 @@ class AdapterStore:
         if before is not None:
             self._move(connection, find(connection, before), AdapterStatus.ARCHIVED)
         self._move(connection, adapter, AdapterStatus.ACTIVE)
-        self._deploy(
-            connection,
-            adapter.base_model,
-            sha256,
-            DeploymentKind.PROMOTE,
-            actor,
-            override_reason if failed else None,
-        )
-        details = {"before": before, "overridden": failed, "evaluation": gate.evaluation_id if gate else None}
+        reason = override_reason if failed else None
+        self._deploy(connection, adapter.base_model, sha256, DeploymentKind.PROMOTE, actor, reason)
+        details = {
+            "before": before,
+            "overridden": failed,
+            "reason_hmac": self._envelope.fingerprint(reason) if reason is not None else None,
+            "evaluation": gate.evaluation_id if gate else None,
+        }
         self._log(connection, actor, self._clock.now(connection), "adapter.promoted", sha256, details)
         return find(connection, sha256)
 
@@ -260,7 +261,7 @@ class AdapterStore:
         """
         adapter = find(connection, sha256)
         self._move(connection, adapter, AdapterStatus.RECALLED, recalled_reason=reason)
-        details: dict[str, Any] = {"was": adapter.status}
+        details: dict[str, Any] = {"was": adapter.status, "reason_hmac": self._envelope.fingerprint(reason)}
         if adapter.status is AdapterStatus.ACTIVE:
             details["to"] = self._step_back(
                 connection, adapter.base_model, sha256, DeploymentKind.RECALL, actor

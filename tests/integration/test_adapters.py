@@ -1,5 +1,6 @@
 """Adapters over HTTP: promoted when they may be, rolled back, recalled, named in a question, compared."""
 
+import json
 from typing import Any
 
 import httpx
@@ -40,6 +41,13 @@ def promote(client: httpx.Client, sha256: str, **body: Any) -> httpx.Response:
 
 def status(client: httpx.Client, sha256: str) -> str:
     return str(client.get(f"/v1/adapters/{sha256}").json()["status"])
+
+
+def details_of(api: Api, action: str) -> dict[str, Any]:
+    """Of the only event of this action."""
+    (event,) = api.audit(action)
+    details: dict[str, Any] = json.loads(event.canonical_bytes)["details"]
+    return details
 
 
 def answering(api: Api) -> str | None:
@@ -106,6 +114,42 @@ def test_an_override_promotes_and_is_audited_without_its_words(
     events = api.audit("adapter.promoted") + api.audit("adapter.approved")
     assert all(b'"overridden":true' in event.canonical_bytes for event in events)
     assert not any(b"ebrafinch" in event.canonical_bytes for event in api.audit())
+
+
+def test_the_log_holds_a_fingerprint_of_every_reason_so_that_a_changed_one_can_be_told(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    promote(client, A, override_reason="Zebrafinch needs it today.")
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    logged = [details_of(api, action)["reason_hmac"] for action in ("adapter.promoted", "adapter.recalled")]
+    assert logged == [
+        api.gateway.envelope.fingerprint(reason)
+        for reason in ("Zebrafinch needs it today.", "It gives wrong doses.")
+    ]
+
+
+def test_a_promotion_within_the_limits_needs_no_reason_and_keeps_none(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    promote(client, A, override_reason="Zebrafinch needs it today.")
+    assert details_of(api, "adapter.promoted")["reason_hmac"] is None
+    assert client.get("/v1/deployments").json()["items"][0]["override_reason"] is None
+
+
+def test_auditors_read_which_adapter_answered_since_when_and_why(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    promote(client, A, override_reason="Zebrafinch needs it today.")
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    auditor = api.log_in(Role.AUDITOR)
+    history = auditor.get("/v1/deployments").json()["items"]
+    assert [each["override_reason"] for each in history] == [None, "Zebrafinch needs it today."]
+    (listed,) = auditor.get("/v1/adapters").json()["items"]
+    shown = auditor.get(f"/v1/adapters/{A}").json()
+    assert {listed["recalled_reason"], shown["recalled_reason"]} == {"It gives wrong doses."}
 
 
 def test_an_approved_adapter_may_be_named_and_answers_nobody_else(

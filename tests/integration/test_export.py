@@ -194,7 +194,7 @@ def test_a_recalled_adapter_is_refused_with_the_reason(
     export: Export, api: Api, registered: Registered, tmp_path: Path
 ) -> None:
     with api.gateway.database.write() as connection:
-        store = AdapterStore(api.gateway.clock)
+        store = AdapterStore(api.gateway.clock, api.gateway.envelope)
         store.recall(connection, registered.sha256, Actor(registered.user_id), reason="Wrong doses")
     assert export(registered.sha256) == (1, "medichat: this adapter was recalled: Wrong doses\n")
     assert not (tmp_path / "merged").exists()

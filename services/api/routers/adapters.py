@@ -44,7 +44,7 @@ NamedAdapter = Annotated[str, Path(max_length=64)]
 
 def get_store(gateway: GatewayDep) -> AdapterStore:
     """The rules of adapters, on the gateway's clock."""
-    return AdapterStore(gateway.clock)
+    return AdapterStore(gateway.clock, gateway.envelope)
 
 
 StoreDep = Annotated[AdapterStore, Depends(get_store)]
@@ -52,7 +52,7 @@ StoreDep = Annotated[AdapterStore, Depends(get_store)]
 
 @router.get("/adapters", responses=document(401, 403, 422, 429))
 def list_adapters(
-    caller: Admin,
+    caller: AdminOrAuditor,
     gateway: GatewayDep,
     base_model: Annotated[str | None, Query(max_length=255)] = None,
     limit: Limit = 20,
@@ -89,7 +89,7 @@ def roll_back(body: RollBackBody, caller: Admin, gateway: GatewayDep, store: Sto
 
 
 @router.get("/adapters/{sha256}", responses=document(401, 403, 404, 422, 429))
-def get_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> WholeAdapterView:
+def get_adapter(sha256: NamedAdapter, caller: AdminOrAuditor, gateway: GatewayDep) -> WholeAdapterView:
     """One adapter with its model card and its evaluations."""
     with gateway.database.read() as connection:
         view = _view(connection, find(connection, sha256))
@@ -225,13 +225,16 @@ def list_answers(
 
 @router.get("/deployments", responses=document(401, 403, 422, 429))
 def list_deployments(
-    caller: Admin,
+    caller: AdminOrAuditor,
     gateway: GatewayDep,
     base_model: Annotated[str | None, Query(max_length=255)] = None,
     limit: Limit = 20,
     cursor: Annotated[str | None, Query(max_length=20)] = None,
 ) -> Page[DeploymentView]:
-    """Which adapter answered since when, newest first; the first one of a base model answers now."""
+    """Which adapter answered since when, newest first; the first one of a base model answers now.
+
+    With the reason of every promotion past a gate that failed.
+    """
     wanted = select(deployments)
     if base_model is not None:
         wanted = wanted.where(deployments.c.base_model == base_model)

@@ -181,7 +181,8 @@ class TrainWork(Work):
             bytes=int(done["bytes"]),
             card=self._card,
         )
-        adapter = AdapterStore(self.tools.jobs.clock).add(connection, new, self.tools.actor)
+        store = AdapterStore(self.tools.jobs.clock, self.tools.envelope)
+        adapter = store.add(connection, new, self.tools.actor)
         if adapter.run_id != self.run.id:
             known = f"version {adapter.version} of {adapter.name}"
             self.note(connection, f"The same weights are {known} already; they are not added again.", now)
