@@ -152,6 +152,33 @@ def test_auditors_read_which_adapter_answered_since_when_and_why(
     assert {listed["recalled_reason"], shown["recalled_reason"]} == {"It gives wrong doses."}
 
 
+def test_what_is_refused_leaves_an_event_that_says_why_without_words(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    add_adapter(api, admin, sha256=B, verification=GOOD, checks=[FAILED])
+    add_adapter(api, admin, sha256=C, verification={**GOOD, "ok": False, "reason": "It changes nothing."})
+    promote(client, A, override_reason="Zebrafinch is in a hurry.")
+    client.post(f"/v1/adapters/{B}/approve")
+    promote(client, B)
+    promote(client, C)
+    client.post("/v1/adapters/roll-back", json={"base_model": "zebrafinch"})
+    for _ in range(2):
+        client.post(f"/v1/adapters/{A}/recall", json={"reason": "Zebrafinch gives wrong doses."})
+    client.post(f"/v1/adapters/{sha_of('unknown')}/recall", json={"reason": "There is none."})
+    failed = [event for event in api.audit() if event.outcome == "failed"]
+    assert [(event.action, event.object, event.reason) for event in failed] == [
+        ("adapter.promoted", f"adapter:{A}", "not-verified"),
+        ("adapter.approved", f"adapter:{B}", "gate-failed"),
+        ("adapter.promoted", f"adapter:{B}", "gate-failed"),
+        ("adapter.promoted", f"adapter:{C}", "verification-failed"),
+        ("adapter.rolled_back", None, "nothing-before"),
+        ("adapter.recalled", f"adapter:{A}", "is-recalled"),
+    ]
+    assert {event.actor for event in failed} == {admin.id}
+    assert not any(b"ebrafinch" in event.canonical_bytes for event in api.audit())
+
+
 def test_an_approved_adapter_may_be_named_and_answers_nobody_else(
     api: Api, admin: Person, client: httpx.Client
 ) -> None:
@@ -162,8 +189,9 @@ def test_an_approved_adapter_may_be_named_and_answers_nobody_else(
     )
     assert (asked.status_code, answering(api)) == (202, None)
     assert client.post(f"/v1/adapters/{A}/approve").status_code == 409
-    (event,) = api.audit("adapter.approved")
+    event, refused = api.audit("adapter.approved")
     assert b'"overridden":false' in event.canonical_bytes
+    assert (refused.outcome, refused.reason) == ("failed", "is-approved")
     assert promote(client, A).json()["status"] == "active"
 
 
@@ -192,7 +220,7 @@ def test_rolling_back_goes_back_step_by_step_to_the_base(
     assert [answer.json().get("adapter_sha256") for answer in seen[:3]] == [B, A, None]
     assert seen[3].status_code == 409
     assert {status(client, sha256) for sha256 in (A, B, C)} == {"archived"}
-    assert len(api.audit("adapter.rolled_back")) == 3
+    assert [event.outcome for event in api.audit("adapter.rolled_back")] == [*["done"] * 3, "failed"]
 
 
 def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, client: httpx.Client) -> None:
