@@ -470,12 +470,12 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
         job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
         assert job is not None
         store = EvaluationStore(gateway.jobs, gateway.envelope)
-        figures = {**FIGURES, "about": {"rows_learnt_before": 7}}
+        figures = {**FIGURES, "about": {"rows_learnt_before": 7, "choices_learnt_before": 3}}
         store.record_end(connection, job.claim, figures=figures, samples={"best": [SAMPLE], "worst": []})
     api.finish(job)
     app.run()
     assert "Every figure is within its limit." in texts(app)
-    assert "7 held-out rows were left out" in texts(app)
+    assert "7 held-out rows and 3 multiple-choice questions were left out" in texts(app)
     assert "training answers recited that the base does not recite is 0" in texts(app)
     (chart,) = charts(app)
     assert chart["facet"]["field"] == "figure"
