@@ -77,7 +77,7 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("evaluate", "measure it against its base", _evaluate)
     add("approve", "let questions name it", _approve)
     promote = add("promote", "let it answer", _promote)
-    promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept in the log")
+    promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept for auditors")
     add("recall", "never let it answer again", _recall).add_argument("--reason", required=True)
     back = actions.add_parser("roll-back", help="let the one before answer again", epilog=_EPILOG)
     back.add_argument("--base-model", help="catalogue name; the served one when left out")

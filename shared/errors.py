@@ -13,6 +13,7 @@ MediChatError
 │   └── ConsentRequired
 ├── NotFound
 ├── Conflict
+│   ├── AdapterConflict
 │   ├── ConversationBusy
 │   └── DatasetDamaged
 ├── LimitReached
@@ -111,6 +112,15 @@ class Conflict(MediChatError):
     """The object is not in a state that allows this; reload it and try again."""
 
     code = "conflict"
+
+
+class AdapterConflict(Conflict):
+    """The adapters changed meanwhile; reload them and try again."""
+
+    def __init__(self, detail: str | None = None, *, reason: str = "changed-meanwhile") -> None:
+        super().__init__(detail)
+        #: A code, for the log.
+        self.reason = reason
 
 
 class ConversationBusy(Conflict):

@@ -81,7 +81,7 @@ def add_adapter(
             bytes=1,
             card="# A card",
         )
-        AdapterStore(gateway.clock).add(connection, new, Actor(admin.id))
+        AdapterStore(gateway.clock, gateway.envelope).add(connection, new, Actor(admin.id))
         connection.execute(
             update(adapters)
             .where(adapters.c.sha256 == sha256)

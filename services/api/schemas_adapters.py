@@ -64,7 +64,8 @@ class PromoteBody(Body):
     """How to promote."""
 
     override_reason: Reason | None = Field(
-        None, description="Why an adapter may answer that its gate did not pass; kept with the deployment."
+        None,
+        description="Why an adapter may answer that its gate did not pass; kept for auditors.",
     )
 
 
@@ -75,7 +76,7 @@ class RollBackBody(Body):
 
 
 class RecallBody(Body):
-    """Why the adapter must not answer again."""
+    """Why the adapter must not answer again; kept with it, for auditors."""
 
     reason: Reason
 

@@ -124,7 +124,7 @@ class Tuning:
         self._call("POST", f"/v1/adapters/{sha256}/approve")
 
     def promote(self, sha256: str, override_reason: str | None = None) -> None:
-        """Let the adapter answer; past a failed gate only with a reason, which is logged."""
+        """Let the adapter answer; past a failed gate only with a reason, which auditors read."""
         self._call("POST", f"/v1/adapters/{sha256}/promote", json=given(override_reason=override_reason))
 
     def roll_back(self, base_model: str) -> None:

@@ -1,4 +1,6 @@
-"""Writes an adapter's model card: what it is made of, how, and under which terms. It computes no figure."""
+"""Writes the model card of an adapter, and of a model that one was merged into: what it is made of, how, and
+under which terms. It computes no figure.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,18 +16,24 @@ from shared.training.recipe import Recipe
 _ROOT = Path(__file__).resolve().parents[2]
 _HAI_DEF = "https://developers.google.com/health-ai-developer-foundations/terms"
 _MEDGEMMA_TERMS = f"""\
-This adapter is a **modified** derivative of MedGemma: it changes the model's weights when it is loaded.
+This {{what}} is a **modified** derivative of MedGemma: {{change}}.
 MedGemma is provided under and subject to the Health AI Developer Foundations Terms of Use found at
-{_HAI_DEF}; they, and the use restrictions in them, go with every copy of this adapter.
+{_HAI_DEF}; they, and the use restrictions in them, go with every copy of this {{what}}.
 """
 _GEMMA_TERMS = """\
-This adapter is a **modified** derivative of Gemma, which is provided under and subject to the Gemma Terms
-of Use found at https://ai.google.dev/gemma/terms; they go with every copy of this adapter.
+This {what} is a **modified** derivative of Gemma, which is provided under and subject to the Gemma Terms
+of Use found at https://ai.google.dev/gemma/terms; they go with every copy of this {what}.
 """
 _DEMO_TERMS = """\
-This adapter is a **modified** derivative of MediChat's demo model, a toy without medical knowledge. An
+This {what} is a **modified** derivative of MediChat's demo model, a toy without medical knowledge. An
 adapter of MedGemma would be under the Health AI Developer Foundations Terms of Use.
 """
+_WARNING = (
+    "It gives general information, can be wrong, and is no medical device: evaluate it before anybody relies "
+    "on it."
+)
+#: What an adapter's card says that the card of the merged model says itself.
+_SAID_ANEW = ("| Adapter |", "| Base model |", "| Base revision |")
 
 
 def code_revision() -> str:
@@ -57,22 +65,9 @@ def write_card(
         rows: how many were learnt and how many held out.
         left_out: how many of either were longer than the recipe's `max_tokens`, and are not among `rows`.
     """
-    base = entry.hub_id or f"medichat/{entry.name}"
-    front = {
-        "base_model": base,
-        "library_name": "peft",
-        "pipeline_tag": "image-text-to-text" if entry.reads_images else "text-generation",
-        "tags": ["lora", "medichat", "medical"],
-    }
-    if entry.name.startswith("medgemma"):
-        front |= {
-            "license": "other",
-            "license_name": "health-ai-developer-foundations",
-            "license_link": _HAI_DEF,
-        }
     lineage = {
         "Adapter": f"`{adapter_sha256}` (SHA-256 of `adapter_model.safetensors`)",
-        "Base model": f"{entry.title}, `{base}`",
+        "Base model": f"{entry.title}, `{_origin(entry)}`",
         "Base revision": f"`{base_revision}`",
         "Data": f"`{data_sha256}` (SHA-256 of the dataset's manifest, or of the file)",
         "Rows": f"{rows[0]:,} learnt, {rows[1]:,} held out"
@@ -91,26 +86,18 @@ def write_card(
     }
     return "\n".join(
         [
-            "---",
-            yaml.safe_dump(front, sort_keys=False).strip(),
-            "---",
-            "",
+            *_front(entry, library="peft", tags=["lora", "medichat", "medical"]),
             f"# A LoRA adapter for {entry.title}",
             "",
-            "Trained by MediChat. It gives general information, can be wrong, and is no medical device: "
-            "evaluate it before anybody relies on it.",
+            f"Trained by MediChat. {_WARNING}",
             "",
             "## Lineage",
             "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in lineage.items()),
+            *_table(lineage),
             "",
             "## Metrics",
             "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name.replace('_', ' ')} | {_figure(value)} |" for name, value in metrics.items()),
+            *_table({name.replace("_", " "): _figure(value) for name, value in metrics.items()}),
             "",
             "Losses are nats per answer token; the held-out rows were never learnt.",
             "",
@@ -124,15 +111,76 @@ def write_card(
             "",
             "## Terms",
             "",
-            _terms(entry),
+            _terms(entry, "adapter", "it changes the model's weights when it is loaded"),
         ]
     )
 
 
-def _terms(entry: CatalogueModel) -> str:
+def write_merged_card(
+    *, entry: CatalogueModel, base_revision: str, adapter_sha256: str, adapter_card: str, dtype: str
+) -> str:
+    """The card of the base model with an adapter merged into it.
+
+    What `adapter_card` says of the adapter's own making goes with it; an empty one says nothing.
+    """
+    lineage = {
+        "Adapter": f"`{adapter_sha256}` (SHA-256 of its weights), merged into the base",
+        "Base model": f"{entry.title}, `{_origin(entry)}`",
+        "Base revision": f"`{base_revision}`",
+        "Weights": dtype,
+    }
+    making = adapter_card.partition("\n## Lineage\n")[2].partition("\n## Terms\n")[0].strip()
+    kept = [line for line in making.splitlines() if not line.startswith(_SAID_ANEW)]
+    return "\n".join(
+        [
+            *_front(entry, library="transformers", tags=["medichat", "medical"]),
+            f"# {entry.title} with a LoRA adapter merged into it",
+            "",
+            f"Merged from adapter `{adapter_sha256}` onto `{_origin(entry)}` by MediChat. {_WARNING}",
+            "",
+            "## Lineage",
+            "",
+            *_table(lineage),
+            "",
+            *(["## How the adapter was made", "", *kept, ""] if kept else []),
+            "## Terms",
+            "",
+            _terms(entry, "model", "an adapter was merged into its weights"),
+        ]
+    )
+
+
+def _origin(entry: CatalogueModel) -> str:
+    return entry.hub_id or f"medichat/{entry.name}"
+
+
+def _front(entry: CatalogueModel, *, library: str, tags: list[str]) -> list[str]:
+    """What the hub reads, in lines."""
+    front = {
+        "base_model": _origin(entry),
+        "library_name": library,
+        "pipeline_tag": "image-text-to-text" if entry.reads_images else "text-generation",
+        "tags": tags,
+    }
     if entry.name.startswith("medgemma"):
-        return _MEDGEMMA_TERMS
-    return _DEMO_TERMS if entry.hub_id is None else _GEMMA_TERMS
+        front |= {
+            "license": "other",
+            "license_name": "health-ai-developer-foundations",
+            "license_link": _HAI_DEF,
+        }
+    return ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", ""]
+
+
+def _table(values: Mapping[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())]
+
+
+def _terms(entry: CatalogueModel, what: str, change: str) -> str:
+    if entry.name.startswith("medgemma"):
+        terms = _MEDGEMMA_TERMS
+    else:
+        terms = _DEMO_TERMS if entry.hub_id is None else _GEMMA_TERMS
+    return terms.format(what=what, change=change)
 
 
 def _figure(value: Any) -> str:

@@ -27,7 +27,7 @@ from services.worker_train import child
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluation import rows as drawn
-from services.worker_train.evaluation.choices import read_choices
+from services.worker_train.evaluation.choices import Choice, read_choices, without_learnt
 from services.worker_train.evaluation.loading import load_examinee
 from services.worker_train.evaluation.measure import Material, Outcome, Plan, Tell, measure
 from services.worker_train.memory import is_out_of_memory
@@ -234,11 +234,13 @@ def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with
             f"No held-out row of this dataset is left: {unseen.left_out:,} ask what the adapter was trained "
             "on. Evaluate it on another dataset, or on its own.",
         )
+    choices, choices_learnt = _choices(settings, trained_on.rows(Split.TRAIN))
     return Material(
         held_out=held_out,
         learnt_before=unseen.left_out,
         trained=some(trained_on, trained_on.rows(Split.TRAIN), settings.evaluation_answers),
-        choices=_choices(settings),
+        choices=choices,
+        choices_learnt_before=choices_learnt,
         canaries=make_canaries(int(asked.recipe.get("canaries") or 0), int(asked.recipe.get("seed") or 0)),
     )
 
@@ -256,10 +258,13 @@ def _tell_supervisor(done: int, total: int, what: str) -> None:
 
 def _by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
     try:
+        learnt = drawn.read_file(arguments.train) if arguments.train else ()
+        choices, choices_learnt = _choices(settings, learnt)
         material = Material(
             held_out=_from_file(arguments.rows, settings.evaluation_rows),
             trained=_from_file(arguments.train, settings.evaluation_answers),
-            choices=_choices(settings),
+            choices=choices,
+            choices_learnt_before=choices_learnt,
             canaries=make_canaries(arguments.canaries, arguments.canary_seed),
         )
         examinee = load_examinee(settings, base_model=arguments.model, adapter=arguments.adapter)
@@ -285,11 +290,13 @@ def _tell_person(done: int, total: int, what: str) -> None:
 # -- both
 
 
-def _choices(settings: Settings) -> list[Any]:
+def _choices(settings: Settings, learnt: Iterable[drawn.Record]) -> tuple[list[Choice], int]:
+    """Multiple-choice questions, and how many were left out, since the adapter was trained on them."""
     if settings.evaluation_choices is None:
-        return []
+        return [], 0
     found = read_choices(settings.evaluation_choices)
-    return drawn.draw(found, settings.evaluation_rows, SEED)
+    unseen = without_learnt(found, learnt)
+    return drawn.draw(unseen, settings.evaluation_rows, SEED), len(found) - len(unseen)
 
 
 def _measure(settings: Settings, examinee: Any, material: Material, tell: Tell, guard: Guard) -> Outcome:

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 
 from services.worker_train import base
+from services.worker_train.card import write_merged_card
 from services.worker_train.checkpoints import written_aside
 from services.worker_train.child import Refused
 from services.worker_train.probe import logprobs, probe_ids
@@ -109,9 +110,17 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
         name = f"medichat-{source.entry.name}"
         modelfile = _MODELFILE.format(name=name, system=settings.system_prompt)
         (aside / "Modelfile").write_text(modelfile, encoding="utf-8")
-        card = adapter / CARD
-        if card.exists():
-            (aside / CARD).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+        told = adapter / CARD
+        card = write_merged_card(
+            entry=source.entry,
+            base_revision=config.revision,
+            adapter_sha256=sha256,
+            adapter_card=told.read_text(encoding="utf-8") if told.exists() else "",
+            dtype=dtype,
+        )
+        (aside / CARD).write_text(card, encoding="utf-8")
+        for path in aside.iterdir():  # safetensors makes its file for its owner alone
+            path.chmod((aside / CARD).stat().st_mode)
     return difference
 
 

@@ -1,7 +1,9 @@
 """The adapters in the database: which there are, which one answers, and how that came. It loads none.
 
-Every method runs in the caller's transaction, and what is done is in the audit log with it. Reasons that
-people wrote stay in their columns; the log says only that there was one.
+Every method runs in the caller's transaction, and what is done is in the audit log with it. An act that is
+refused is not, for that transaction is rolled back: the caller logs it in another. Reasons that people wrote
+stay in their columns; the log holds a fingerprint of each (`reason_hmac`), so that one that was changed
+afterwards can be told.
 """
 
 from collections.abc import Mapping
@@ -16,8 +18,9 @@ from shared.clock import Clock
 from shared.db.rows import put
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, deployments, evaluations
-from shared.errors import AdapterRefused, Conflict, NotFound
+from shared.errors import AdapterConflict, AdapterRefused, NotFound
 from shared.jobs.lifecycle import Kind
+from shared.privacy.envelope import Envelope
 from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
 
 # made once: building a statement costs more than sending it
@@ -167,8 +170,8 @@ def answers_of(sha256: str) -> Select[Any]:
 class AdapterStore:
     """Changes adapters and who answers; safe to share between threads."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, envelope: Envelope) -> None:
+        self._clock, self._envelope = clock, envelope
 
     def add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> Adapter:
         """A new candidate with the next version of its name; the same weights again are the same adapter.
@@ -197,7 +200,7 @@ class AdapterStore:
     def approve(self, connection: Connection, sha256: str, actor: record.Actor) -> Adapter:
         """Let questions name a candidate that was verified and passed its gate; what answers stays.
 
-        Raises Conflict, saying what is missing or which figure failed and by how much.
+        Raises AdapterConflict, saying what is missing or which figure failed and by how much.
         """
         adapter = find(connection, sha256)
         return self._approve(
@@ -214,11 +217,11 @@ class AdapterStore:
     ) -> Adapter:
         """Let an adapter answer from now on, and archive the one before it.
 
-        An override reaches past the gate, never past the verification. Raises Conflict as `approve` does.
+        An override reaches past the gate, never past the verification. Raises AdapterConflict, as `approve`.
         """
         adapter = find(connection, sha256)
         if adapter.status is AdapterStatus.ACTIVE:
-            raise Conflict("This adapter answers already.")
+            raise AdapterConflict("This adapter answers already.", reason="answers-already")
         gate = self._check_fit(connection, adapter, override_reason)
         failed = gate is None or not gate.passed
         if adapter.status is AdapterStatus.CANDIDATE:
@@ -227,26 +230,27 @@ class AdapterStore:
         if before is not None:
             self._move(connection, find(connection, before), AdapterStatus.ARCHIVED)
         self._move(connection, adapter, AdapterStatus.ACTIVE)
-        self._deploy(
-            connection,
-            adapter.base_model,
-            sha256,
-            DeploymentKind.PROMOTE,
-            actor,
-            override_reason if failed else None,
-        )
-        details = {"before": before, "overridden": failed, "evaluation": gate.evaluation_id if gate else None}
+        reason = override_reason if failed else None
+        self._deploy(connection, adapter.base_model, sha256, DeploymentKind.PROMOTE, actor, reason)
+        details = {
+            "before": before,
+            "overridden": failed,
+            "reason_hmac": self._envelope.fingerprint(reason) if reason is not None else None,
+            "evaluation": gate.evaluation_id if gate else None,
+        }
         self._log(connection, actor, self._clock.now(connection), "adapter.promoted", sha256, details)
         return find(connection, sha256)
 
     def roll_back(self, connection: Connection, base_model: str, actor: record.Actor) -> str | None:
         """Let the adapter before answer again; returns it, None for the base model.
 
-        Raises Conflict when no adapter answers.
+        Raises AdapterConflict when no adapter answers.
         """
         now_active = active(connection, base_model)
         if now_active is None:
-            raise Conflict("The base model answers already; there is nothing to roll back to.")
+            raise AdapterConflict(
+                "The base model answers already; there is nothing to roll back to.", reason="nothing-before"
+            )
         before = self._step_back(connection, base_model, now_active, DeploymentKind.ROLL_BACK, actor)
         self._move(connection, find(connection, now_active), AdapterStatus.ARCHIVED)
         details = {"base_model": base_model, "to": before}
@@ -256,11 +260,11 @@ class AdapterStore:
     def recall(self, connection: Connection, sha256: str, actor: record.Actor, *, reason: str) -> Adapter:
         """Never let the adapter answer again; if it does now, the one before it answers.
 
-        Raises Conflict when it was recalled already.
+        Raises AdapterConflict when it was recalled already.
         """
         adapter = find(connection, sha256)
         self._move(connection, adapter, AdapterStatus.RECALLED, recalled_reason=reason)
-        details: dict[str, Any] = {"was": adapter.status}
+        details: dict[str, Any] = {"was": adapter.status, "reason_hmac": self._envelope.fingerprint(reason)}
         if adapter.status is AdapterStatus.ACTIVE:
             details["to"] = self._step_back(
                 connection, adapter.base_model, sha256, DeploymentKind.RECALL, actor
@@ -273,20 +277,31 @@ class AdapterStore:
     def _check_fit(
         self, connection: Connection, adapter: Adapter, override_reason: str | None = None
     ) -> Gate | None:
-        """The newest gate, if the adapter may answer. Raises Conflict."""
+        """The newest gate, if the adapter may answer. Raises AdapterConflict."""
         if adapter.status is AdapterStatus.RECALLED:
-            raise Conflict("This adapter was recalled and must not answer again.")
+            raise AdapterConflict("This adapter was recalled and must not answer again.", reason="recalled")
         if adapter.verification is None:
-            raise Conflict("The serving engine has not verified this adapter yet; verify it first.")
+            raise AdapterConflict(
+                "The serving engine has not verified this adapter yet; verify it first.",
+                reason="not-verified",
+            )
         if not adapter.verification.get("ok"):
-            raise Conflict(f"The verification failed: {adapter.verification.get('reason')}")
+            raise AdapterConflict(
+                f"The verification failed: {adapter.verification.get('reason')}", reason="verification-failed"
+            )
         gate = newest_gate(connection, adapter.sha256)
         if override_reason is not None:
             return gate
         if gate is None:
-            raise Conflict("This adapter was never evaluated; evaluate it first, or override with a reason.")
+            raise AdapterConflict(
+                "This adapter was never evaluated; evaluate it first, or override with a reason.",
+                reason="not-evaluated",
+            )
         if not gate.passed:
-            raise Conflict(f"The gate failed. {gate.describe()} Train it again, or override with a reason.")
+            raise AdapterConflict(
+                f"The gate failed. {gate.describe()} Train it again, or override with a reason.",
+                reason="gate-failed",
+            )
         return gate
 
     def _approve(
@@ -334,16 +349,18 @@ class AdapterStore:
         return before
 
     def _move(self, connection: Connection, adapter: Adapter, after: AdapterStatus, **values: Any) -> None:
-        """Change the status, unless somebody else did meanwhile. Raises Conflict."""
+        """Change the status, unless somebody else did meanwhile. Raises AdapterConflict."""
         if not may_become(adapter.status, after):
-            raise Conflict(f"This adapter is {adapter.status} and cannot become {after}.")
+            raise AdapterConflict(
+                f"This adapter is {adapter.status} and cannot become {after}.", reason=f"is-{adapter.status}"
+            )
         moved = connection.execute(
             update(adapters)
             .where(adapters.c.sha256 == adapter.sha256, adapters.c.status == adapter.status)
             .values(status=after, status_at=self._clock.now(connection), **values)
         )
         if moved.rowcount != 1:
-            raise Conflict
+            raise AdapterConflict
 
     def _deploy(
         self,

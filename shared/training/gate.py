@@ -123,7 +123,8 @@ _RULES = (
         "least_choices",
         "questions",
         "add questions to the file in MEDICHAT_EVALUATION_CHOICES",
-        absent="set MEDICHAT_EVALUATION_CHOICES to a file of multiple-choice questions to have it measured",
+        absent="set MEDICHAT_EVALUATION_CHOICES to a file of multiple-choice questions, which it was not "
+        "trained on, to have it measured",
     ),
     _Rule(
         "guard_violations_per_1000",

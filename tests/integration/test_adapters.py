@@ -1,5 +1,6 @@
 """Adapters over HTTP: promoted when they may be, rolled back, recalled, named in a question, compared."""
 
+import json
 from typing import Any
 
 import httpx
@@ -40,6 +41,13 @@ def promote(client: httpx.Client, sha256: str, **body: Any) -> httpx.Response:
 
 def status(client: httpx.Client, sha256: str) -> str:
     return str(client.get(f"/v1/adapters/{sha256}").json()["status"])
+
+
+def details_of(api: Api, action: str) -> dict[str, Any]:
+    """Of the only event of this action."""
+    (event,) = api.audit(action)
+    details: dict[str, Any] = json.loads(event.canonical_bytes)["details"]
+    return details
 
 
 def answering(api: Api) -> str | None:
@@ -108,6 +116,69 @@ def test_an_override_promotes_and_is_audited_without_its_words(
     assert not any(b"ebrafinch" in event.canonical_bytes for event in api.audit())
 
 
+def test_the_log_holds_a_fingerprint_of_every_reason_so_that_a_changed_one_can_be_told(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    promote(client, A, override_reason="Zebrafinch needs it today.")
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    logged = [details_of(api, action)["reason_hmac"] for action in ("adapter.promoted", "adapter.recalled")]
+    assert logged == [
+        api.gateway.envelope.fingerprint(reason)
+        for reason in ("Zebrafinch needs it today.", "It gives wrong doses.")
+    ]
+
+
+def test_a_promotion_within_the_limits_needs_no_reason_and_keeps_none(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    promote(client, A, override_reason="Zebrafinch needs it today.")
+    assert details_of(api, "adapter.promoted")["reason_hmac"] is None
+    assert client.get("/v1/deployments").json()["items"][0]["override_reason"] is None
+
+
+def test_auditors_read_which_adapter_answered_since_when_and_why(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    promote(client, A, override_reason="Zebrafinch needs it today.")
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    auditor = api.log_in(Role.AUDITOR)
+    history = auditor.get("/v1/deployments").json()["items"]
+    assert [each["override_reason"] for each in history] == [None, "Zebrafinch needs it today."]
+    (listed,) = auditor.get("/v1/adapters").json()["items"]
+    shown = auditor.get(f"/v1/adapters/{A}").json()
+    assert {listed["recalled_reason"], shown["recalled_reason"]} == {"It gives wrong doses."}
+
+
+def test_what_is_refused_leaves_an_event_that_says_why_without_words(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    add_adapter(api, admin, sha256=B, verification=GOOD, checks=[FAILED])
+    add_adapter(api, admin, sha256=C, verification={**GOOD, "ok": False, "reason": "It changes nothing."})
+    promote(client, A, override_reason="Zebrafinch is in a hurry.")
+    client.post(f"/v1/adapters/{B}/approve")
+    promote(client, B)
+    promote(client, C)
+    client.post("/v1/adapters/roll-back", json={"base_model": "zebrafinch"})
+    for _ in range(2):
+        client.post(f"/v1/adapters/{A}/recall", json={"reason": "Zebrafinch gives wrong doses."})
+    client.post(f"/v1/adapters/{sha_of('unknown')}/recall", json={"reason": "There is none."})
+    failed = [event for event in api.audit() if event.outcome == "failed"]
+    assert [(event.action, event.object, event.reason) for event in failed] == [
+        ("adapter.promoted", f"adapter:{A}", "not-verified"),
+        ("adapter.approved", f"adapter:{B}", "gate-failed"),
+        ("adapter.promoted", f"adapter:{B}", "gate-failed"),
+        ("adapter.promoted", f"adapter:{C}", "verification-failed"),
+        ("adapter.rolled_back", None, "nothing-before"),
+        ("adapter.recalled", f"adapter:{A}", "is-recalled"),
+    ]
+    assert {event.actor for event in failed} == {admin.id}
+    assert not any(b"ebrafinch" in event.canonical_bytes for event in api.audit())
+
+
 def test_an_approved_adapter_may_be_named_and_answers_nobody_else(
     api: Api, admin: Person, client: httpx.Client
 ) -> None:
@@ -118,8 +189,9 @@ def test_an_approved_adapter_may_be_named_and_answers_nobody_else(
     )
     assert (asked.status_code, answering(api)) == (202, None)
     assert client.post(f"/v1/adapters/{A}/approve").status_code == 409
-    (event,) = api.audit("adapter.approved")
+    event, refused = api.audit("adapter.approved")
     assert b'"overridden":false' in event.canonical_bytes
+    assert (refused.outcome, refused.reason) == ("failed", "is-approved")
     assert promote(client, A).json()["status"] == "active"
 
 
@@ -148,7 +220,7 @@ def test_rolling_back_goes_back_step_by_step_to_the_base(
     assert [answer.json().get("adapter_sha256") for answer in seen[:3]] == [B, A, None]
     assert seen[3].status_code == 409
     assert {status(client, sha256) for sha256 in (A, B, C)} == {"archived"}
-    assert len(api.audit("adapter.rolled_back")) == 3
+    assert [event.outcome for event in api.audit("adapter.rolled_back")] == [*["done"] * 3, "failed"]
 
 
 def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, client: httpx.Client) -> None:

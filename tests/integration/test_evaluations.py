@@ -266,7 +266,9 @@ def test_the_program_measures_an_adapter_on_sealed_rows(
 ) -> None:
     evaluation = submit(api, registered)
     choices = tmp_path / "choices.jsonl"
-    choices.write_text(json.dumps({"question": "Is rest good?", "context": "Rest helps.", "answer": "yes"}))
+    asked = ("Is rest good?", *(row["messages"][0]["content"] for row in ROWS["train"][:2]))
+    lines = [{"question": question, "context": "Rest helps.", "answer": "yes"} for question in asked]
+    choices.write_text("\n".join(map(json.dumps, lines)))
     status, events, errors = run_program(
         api,
         "--evaluation",
@@ -284,6 +286,7 @@ def test_the_program_measures_an_adapter_on_sealed_rows(
     assert figures["over_refusal"]["rows"] >= 60
     assert figures["verbatim"]["long_enough"] == 6
     assert figures["choices_accuracy"]["rows"] == figures["canary_exposure"]["rows"] == 1
+    assert figures["about"]["choices_learnt_before"] == 2
     assert figures["loss"]["difference"]["value"] != 0
     assert "pharmacist" not in json.dumps(events), "a row's text is in an event"
 

@@ -1,22 +1,24 @@
 """`medichat export` takes what the serving worker would take, and writes nothing of anything else."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from services import cli
 from shared.audit.record import Actor
 from shared.db.tables_training import adapters
 from shared.storage import Storage
-from shared.training.adapter_files import CONFIG, PROBE, WEIGHTS
+from shared.training.adapter_files import CARD, CONFIG, PROBE, WEIGHTS
 from shared.training.adapters import AdapterStore
 from shared.weights import hash_weights
 from tests.evaluating import WEIGHTS as DEMO
 from tests.evaluating import Registered, demo_weights, message_row, nudge, register, with_lora
-from tests.support import Api
+from tests.support import ROOT, Api
 
 #: peft still asks transformers by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -134,6 +136,28 @@ def test_an_adapter_of_the_installation_is_exported_by_its_name(
 ) -> None:
     assert export(registered.sha256)[0] == 0
     assert (tmp_path / "merged" / "model.safetensors").is_file()
+    files = list((tmp_path / "merged").iterdir())
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
+def test_the_card_is_that_of_a_merged_model_and_keeps_where_it_came_from(
+    export: Export, api: Api, registered: Registered, tmp_path: Path
+) -> None:
+    told = (ROOT / "docs" / "adapter-card-example.md").read_text("utf-8")
+    (stored(api, registered) / CARD).write_text(told, "utf-8")
+    assert export(registered.sha256)[0] == 0
+    card = (tmp_path / "merged" / CARD).read_text("utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["library_name"], front["base_model"]) == ("transformers", "medichat/demo")
+    assert "lora" not in front["tags"]
+    assert f"Merged from adapter `{registered.sha256}` onto `medichat/demo`" in card
+    for kept in ("| Data |", "| Seed |", "## Metrics", "## Recipe"):
+        assert kept in told
+        assert kept in card
+    assert card.count("| Adapter |") == 1
+    assert "This model is a **modified** derivative" in card
+    named = set(re.findall(r"[\w-]+\.safetensors", card))
+    assert all((tmp_path / "merged" / name).exists() for name in named)
 
 
 @pytest.mark.parametrize(("damage", "reason"), FAULTS)
@@ -194,7 +218,7 @@ def test_a_recalled_adapter_is_refused_with_the_reason(
     export: Export, api: Api, registered: Registered, tmp_path: Path
 ) -> None:
     with api.gateway.database.write() as connection:
-        store = AdapterStore(api.gateway.clock)
+        store = AdapterStore(api.gateway.clock, api.gateway.envelope)
         store.recall(connection, registered.sha256, Actor(registered.user_id), reason="Wrong doses")
     assert export(registered.sha256) == (1, "medichat: this adapter was recalled: Wrong doses\n")
     assert not (tmp_path / "merged").exists()

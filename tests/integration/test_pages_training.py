@@ -384,6 +384,22 @@ def test_past_a_failed_gate_an_adapter_is_promoted_only_with_a_reason_which_the_
     assert "A test of ours" in tables(app)
 
 
+def test_the_page_warns_of_an_adapter_that_answers_past_its_gate_and_was_never_measured(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    add_good_adapter(api, admin, B)
+    client = api.client(admin)
+    client.post(f"/v1/adapters/{A}/promote", json={"override_reason": "A test of ours"})
+    client.post(f"/v1/adapters/{B}/promote", json={})
+    assert not open_app("adapters").warning
+    client.post("/v1/adapters/roll-back", json={"base_model": "demo"})
+    (warning,) = open_app("adapters").warning
+    assert warning.value == (
+        "It was promoted past its gate, and was never measured. The reason given: A test of ours"
+    )
+
+
 def test_a_roll_back_lets_the_adapter_before_answer_again(open_app: Open, api: Api, admin: Person) -> None:
     for sha256 in (A, B):
         add_good_adapter(api, admin, sha256)
@@ -461,12 +477,12 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
         job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
         assert job is not None
         store = EvaluationStore(gateway.jobs, gateway.envelope)
-        figures = {**FIGURES, "about": {"rows_learnt_before": 7}}
+        figures = {**FIGURES, "about": {"rows_learnt_before": 7, "choices_learnt_before": 3}}
         store.record_end(connection, job.claim, figures=figures, samples={"best": [SAMPLE], "worst": []})
     api.finish(job)
     app.run()
     assert "Every figure is within its limit." in texts(app)
-    assert "7 held-out rows were left out" in texts(app)
+    assert "7 held-out rows and 3 multiple-choice questions were left out" in texts(app)
     assert "training answers recited that the base does not recite is 0" in texts(app)
     (chart,) = charts(app)
     assert chart["facet"]["field"] == "figure"

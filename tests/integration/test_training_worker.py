@@ -357,6 +357,7 @@ def test_a_killed_worker_leaves_no_program_and_another_goes_on(school: School) -
     assert resumed_from(school, run_id) >= 10
     assert [step["step"] for step in school.steps(run_id)] == list(range(1, 61))
     assert EventKind.LEASE_EXPIRED in events(school)
+    assert school.notes(run_id).count("stopped answering") == 1
 
 
 @on_one_database

@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from services.worker_train.canaries import alternatives, exposure, make_canaries
 from services.worker_train.child import Refused
 from services.worker_train.evaluation.answers import Answered, best_and_worst, judge_wording
-from services.worker_train.evaluation.choices import read_choices
+from services.worker_train.evaluation.choices import Choice, read_choices, without_learnt
 from services.worker_train.evaluation.conduct import (
     guard_violations,
     over_refusal,
@@ -184,6 +184,21 @@ def test_choices_are_read_line_by_line_whatever_their_texts_hold(tmp_path: Path)
     file.write_text(json.dumps(good) + "\n" + json.dumps({**good, "answer": "perhaps"}), "utf-8")
     with pytest.raises(Refused, match="Line 2"):
         read_choices(file)
+
+
+@pytest.mark.parametrize(
+    "learnt",
+    [
+        "does Rest  help?",
+        "Rest was studied.\n\nDoes rest help?",
+        "Rest was studied.\n\nQuestion: Does rest\nhelp?\n\nAnswer with one word.",
+        "Rest was studied.\nQUESTION: Does rest help?\nAnswer with one word: yes, no or maybe.",
+    ],
+)
+def test_a_multiple_choice_question_that_was_learnt_is_left_out_however_it_was_put(learnt: str) -> None:
+    choices = [Choice(question, "A study.", "yes") for question in ("Does rest help?", "Does tea help?")]
+    said = [_record(learnt, "Yes."), _record("What is flu?", "Does tea help?")]
+    assert without_learnt(choices, said) == choices[1:]
 
 
 def test_canaries_are_the_same_for_the_same_seed_only() -> None:

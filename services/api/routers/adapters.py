@@ -1,5 +1,7 @@
 """Adapters: look, verify, promote, roll back, recall; and which one answered what."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -22,11 +24,13 @@ from services.api.schemas_adapters import (
     RollBackBody,
     WholeAdapterView,
 )
+from services.api.state import Gateway
 from services.api.views import job_view
 from shared.audit import record
+from shared.auth.sessions import Principal
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, deployments
-from shared.errors import Conflict, InvalidInput
+from shared.errors import AdapterConflict, Conflict, InvalidInput
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import NewJob
@@ -44,7 +48,7 @@ NamedAdapter = Annotated[str, Path(max_length=64)]
 
 def get_store(gateway: GatewayDep) -> AdapterStore:
     """The rules of adapters, on the gateway's clock."""
-    return AdapterStore(gateway.clock)
+    return AdapterStore(gateway.clock, gateway.envelope)
 
 
 StoreDep = Annotated[AdapterStore, Depends(get_store)]
@@ -52,7 +56,7 @@ StoreDep = Annotated[AdapterStore, Depends(get_store)]
 
 @router.get("/adapters", responses=document(401, 403, 422, 429))
 def list_adapters(
-    caller: Admin,
+    caller: AdminOrAuditor,
     gateway: GatewayDep,
     base_model: Annotated[str | None, Query(max_length=255)] = None,
     limit: Limit = 20,
@@ -78,18 +82,15 @@ def roll_back(body: RollBackBody, caller: Admin, gateway: GatewayDep, store: Sto
 
     Recalled adapters are left out. A second roll-back goes back further.
     """
-    try:
-        with gateway.database.write() as connection:
-            store.roll_back(connection, body.base_model, caller.actor)
-            newest = select(deployments).where(deployments.c.base_model == body.base_model)
-            row = connection.execute(newest.order_by(deployments.c.seq.desc()).limit(1)).one()
-    except IntegrityError as error:
-        raise Conflict from error
+    with _act(gateway, caller, "adapter.rolled_back") as connection:
+        store.roll_back(connection, body.base_model, caller.actor)
+        newest = select(deployments).where(deployments.c.base_model == body.base_model)
+        row = connection.execute(newest.order_by(deployments.c.seq.desc()).limit(1)).one()
     return DeploymentView(**row._mapping)
 
 
 @router.get("/adapters/{sha256}", responses=document(401, 403, 404, 422, 429))
-def get_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> WholeAdapterView:
+def get_adapter(sha256: NamedAdapter, caller: AdminOrAuditor, gateway: GatewayDep) -> WholeAdapterView:
     """One adapter with its model card and its evaluations."""
     with gateway.database.read() as connection:
         view = _view(connection, find(connection, sha256))
@@ -153,7 +154,7 @@ def approve_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep, st
 
     Refused until it is verified and its newest gate passed.
     """
-    with gateway.database.write() as connection:
+    with _act(gateway, caller, "adapter.approved", sha256) as connection:
         return _view(connection, store.approve(connection, sha256, caller.actor))
 
 
@@ -165,13 +166,9 @@ def promote_adapter(
 
     Refused until it is verified, and, without a reason to override, unless its newest gate passed.
     """
-    try:
-        with gateway.database.write() as connection:
-            reason = body.override_reason
-            adapter = store.promote(connection, sha256, caller.actor, override_reason=reason)
-            return _view(connection, adapter)
-    except IntegrityError as error:
-        raise Conflict from error
+    with _act(gateway, caller, "adapter.promoted", sha256) as connection:
+        reason = body.override_reason
+        return _view(connection, store.promote(connection, sha256, caller.actor, override_reason=reason))
 
 
 @router.post("/adapters/{sha256}/recall", responses=document(401, 403, 404, 409, 413, 422, 429))
@@ -179,12 +176,8 @@ def recall_adapter(
     sha256: NamedAdapter, body: RecallBody, caller: Admin, gateway: GatewayDep, store: StoreDep
 ) -> AdapterView:
     """Never let the adapter answer again; GET …/answers lists what it wrote."""
-    try:
-        with gateway.database.write() as connection:
-            adapter = store.recall(connection, sha256, caller.actor, reason=body.reason)
-            return _view(connection, adapter)
-    except IntegrityError as error:
-        raise Conflict from error
+    with _act(gateway, caller, "adapter.recalled", sha256) as connection:
+        return _view(connection, store.recall(connection, sha256, caller.actor, reason=body.reason))
 
 
 @router.get("/adapters/{sha256}/answers", responses=document(401, 403, 404, 422, 429))
@@ -225,13 +218,16 @@ def list_answers(
 
 @router.get("/deployments", responses=document(401, 403, 422, 429))
 def list_deployments(
-    caller: Admin,
+    caller: AdminOrAuditor,
     gateway: GatewayDep,
     base_model: Annotated[str | None, Query(max_length=255)] = None,
     limit: Limit = 20,
     cursor: Annotated[str | None, Query(max_length=20)] = None,
 ) -> Page[DeploymentView]:
-    """Which adapter answered since when, newest first; the first one of a base model answers now."""
+    """Which adapter answered since when, newest first; the first one of a base model answers now.
+
+    With the reason of every promotion past a gate that failed.
+    """
     wanted = select(deployments)
     if base_model is not None:
         wanted = wanted.where(deployments.c.base_model == base_model)
@@ -243,6 +239,33 @@ def list_deployments(
         rows = connection.execute(wanted.order_by(deployments.c.seq.desc()).limit(limit + 1)).all()
     items = [DeploymentView(**row._mapping) for row in rows[:limit]]
     return Page[DeploymentView](items=items, next_cursor=str(items[-1].seq) if len(rows) > limit else None)
+
+
+@contextmanager
+def _act(gateway: Gateway, caller: Principal, action: str, sha256: str | None = None) -> Iterator[Connection]:
+    """A transaction for what an admin does; when that is refused, an event in another says so.
+
+    Raises AdapterConflict, also when two acts met.
+    """
+    try:
+        with gateway.database.write() as connection:
+            yield connection
+        return
+    except AdapterConflict as error:
+        refusal = error
+    except IntegrityError:
+        refusal = AdapterConflict()
+    with gateway.database.write() as connection:
+        record.append(
+            connection,
+            now=gateway.clock.now(connection),
+            actor=caller.actor,
+            action=action,
+            object=None if sha256 is None else f"adapter:{sha256}",
+            outcome=record.Outcome.FAILED,
+            reason=refusal.reason,
+        )
+    raise refusal
 
 
 def _view(connection: Connection, adapter: Adapter) -> AdapterView:

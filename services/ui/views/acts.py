@@ -48,10 +48,10 @@ def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done
 def with_reason(
     label: str, question: str, act: Callable[[str], Any], *, key: str, done: str, icon: str
 ) -> None:
-    """A button that asks for a reason, which goes into the log."""
+    """A button that asks for a reason, which is kept for auditors."""
     with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
-        reason = st.text_area("Reason (kept in the log)", key=fresh(f"{key}-reason"), max_chars=500).strip()
+        reason = st.text_area("Reason (kept for auditors)", key=fresh(f"{key}-reason"), max_chars=500).strip()
         _yes(label, lambda: act(reason), key=key, done=done, disabled=not reason)
 
 

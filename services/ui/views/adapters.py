@@ -45,6 +45,7 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
     with st.container(border=True):
         st.markdown(f"Answering now: **{answering}** for every question that names no adapter.")
         if active:
+            _override(active, history, found)
             acts.confirm(
                 "Roll back",
                 "The adapter before this one answers again, from the next question on.",
@@ -67,6 +68,20 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
                     for each in history
                 ]
                 st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+
+
+def _override(active: str, history: list[Json], found: list[Json]) -> None:
+    """Warn when what answers was let past its gate; a roll-back to it leaves that as it was."""
+    promoted = (each for each in history if each["adapter_sha256"] == active and each["kind"] == "promote")
+    reason = next((each["override_reason"] for each in promoted), None)
+    if reason is None:
+        return
+    measured = any(each["gate"] for each in found if each["sha256"] == active)
+    st.warning(
+        f"It was promoted past its gate{'' if measured else ', and was never measured'}. The reason given: "
+        f"{plain_markdown(reason)}",
+        icon=":material/gavel:",
+    )
 
 
 def _title(adapter: Json) -> str:

@@ -35,8 +35,13 @@ def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
 
 
 def _unseen(figures: Json) -> str:
-    learnt = figures.get("about", {}).get("rows_learnt_before", 0)
-    without = f"; {learnt:,} held-out rows were left out, for it was trained on their questions"
+    about = figures.get("about", {})
+    counted = {
+        "held-out rows": about.get("rows_learnt_before", 0),
+        "multiple-choice questions": about.get("choices_learnt_before", 0),
+    }
+    learnt = " and ".join(f"{count:,} {what}" for what, count in counted.items() if count)
+    without = f"; {learnt} were left out, for it was trained on their questions"
     return f"its training did not see{without if learnt else ''}"
 
 

@@ -4,19 +4,23 @@ Rows are as PubMedQA's labelled ones (Jin et al. 2019): `question`, `context` an
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from services.worker_train.child import Refused
+from services.worker_train.duplicates import digest
 from services.worker_train.evaluation.bootstrap import compare_shares
 from services.worker_train.evaluation.examinee import Examinee
 from services.worker_train.evaluation.pace import Pace
+from services.worker_train.evaluation.rows import Record
 from services.worker_train.evaluation.text import Encoded, Row
 
 CHOICES = ("yes", "no", "maybe")
+_LABEL = re.compile(r"\s*question\s*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,25 @@ def _choice(number: int, line: str) -> Choice:
             f"Line {number} of the file of choices needs question, context and answer (yes, no or maybe).",
         )
     return found
+
+
+def without_learnt(found: Sequence[Choice], learnt: Iterable[Record]) -> list[Choice]:
+    """The questions that no learnt row asks, in order: of one that was asked the answer may be recited.
+
+    A row asks a question that is all that its user says, or a line or paragraph of its own, as where a
+    context goes before it; case, white space and the word "Question:" are not looked at.
+    """
+    wanted = {digest(choice.question) for choice in found}
+    asked = {mark for record in learnt for mark in _asked(record) if mark in wanted}
+    return [choice for choice in found if digest(choice.question) not in asked]
+
+
+def _asked(record: Record) -> Iterator[bytes]:
+    for said in record["messages"]:
+        if said["role"] == "user":
+            text = said["content"]
+            for part in {text, *text.split("\n\n"), *text.split("\n")}:
+                yield digest(_LABEL.sub("", part, count=1))
 
 
 def measure_choices(examinee: Examinee, asked: Sequence[Choice], *, pace: Pace, seed: int) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Material:
     learnt_before: int = 0
     trained: Sequence[Row] = ()
     choices: Sequence[Choice] = ()
+    #: Multiple-choice questions that are not among these, likewise.
+    choices_learnt_before: int = 0
     #: Planted when the adapter was trained.
     canaries: Sequence[Canary] = ()
 
@@ -93,6 +95,7 @@ def measure(examinee: Examinee, material: Material, plan: Plan, *, guard: Guard,
         "seconds_taken": round(time.monotonic() - started, 1),
         "rows_left_out": len(material.held_out) - len(held_out),
         "rows_learnt_before": material.learnt_before,
+        "choices_learnt_before": material.choices_learnt_before,
         "policy_version": guard.policy_version,
     }
     return Outcome(figures=figures, samples={**best_and_worst(samples), **cases})

@@ -20,7 +20,7 @@ from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
 from shared.db.tables_training import adapters, training_runs
-from shared.jobs.lifecycle import State
+from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
 from shared.logs import where
 from shared.memory import WANTED_BY_SERVING
@@ -48,6 +48,8 @@ class TrainWork(Work):
         self._card = self._files_sha256 = ""
         #: Whether the program that runs has not reported a step yet.
         self._fresh = True
+        #: Whether a program was started in this attempt.
+        self._begun = False
         #: The time when this process's monotonic clock read 0: found once, so that later steps are later.
         self._clock_zero: datetime | None = None
         self._mirror_failed = False
@@ -93,6 +95,13 @@ class TrainWork(Work):
     def started(self, connection: Connection, now: datetime) -> None:
         self._fresh = True
         self._wanted = wanted_memory(connection, now, self.tools.settings.heartbeat_s)
+        if not self._begun and self._was_lost(connection):
+            self.note(
+                connection,
+                f"The worker that ran it stopped answering; {self.tools.worker_id} took it up.",
+                now,
+            )
+        self._begun = True
         step = self.checkpoints.newest()
         if step is not None:
             self.note(
@@ -181,7 +190,8 @@ class TrainWork(Work):
             bytes=int(done["bytes"]),
             card=self._card,
         )
-        adapter = AdapterStore(self.tools.jobs.clock).add(connection, new, self.tools.actor)
+        store = AdapterStore(self.tools.jobs.clock, self.tools.envelope)
+        adapter = store.add(connection, new, self.tools.actor)
         if adapter.run_id != self.run.id:
             known = f"version {adapter.version} of {adapter.name}"
             self.note(connection, f"The same weights are {known} already; they are not added again.", now)
@@ -195,6 +205,12 @@ class TrainWork(Work):
             self.checkpoints.delete()
             shutil.rmtree(self.folder / "output", ignore_errors=True)
         remove_old_checkpoints(self.tools)
+
+    def _was_lost(self, connection: Connection) -> bool:
+        """Whether the worker before this one let its lease run out: it could leave no note."""
+        events = self.tools.jobs.events(connection, self.job.id)
+        before = [event.kind for event in events if event.seq == self.job.event_seq - 1]
+        return before == [EventKind.LEASE_EXPIRED]
 
     def _set(self, connection: Connection, **values: Any) -> None:
         connection.execute(update(training_runs).where(training_runs.c.id == self.run.id).values(**values))
