@@ -35,6 +35,11 @@ def masked(text: str) -> str:
         ("Paid by card 4539148803436467.", "Paid by card [ACCOUNT_NUMBER]."),
         ("MRN 800-633-4227 was opened.", "MRN [RECORD_NUMBER] was opened."),
         ("She was seen at Mercy Family Health.", "She was seen at [PLACE]."),
+        ("MRN 2003-2011 and chart 440/512.", "MRN [RECORD_NUMBER] and chart [RECORD_NUMBER]."),
+        ("Case number 2003-2011 is hers.", "Case number [RECORD_NUMBER] is hers."),
+        ("Patient 4451209 had a fall.", "Patient [RECORD_NUMBER] had a fall."),
+        ("Pt 44512 s/p CABG.", "Pt [RECORD_NUMBER] s/p CABG."),
+        ("The number given was 4410-2200.", "The number given was [RECORD_NUMBER]."),
     ],
 )
 def test_an_identifier_is_masked(text: str, expected: str) -> None:
@@ -62,6 +67,16 @@ def test_an_identifier_is_masked(text: str, expected: str) -> None:
         "The Report of the Surgeon General is on ClinicalTrials.gov.",
         "Rinse well. Don't smoke. Get an X-Ray.",
         "What is Williams Syndrome?",
+        "Admissions fell in 2003-2011, and in the group 2003-2011 most of all.",
+        "Carriers of rs7412358 had less of it (OMIM 104310, PMID: 20301414).",
+        "Platelets ranged from 5000-21000/mm and ammonia was 1500-2500 mol/L.",
+        "In the control group 131 (54.3 %) improved, in the active group (204 ± 12) all.",
+        "In the treated group 145/212 relapsed; the patients in this study were 512.",
+        "Variants between codons 2210-2390 were frequent in group 240 patients later.",
+        "Group 1-82.5 % and group 2-71.4 % were free of it; stage pT2-3aN1-2M0.",
+        "Registered as ISRCTN40273119, ACTRN12609000312246 and DRKS00004120.",
+        "Call Medicare at 18006334227, TTY 18774862048.",
+        "The mean age was 44 ± 10.95 years, the range 28-94 years, or 28 to 94 years.",
     ],
 )
 def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
