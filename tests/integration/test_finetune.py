@@ -26,7 +26,7 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from shared.memory import WANTED_BY_SERVING, memory_name
-from shared.training.recipe import Recipe
+from shared.training.recipe import Recipe, read_recipe
 from tests.tiny_model import tiny_model
 from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
 
@@ -428,6 +428,20 @@ def test_a_loss_that_explodes_stops_the_run() -> None:
     with pytest.raises(Refused, match=r"Step 9: the loss rose to 12.00 from 1.80") as refusal:
         watch.judge(9, 12.0, 1.0, learning_rate=0.1)
     assert refusal.value.reason == "diverged"
+
+
+def test_the_program_explains_every_knob_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        finetune.main(["--explain"])
+    printed = capsys.readouterr().out
+    assert not ended.value.code
+    assert read_recipe(printed) == Recipe()
+    plain = " ".join(printed.replace("\n#", "").split())
+    for knob in Recipe.knobs():
+        assert knob.doc in plain, knob.name
+    with pytest.raises(SystemExit):
+        finetune.main(["--help"])
+    assert "--explain" in capsys.readouterr().out
 
 
 def ends(losses: list[float], gradients: list[float] | None = None) -> Refused | None:
