@@ -196,12 +196,21 @@ def summary(report: Json) -> list[str]:
     return [f"{name.replace('_', ' ')}: {said}" for name, value in report.items() if (said := _figure(value))]
 
 
+def _dropped(each: Json) -> str:
+    """Rows left out for one reason, and how many of them the report names where it names not all."""
+    listed, count = len(each["rows"]), each["count"]
+    few = f" (the first {listed} of {count} by line in the report)" if listed < count else ""
+    return f"{each['reason'].replace('_', ' ')} {count}{few}"
+
+
 def _figure(value: Any) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, dict):
         counted = {name: each for name, each in value.items() if isinstance(each, int | float)}
         return ", ".join(f"{name} {each}" for name, each in counted.items())
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "rows" in each for each in value):
+        return ", ".join(map(_dropped, value))
     if isinstance(value, list) and value:
         return f"{len(value)} listed in the report"
     return ""

@@ -13,7 +13,7 @@ from shared.db.tables_training import datasets, training_notes, training_runs, t
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
 from shared.training.evaluations import EvaluationStore
-from shared.training.report import ADVICE, Reason
+from shared.training.report import ADVICE, MAX_LINES, Reason
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person
@@ -149,7 +149,9 @@ def test_the_report_of_a_checked_dataset_is_read_on_its_page(open_app: Open, api
     }
     told = texts(app)
     for each in (
-        "Frage as question",
+        "question ← Frage, answer ← answer",
+        "On lines 2",
+        "On lines 7",
         "Only 3 rows are left",
         "Found in 1 row, which was masked",
         "de (1)",
@@ -159,6 +161,60 @@ def test_the_report_of_a_checked_dataset_is_read_on_its_page(open_app: Open, api
     assert ADVICE[Reason.EMPTY_ANSWER] in tables(app)
     assert "dosing" in tables(app)
     assert len(charts(app)) == 3
+
+
+def shown_report(open_app: Open, api: Api, admin: Person, **changes: Any) -> AppTest:
+    """The page of a dataset whose check found this besides."""
+    uploaded(api.client(admin))
+    check(api, report={**REPORT, **changes})
+    return open_app("data")
+
+
+def test_the_report_says_what_every_column_was_read_as_and_which_were_not_used(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    names = {"question": "question", "context": "context", "answer": "answer"}
+    app = shown_report(
+        open_app,
+        api,
+        admin,
+        columns=["id", "question", "context", "long_answer", "answer"],
+        mapping=names,
+    )
+    told = texts(app).replace("\\", "")
+    assert "question ← question, context ← context, answer ← answer; not used: id, long_answer" in told
+
+
+def test_the_report_says_zero_where_there_were_no_copies_and_no_other_language(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    app = shown_report(open_app, api, admin, languages={"en": 7}, not_english_lines=[])
+    told = texts(app)
+    assert "Exact copies: 0 · near copies: 0 · copies of held-out rows: 0 · not English: 0" in told
+    assert "On lines 7" not in told
+
+
+def test_the_report_says_of_how_many_rows_it_names_the_first(open_app: Open, api: Api, admin: Person) -> None:
+    lines = list(range(1, MAX_LINES + 1))
+    rows = [{"line": line, "advice": ADVICE[Reason.NEAR_DUPLICATE]} for line in lines]
+    app = shown_report(
+        open_app,
+        api,
+        admin,
+        dropped=[*REPORT["dropped"], {"reason": "near_duplicate", "count": 300, "rows": rows}],
+        phi={"policy": "mask", "by_type": {"US_SSN": 301}, "rows": 301, "lines": lines},
+        dangerous=[{"category": "dosing", "count": 302, "lines": lines}],
+        languages={"de": 303},
+        not_english_lines=lines,
+    )
+    told = texts(app)
+    assert "Listed are the first 200 of 300: near duplicate." in told
+    assert "of 2: empty answer" not in told
+    for count in (301, 303):
+        assert f"199, 200 (the first 200 of {count})" in told
+    assert app.dataframe[1].value["lines"].to_list() == [
+        f"{', '.join(map(str, lines))} (the first 200 of 302)"
+    ]
 
 
 def test_rows_are_shown_only_when_asked_for_and_that_is_logged(
