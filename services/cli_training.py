@@ -41,6 +41,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     take.add_argument("source", choices=["path", "hub"], help="its import folder, or the hub")
     take.add_argument("location", help="a file of that folder, or a hub id such as OWNER/NAME")
     take.add_argument("--name", help="what to call it; its location when left out")
+    take.add_argument("--subset", help="which configuration of a dataset of the hub")
+    take.add_argument("--split", help="which split of it; train when left out")
     _add_options(take)
     take.set_defaults(run=_import)
 
@@ -84,8 +86,8 @@ def _add(options: argparse.Namespace) -> int:
 
 def _chosen(options: argparse.Namespace) -> Json:
     """The options that are a single value each, as far as they are given."""
-    names = ("phi", "validation_fraction", "seed", "max_tokens", "model")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    names = ("phi", "validation_fraction", "seed", "max_tokens", "model", "subset", "split")
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def _import(options: argparse.Namespace) -> int:

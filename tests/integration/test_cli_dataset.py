@@ -189,6 +189,10 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
         "question:Frage",
         "--column",
         "answer:Antwort",
+        "--subset",
+        "labelled",
+        "--split",
+        "test",
     ]
     assert cli.main(["dataset", "import", "hub", "owner/name", *arguments]) == 0
     with api.gateway.database.read() as connection:
@@ -196,6 +200,7 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
     assert capsys.readouterr().out == f"{dataset.id}  Doctors: to be fetched\n"
     assert (dataset.source, dataset.source_name, dataset.options["seed"]) == ("hub", "owner/name", 7)
     assert dataset.options["columns"] == {"question": "Frage", "answer": "Antwort"}
+    assert (dataset.options["subset"], dataset.options["split"]) == ("labelled", "test")
 
 
 @pytest.mark.usefixtures("key")

@@ -259,6 +259,47 @@ def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
     assert (again["state"], again["options"]["phi"]) == ("validating", "mask")
 
 
+def test_a_dataset_is_checked_again_with_other_columns(open_app: Open, api: Api, admin: Person) -> None:
+    dataset_id = uploaded(api.client(admin))
+    check(api, report={**REPORT, "columns": ["Frage", "answer", "why"]})
+    app = open_app("data")
+    select = f"again-{dataset_id}-column"
+    assert app.selectbox(key=f"{select}-answer").options == ["as its name says", "Frage", "answer", "why"]
+    app.selectbox(key=f"{select}-question").set_value("Frage")
+    app.selectbox(key=f"{select}-answer").set_value("why").run()
+    button(app, "Check with these options").click().run()
+    again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
+    assert (again["state"], again["options"]["columns"]) == (
+        "validating",
+        {"question": "Frage", "answer": "why"},
+    )
+
+
+def test_columns_that_make_no_row_are_refused_and_the_page_says_so(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    dataset_id = uploaded(api.client(admin))
+    check(api, report=REPORT)
+    app = open_app("data")
+    app.selectbox(key=f"again-{dataset_id}-column-question").set_value("Frage").run()
+    button(app, "Check with these options").click().run()
+    assert any("columns must name one of" in each.value for each in app.error)
+
+
+def test_a_subset_and_a_split_of_the_hub_are_fetched(open_app: Open, api: Api, admin: Person) -> None:
+    app = open_app("data")
+    next(each for each in app.text_input if each.label == "Hub id, or file").set_value("qiaojin/PubMedQA")
+    app.text_input(key="fetch-subset").set_value("pqa_labeled")
+    app.text_input(key="fetch-split").set_value("test")
+    button(app, "Fetch and check").click().run()
+    (made,) = api.client(admin).get("/v1/datasets").json()["items"]
+    assert (made["source_name"], made["options"]["subset"], made["options"]["split"]) == (
+        "qiaojin/PubMedQA",
+        "pqa_labeled",
+        "test",
+    )
+
+
 def test_a_dataset_in_use_is_not_removed_and_the_page_says_so(
     open_app: Open, api: Api, admin: Person
 ) -> None:
