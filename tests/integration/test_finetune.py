@@ -8,6 +8,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +444,13 @@ def test_the_program_explains_every_knob_with_its_default(capsys: pytest.Capture
     with pytest.raises(SystemExit):
         finetune.main(["--help"])
     assert "--explain" in capsys.readouterr().out
+
+
+def test_the_help_of_the_program_is_all_that_it_writes() -> None:
+    command = [sys.executable, "-m", "services.worker_train.finetune", "--help"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert asked.stdout.startswith("usage: ")
+    assert asked.stderr == ""
 
 
 def ends(losses: list[float], gradients: list[float] | None = None) -> Refused | None:
