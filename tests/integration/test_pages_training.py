@@ -275,6 +275,26 @@ def test_a_dataset_is_checked_again_with_other_columns(open_app: Open, api: Api,
     )
 
 
+def test_the_columns_of_a_file_that_was_not_recognised_are_typed(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    dataset_id = uploaded(api.client(admin))
+    job = claim_check(api)
+    detail = "The rows fit no known shape. The columns: Frage, Antwort."
+    with api.gateway.database.write() as connection:
+        api.gateway.datasets.reject(
+            connection, job.claim, code="unknown-shape", detail=detail, keep_upload=True
+        )
+        api.gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
+    app = open_app("data")
+    assert [each.proto.expanded for each in app.expander if each.label == "Which column is which"] == [True]
+    app.text_input(key=f"again-{dataset_id}-column-question").set_value("Frage")
+    app.text_input(key=f"again-{dataset_id}-column-answer").set_value("Antwort").run()
+    button(app, "Check with these options").click().run()
+    again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
+    assert again["options"]["columns"] == {"question": "Frage", "answer": "Antwort"}
+
+
 def test_columns_that_make_no_row_are_refused_and_the_page_says_so(
     open_app: Open, api: Api, admin: Person
 ) -> None:

@@ -20,6 +20,7 @@ _PHI = {
 }
 #: Refusals that ask for the columns.
 _UNREADABLE_COLUMNS = ("unknown-shape", "unknown-column")
+_AS_NAMED = "as its name says"
 _STATES = {"receiving": "coming in", "validating": "being checked", "ready": "ready", "rejected": "refused"}
 
 
@@ -211,7 +212,7 @@ def _one(tuning: Tuning, dataset: Json) -> None:
 
 
 def _columns(dataset: Json) -> dict[str, str]:
-    """Which column is read as what. A name can be typed, for of a refused file there is no report."""
+    """Which column is read as what: chosen among those of the report, or typed where there is none."""
     chosen = dataset["options"].get("columns", {})
     known = (dataset["report"] or {}).get("columns", [])
     names = ["", *dict.fromkeys([*known, *chosen.values()])]
@@ -221,14 +222,15 @@ def _columns(dataset: Json) -> dict[str, str]:
         st.caption("Where their names do not say it: at least the question and the answer.")
         sides = st.columns(2)
         for place, part in enumerate(get_args(Part)):
-            columns[part] = sides[place % 2].selectbox(
-                part,
-                names,
-                names.index(chosen.get(part, "")),
-                format_func=lambda name: name or "as its name says",
-                accept_new_options=True,
-                key=f"again-{dataset['id']}-column-{part}",
-            )
+            key, former = f"again-{dataset['id']}-column-{part}", chosen.get(part, "")
+            side = sides[place % 2]
+            if known:
+                name = side.selectbox(
+                    part, names, names.index(former), format_func=lambda each: each or _AS_NAMED, key=key
+                )
+            else:
+                name = side.text_input(part, former, max_chars=200, placeholder=_AS_NAMED, key=key)
+            columns[part] = name
     return {part: name for part, name in columns.items() if name}
 
 
