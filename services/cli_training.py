@@ -41,6 +41,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     take.add_argument("source", choices=["path", "hub"], help="its import folder, or the hub")
     take.add_argument("location", help="a file of that folder, or a hub id such as OWNER/NAME")
     take.add_argument("--name", help="what to call it; its location when left out")
+    take.add_argument("--subset", help="which configuration of a dataset of the hub")
+    take.add_argument("--split", help="which split of it; train when left out")
     _add_options(take)
     take.set_defaults(run=_import)
 
@@ -84,8 +86,8 @@ def _add(options: argparse.Namespace) -> int:
 
 def _chosen(options: argparse.Namespace) -> Json:
     """The options that are a single value each, as far as they are given."""
-    names = ("phi", "validation_fraction", "seed", "max_tokens", "model")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    names = ("phi", "validation_fraction", "seed", "max_tokens", "model", "subset", "split")
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -196,12 +198,21 @@ def summary(report: Json) -> list[str]:
     return [f"{name.replace('_', ' ')}: {said}" for name, value in report.items() if (said := _figure(value))]
 
 
+def _dropped(each: Json) -> str:
+    """Rows left out for one reason, and how many of them the report names where it names not all."""
+    listed, count = len(each["rows"]), each["count"]
+    few = f" (the first {listed} of {count} by line in the report)" if listed < count else ""
+    return f"{each['reason'].replace('_', ' ')} {count}{few}"
+
+
 def _figure(value: Any) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, dict):
         counted = {name: each for name, each in value.items() if isinstance(each, int | float)}
         return ", ".join(f"{name} {each}" for name, each in counted.items())
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "rows" in each for each in value):
+        return ", ".join(map(_dropped, value))
     if isinstance(value, list) and value:
         return f"{len(value)} listed in the report"
     return ""

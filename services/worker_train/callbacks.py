@@ -1,4 +1,4 @@
-"""What is said and decided between two steps: events, a stop on request, a stop when the loss falls apart.
+"""What is said and decided between two steps: events, a stop on request, a stop when training falls apart.
 
 It knows the trainer's state and nothing of how a step is computed.
 """
@@ -8,7 +8,7 @@ import resource
 import signal
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -25,6 +25,10 @@ from shared.errors import MediChatError
 Emit = Callable[..., None]
 #: A loss so many times the median of the last steps, for so many steps in a row, has exploded.
 _EXPLODED, _IN_A_ROW, _REMEMBERED = 3.0, 3, 20
+#: So has one that stays so many times above the lowest that this median has been, and a gradient that does
+#: so: what rises step by step raises its own median. Within so many steps a sound run falls below again, even
+#: with one row a step.
+_RAISED, _STEEP, _STAYED = 1.5, 100.0, 10
 _MB = 1e6
 
 
@@ -46,6 +50,23 @@ class StopRequest:
         self.asked = True
 
 
+class _Running:
+    """The median of a figure's last values, and the lowest that it has been; infinite while there are few."""
+
+    def __init__(self, values: Iterable[float] = (), lowest: float = math.inf) -> None:
+        self.values = deque(values, maxlen=_REMEMBERED)
+        self.lowest = lowest
+
+    def median(self) -> float:
+        """Of the last values."""
+        return statistics.median(self.values) if len(self.values) >= _IN_A_ROW else math.inf
+
+    def add(self, value: float) -> None:
+        """Count this value too."""
+        self.values.append(value)
+        self.lowest = min(self.lowest, self.median())
+
+
 class Watch(TrainerCallback, ExportableState):
     """Tells of every step, keeps the best weights, and ends the run when it should end.
 
@@ -57,8 +78,9 @@ class Watch(TrainerCallback, ExportableState):
         self._emit, self._stop, self._patience = emit, stop, patience
         self.trainer: AdapterTrainer
         self.drained = False
-        self._losses: deque[float] = deque(maxlen=_REMEMBERED)
-        self._high = 0
+        self._losses, self._gradients = _Running(), _Running()
+        #: Steps in a row of which the loss, or the gradient, was so far above what it was.
+        self._high = self._raised = self._steep = 0
         self._unmoved = 0
         self._gradient = 0.0
         #: Whether the look at the held-out rows that was due is still to come.
@@ -67,17 +89,25 @@ class Watch(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this."""
         return {
-            "losses": list(self._losses),
+            "losses": list(self._losses.values),
+            "lowest_loss": self._losses.lowest,
+            "gradients": list(self._gradients.values),
+            "lowest_gradient": self._gradients.lowest,
             "high": self._high,
+            "raised": self._raised,
+            "steep": self._steep,
             "unmoved": self._unmoved,
             "gradient": self._gradient,
             "owes_look": self._owes_look,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what a checkpoint kept."""
-        self._losses = deque(state["losses"], maxlen=_REMEMBERED)
-        self._high, self._unmoved = state["high"], state["unmoved"]
+        """Go on from what a checkpoint kept; one of an earlier version kept less."""
+        state = {**self.state(), **state}
+        self._losses = _Running(state["losses"], state["lowest_loss"])
+        self._gradients = _Running(state["gradients"], state["lowest_gradient"])
+        self._high, self._raised, self._steep = state["high"], state["raised"], state["steep"]
+        self._unmoved = state["unmoved"]
         self._gradient, self._owes_look = state["gradient"], state["owes_look"]
 
     def on_train_begin(
@@ -110,7 +140,7 @@ class Watch(TrainerCallback, ExportableState):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """One event a step. Raises Refused when the loss is no number, or has exploded."""
+        """One event a step. Raises Refused when the training fell apart, as `judge` says."""
         if not logs or "loss" not in logs:
             return
         gradient = float(logs.get("grad_norm", 0.0))
@@ -156,15 +186,29 @@ class Watch(TrainerCallback, ExportableState):
         self._emit("checkpoint", step=state.global_step, folder=str(folder))
 
     def judge(self, step: int, loss: float, gradient: float, *, learning_rate: float) -> None:
-        """Raises Refused when the loss, or the gradient's length, shows that the training fell apart."""
+        """Raises Refused when the loss, or the gradient's length, shows that the training fell apart.
+
+        That is: one of them is not a number; the loss is far above its median for some steps, or for
+        more steps clearly above the lowest median that it had; or the gradient is for as many steps far above
+        its own lowest.
+        """
         if not math.isfinite(loss) or not math.isfinite(gradient):
             raise self._diverged(step, "the loss is not a number", learning_rate)
-        usual = statistics.median(self._losses) if len(self._losses) >= _IN_A_ROW else math.inf
+        usual, lowest = self._losses.median(), self._losses.lowest
+        # what cuts nothing off is not steep, whatever it was before
+        flat = max(self._gradients.lowest, 1.0)
         self._high = self._high + 1 if loss > _EXPLODED * usual + 1 else 0
-        if self._high >= _IN_A_ROW:
-            raise self._diverged(step, f"the loss rose to {loss:.2f} from {usual:.2f}", learning_rate)
+        self._raised = self._raised + 1 if loss > _RAISED * lowest + 1 else 0
+        self._steep = self._steep + 1 if gradient > _STEEP * flat else 0
+        if self._high >= _IN_A_ROW or self._raised >= _STAYED:
+            before = usual if self._high >= _IN_A_ROW else lowest
+            raise self._diverged(step, f"the loss rose to {loss:.2f} from {before:.2f}", learning_rate)
+        if self._steep >= _STAYED:
+            rose = f"the gradient's length rose to {gradient:.3g} from {self._gradients.lowest:.3g}"
+            raise self._diverged(step, rose, learning_rate)
         if not self._high:
-            self._losses.append(loss)
+            self._losses.add(loss)
+        self._gradients.add(gradient)
         self._gradient = gradient
 
     def _is_stuck(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from transformers.utils.logging import disable_progress_bar
 
 from services.worker_train import base
 from services.worker_train.card import write_merged_card
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="", help="base model in the catalogue (default: the adapter's)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights")
     options = parser.parse_args(argv)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         difference = export(options.adapter, options.folder, model=options.model, dtype=options.dtype)
     except MediChatError as error:

@@ -4,16 +4,16 @@ The story, top to bottom: read the recipe and its rows, turn them into tokens, j
 the base model, train, and write the adapter with its card. Each part has a module of its own; this one puts
 them in order.
 
-`RUN.yaml` lies in the run's folder. Beside it appear `checkpoints/`, from which a run that was stopped goes
-on, and `output/`, the adapter. With `--supervised`, events go to standard output and the program ends with
-its supervisor (see child.py).
+`RUN.yaml` lies in the run's folder; `--explain` prints one in which every knob is explained. Beside it appear
+`checkpoints/`, from which a run that was stopped goes on, and `output/`, the adapter. With `--supervised`,
+events go to standard output and the program ends with its supervisor (see child.py).
 """
 
 import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -33,7 +33,13 @@ from shared.training.recipe import Recipe, read_recipe
 def main(argv: list[str] | None = None) -> None:
     """Run the program; exits with a status of child.Exit."""
     parser = argparse.ArgumentParser(description="Train an adapter as a recipe says.")
-    parser.add_argument("run", type=Path, help="the recipe, in the run's folder")
+    parser.add_argument("run", type=Path, metavar="RUN.yaml", help="the recipe, in the run's folder")
+    parser.add_argument(
+        "--explain",
+        action=_Explain,
+        nargs=0,
+        help="print a recipe with every knob: what it does, what it costs and its default; then end",
+    )
     parser.add_argument("--supervised", action="store_true", help="end when standard input ends")
     options = parser.parse_args(argv)
     if options.supervised:
@@ -45,6 +51,14 @@ def main(argv: list[str] | None = None) -> None:
     if recipe.processes > 1 and not processes.is_launched():
         sys.exit(launch(recipe.processes, sys.argv[1:] if argv is None else argv))
     sys.exit(run_and_report(recipe, options.run.absolute().parent))
+
+
+class _Explain(argparse.Action):
+    """Prints the recipe of the defaults instead of training."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        sys.stdout.write(Recipe().to_yaml())
+        parser.exit()
 
 
 def launch(count: int, arguments: list[str]) -> int:

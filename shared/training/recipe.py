@@ -4,6 +4,7 @@ A recipe is data: the dashboard changes one, the gateway stores it with the run,
 model card repeats it.
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,11 +14,13 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from shared.catalogue import find_model
 from shared.errors import InvalidInput
 
 _PRESETS = Path(__file__).parent / "presets"
+_COMMENT_WIDTH = 100
 _R = TypeVar("_R", bound="Recipe")
 
 
@@ -35,12 +38,23 @@ class Data(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: `medichat:<dataset id>`, a JSON Lines file (`.jsonl`, `.jsonl.gz`), or a dataset's id on the hub.
-    train: str = ""
-    #: The same for the held-out rows. A dataset of MediChat has its own, or none; of others
-    #: `validation_fraction` cuts some off.
-    validation: str = ""
-    validation_fraction: float = Field(0.05, ge=0, lt=1)
+    train: str = Field(
+        "",
+        description="`medichat:<dataset id>`, a JSON Lines file (`.jsonl`, `.jsonl.gz`), or a dataset's id "
+        "on the hub.",
+    )
+    validation: str = Field(
+        "",
+        description="The same for the held-out rows. A dataset of MediChat has its own, or none; of others "
+        "`validation_fraction` cuts some off.",
+    )
+    validation_fraction: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share of the rows that is held out then. More judges training better, and leaves less "
+        "to learn from.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,8 +294,8 @@ class Recipe(BaseModel):
         return _validate(type(self), {**self.model_dump(mode="json"), **changes})
 
     def to_yaml(self) -> str:
-        """The recipe as `RUN.yaml` holds it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The recipe as `RUN.yaml` holds it: above each value stands what it does and what it costs."""
+        return "".join(_explained(self))
 
 
 def read_recipe(text: str) -> Recipe:
@@ -318,6 +332,27 @@ def _validate(kind: type[_R], values: dict[str, Any]) -> _R:
         where = ".".join(str(part) for part in first["loc"])
         what = first["msg"].removeprefix("Value error, ")
         raise InvalidInput(f"The recipe cannot be used: {where + ': ' if where else ''}{what}.") from error
+
+
+def _explained(part: BaseModel) -> Iterator[str]:
+    values = part.model_dump(mode="json")
+    for name, field in type(part).model_fields.items():
+        yield _comment(field)
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            yield f"{name}:\n" + textwrap.indent("".join(_explained(value)).lstrip(), "  ")
+        else:
+            yield yaml.safe_dump({name: values[name]}, allow_unicode=True)
+
+
+def _comment(field: FieldInfo) -> str:
+    if field.description is None:
+        return ""
+    lines = textwrap.wrap(field.description, _COMMENT_WIDTH, break_on_hyphens=False)
+    if choices := _choices(field.annotation):
+        # as YAML wants them: without quotes, `on` would be a truth value
+        lines.append(f"One of {yaml.safe_dump(list(choices), default_flow_style=True).strip()}.")
+    return "\n" + "".join(f"# {line}\n" for line in lines)
 
 
 def _knobs(kind: type[Recipe]) -> Iterator[Knob]:

@@ -10,6 +10,7 @@ from services import cli, cli_training
 from shared.auth.roles import Role
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import EventKind
+from shared.training.report import MAX_LINES, Reason
 from tests.support import PASSWORD, Api, wait_until
 from tests.uploads import ROWS, WORD, check, claim_check, uploaded
 
@@ -160,6 +161,24 @@ def test_one_dataset_is_shown_with_what_its_check_found(api: Api, capsys: pytest
 
 
 @pytest.mark.usefixtures("key")
+def test_a_report_that_names_not_all_rows_says_of_how_many(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN))
+    rows = [{"line": line, "advice": "Nothing to do."} for line in range(1, MAX_LINES + 1)]
+    dropped = [
+        {"reason": Reason.NEAR_DUPLICATE, "count": 300, "rows": rows},
+        {"reason": Reason.EMPTY_ANSWER, "count": 2, "rows": rows[:2]},
+    ]
+    check(api, report={"rows_in": 500, "dropped": dropped})
+    assert cli.main(["dataset", "show", dataset_id]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "dropped: near duplicate 300 (the first 200 of 300 by line in the report), empty answer 2\n" in said
+    )
+
+
+@pytest.mark.usefixtures("key")
 def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--name",
@@ -170,6 +189,10 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
         "question:Frage",
         "--column",
         "answer:Antwort",
+        "--subset",
+        "labelled",
+        "--split",
+        "test",
     ]
     assert cli.main(["dataset", "import", "hub", "owner/name", *arguments]) == 0
     with api.gateway.database.read() as connection:
@@ -177,6 +200,7 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
     assert capsys.readouterr().out == f"{dataset.id}  Doctors: to be fetched\n"
     assert (dataset.source, dataset.source_name, dataset.options["seed"]) == ("hub", "owner/name", 7)
     assert dataset.options["columns"] == {"question": "Frage", "answer": "Antwort"}
+    assert (dataset.options["subset"], dataset.options["split"]) == ("labelled", "test")
 
 
 @pytest.mark.usefixtures("key")

@@ -134,7 +134,7 @@ OF_A_FOLDER = [
 def test_an_adapter_of_the_installation_is_exported_by_its_name(
     export: Export, registered: Registered, tmp_path: Path
 ) -> None:
-    assert export(registered.sha256)[0] == 0
+    assert export(registered.sha256) == (0, "")
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     files = list((tmp_path / "merged").iterdir())
     assert len({file.stat().st_mode for file in files}) == 1

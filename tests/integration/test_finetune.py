@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import random
 import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from shared.memory import WANTED_BY_SERVING, memory_name
-from shared.training.recipe import Recipe
+from shared.training.recipe import Recipe, read_recipe
 from tests.tiny_model import tiny_model
 from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
 
@@ -427,6 +430,96 @@ def test_a_loss_that_explodes_stops_the_run() -> None:
     with pytest.raises(Refused, match=r"Step 9: the loss rose to 12.00 from 1.80") as refusal:
         watch.judge(9, 12.0, 1.0, learning_rate=0.1)
     assert refusal.value.reason == "diverged"
+
+
+def test_the_program_explains_every_knob_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        finetune.main(["--explain"])
+    printed = capsys.readouterr().out
+    assert not ended.value.code
+    assert read_recipe(printed) == Recipe()
+    plain = " ".join(printed.replace("\n#", "").split())
+    for knob in Recipe.knobs():
+        assert knob.doc in plain, knob.name
+    with pytest.raises(SystemExit):
+        finetune.main(["--help"])
+    assert "--explain" in capsys.readouterr().out
+
+
+def test_the_help_of_the_program_is_all_that_it_writes() -> None:
+    command = [sys.executable, "-m", "services.worker_train.finetune", "--help"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert asked.stdout.startswith("usage: ")
+    assert asked.stderr == ""
+
+
+def ends(losses: list[float], gradients: list[float] | None = None) -> Refused | None:
+    """Why the watch ends a run with this curve; None when it lets it be."""
+    watch = Watch(lambda *_, **__: None, StopRequest(), patience=None)
+    try:
+        for place, loss in enumerate(losses):
+            watch.judge(place + 1, loss, gradients[place] if gradients else 1.0, learning_rate=0.1)
+    except Refused as refusal:
+        return refusal
+    return None
+
+
+def told(refusal: Refused | None) -> str:
+    assert refusal is not None, "the run went on"
+    assert refusal.reason == "diverged"
+    return refusal.detail
+
+
+def test_a_loss_that_grows_little_by_little_stops_the_run() -> None:
+    growing = [2.0 * 1.1**step for step in range(120)]
+    steeper = [10 ** (8 * step / 119) for step in range(120)]
+    assert told(ends(growing, steeper)).startswith("Step 19: the loss rose to 11.12 from 2.20")
+
+
+def test_a_loss_that_jumps_and_stays_there_stops_the_run() -> None:
+    jumped = told(ends([2.4] * 20 + [8.1] * 40))
+    assert jumped.startswith("Step 30: the loss rose to 8.10 from 2.40")
+
+
+def test_a_gradient_that_explodes_stops_the_run_whatever_the_loss() -> None:
+    steeper = [10 ** (8 * step / 119) for step in range(120)]
+    assert "the gradient's length rose to 489 from 1.17" in told(ends([2.0] * 120, steeper))
+
+
+def noisy(steps: int, seed: int) -> tuple[list[float], list[float]]:
+    """Loss and gradient of a sound run of one short row a step: a warm-up that first makes it worse, a fall
+    to nearly nothing, noise throughout, and here and there a row that is much harder.
+    """
+    chance = random.Random(seed)
+    losses, gradients = [], []
+    for step in range(steps):
+        hard = 6.0 if chance.random() < 0.01 else 1.0
+        warm = 1 + 0.5 * math.exp(-(((step - 10) / 6) ** 2))
+        losses.append((0.05 + 2.3 * math.exp(-step / 150)) * warm * hard * math.exp(chance.gauss(0, 0.5)))
+        gradients.append((0.02 + math.exp(-step / 150)) * hard**2 * math.exp(chance.gauss(0, 0.8)))
+    return losses, gradients
+
+
+def test_a_sound_run_goes_on_however_noisy() -> None:
+    for seed in range(30):
+        assert ends(*noisy(500, seed)) is None
+
+
+def test_a_watch_goes_on_from_what_an_earlier_version_kept() -> None:
+    watch = Watch(lambda *_, **__: None, StopRequest(), patience=None)
+    watch.restore({"losses": [2.0, 1.9, 1.8], "high": 2, "unmoved": 1, "gradient": 1.0, "owes_look": False})
+    with pytest.raises(Refused, match=r"the loss rose to 9.00 from 1.90"):
+        watch.judge(4, 9.0, 1.0, learning_rate=0.1)
+
+
+def test_a_loss_that_stays_high_across_a_resume_stops_the_run() -> None:
+    before, after = (Watch(lambda *_, **__: None, StopRequest(), patience=None) for _ in range(2))
+    for step, loss in enumerate([2.4] * 5 + [8.1] * 8, start=1):
+        before.judge(step, loss, 1.0, learning_rate=0.1)
+    after.restore(json.loads(json.dumps(before.state())))
+    after.judge(14, 8.1, 1.0, learning_rate=0.1)
+    with pytest.raises(Refused, match=r"Step 15: the loss rose to 8.10 from 2.40"):
+        after.judge(15, 8.1, 1.0, learning_rate=0.1)
 
 
 def test_a_loss_that_explodes_across_a_resume_stops_the_run() -> None:

@@ -12,7 +12,7 @@ from shared.auth.roles import Role
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.evaluations import EvaluationStore
-from shared.training.report import ADVICE, Reason
+from shared.training.report import ADVICE, MAX_LINES, Reason
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person
@@ -148,7 +148,9 @@ def test_the_report_of_a_checked_dataset_is_read_on_its_page(open_app: Open, api
     }
     told = texts(app)
     for each in (
-        "Frage as question",
+        "question ← Frage, answer ← answer",
+        "On lines 2",
+        "On lines 7",
         "Only 3 rows are left",
         "Found in 1 row, which was masked",
         "de (1)",
@@ -158,6 +160,60 @@ def test_the_report_of_a_checked_dataset_is_read_on_its_page(open_app: Open, api
     assert ADVICE[Reason.EMPTY_ANSWER] in tables(app)
     assert "dosing" in tables(app)
     assert len(charts(app)) == 3
+
+
+def shown_report(open_app: Open, api: Api, admin: Person, **changes: Any) -> AppTest:
+    """The page of a dataset whose check found this besides."""
+    uploaded(api.client(admin))
+    check(api, report={**REPORT, **changes})
+    return open_app("data")
+
+
+def test_the_report_says_what_every_column_was_read_as_and_which_were_not_used(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    names = {"question": "question", "context": "context", "answer": "answer"}
+    app = shown_report(
+        open_app,
+        api,
+        admin,
+        columns=["id", "question", "context", "long_answer", "answer"],
+        mapping=names,
+    )
+    told = texts(app).replace("\\", "")
+    assert "question ← question, context ← context, answer ← answer; not used: id, long_answer" in told
+
+
+def test_the_report_says_zero_where_there_were_no_copies_and_no_other_language(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    app = shown_report(open_app, api, admin, languages={"en": 7}, not_english_lines=[])
+    told = texts(app)
+    assert "Exact copies: 0 · near copies: 0 · copies of held-out rows: 0 · not English: 0" in told
+    assert "On lines 7" not in told
+
+
+def test_the_report_says_of_how_many_rows_it_names_the_first(open_app: Open, api: Api, admin: Person) -> None:
+    lines = list(range(1, MAX_LINES + 1))
+    rows = [{"line": line, "advice": ADVICE[Reason.NEAR_DUPLICATE]} for line in lines]
+    app = shown_report(
+        open_app,
+        api,
+        admin,
+        dropped=[*REPORT["dropped"], {"reason": "near_duplicate", "count": 300, "rows": rows}],
+        phi={"policy": "mask", "by_type": {"US_SSN": 301}, "rows": 301, "lines": lines},
+        dangerous=[{"category": "dosing", "count": 302, "lines": lines}],
+        languages={"de": 303},
+        not_english_lines=lines,
+    )
+    told = texts(app)
+    assert "Listed are the first 200 of 300: near duplicate." in told
+    assert "of 2: empty answer" not in told
+    for count in (301, 303):
+        assert f"199, 200 (the first 200 of {count})" in told
+    assert app.dataframe[1].value["lines"].to_list() == [
+        f"{', '.join(map(str, lines))} (the first 200 of 302)"
+    ]
 
 
 def test_rows_are_shown_only_when_asked_for_and_that_is_logged(
@@ -200,6 +256,67 @@ def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
     button(app, "Check with these options").click().run()
     again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
     assert (again["state"], again["options"]["phi"]) == ("validating", "mask")
+
+
+def test_a_dataset_is_checked_again_with_other_columns(open_app: Open, api: Api, admin: Person) -> None:
+    dataset_id = uploaded(api.client(admin))
+    check(api, report={**REPORT, "columns": ["Frage", "answer", "why"]})
+    app = open_app("data")
+    select = f"again-{dataset_id}-column"
+    assert app.selectbox(key=f"{select}-answer").options == ["as its name says", "Frage", "answer", "why"]
+    app.selectbox(key=f"{select}-question").set_value("Frage")
+    app.selectbox(key=f"{select}-answer").set_value("why").run()
+    button(app, "Check with these options").click().run()
+    again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
+    assert (again["state"], again["options"]["columns"]) == (
+        "validating",
+        {"question": "Frage", "answer": "why"},
+    )
+
+
+def test_the_columns_of_a_file_that_was_not_recognised_are_typed(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    dataset_id = uploaded(api.client(admin))
+    job = claim_check(api)
+    detail = "The rows fit no known shape. The columns: Frage, Antwort."
+    with api.gateway.database.write() as connection:
+        api.gateway.datasets.reject(
+            connection, job.claim, code="unknown-shape", detail=detail, keep_upload=True
+        )
+        api.gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
+    app = open_app("data")
+    assert [each.proto.expanded for each in app.expander if each.label == "Which column is which"] == [True]
+    app.text_input(key=f"again-{dataset_id}-column-question").set_value("Frage")
+    app.text_input(key=f"again-{dataset_id}-column-answer").set_value("Antwort").run()
+    button(app, "Check with these options").click().run()
+    again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
+    assert again["options"]["columns"] == {"question": "Frage", "answer": "Antwort"}
+
+
+def test_columns_that_make_no_row_are_refused_and_the_page_says_so(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    dataset_id = uploaded(api.client(admin))
+    check(api, report=REPORT)
+    app = open_app("data")
+    app.selectbox(key=f"again-{dataset_id}-column-question").set_value("Frage").run()
+    button(app, "Check with these options").click().run()
+    assert any("columns must name one of" in each.value for each in app.error)
+
+
+def test_a_subset_and_a_split_of_the_hub_are_fetched(open_app: Open, api: Api, admin: Person) -> None:
+    app = open_app("data")
+    next(each for each in app.text_input if each.label == "Hub id, or file").set_value("qiaojin/PubMedQA")
+    app.text_input(key="fetch-subset").set_value("pqa_labeled")
+    app.text_input(key="fetch-split").set_value("test")
+    button(app, "Fetch and check").click().run()
+    (made,) = api.client(admin).get("/v1/datasets").json()["items"]
+    assert (made["source_name"], made["options"]["subset"], made["options"]["split"]) == (
+        "qiaojin/PubMedQA",
+        "pqa_labeled",
+        "test",
+    )
 
 
 def test_a_dataset_in_use_is_not_removed_and_the_page_says_so(

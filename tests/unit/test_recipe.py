@@ -1,10 +1,12 @@
 """Recipes: presets that load, knobs that explain themselves, and refusals that name the knob."""
 
+import itertools
+
 import pytest
 from pydantic import ValidationError
 
 from shared.errors import InvalidInput
-from shared.training.recipe import Recipe, load_preset, preset_names, read_recipe
+from shared.training.recipe import Data, Recipe, load_preset, preset_names, read_recipe
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -46,6 +48,35 @@ def test_what_cannot_work_is_refused_with_the_knob(changes: dict, message: str) 
 def test_a_recipe_survives_its_file() -> None:
     recipe = load_preset("qlora")
     assert read_recipe(recipe.to_yaml()) == recipe
+
+
+def test_no_text_of_a_recipe_is_lost_or_taken_for_a_comment_in_its_file() -> None:
+    title = "Müller's: # 50 % more\n\n- " + "long " * 40 + "'\""
+    recipe = Recipe(title=title, packing="on", data=Data(train=f"/data/{title}.jsonl", validation="null"))
+    assert read_recipe(recipe.to_yaml()) == recipe
+
+
+def written_above(text: str, name: str) -> str:
+    """The comment above a value of a recipe's file, as one line."""
+    lines = [line.strip() for line in text.splitlines()]
+    place = next(number for number, line in enumerate(lines) if line.startswith(f"{name}: "))
+    above = itertools.takewhile(lambda line: line.startswith("# "), reversed(lines[:place]))
+    return " ".join(line.removeprefix("# ") for line in reversed(list(above)))
+
+
+def test_every_knob_is_explained_above_it_in_the_file_of_a_recipe() -> None:
+    text = load_preset("qlora").to_yaml()
+    for knob in Recipe.knobs():
+        assert written_above(text, knob.name).startswith(knob.doc), knob.name
+    assert written_above(text, "schedule").endswith("One of [cosine, linear, constant].")
+    assert written_above(text, "packing").endswith("One of [auto, 'on', 'off'].")
+
+
+def test_where_the_rows_come_from_is_explained_in_the_file_of_a_recipe() -> None:
+    text = Recipe().to_yaml()
+    assert "`medichat:<dataset id>`" in written_above(text, "train")
+    assert "held-out rows" in written_above(text, "validation")
+    assert "Share of the rows" in written_above(text, "validation_fraction")
 
 
 def test_a_file_that_is_no_recipe_is_refused() -> None:

@@ -1,14 +1,16 @@
 """Data to train on, for admins: add a file, read what its check found, look at rows. It trains nothing."""
 
 from functools import partial
+from typing import get_args
 
 import pandas as pd
 import streamlit as st
 
-from services.ui.client import Gateway, GatewayError, Json
+from services.ui.client import Gateway, GatewayError, Json, given
 from services.ui.text import UPLOAD_MB, moment, plain_markdown
 from services.ui.tuning import Tuning
 from services.ui.views import acts, data_report
+from shared.training.options import Part
 
 POLL_S = 2
 _PHI = {
@@ -16,6 +18,9 @@ _PHI = {
     "quarantine": "set the row aside",
     "reject": "refuse the whole file",
 }
+#: Refusals that ask for the columns.
+_UNREADABLE_COLUMNS = ("unknown-shape", "unknown-column")
+_AS_NAMED = "as its name says"
 _STATES = {"receiving": "coming in", "validating": "being checked", "ready": "ready", "rejected": "refused"}
 
 
@@ -65,7 +70,8 @@ def _add(tuning: Tuning) -> None:
             )
             location = st.text_input("Hub id, or file", placeholder="lavita/ChatDoctor-HealthCareMagic-100k")
             name = st.text_input("Name", max_chars=100, key="fetch-name")
-            options = _options("fetch")
+            of_the_hub = _part_of_the_hub()
+            options = {**_options("fetch"), **of_the_hub}
             if st.form_submit_button("Fetch and check", type="primary"):
                 wish = partial(
                     tuning.fetch,
@@ -77,12 +83,22 @@ def _add(tuning: Tuning) -> None:
                 _made(wish)
 
 
-def _options(key: str, given: Json | None = None) -> Json:
-    given = given or {}
+def _part_of_the_hub() -> Json:
+    """Which part of a dataset of the hub is taken; what is left empty is the gateway's choice."""
+    left, right = st.columns(2)
+    subset = left.text_input(
+        "Subset (hub)", max_chars=100, key="fetch-subset", help="Where the dataset has several: one of them."
+    )
+    split = right.text_input("Split (hub)", max_chars=100, key="fetch-split", placeholder="train")
+    return given(subset=subset.strip(), split=split.strip())
+
+
+def _options(key: str, former: Json | None = None) -> Json:
+    former = former or {}
     phi = st.selectbox(
         "If a row names a person, a date, a record number …",
         list(_PHI),
-        list(_PHI).index(given.get("phi", "mask")),
+        list(_PHI).index(former.get("phi", "mask")),
         format_func=_PHI.get,
         key=f"{key}-phi",
     )
@@ -91,12 +107,12 @@ def _options(key: str, given: Json | None = None) -> Json:
         "Held out to measure with, %",
         0,
         50,
-        round(100 * given.get("validation_fraction", 0.1)),
+        round(100 * former.get("validation_fraction", 0.1)),
         help="Rows of one patient (`group`) stay together.",
         key=f"{key}-share",
     )
     tokens = longest.number_input(
-        "Longest row, tokens", 16, 32_768, given.get("max_tokens", 2048), key=f"{key}-tokens"
+        "Longest row, tokens", 16, 32_768, former.get("max_tokens", 2048), key=f"{key}-tokens"
     )
     return {"phi": phi, "validation_fraction": fraction / 100, "max_tokens": int(tokens)}
 
@@ -195,10 +211,37 @@ def _one(tuning: Tuning, dataset: Json) -> None:
         st.dataframe(table, hide_index=True, width="stretch")
 
 
+def _columns(dataset: Json) -> dict[str, str]:
+    """Which column is read as what: chosen among those of the report, or typed where there is none."""
+    chosen = dataset["options"].get("columns", {})
+    known = (dataset["report"] or {}).get("columns", [])
+    names = ["", *dict.fromkeys([*known, *chosen.values()])]
+    error = dataset["error"] or {}
+    columns = {}
+    with st.expander("Which column is which", bool(chosen) or error.get("code") in _UNREADABLE_COLUMNS):
+        st.caption("Where their names do not say it: at least the question and the answer.")
+        sides = st.columns(2)
+        for place, part in enumerate(get_args(Part)):
+            key, former = f"again-{dataset['id']}-column-{part}", chosen.get(part, "")
+            side = sides[place % 2]
+            if known:
+                name = side.selectbox(
+                    part, names, names.index(former), format_func=lambda each: each or _AS_NAMED, key=key
+                )
+            else:
+                name = side.text_input(part, former, max_chars=200, placeholder=_AS_NAMED, key=key)
+            columns[part] = name
+    return {part: name for part, name in columns.items() if name}
+
+
 def _check_again(tuning: Tuning, dataset: Json) -> None:
     key = acts.fresh(f"again-{dataset['id']}")
     with st.popover("Check again", icon=":material/refresh:", key=key, on_change="rerun"):
-        options = {**dataset["options"], **_options(f"again-{dataset['id']}", dataset["options"])}
+        options = {
+            **dataset["options"],
+            **_options(f"again-{dataset['id']}", dataset["options"]),
+            "columns": _columns(dataset),
+        }
         if st.button("Check with these options", key="check-again", type="primary"):
             acts.attempt(partial(tuning.check_again, dataset["id"], options))
             st.rerun()

@@ -29,14 +29,18 @@ def show(dataset: Json) -> None:
         st.info(note)
     _tokens(report)
     _dropped(report)
+    _copies(report)
     _people(report)
     _dangerous(report)
     _languages(report)
 
 
 def _how_read(report: Json) -> str:
-    read_as = ", ".join(f"{column} as {part}" for part, column in report["mapping"].items() if part != column)
-    parts = [f"Read as **{words(report['shape'])}**" + (f" ({plain_markdown(read_as)})" if read_as else "")]
+    columns = ", ".join(f"{part} ← {column}" for part, column in report["mapping"].items())
+    read = set(report["mapping"].values())
+    unused = ", ".join(column for column in report["columns"] if column not in read)
+    read_as = columns + (f"; not used: {unused}" if unused else "")
+    parts = [f"Read as **{words(report['shape'])}**: {plain_markdown(read_as)}"]
     if report["images"]:
         parts.append(f"{report['images']:,} pictures")
     if report["groups"] is not None:
@@ -83,6 +87,25 @@ def _dropped(report: Json) -> None:
         for row in each["rows"]
     ]
     st.dataframe(pd.DataFrame(table).sort_values("line"), hide_index=True, width="stretch")
+    for each in report["dropped"]:
+        if each["count"] > len(each["rows"]):
+            st.caption(
+                f"Listed are the first {len(each['rows']):,} of {each['count']:,}: {words(each['reason'])}."
+            )
+
+
+def _lines(lines: list[int], count: int) -> str:
+    """The lines of a finding, and how many of all they are where the report has not all."""
+    named = ", ".join(map(str, lines))
+    return named if count <= len(lines) else f"{named} (the first {len(lines):,} of {count:,})"
+
+
+def _copies(report: Json) -> None:
+    st.caption(
+        f"Exact copies: {report['exact_duplicates']:,} · near copies: {report['near_duplicates']:,} · "
+        f"copies of held-out rows: {report['overlap']:,} · "
+        f"not English: {sum(_others(report).values()):,}"
+    )
 
 
 def _people(report: Json) -> None:
@@ -94,6 +117,7 @@ def _people(report: Json) -> None:
     done = {"mask": "masked", "quarantine": "set aside", "reject": "refused"}[phi["policy"]]
     rows = "1 row, which was" if phi["rows"] == 1 else f"{phi['rows']:,} rows, which were"
     st.warning(f"Found in {rows} {done}.", icon=":material/badge:")
+    st.caption(f"On lines {_lines(phi['lines'], phi['rows'])}")
     _bars({words(kind).lower(): times for kind, times in phi["by_type"].items()}, "times")
 
 
@@ -119,7 +143,7 @@ def _dangerous(report: Json) -> None:
         {
             "category": words(each["category"]),
             "rows": each["count"],
-            "lines": ", ".join(map(str, each["lines"][:20])),
+            "lines": _lines(each["lines"], each["count"]),
         }
         for each in report["dangerous"]
     ]
@@ -127,13 +151,19 @@ def _dangerous(report: Json) -> None:
     st.caption("They are set aside and not trained on.")
 
 
+def _others(report: Json) -> dict[str, int]:
+    """Rows by language, without those in English and those of which it cannot be told."""
+    return {code: rows for code, rows in report["languages"].items() if code not in ("en", "und")}
+
+
 def _languages(report: Json) -> None:
-    others = {code: rows for code, rows in report["languages"].items() if code not in ("en", "und")}
+    others = _others(report)
     if others:
         named = ", ".join(f"{code} ({rows:,})" for code, rows in others.items())
         st.warning(
             f"Not every row is English: {named}. The guard reads English only.", icon=":material/translate:"
         )
+        st.caption(f"On lines {_lines(report['not_english_lines'], sum(others.values()))}")
 
 
 def show_rows(tuning: Tuning, dataset: Json) -> None:
