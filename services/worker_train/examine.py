@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from services.worker_train.duplicates import digest, signature
+from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
 from services.worker_train.pictures import BrokenPicture, clean_picture
 from services.worker_train.shapes import Conversation, Message, RowProblem, Shape
@@ -105,9 +105,8 @@ class Examiner:
             self._seen[examined.digest] = self._judge(line, messages, image is not None, identifies)
         reason, advice = self._seen[examined.digest]
         if reason is None:
-            asked = "\n".join(turn["content"] for turn in messages if turn["role"] != "assistant")
-            answered = "\n".join(turn["content"] for turn in messages if turn["role"] == "assistant")
-            return replace(examined, hashes=signature(f"{asked} {image or ''}", answered))
+            asked, answered = (_said_by(role, messages) for role in ("user", "assistant"))
+            return replace(examined, hashes=signature(*split_question(asked), answered))
         return replace(examined, reason=reason, advice=advice)
 
     def _clean(self, image: str | bytes | None) -> str | None:
@@ -205,6 +204,10 @@ class Examiner:
         self.tally.languages[language] += 1
         if language not in ("en", UNDETERMINED):
             _note(self.tally.foreign_lines, line)
+
+
+def _said_by(role: str, messages: list[Message]) -> str:
+    return "\n\n".join(turn["content"] for turn in messages if turn["role"] == role)
 
 
 def _plain(path: str) -> str:
