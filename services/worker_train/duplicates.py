@@ -162,4 +162,5 @@ def _without_near(
     near = (np.count_nonzero(low[rows] == low[leader], axis=2) >= _NEAR * _PERMUTATIONS).all(axis=1)
     for row in rows[near].tolist():
         found.setdefault(row, set()).add(leader)
-    return rows[~near]
+    others: NDArray[np.intp] = rows[~near]
+    return others

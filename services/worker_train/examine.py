@@ -91,7 +91,7 @@ class Examiner:
         self._seen: dict[bytes, tuple[Reason | None, str | None]] = {}
 
     def examine(self, line: int, row: dict[str, object]) -> Examined:
-        """Judge one row. Raises Broken for a picture that no row may hold."""
+        """Judge one row. Raises Broken for a picture that cannot be read from the upload."""
         self.tally.rows += 1
         try:
             found = self._shape.read(row)
@@ -119,16 +119,16 @@ class Examiner:
             raise RowProblem(
                 Reason.BROKEN_IMAGE, "The picture that the row names is not in the upload."
             ) from None
-        if name is None:
-            raise RowProblem(Reason.BROKEN_IMAGE)
+        if isinstance(name, BrokenPicture):
+            raise RowProblem(Reason.BROKEN_IMAGE, name.advice)
         return name
 
-    def _cleaned(self, image: bytes) -> str | None:
-        """Keep the picture; its SHA-256, or None when it does not open."""
+    def _cleaned(self, image: bytes) -> str | BrokenPicture:
+        """Keep the picture; its SHA-256, or why it cannot be used, which is remembered like the other."""
         try:
             png = clean_picture(image)
-        except BrokenPicture:
-            return None
+        except BrokenPicture as problem:
+            return problem
         name = hashlib.sha256(png).hexdigest()
         self._keep(name, png)
         return name

@@ -174,7 +174,11 @@ def test_a_copy_on_the_other_side_of_the_split_is_taken_from_training(checked: C
 def common_system() -> bytes:
     """Forty questions and templated answers under one long system text."""
     system = " ".join(f"Rule {number} of the house is to be kind and plain." for number in range(12))
-    return jsonl([good(number, system=system) for number in range(40)])
+    rows = (
+        {"question": f"What is case {number}?", "answer": f"It is case {number}; ask a doctor about it."}
+        for number in range(40)
+    )
+    return jsonl([{**row, "system": system} for row in rows])
 
 
 def common_context() -> bytes:
@@ -377,11 +381,25 @@ def test_a_picture_that_many_rows_name_is_decoded_once(
     assert len(decoded) == 2
 
 
-def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_what_another_attempt_may_use(tmp_path: Path) -> None:
+def test_a_picture_of_too_many_pixels_costs_its_row_alone(checked: Checked) -> None:
     sink = io.BytesIO()
     Image.new("1", (5000, 5000)).save(sink, "PNG")
-    dataset = Dataset(tmp_path, {}).upload(with_pictures(red=drawn("red"), blue=sink.getvalue()))
-    with pytest.raises(Refused, match="million pixels"):
+    data = with_pictures(red=drawn("red"), blue=sink.getvalue(), broken=drawn("green"))
+    dataset = checked(data, validation_fraction=0)
+    (dropped,) = dataset.report.dropped
+    assert (dropped.reason, dropped.count, dropped.rows[0].line) == (Reason.BROKEN_IMAGE, 1, 2)
+    assert "million pixels" in dropped.rows[0].advice
+
+
+def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        file.writestr(
+            "rows.jsonl", jsonl([good(number, image="red") for number in range(101)]) + b"{broken\n"
+        )
+        file.writestr("red", drawn("red"))
+    dataset = Dataset(tmp_path, {}).upload(sink.getvalue())
+    with pytest.raises(Refused, match="Line 102"):
         dataset.check()
     *pictures, raw = dataset.storage.list("datasets")
     assert raw == f"datasets/{dataset.id}/raw"
