@@ -4,6 +4,7 @@ A zip is looked through before anything is unpacked, and nothing of it is ever w
 """
 
 import io
+import re
 import stat
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ _SMALL_BYTES = 1_000_000
 MAX_PARQUET_BYTES = 100_000_000
 _MAX_DIRECTORY_BYTES = 16_000_000
 _END_BYTES = 22
+_SHOWN_CHARS = 80
 _MAX_COMMENT_BYTES = 65_535
 _ROW_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 _NESTED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".jar")
@@ -52,7 +54,8 @@ def open_archive(stream: IO[bytes], *, max_bytes: int) -> Source:
                 if info.file_size > MAX_PICTURE_BYTES:
                     raise Broken(
                         "bomb",
-                        f"A picture in the zip is larger than {MAX_PICTURE_BYTES // 10**6} MB. Shrink it.",
+                        f"A picture in the zip is larger than {MAX_PICTURE_BYTES // 10**6} MB: "
+                        f"{_shown(info)}. Shrink it.",
                     )
                 return _unpack(archive, info)
         raise KeyError
@@ -140,10 +143,11 @@ def _check_member(info: zipfile.ZipInfo) -> None:
         or ":" in info.filename.partition("/")[0]
     ):
         raise Broken(
-            "zip-path", "A name in the zip leads out of it. Pack the folder itself, with plain names."
+            "zip-path",
+            f"A name in the zip leads out of it: {_shown(info)}. Pack the folder itself, with plain names.",
         )
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise Broken("zip-path", "The zip holds a link. Pack the files themselves.")
+        raise Broken("zip-path", f"The zip holds a link: {_shown(info)}. Pack the files themselves.")
     if info.flag_bits & 0x1:
         raise Broken(
             "zip-encrypted", "The zip has a password. Pack it without one; MediChat encrypts what it keeps."
@@ -153,11 +157,22 @@ def _check_member(info: zipfile.ZipInfo) -> None:
             "zip-method", "The zip is compressed in another way than deflate. Pack it again with deflate."
         )
     if info.filename.lower().endswith(_NESTED):
-        raise Broken("zip-nested", "The zip holds another archive. Unpack that, and pack its files directly.")
+        raise Broken(
+            "zip-nested",
+            f"The zip holds another archive: {_shown(info)}. Unpack that, and pack its files directly.",
+        )
     if info.file_size > max(_SMALL_BYTES, MAX_RATIO * info.compress_size):
         raise Broken(
-            "bomb", f"A file in the zip unpacks to more than {MAX_RATIO} times its size. Upload it unpacked."
+            "bomb",
+            f"A file in the zip unpacks to more than {MAX_RATIO} times its size: {_shown(info)}. Upload it "
+            "unpacked.",
         )
+
+
+def _shown(info: zipfile.ZipInfo) -> str:
+    """The member's name without its folders, so that it can be found; nothing of it steers a screen."""
+    name = re.split(r"[/\\]", info.filename)[-1][:_SHOWN_CHARS]
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _is_litter(name: str) -> bool:

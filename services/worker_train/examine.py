@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from services.worker_train.duplicates import digest, signature
+from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
 from services.worker_train.pictures import BrokenPicture, clean_picture
 from services.worker_train.shapes import Conversation, Message, RowProblem, Shape
@@ -91,7 +91,7 @@ class Examiner:
         self._seen: dict[bytes, tuple[Reason | None, str | None]] = {}
 
     def examine(self, line: int, row: dict[str, object]) -> Examined:
-        """Judge one row. Raises Broken for a picture that no row may hold."""
+        """Judge one row. Raises Broken for a picture that cannot be read from the upload."""
         self.tally.rows += 1
         try:
             found = self._shape.read(row)
@@ -105,9 +105,8 @@ class Examiner:
             self._seen[examined.digest] = self._judge(line, messages, image is not None, identifies)
         reason, advice = self._seen[examined.digest]
         if reason is None:
-            asked = "\n".join(turn["content"] for turn in messages if turn["role"] != "assistant")
-            answered = "\n".join(turn["content"] for turn in messages if turn["role"] == "assistant")
-            return replace(examined, hashes=signature(f"{asked} {image or ''}", answered))
+            asked, answered = (_said_by(role, messages) for role in ("user", "assistant"))
+            return replace(examined, hashes=signature(*split_question(asked), answered))
         return replace(examined, reason=reason, advice=advice)
 
     def _clean(self, image: str | bytes | None) -> str | None:
@@ -120,16 +119,16 @@ class Examiner:
             raise RowProblem(
                 Reason.BROKEN_IMAGE, "The picture that the row names is not in the upload."
             ) from None
-        if name is None:
-            raise RowProblem(Reason.BROKEN_IMAGE)
+        if isinstance(name, BrokenPicture):
+            raise RowProblem(Reason.BROKEN_IMAGE, name.advice)
         return name
 
-    def _cleaned(self, image: bytes) -> str | None:
-        """Keep the picture; its SHA-256, or None when it does not open."""
+    def _cleaned(self, image: bytes) -> str | BrokenPicture:
+        """Keep the picture; its SHA-256, or why it cannot be used, which is remembered like the other."""
         try:
             png = clean_picture(image)
-        except BrokenPicture:
-            return None
+        except BrokenPicture as problem:
+            return problem
         name = hashlib.sha256(png).hexdigest()
         self._keep(name, png)
         return name
@@ -205,6 +204,10 @@ class Examiner:
         self.tally.languages[language] += 1
         if language not in ("en", UNDETERMINED):
             _note(self.tally.foreign_lines, line)
+
+
+def _said_by(role: str, messages: list[Message]) -> str:
+    return "\n\n".join(turn["content"] for turn in messages if turn["role"] == role)
 
 
 def _plain(path: str) -> str:

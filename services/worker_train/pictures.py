@@ -5,35 +5,36 @@ import warnings
 
 from PIL import Image, ImageOps
 
-from services.worker_train.reading import Broken
-
 #: Width times height at most: far above the 896 x 896 that MedGemma sees.
 MAX_PIXELS = 16_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 class BrokenPicture(Exception):
-    """These bytes are not a picture in a format that is read."""
+    """These bytes are not a picture that can be used; `advice` is None when the reason's own says all."""
+
+    def __init__(self, advice: str | None = None) -> None:
+        super().__init__(advice)
+        self.advice = advice
 
 
 def clean_picture(data: bytes) -> bytes:
     """The first frame as an RGB PNG, upright and on white, with nothing of what the file said besides.
 
     Raises:
-        BrokenPicture: it does not open.
-        Broken: it unpacks to more than `MAX_PIXELS`.
+        BrokenPicture: it does not open, or would unpack to more than `MAX_PIXELS`, which its head tells.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise _bomb()
+                    raise _too_large()
                 return _encode(_as_rgb(ImageOps.exif_transpose(image)))
-    except Broken:
+    except BrokenPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _bomb() from None
+        raise _too_large() from None
     except Exception:  # decoders raise whatever they like on bad bytes
         raise BrokenPicture from None
 
@@ -57,5 +58,5 @@ def _encode(image: Image.Image) -> bytes:
     return sink.getvalue()
 
 
-def _bomb() -> Broken:
-    return Broken("image-bomb", f"A picture has more than {MAX_PIXELS // 10**6} million pixels. Shrink it.")
+def _too_large() -> BrokenPicture:
+    return BrokenPicture(f"The picture has more than {MAX_PIXELS // 10**6} million pixels. Shrink it.")

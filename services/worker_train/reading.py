@@ -180,7 +180,9 @@ def read_jsonl(stream: IO[bytes]) -> NumberedRows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_named_once)
+        except _NamedTwice:
+            raise Broken("bad-json", f"Line {number} gives one name to two fields. Name each once.") from None
         except (ValueError, RecursionError):
             raise Broken(
                 "bad-json", f"Line {number} is not JSON. Each line must be one JSON object."
@@ -190,6 +192,17 @@ def read_jsonl(stream: IO[bytes]) -> NumberedRows:
                 "bad-json", f"Line {number} is not a JSON object. Write {{…}} with a name for each field."
             )
         yield number, row
+
+
+class _NamedTwice(ValueError):
+    """A JSON object has two fields of one name."""
+
+
+def _named_once(fields: list[tuple[str, Any]]) -> Row:
+    row = dict(fields)
+    if len(row) != len(fields):
+        raise _NamedTwice
+    return row
 
 
 def read_csv(stream: IO[bytes]) -> NumberedRows:
@@ -243,6 +256,8 @@ def read_parquet(stream: IO[bytes], *, max_bytes: int) -> NumberedRows:
     number = 0
     try:
         file = parquet.ParquetFile(stream)
+        if len(set(file.schema_arrow.names)) != len(file.schema_arrow.names):
+            raise Broken("bad-header", "The Parquet file must name each column once.")
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in groups) > max_bytes or file.metadata.num_rows > MAX_ROWS:
             raise Broken(

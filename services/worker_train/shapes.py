@@ -6,6 +6,7 @@ a group (the patient, so that one patient's rows stay together).
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ def _turns(value: Any) -> list[Message]:
 
 def _text(value: Any) -> str:
     """Text, trimmed; the text parts of a list are joined, and nothing is "". Raises RowProblem."""
-    if value is None:
+    if _is_missing(value):
         return ""
     if isinstance(value, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in value]
@@ -225,10 +226,19 @@ def _text(value: Any) -> str:
         return "\n".join(filter(None, (_text(part) for part in parts)))
     if isinstance(value, dict | bytes):
         raise RowProblem(Reason.NOT_TEXT)
+    if isinstance(value, bool):
+        raise RowProblem(Reason.NOT_TEXT, "True and false are no text; write it in words.")
     text = str(value).strip()
+    if "\0" in text:
+        raise RowProblem(Reason.NOT_TEXT, "A text holds a NUL character; remove it.")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise RowProblem(Reason.NOT_TEXT, "A text holds half of a surrogate pair; write it again as UTF-8.")
     return text
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is nothing, or the not-a-number (or infinity) that stands for nothing in tables."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _image(value: Any) -> str | bytes | None:
@@ -239,7 +249,7 @@ def _image(value: Any) -> str | bytes | None:
         value = value[0] if value else None
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if value is None or value == "":
+    if _is_missing(value) or value == "":
         return None
     if not isinstance(value, str | bytes):
         raise RowProblem(Reason.BROKEN_IMAGE)

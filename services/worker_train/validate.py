@@ -3,7 +3,7 @@
     the upload ─ rows, one by one ─ judged ─> sealed spool ─ split, copies dropped ─> sealed parts, report
 
 It reads the database and writes only to storage: what the database shall say goes to the supervisor as
-events. Once the rows are judged the split needs no text, so memory grows by some 500 bytes a row.
+events. Once the rows are judged the split needs no text, so memory grows by some 600 bytes a row.
 A check that ends in anything but `done` leaves no rows in storage; pictures, which another attempt may have
 found there and use, are removed with the end of the job (`DatasetStore.tidy`).
 """
@@ -250,7 +250,7 @@ class Check:
         self._fates.append(Fate(row.line, row.unit, row.digest, row.reason, row.advice))
         if row.hashes is not None:
             self._places.append(len(self._fates) - 1)
-            self._neighbours.add(row.hashes)
+            self._neighbours.add(row.hashes, row.image)
         if row.group is not None:
             self._grouped.add(row.unit)
         if row.reason is None or row.reason.quarantines:

@@ -65,8 +65,8 @@ class CheckOptions(BaseModel):
         2048,
         ge=16,
         le=32_768,
-        description="Longest row that training takes, in tokens. Longer ones are cut, and the report lists "
-        "those that lose their answer; more costs memory.",
+        description="Longest row that training takes, in tokens. Longer ones are left out, and the report "
+        "lists them; more costs memory.",
     )
     model: ModelName = Field("demo", description="Catalogue name of the model whose tokenizer counts tokens.")
 

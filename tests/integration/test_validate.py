@@ -147,12 +147,14 @@ def test_a_row_is_dropped_with_its_line_and_what_to_do(checked: Checked, row: Ro
     assert [row["id"] for row in dataset.rows("train")] == [1, 2, 3, 5]
 
 
+LONG = (
+    "The doctor may look at the skin, the joints and the eyes, take blood, and ask about travel, food, work, "
+    "pets, sleep, earlier illnesses and what runs in the family."
+)
+
+
 def test_a_row_with_a_word_changed_is_a_near_duplicate(checked: Checked) -> None:
-    more = (
-        " The doctor may look at the skin, the joints and the eyes, take blood, and ask about travel, food, "
-        "work, pets, sleep, earlier illnesses and what runs in the family."
-    )
-    long = {"answer": good(0)["answer"] + more}
+    long = {"answer": f"{good(0)['answer']} {LONG}"}
     changed = {"answer": long["answer"].replace("travel", "trips")}
     dataset = checked([good(0, **long), good(0, **changed), good(5)], validation_fraction=0)
     assert dataset.lines(Reason.NEAR_DUPLICATE) == [2]
@@ -167,6 +169,52 @@ def test_a_copy_on_the_other_side_of_the_split_is_taken_from_training(checked: C
     (kept,) = [row["id"] for row in dataset.rows("validation") if row["id"] < 3]
     assert dataset.lines(Reason.OVERLAP) == [3 - kept]
     assert dataset.report.overlap == 1
+
+
+def common_system() -> bytes:
+    """Forty questions and templated answers under one long system text."""
+    system = " ".join(f"Rule {number} of the house is to be kind and plain." for number in range(12))
+    rows = (
+        {"question": f"What is case {number}?", "answer": f"It is case {number}; ask a doctor about it."}
+        for number in range(40)
+    )
+    return jsonl([{**row, "system": system} for row in rows])
+
+
+def common_context() -> bytes:
+    """Forty questions on one passage, answered in a word."""
+    context = " ".join(f"Finding {number} of the study was small but it was there." for number in range(18))
+    said = ("yes", "no", "maybe")
+    return jsonl([good(number, context=context, answer=said[number % 3]) for number in range(40)])
+
+
+def common_question() -> bytes:
+    """Forty pictures, each with the same question and answer."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        file.writestr("rows.jsonl", jsonl([good(0, image=f"{number}.png") for number in range(40)]))
+        for number in range(40):
+            file.writestr(f"{number}.png", drawn(f"#{number * 6:02x}0000"))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("rows", [common_system, common_context, common_question])
+def test_rows_that_share_only_a_part_are_all_kept(checked: Checked, rows: Callable[[], bytes]) -> None:
+    dataset = checked(rows(), validation_fraction=0.25)
+    assert dataset.report.dropped == []
+    assert (dataset.done["rows_train"], dataset.done["rows_validation"]) == (30, 10)
+
+
+def test_a_near_duplicate_on_the_other_side_is_taken_from_training_whatever_its_system_text(
+    checked: Checked,
+) -> None:
+    text = " ".join((LONG, good(3)["answer"], good(4)["answer"]))
+    shared = {"context": text, "answer": text}
+    other = {"context": text.replace("joints", "bones"), "answer": text.replace("travel", "trips")}
+    first, second = good(0, group="a", system="Be kind.", **shared), good(0, group="b", **other)
+    dataset = checked([first, second, good(1, group="a"), good(2, group="b")], validation_fraction=0.5)
+    (kept,) = [row["id"] for row in dataset.rows("validation") if row["id"] < 3]
+    assert dataset.lines(Reason.OVERLAP) == [3 - kept]
 
 
 def test_what_the_guard_would_not_say_is_set_aside_and_listed(checked: Checked) -> None:
@@ -333,11 +381,25 @@ def test_a_picture_that_many_rows_name_is_decoded_once(
     assert len(decoded) == 2
 
 
-def test_a_picture_that_is_a_bomb_refuses_all_and_leaves_what_another_attempt_may_use(tmp_path: Path) -> None:
+def test_a_picture_of_too_many_pixels_costs_its_row_alone(checked: Checked) -> None:
     sink = io.BytesIO()
     Image.new("1", (5000, 5000)).save(sink, "PNG")
-    dataset = Dataset(tmp_path, {}).upload(with_pictures(red=drawn("red"), blue=sink.getvalue()))
-    with pytest.raises(Refused, match="million pixels"):
+    data = with_pictures(red=drawn("red"), blue=sink.getvalue(), broken=drawn("green"))
+    dataset = checked(data, validation_fraction=0)
+    (dropped,) = dataset.report.dropped
+    assert (dropped.reason, dropped.count, dropped.rows[0].line) == (Reason.BROKEN_IMAGE, 1, 2)
+    assert "million pixels" in dropped.rows[0].advice
+
+
+def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        file.writestr(
+            "rows.jsonl", jsonl([good(number, image="red") for number in range(101)]) + b"{broken\n"
+        )
+        file.writestr("red", drawn("red"))
+    dataset = Dataset(tmp_path, {}).upload(sink.getvalue())
+    with pytest.raises(Refused, match="Line 102"):
         dataset.check()
     *pictures, raw = dataset.storage.list("datasets")
     assert raw == f"datasets/{dataset.id}/raw"

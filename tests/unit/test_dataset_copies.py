@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker_train.duplicates import Neighbours, digest, signature
+from services.worker_train.duplicates import Neighbours, digest, signature, split_question
 from services.worker_train.splitting import Fate, choose_validation, drop_copies
 from shared.training.report import Reason
 
@@ -18,10 +18,11 @@ ANSWER = (
 )
 
 
-def near(*rows: tuple[str, str]) -> dict[int, list[int]]:
+def near(*rows: tuple[str, str] | tuple[str, str, str]) -> dict[int, list[int]]:
+    """The neighbours among rows of question and answer, each with the hash of a picture or none."""
     neighbours = Neighbours()
-    for question, answer in rows:
-        neighbours.add(signature(question, answer))
+    for asked, answer, *picture in rows:
+        neighbours.add(signature(*split_question(asked), answer), *picture)
     return neighbours.pairs()
 
 
@@ -44,6 +45,64 @@ def test_other_rows_are_not_near() -> None:
         near(*((f"What is disease number {n}?", f"Text {n} of {n * 7} and {n * 13}.") for n in range(300)))
         == {}
     )
+
+
+#: As long as a passage of a paper: 194 words.
+PASSAGE = " ".join(f"finding{number % 97} of{number % 89} the{number % 83}" for number in range(65))[:-7]
+SAID = ("yes", "no", "maybe")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "{passage}\n\nDoes drug {number} help against it?",
+        "{passage}\nQuestion: Does drug {number} help against it?\nAnswer:",
+        "Does drug {number} help against it?\n\n{passage}",
+        "Does drug {number} help against it?\n\n{passage}\n\n{passage}",
+    ],
+)
+def test_questions_on_one_passage_are_not_near(asked: str) -> None:
+    rows = [(asked.format(passage=PASSAGE, number=number), SAID[number % 3]) for number in range(40)]
+    assert near(*rows) == {}
+    assert near(*rows, *rows) == {number + 40: [number] for number in range(40)}
+
+
+def test_one_question_on_other_passages_is_not_near_and_on_a_passage_with_a_word_changed_is() -> None:
+    asked = "Does the drug help against it?"
+    other = PASSAGE.replace("of", "with")
+    rows = [(f"{passage}\n\n{asked}", "yes") for passage in (PASSAGE, other, f"{PASSAGE} and")]
+    assert near(*rows) == {2: [0]}
+
+
+def test_short_answers_to_one_question_are_near_only_when_they_are_equal() -> None:
+    said = (
+        "Yes.",
+        "No.",
+        "Take two tablets a day.",
+        "Take ten tablets a day.",
+        "5 mg",
+        "50 mg",
+        "yes",
+        "+",
+        "-",
+    )
+    assert near(*(("Does it help?", answer) for answer in said)) == {6: [0]}
+
+
+def test_a_short_line_that_differs_makes_another_answer() -> None:
+    assert near(*(("Does it help?", f"{word}\n\n{ANSWER}") for word in ("Yes.", "No."))) == {}
+
+
+def test_a_question_with_a_word_changed_is_near() -> None:
+    asked = f"Somebody told me this: {ANSWER} Is it right?"
+    assert near((asked, ANSWER), (asked.replace("difficult", "hard"), ANSWER)) == {1: [0]}
+    assert near((asked, "yes"), (asked.replace("difficult", "hard"), "Yes")) == {1: [0]}
+
+
+def test_the_same_words_on_other_pictures_are_not_near() -> None:
+    rows = [("What does the picture show?", ANSWER, digest(str(number)).hex()) for number in range(40)]
+    assert near(*rows, ("What does the picture show?", ANSWER)) == {}
+    assert near(*rows, rows[7]) == {40: [7]}
 
 
 def test_all_of_many_copies_are_near_the_first() -> None:

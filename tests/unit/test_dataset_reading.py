@@ -29,6 +29,13 @@ def as_parquet(rows: list[dict[str, Any]] = ROWS) -> bytes:
     return sink.getvalue()
 
 
+def parquet_with_two_columns_of_one_name() -> bytes:
+    sink = io.BytesIO()
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"]), pyarrow.array(["c"])]
+    parquet.write_table(pyarrow.table(columns, names=["question", "answer", "answer"]), sink)
+    return sink.getvalue()
+
+
 def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", compression) as file:
@@ -84,6 +91,9 @@ def test_empty_lines_of_jsonl_are_passed_over_and_counted() -> None:
         ("question,answer\n".encode("utf-16"), "not-utf8", "UTF-16"),
         (jsonl() + b"{broken\n", "bad-json", "Line 3"),
         (jsonl() + b"[1]\n", "bad-json", "Line 3"),
+        (jsonl() + b'{"answer": "a", "answer": "b"}\n', "bad-json", "Line 3 gives one name to two"),
+        (jsonl() + b'{"messages": [{"role": "user", "role": "user"}]}\n', "bad-json", "Line 3"),
+        (parquet_with_two_columns_of_one_name(), "bad-header", "each column once"),
         (b"{" + b'"a":{' * 100_000 + b"\n", "bad-json", "Line 1"),
         (b'[{"question": "q"}]', "json-array", "jq"),
         (b"question,answer\na,b\na,b,c\n", "ragged-csv", "Line 3 has 3 fields"),
@@ -101,11 +111,16 @@ def test_empty_lines_of_jsonl_are_passed_over_and_counted() -> None:
         (zipped({"a.jsonl": jsonl(), "b.csv": b"a"}), "zip-rows", "2 files"),
         (zipped({"a.png": b""}), "zip-rows", "0 files"),
         (zipped({"rows.jsonl": jsonl()}, zipfile.ZIP_LZMA), "zip-method", "deflate"),
-        (zipped({"rows.jsonl": jsonl(), "../../etc/x.png": b"x"}), "zip-path", "leads out"),
-        (zipped({"rows.jsonl": jsonl(), "/etc/x.png": b"x"}), "zip-path", "leads out"),
-        (zipped({"rows.jsonl": jsonl(), "c:\\x.png": b"x"}), "zip-path", "leads out"),
-        (zipped({"rows.jsonl": jsonl(), "inner.zip": b"x"}), "zip-nested", "another archive"),
-        (zipped({"rows.jsonl": jsonl(), "bomb.png": bytes(9_000_000)}), "bomb", "150 times"),
+        (zipped({"rows.jsonl": jsonl(), "../../etc/x.png": b"x"}), "zip-path", "out of it: x.png."),
+        (zipped({"rows.jsonl": jsonl(), "/etc/x.png": b"x"}), "zip-path", "out of it: x.png."),
+        (zipped({"rows.jsonl": jsonl(), "c:\\x.png": b"x"}), "zip-path", "out of it: x.png."),
+        (zipped({"rows.jsonl": jsonl(), "inner.zip": b"x"}), "zip-nested", "another archive: inner.zip."),
+        (
+            zipped({"rows.jsonl": jsonl(), "bomb.png": bytes(9_000_000)}),
+            "bomb",
+            "150 times its size: bomb.png.",
+        ),
+        (zipped({"a.csv": b"", "../" + "\x1b[2J\u202e" + "n" * 99: b""}), "zip-path", f": ?[2J?{'n' * 75}. "),
         (
             zipped({"rows.jsonl": jsonl(), "a.png": bytes(11_000_000)}, zipfile.ZIP_STORED),
             "bomb",

@@ -59,6 +59,12 @@ def test_an_image_is_read_as_datasets_writes_it_and_its_mark_is_no_text() -> Non
     assert read(row) == Conversation([ASKED, ANSWERED], b"png", None)
 
 
+def test_what_is_not_a_number_is_nothing_beside_the_texts_too() -> None:
+    nothing = float("nan")
+    row = {"question": "Q", "context": nothing, "answer": 5.5, "image": nothing, "group": nothing}
+    assert read(row) == Conversation([ASKED, {"role": "assistant", "content": "5.5"}], None, None)
+
+
 def test_a_chosen_column_goes_before_what_the_names_say() -> None:
     row = {"question": "no", "Frage": "Q", "answer": "A", "messages": CHAT}
     found = recognise(row, {"question": "Frage"})
@@ -114,6 +120,12 @@ def test_words_of_a_first_row_in_place_of_a_header_are_not_repeated(first: list[
         ([{"role": "user", "content": ""}, ANSWERED], Reason.EMPTY_QUESTION),
         ([ASKED, {"role": "assistant", "content": {"a": 1}}], Reason.NOT_TEXT),
         ([ASKED, {"role": "assistant", "content": "\ud83d"}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": "A\0"}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": True}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": float("nan")}], Reason.EMPTY_ANSWER),
+        ([ASKED, {"role": "assistant", "content": [float("inf")]}], Reason.EMPTY_ANSWER),
+        ([{"role": "user", "content": float("-inf")}, ANSWERED], Reason.EMPTY_QUESTION),
+        (json.dumps([ASKED, {"role": "assistant", "content": float("nan")}]), Reason.EMPTY_ANSWER),
         ([ASKED, {"role": "assistant", "content": json.loads("[" * 450 + "]" * 450)}], Reason.NOT_TEXT),
         (None, Reason.NOT_TEXT),
         ("no json", Reason.NOT_TEXT),
