@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from services.local import Stack
-from tests.browsing import answer, ask, log_in, open_page
+from tests.browsing import answer, ask, let_in, log_in, open_page
 from tests.endless_model import write_endless_model
 from tests.support import wait_until
 
@@ -117,6 +117,22 @@ def test_a_dashboard_that_dies_in_the_middle_of_an_answer_shows_the_whole_of_it_
     page.context.close()
 
 
+def test_a_page_comes_back_by_itself_and_offers_the_question_that_was_not_taken(
+    browser: Browser, demo: Stack
+) -> None:
+    page = log_in(browser, demo)
+    demo.kill("api")
+    ask(page, "What are the symptoms of gout?")
+    expect(page.get_by_text("Not sent yet.")).to_be_visible()
+    expect(page.get_by_text("What are the symptoms of gout?")).to_be_visible()
+    demo.start_process("api")
+    demo.wait_ready()
+    page.get_by_role("button", name="Send again").click()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    assert page.get_by_test_id("stChatMessage").first.inner_text().strip() == "What are the symptoms of gout?"
+    page.context.close()
+
+
 def test_an_answer_is_stopped_and_stays_in_the_history(browser: Browser, slow: Stack) -> None:
     page = log_in(browser, slow)
     ask(page, "How long is a piece of string?")
@@ -136,12 +152,20 @@ def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> 
     ask(page, "A question of mine alone")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     address = page.url
-    other = open_page(browser, slow)
+    stranger = open_page(browser, slow)
+    stranger.goto(address)
+    expect(stranger.get_by_text("Log in to ask questions.")).to_be_visible()
+    other = log_in(browser, slow, login=let_in(slow, "somebody.else"))
+    expect(other.get_by_text("No conversations yet.")).to_be_visible()
     other.goto(address)
-    expect(other.get_by_text("Log in to ask questions.")).to_be_visible()
-    assert "mine alone" not in other.content()
-    other.context.close()
-    page.context.close()
+    expect(other.get_by_text("There is no conversation of yours at this address.")).to_be_visible()
+    ask(other, "What is gout?")
+    expect(other.get_by_role("button", name="Stop")).to_be_visible()
+    expect(other.get_by_test_id("stSidebar").get_by_role("button", name="What is gout?")).to_be_visible()
+    expect(page.get_by_text("A question of mine alone").first).to_be_visible()
+    for each, foreign in ((stranger, "mine alone"), (other, "mine alone"), (page, "gout")):
+        assert foreign not in each.content()
+        each.context.close()
 
 
 def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, demo: Stack) -> None:

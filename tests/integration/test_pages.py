@@ -11,9 +11,8 @@ from shared.auth.roles import AccountStatus, Role
 from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind
-from shared.settings import get_settings
 from tests.pages import button, charts, open_with, served_by, texts
-from tests.support import PASSWORD, Api, Person, ask_async
+from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
 Open = Callable[..., AppTest]
 
@@ -235,14 +234,55 @@ def test_somebody_elses_conversation_is_not_shown(open_app: Open, api: Api) -> N
     assert "secret" not in texts(app)
 
 
-def test_a_gateway_that_is_away_is_said_and_nothing_is_lost(open_app: Open, api: Api, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setenv("MEDICHAT_API_URL", "http://127.0.0.1:9")
-    get_settings.cache_clear()
-    client._connections.cache_clear()
+def test_a_gateway_that_is_away_is_said_and_what_it_keeps(open_app: Open, api: Api) -> None:
     app = open_app(api.person())
+    api.close()
+    app.run()
     assert "cannot be reached" in texts(app)
-    assert "Nothing is lost" in texts(app)
+    assert "what was asked and answered before is kept by the gateway" in texts(app)
+    assert "Not sent yet" not in texts(app)
     assert button(app, "Try again")
+
+
+def test_a_question_typed_while_the_gateway_is_away_is_kept_and_offered_once_it_is_back(
+    open_app: Open, api: Api
+) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.answer("Done.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    api.close()
+    app.chat_input[0].set_value("What about *children*?").run()
+    assert "**Not sent yet.**" in texts(app)
+    assert "What about \\*children\\*?" in texts(app)
+    app.run()
+    assert "What about" in texts(app)
+    with closed_after(Api(api.settings)) as back:
+        app.run()
+        assert "was not sent" in texts(app)
+        button(app, "Send again").click().run()
+        assert "was not sent" not in texts(app)
+        said = back.client(person).get(f"/v1/conversations/{asked['conversation_id']}").json()["messages"]
+    assert [each["text"] for each in said if each["role"] == "user"][1:] == ["What about *children*?"]
+
+
+def test_each_question_that_was_not_sent_is_kept_in_its_own_conversation(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    api.close()
+    app.chat_input[0].set_value("What is gout?").run()
+    with closed_after(Api(api.settings)) as back:
+        app.run()
+        back.close()
+        app.chat_input[0].set_value("What is asthma?").run()
+    assert "What is gout?" in texts(app)
+    assert "What is asthma?" in texts(app)
+    with closed_after(Api(api.settings)):
+        button(app, "Try again").click().run()
+        assert [each.label for each in app.button].count("Send again") == 2
+        app.button(key="discard-0").click().run()
+        button(app, "Send again").click().run()
+        assert "What is asthma?" in texts(app)
+        assert "What is gout?" not in texts(app)
 
 
 @pytest.mark.parametrize(

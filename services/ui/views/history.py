@@ -67,7 +67,6 @@ def _do(act: Callable[[], None], then: Callable[[], None] | None = None) -> None
 
 
 def _open(conversation_id: str | None) -> None:
-    st.session_state.pop("unsent", None)
     if conversation_id is None:
         st.query_params.pop("c", None)
     else:
