@@ -6,6 +6,7 @@ import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from services.api.routers.conversations import SEARCHED
 from services.ui import client
 from shared.auth.roles import AccountStatus, Role
 from shared.guard.gate import REFERRAL_ADDED
@@ -225,6 +226,36 @@ def test_history_finds_opens_renames_and_removes(open_app: Open, api: Api) -> No
     assert any("Sore toe" in each.value for each in app.subheader)
     app.button(key="hide").click().run()
     assert len(api.client(person).get("/v1/conversations").json()["items"]) == 1
+
+
+def test_the_whole_history_can_be_reached(open_app: Open, api: Api) -> None:
+    person = api.person()
+    api.write_history(person, [f"Question number {number}?" for number in range(132)])
+    app = open_app(person)
+    for shown in (30, 130):
+        assert len(opened(app)) == shown
+        button(app, "Show older").click().run()
+    assert opened(app) == [f"Question number {number}?" for number in range(131, -1, -1)]
+    assert not [each for each in app.button if each.label == "Show older"]
+
+
+def test_a_search_says_where_it_ended_and_goes_further(open_app: Open, api: Api) -> None:
+    person = api.person()
+    api.write_history(person, ["What is gout?", *["What is asthma?"] * SEARCHED])
+    app = open_app(person)
+    app.text_input(key="search").set_value("gout").run()
+    assert "Nothing found among the newest." in texts(app)
+    button(app, "Search further").click().run()
+    assert opened(app) == ["What is gout?"]
+    assert not [each for each in app.button if each.label == "Search further"]
+    app.text_input(key="search").set_value("a word that nobody wrote").run()
+    button(app, "Search further").click().run()
+    assert "Nothing found." in texts(app)
+
+
+def opened(app: AppTest) -> list[str]:
+    """The titles of the conversations that the sidebar offers, from the top."""
+    return [each.label for each in app.button if each.key and each.key.startswith("open-")]
 
 
 def test_somebody_elses_conversation_is_not_shown(open_app: Open, api: Api) -> None:
