@@ -147,6 +147,17 @@ def test_an_answer_is_stopped_and_stays_in_the_history(browser: Browser, slow: S
     page.context.close()
 
 
+def test_beside_the_input_it_always_says_that_no_doctor_answers(browser: Browser, slow: Stack) -> None:
+    page = log_in(browser, slow)
+    ask(page, "What is a fever?")
+    wait_until(lambda: len(answer(page)) > 4000, 60, "for an answer that is longer than the window")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("You stopped this answer.").scroll_into_view_if_needed()
+    expect(page.get_by_text("MediChat is an AI, not a doctor.")).not_to_be_in_viewport()
+    expect(page.get_by_text("An AI, not a doctor; it can be wrong.")).to_be_in_viewport()
+    page.context.close()
+
+
 def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> None:
     page = log_in(browser, slow)
     ask(page, "A question of mine alone")

@@ -8,7 +8,7 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown, words
 from services.ui.views import history, unsent
-from shared.prompts import DISCLAIMER
+from shared.prompts import DISCLAIMER, REMINDER
 
 #: How often a running answer is looked at, in seconds.
 POLL_S = 0.5
@@ -42,6 +42,7 @@ def show(gateway: Gateway, me: Json) -> None:
         # a callback, for it runs also when the page cannot be drawn because the gateway is away
         on_submit=partial(_ask_what_is_written, gateway, conversation_id),
     )
+    st.bottom.caption(REMINDER)
     if conversation_id is None and not unsent.of(None):
         _offer_examples(gateway)
 
