@@ -89,10 +89,11 @@ def _navigate(gateway: Gateway, me: Json) -> None:
     st.session_state["pages"] = {
         path: page for page, (*_, path) in zip(pages, PAGES[me["role"]], strict=True)
     }
-    st.navigation(pages).run()
-    with st.sidebar:
+    page = st.navigation(pages)
+    with st.sidebar:  # above what the page puts there, however long it is
         st.caption(f"Logged in as **{plain_markdown(me['name'])}** ({me['role']})")
         _link("Log out", f"{get_settings().public_api_url}/logout")
+    page.run()
 
 
 def _offer_log_in(reason: str) -> None:

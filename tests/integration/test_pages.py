@@ -11,7 +11,8 @@ from services.ui import client
 from shared.auth.roles import AccountStatus, Role
 from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
-from shared.jobs.lifecycle import EventKind
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.registration import Registration
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
@@ -228,6 +229,15 @@ def test_history_finds_opens_renames_and_removes(open_app: Open, api: Api) -> No
     assert len(api.client(person).get("/v1/conversations").json()["items"]) == 1
 
 
+def test_the_way_out_stands_above_the_history_however_long_it_is(open_app: Open, api: Api) -> None:
+    person = api.person()
+    api.write_history(person, ["What is gout?"])
+    beside = list(open_app(person).sidebar)
+    way_out = next(place for place, each in enumerate(beside) if "Log out" in str(each.proto))
+    history = next(place for place, each in enumerate(beside) if "What is gout?" in str(each.proto))
+    assert way_out < history
+
+
 def test_the_whole_history_can_be_reached(open_app: Open, api: Api) -> None:
     person = api.person()
     api.write_history(person, [f"Question number {number}?" for number in range(132)])
@@ -350,6 +360,23 @@ def test_the_job_list_says_which_question_and_goes_on_when_asked(open_app: Open,
     assert not [each for each in app.button if each.label == "Show more"]
 
 
+def test_the_job_list_tells_the_questions_of_one_conversation_apart(open_app: Open, api: Api) -> None:
+    person = api.person()
+    client = api.client(person)
+    path = f"/v1/conversations/{ask_async(client, 'What is asthma?')['conversation_id']}"
+    api.answer("An answer.")
+    long = "And what about children " + "who cough at night " * 10
+    client.post(f"{path}/messages", json={"query": long})
+    api.answer("Another answer.")
+    app = open_app(person, page="jobs")
+    newer, older = [each.value for each in app.markdown if each.value.startswith("**")]
+    assert newer.startswith("**And what about children who cough at night")
+    assert newer.endswith("…**")
+    assert older == "**What is asthma?**"
+    client.delete(path)
+    assert texts(open_app(person, page="jobs")).count("**Removed from your history**") == 2
+
+
 @pytest.mark.parametrize(
     ("role", "page", "path"), [("user", "jobs", "/v1/jobs"), ("admin", "", "/v1/system")]
 )
@@ -381,6 +408,21 @@ def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None
     app = open_app(api.person(Role.ADMIN))
     assert any("No worker is alive" in each.value for each in app.error)
     assert [each.label for each in app.metric] == ["Waiting", "Running", "Workers alive", "Oldest waits"]
+
+
+def test_a_worker_that_trains_is_not_taken_for_one_that_answers(open_app: Open, api: Api) -> None:
+    database, clock = api.gateway.database, api.gateway.clock
+    Registration(database, clock, "train@host:1").enter(Kind.TRAIN, "demo", {})
+    admin = api.person(Role.ADMIN)
+    app = open_app(admin)
+    assert any("No worker is alive" in each.value for each in app.error)
+    assert [each.value for each in app.metric if each.label == "Workers alive"] == ["0"]
+    assert "Training workers alive: 1" in texts(app)
+    Registration(database, clock, "infer@host:2").enter(Kind.INFER, "demo", {})
+    app = open_app(admin)
+    assert not app.error
+    assert [each.value for each in app.metric if each.label == "Workers alive"] == ["1"]
+    assert list(app.dataframe[0].value["kind"]) == ["train", "infer"]
 
 
 def test_an_admin_sees_plots_that_hold_at_rest_too(open_app: Open, api: Api) -> None:
@@ -439,5 +481,8 @@ def test_an_api_key_is_made_shown_once_and_revoked(open_app: Open, api: Api) -> 
     by_key = api.client()
     by_key.headers["Authorization"] = f"Bearer {app.code[0].value}"
     assert by_key.get("/v1/me").status_code == 200
+    (hint,) = app.dataframe[0].value["begins with"]
+    assert app.code[0].value.startswith(hint)
+    assert app.selectbox[0].options == [f"tablet ({hint}…)"]
     button(app, "Revoke this key").click().run()
     assert by_key.get("/v1/me").status_code == 401
