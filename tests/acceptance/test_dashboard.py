@@ -76,6 +76,21 @@ def test_a_password_that_is_wrong_is_said_on_the_form(browser: Browser, demo: St
     page.context.close()
 
 
+def test_the_log_in_form_draws_its_fields_and_shows_which_one_has_the_focus(
+    browser: Browser, demo: Stack, tmp_path: Path
+) -> None:
+    page = open_page(browser, demo)
+    page.get_by_role("link", name="Log in").click()
+    name = page.get_by_label("Name")
+    for each in (name, page.get_by_label("Password"), page.locator("main")):
+        expect(each).to_have_css("border-top-width", "1px")
+    name.focus()
+    expect(name).to_have_css("outline-style", "solid")
+    expect(name).to_have_css("outline-width", "3px")
+    page.screenshot(path=tmp_path / "login.png")
+    page.context.close()
+
+
 def test_an_answer_streams_survives_a_reload_and_ends(browser: Browser, slow: Stack) -> None:
     page = log_in(browser, slow)
     ask(page, "What is the flu?")
