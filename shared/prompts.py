@@ -6,6 +6,8 @@ DISCLAIMER = (
     "MediChat is an AI, not a doctor. It gives general information, can be wrong, and is no substitute "
     "for a doctor who knows you. In an emergency call your local emergency number."
 )
+#: What of it stays in view while one asks and reads.
+REMINDER = "An AI, not a doctor; it can be wrong. In an emergency call your local emergency number."
 
 
 def prompt_version(system_prompt: str) -> str:

@@ -1,5 +1,6 @@
 """What a person does with the dashboard in a browser: opens it, logs in, asks, reads."""
 
+import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from services.local import Stack
@@ -13,11 +14,27 @@ def open_page(browser: Browser, stack: Stack) -> Page:
     return page
 
 
-def log_in(browser: Browser, stack: Stack, role: str = "user") -> Page:
-    """A page of somebody who is logged in and, as a user, has accepted the disclaimer."""
+def let_in(stack: Stack, name: str) -> tuple[str, str]:
+    """Let one more user in, as an admin does; returns name and password."""
+    admin, secret = stack.logins["admin"]
+    with httpx.Client(base_url=stack.api_url, timeout=30) as client:
+        form = {"username": admin, "password": secret}
+        token = client.post("/v1/auth/token", data=form).json()["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        made = client.post("/v1/users", json={"name": name, "role": "user"}, headers=headers).json()
+    return name, made["password"]
+
+
+def log_in(
+    browser: Browser, stack: Stack, role: str = "user", *, login: tuple[str, str] | None = None
+) -> Page:
+    """A page of somebody who is logged in and, as a user, has accepted the disclaimer.
+
+    It is the first of this role, or the one of this `login` (name and password).
+    """
     page = open_page(browser, stack)
     page.get_by_role("link", name="Log in").click()
-    name, password = stack.logins[role]
+    name, password = login or stack.logins[role]
     page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(password)
     page.keyboard.press("Enter")

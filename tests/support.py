@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -193,6 +193,18 @@ class Api:
     def log_in(self, role: Role = Role.USER) -> httpx.Client:
         """A client logged in as a new person of this role."""
         return self.client(self.person(role))
+
+    def write_history(self, person: Person, questions: Sequence[str]) -> list[str]:
+        """Conversations of the person that hold one question each, the oldest first; returns their ids."""
+        store = self.gateway.conversations
+        with self.gateway.database.write() as connection:
+            begun = self.gateway.clock.now(connection) - timedelta(seconds=len(questions))
+            return [
+                store.create(
+                    connection, user_id=person.id, question=text, now=begun + timedelta(seconds=number)
+                )[0]
+                for number, text in enumerate(questions)
+            ]
 
     # -- playing the worker
 

@@ -1,8 +1,9 @@
 """Runs the dashboard: `python -m services.ui`. It knows only where to listen and what Streamlit may do."""
 
-import os
-import sys
 from pathlib import Path
+
+from streamlit import net_util
+from streamlit.web import cli
 
 from services.ui.text import UPLOAD_MB
 from shared.settings import get_settings
@@ -10,8 +11,8 @@ from shared.settings import get_settings
 APP = Path(__file__).with_name("app.py")
 
 
-def command() -> list[str]:
-    """The command line that serves the dashboard."""
+def main() -> None:
+    """Serve the dashboard until it is told to end."""
     settings = get_settings()
     options = {
         "server.address": settings.ui_host,
@@ -29,9 +30,11 @@ def command() -> list[str]:
         "theme.primaryColor": "#0f6e84",
         "logger.level": "warning",
     }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "streamlit", "run", str(APP), *flags]
+    # Streamlit asks a host of the internet for this machine's address, to compare with it what another site's
+    # page says of itself; no option forbids that, and without an address such a page is refused as well
+    net_util.get_external_ip = lambda: None
+    cli.main(["run", str(APP), *(f"--{name}={value}" for name, value in options.items())], "streamlit")
 
 
 if __name__ == "__main__":
-    os.execv(sys.executable, command())  # noqa: S606 - the process becomes Streamlit
+    main()

@@ -3,7 +3,8 @@
 Pages that a role may not use are not listed here; what keeps them safe is that the gateway refuses.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +26,16 @@ from services.ui.views import (
     people,
     system,
     training,
+    unsent,
 )
 from shared.settings import get_settings
 
 #: A named icon would be fetched from another host.
 ICON = Path(__file__).with_name("icon.svg")
+#: Answers of a gateway that may do it in a moment; 0 is none at all.
+AWAY = (0, 429, 500, 503)
+#: How often a page that could not be shown looks whether the gateway is back, in seconds.
+RETRY_S = 3
 Page = tuple[Callable[[Gateway, Json], None], str, str, str]
 ACCOUNT: Page = (account.show, "Account", ":material/person:", "account")
 #: Per role: what to show, title, icon, path. The first is the home page.
@@ -70,7 +76,7 @@ def main() -> None:
             return consent.show(gateway, me)
         _navigate(gateway, me)
     except GatewayError as error:
-        _explain(error)
+        _explain(gateway, error)
     return None
 
 
@@ -83,10 +89,11 @@ def _navigate(gateway: Gateway, me: Json) -> None:
     st.session_state["pages"] = {
         path: page for page, (*_, path) in zip(pages, PAGES[me["role"]], strict=True)
     }
-    st.navigation(pages).run()
-    with st.sidebar:
+    page = st.navigation(pages)
+    with st.sidebar:  # above what the page puts there, however long it is
         st.caption(f"Logged in as **{plain_markdown(me['name'])}** ({me['role']})")
         _link("Log out", f"{get_settings().public_api_url}/logout")
+    page.run()
 
 
 def _offer_log_in(reason: str) -> None:
@@ -95,14 +102,30 @@ def _offer_log_in(reason: str) -> None:
     _link("Log in", f"{get_settings().public_api_url}/login")
 
 
-def _explain(error: GatewayError) -> None:
+def _explain(gateway: Gateway, error: GatewayError) -> None:
     if error.status == 401:
         _offer_log_in(error.detail)
+        unsent.tell("Copy your question before you log in; then ask it again.")
         return
     st.error(error.detail, icon=":material/error:")
-    if error.status in (0, 429, 500, 503):
-        st.caption("Nothing is lost: what you asked and what was answered is kept by the gateway.")
+    unsent.tell("It is kept while this page stays open, and offered again once MediChat answers.")
+    if error.status in AWAY:
+        st.caption("Nothing is lost: what was asked and answered before is kept by the gateway.")
+        st.fragment(partial(_come_back, gateway.watching(), itertools.count()), run_every=RETRY_S)()
     st.button("Try again", type="primary")
+
+
+def _come_back(gateway: Gateway, looks: Iterator[int]) -> None:
+    """Show the page anew once the gateway answers; the first look is the one that has just failed."""
+    if next(looks):
+        try:
+            gateway.me()
+        except GatewayError as error:
+            if error.status in AWAY:
+                st.caption("Still away; trying again.")
+                return
+        st.rerun()
+    st.caption("Trying again by itself.")
 
 
 def _link(label: str, url: str) -> None:

@@ -35,6 +35,12 @@ def plain_markdown(text: str) -> str:
     return quoted.replace("\n", "  \n")
 
 
+def beginning(text: str, width: int) -> str:
+    """One line of at most this many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
 def words(code: str | None) -> str:
     """A code such as `false_cure` as a person would say it."""
     return (code or "").replace("_", " ").replace(".", " ").replace("-", " ").strip()

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from services.local import Stack
-from tests.browsing import answer, ask, log_in, open_page
+from tests.browsing import answer, ask, let_in, log_in, open_page
 from tests.endless_model import write_endless_model
 from tests.support import wait_until
 
@@ -76,6 +76,21 @@ def test_a_password_that_is_wrong_is_said_on_the_form(browser: Browser, demo: St
     page.context.close()
 
 
+def test_the_log_in_form_draws_its_fields_and_shows_which_one_has_the_focus(
+    browser: Browser, demo: Stack, tmp_path: Path
+) -> None:
+    page = open_page(browser, demo)
+    page.get_by_role("link", name="Log in").click()
+    name = page.get_by_label("Name")
+    for each in (name, page.get_by_label("Password"), page.locator("main")):
+        expect(each).to_have_css("border-top-width", "1px")
+    name.focus()
+    expect(name).to_have_css("outline-style", "solid")
+    expect(name).to_have_css("outline-width", "3px")
+    page.screenshot(path=tmp_path / "login.png")
+    page.context.close()
+
+
 def test_an_answer_streams_survives_a_reload_and_ends(browser: Browser, slow: Stack) -> None:
     page = log_in(browser, slow)
     ask(page, "What is the flu?")
@@ -117,6 +132,22 @@ def test_a_dashboard_that_dies_in_the_middle_of_an_answer_shows_the_whole_of_it_
     page.context.close()
 
 
+def test_a_page_comes_back_by_itself_and_offers_the_question_that_was_not_taken(
+    browser: Browser, demo: Stack
+) -> None:
+    page = log_in(browser, demo)
+    demo.kill("api")
+    ask(page, "What are the symptoms of gout?")
+    expect(page.get_by_text("Not sent yet.")).to_be_visible()
+    expect(page.get_by_text("What are the symptoms of gout?")).to_be_visible()
+    demo.start_process("api")
+    demo.wait_ready()
+    page.get_by_role("button", name="Send again").click()
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    expect(page.get_by_test_id("stChatMessage").first).to_contain_text("What are the symptoms of gout?")
+    page.context.close()
+
+
 def test_an_answer_is_stopped_and_stays_in_the_history(browser: Browser, slow: Stack) -> None:
     page = log_in(browser, slow)
     ask(page, "How long is a piece of string?")
@@ -131,17 +162,40 @@ def test_an_answer_is_stopped_and_stays_in_the_history(browser: Browser, slow: S
     page.context.close()
 
 
+def test_beside_the_input_it_always_says_that_no_doctor_answers(browser: Browser, demo: Stack) -> None:
+    page = log_in(browser, demo)
+    ask(page, QUESTION)
+    again = page.get_by_role("button", name="Regenerate")
+    expect(again).to_be_visible()
+    page.set_viewport_size({"width": 1180, "height": 360})
+    again.scroll_into_view_if_needed()
+    expect(page.get_by_text("MediChat is an AI, not a doctor.")).not_to_be_in_viewport()
+    expect(page.get_by_text("An AI, not a doctor; it can be wrong.")).to_be_in_viewport()
+    page.context.close()
+
+
 def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> None:
     page = log_in(browser, slow)
     ask(page, "A question of mine alone")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     address = page.url
-    other = open_page(browser, slow)
+    stranger = open_page(browser, slow)
+    stranger.goto(address)
+    expect(stranger.get_by_text("Log in to ask questions.")).to_be_visible()
+    other = log_in(browser, slow, login=let_in(slow, "somebody.else"))
+    expect(other.get_by_text("No conversations yet.")).to_be_visible()
     other.goto(address)
-    expect(other.get_by_text("Log in to ask questions.")).to_be_visible()
-    assert "mine alone" not in other.content()
-    other.context.close()
-    page.context.close()
+    expect(other.get_by_text("There is no conversation of yours at this address.")).to_be_visible()
+    other.get_by_role("button", name="New conversation").click()
+    ask(other, "A question of the second one")
+    expect(other.get_by_role("button", name="Stop")).to_be_visible()
+    expect(
+        other.get_by_test_id("stSidebar").get_by_role("button", name="A question of the second one")
+    ).to_be_visible()
+    expect(page.get_by_text("A question of mine alone").first).to_be_visible()
+    for each, foreign in ((stranger, "mine alone"), (other, "mine alone"), (page, "second one")):
+        assert foreign not in each.content()
+        each.context.close()
 
 
 def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, demo: Stack) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from services.api.routers.conversations import SEARCHED
 from shared.db.tables import conversations, feedback, jobs, messages
 from shared.jobs.lifecycle import EventKind
 from tests.support import Api, ask_async
@@ -53,6 +54,30 @@ def test_search_finds_words_of_titles_and_messages(api: Api) -> None:
     for words in ("ASTHMA", "airways"):
         found = client.get("/v1/conversations", params={"search": words}).json()["items"]
         assert [item["id"] for item in found] == [asthma]
+
+
+def test_a_search_ends_only_where_the_history_does(api: Api) -> None:
+    person = api.person()
+    made = api.write_history(person, ["What is gout?", *["What is asthma?"] * (2 * SEARCHED), "And gout?"])
+    client, found, cursor = api.client(person), [], ""
+    while cursor is not None:
+        params = {"search": "gout", **({"cursor": cursor} if cursor else {})}
+        page = client.get("/v1/conversations", params=params).json()
+        found.append([item["id"] for item in page["items"]])
+        cursor = page["next_cursor"]
+    assert found == [[made[-1]], [], [made[0]]]
+
+
+def test_a_search_goes_on_after_the_last_one_that_it_gave_out(api: Api) -> None:
+    person = api.person()
+    made = api.write_history(person, ["What is gout?", "And gout?", "What is asthma?", "Still gout?"])
+    client = api.client(person)
+    first = client.get("/v1/conversations", params={"search": "gout", "limit": 2}).json()
+    assert [item["id"] for item in first["items"]] == [made[3], made[1]]
+    params = {"search": "gout", "limit": 2, "cursor": first["next_cursor"]}
+    second = client.get("/v1/conversations", params=params).json()
+    assert [item["id"] for item in second["items"]] == [made[0]]
+    assert second["next_cursor"] is None
 
 
 def test_a_conversation_can_be_renamed(api: Api) -> None:

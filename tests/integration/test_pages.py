@@ -6,14 +6,15 @@ import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from services.api.routers.conversations import SEARCHED
 from services.ui import client
 from shared.auth.roles import AccountStatus, Role
 from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
-from shared.jobs.lifecycle import EventKind
-from shared.settings import get_settings
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.registration import Registration
 from tests.pages import button, charts, open_with, served_by, texts
-from tests.support import PASSWORD, Api, Person, ask_async
+from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
 Open = Callable[..., AppTest]
 
@@ -228,6 +229,45 @@ def test_history_finds_opens_renames_and_removes(open_app: Open, api: Api) -> No
     assert len(api.client(person).get("/v1/conversations").json()["items"]) == 1
 
 
+def test_the_way_out_stands_above_the_history_however_long_it_is(open_app: Open, api: Api) -> None:
+    person = api.person()
+    api.write_history(person, ["What is gout?"])
+    beside = list(open_app(person).sidebar)
+    way_out = next(place for place, each in enumerate(beside) if "Log out" in str(each.proto))
+    history = next(place for place, each in enumerate(beside) if "What is gout?" in str(each.proto))
+    assert way_out < history
+
+
+def test_the_whole_history_can_be_reached(open_app: Open, api: Api) -> None:
+    person = api.person()
+    api.write_history(person, [f"Question number {number}?" for number in range(132)])
+    app = open_app(person)
+    for shown in (30, 130):
+        assert len(opened(app)) == shown
+        button(app, "Show older").click().run()
+    assert opened(app) == [f"Question number {number}?" for number in range(131, -1, -1)]
+    assert not [each for each in app.button if each.label == "Show older"]
+
+
+def test_a_search_says_where_it_ended_and_goes_further(open_app: Open, api: Api) -> None:
+    person = api.person()
+    api.write_history(person, ["What is gout?", *["What is asthma?"] * SEARCHED])
+    app = open_app(person)
+    app.text_input(key="search").set_value("gout").run()
+    assert "Nothing found among the newest." in texts(app)
+    button(app, "Search further").click().run()
+    assert opened(app) == ["What is gout?"]
+    assert not [each for each in app.button if each.label == "Search further"]
+    app.text_input(key="search").set_value("a word that nobody wrote").run()
+    button(app, "Search further").click().run()
+    assert "Nothing found." in texts(app)
+
+
+def opened(app: AppTest) -> list[str]:
+    """The titles of the conversations that the sidebar offers, from the top."""
+    return [each.label for each in app.button if each.key and each.key.startswith("open-")]
+
+
 def test_somebody_elses_conversation_is_not_shown(open_app: Open, api: Api) -> None:
     asked = ask_async(api.log_in(), "A secret question?")
     app = open_app(api.person(), conversation=asked["conversation_id"])
@@ -235,14 +275,55 @@ def test_somebody_elses_conversation_is_not_shown(open_app: Open, api: Api) -> N
     assert "secret" not in texts(app)
 
 
-def test_a_gateway_that_is_away_is_said_and_nothing_is_lost(open_app: Open, api: Api, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setenv("MEDICHAT_API_URL", "http://127.0.0.1:9")
-    get_settings.cache_clear()
-    client._connections.cache_clear()
+def test_a_gateway_that_is_away_is_said_and_what_it_keeps(open_app: Open, api: Api) -> None:
     app = open_app(api.person())
+    api.close()
+    app.run()
     assert "cannot be reached" in texts(app)
-    assert "Nothing is lost" in texts(app)
+    assert "what was asked and answered before is kept by the gateway" in texts(app)
+    assert "Not sent yet" not in texts(app)
     assert button(app, "Try again")
+
+
+def test_a_question_typed_while_the_gateway_is_away_is_kept_and_offered_once_it_is_back(
+    open_app: Open, api: Api
+) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.answer("Done.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    api.close()
+    app.chat_input[0].set_value("What about *children*?").run()
+    assert "**Not sent yet.**" in texts(app)
+    assert "What about \\*children\\*?" in texts(app)
+    app.run()
+    assert "What about" in texts(app)
+    with closed_after(Api(api.settings)) as back:
+        app.run()
+        assert "was not sent" in texts(app)
+        button(app, "Send again").click().run()
+        assert "was not sent" not in texts(app)
+        said = back.client(person).get(f"/v1/conversations/{asked['conversation_id']}").json()["messages"]
+    assert [each["text"] for each in said if each["role"] == "user"][1:] == ["What about *children*?"]
+
+
+def test_each_question_that_was_not_sent_is_kept_in_its_own_conversation(open_app: Open, api: Api) -> None:
+    app = open_app(api.person())
+    api.close()
+    app.chat_input[0].set_value("What is gout?").run()
+    with closed_after(Api(api.settings)) as back:
+        app.run()
+        back.close()
+        app.chat_input[0].set_value("What is asthma?").run()
+    assert "What is gout?" in texts(app)
+    assert "What is asthma?" in texts(app)
+    with closed_after(Api(api.settings)):
+        button(app, "Try again").click().run()
+        assert [each.label for each in app.button].count("Send again") == 2
+        app.button(key="discard-0").click().run()
+        button(app, "Send again").click().run()
+        assert "What is asthma?" in texts(app)
+        assert "What is gout?" not in texts(app)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +360,23 @@ def test_the_job_list_says_which_question_and_goes_on_when_asked(open_app: Open,
     assert not [each for each in app.button if each.label == "Show more"]
 
 
+def test_the_job_list_tells_the_questions_of_one_conversation_apart(open_app: Open, api: Api) -> None:
+    person = api.person()
+    client = api.client(person)
+    path = f"/v1/conversations/{ask_async(client, 'What is asthma?')['conversation_id']}"
+    api.answer("An answer.")
+    long = "And what about children " + "who cough at night " * 10
+    client.post(f"{path}/messages", json={"query": long})
+    api.answer("Another answer.")
+    app = open_app(person, page="jobs")
+    newer, older = [each.value for each in app.markdown if each.value.startswith("**")]
+    assert newer.startswith("**And what about children who cough at night")
+    assert newer.endswith("…**")
+    assert older == "**What is asthma?**"
+    client.delete(path)
+    assert texts(open_app(person, page="jobs")).count("**Removed from your history**") == 2
+
+
 @pytest.mark.parametrize(
     ("role", "page", "path"), [("user", "jobs", "/v1/jobs"), ("admin", "", "/v1/system")]
 )
@@ -310,6 +408,21 @@ def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None
     app = open_app(api.person(Role.ADMIN))
     assert any("No worker is alive" in each.value for each in app.error)
     assert [each.label for each in app.metric] == ["Waiting", "Running", "Workers alive", "Oldest waits"]
+
+
+def test_a_worker_that_trains_is_not_taken_for_one_that_answers(open_app: Open, api: Api) -> None:
+    database, clock = api.gateway.database, api.gateway.clock
+    Registration(database, clock, "train@host:1").enter(Kind.TRAIN, "demo", {})
+    admin = api.person(Role.ADMIN)
+    app = open_app(admin)
+    assert any("No worker is alive" in each.value for each in app.error)
+    assert [each.value for each in app.metric if each.label == "Workers alive"] == ["0"]
+    assert "Training workers alive: 1" in texts(app)
+    Registration(database, clock, "infer@host:2").enter(Kind.INFER, "demo", {})
+    app = open_app(admin)
+    assert not app.error
+    assert [each.value for each in app.metric if each.label == "Workers alive"] == ["1"]
+    assert list(app.dataframe[0].value["kind"]) == ["train", "infer"]
 
 
 def test_an_admin_sees_plots_that_hold_at_rest_too(open_app: Open, api: Api) -> None:
@@ -368,5 +481,8 @@ def test_an_api_key_is_made_shown_once_and_revoked(open_app: Open, api: Api) -> 
     by_key = api.client()
     by_key.headers["Authorization"] = f"Bearer {app.code[0].value}"
     assert by_key.get("/v1/me").status_code == 200
+    (hint,) = app.dataframe[0].value["begins with"]
+    assert app.code[0].value.startswith(hint)
+    assert app.selectbox[0].options == [f"tablet ({hint}…)"]
     button(app, "Revoke this key").click().run()
     assert by_key.get("/v1/me").status_code == 401

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ui.text import answer_markdown, moment, plain_markdown, seconds_between, words
+from services.ui.text import answer_markdown, beginning, moment, plain_markdown, seconds_between, words
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,11 @@ def test_what_a_person_typed_loses_no_character(text: str) -> None:
 
 def test_a_line_break_stays_one() -> None:
     assert plain_markdown("a\nb") == "a  \nb"
+
+
+def test_of_a_long_text_the_beginning_is_shown_in_one_line() -> None:
+    assert beginning("What is\n asthma?", 15) == "What is asthma?"
+    assert beginning("What is asthma?", 9) == "What is…"
 
 
 def test_codes_and_times_are_said_as_people_say_them() -> None:

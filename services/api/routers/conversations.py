@@ -35,7 +35,7 @@ from shared.privacy.keys import load_data_keys
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 
-#: A search looks through this many of the newest conversations: their texts are encrypted, so each is opened.
+#: One page of a search looks through this many conversations: their texts are encrypted, so each is opened.
 SEARCHED = 300
 
 
@@ -59,7 +59,11 @@ def list_conversations(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Page[ConversationItem]:
-    """One's own conversations, the newest first."""
+    """One's own conversations, the newest first.
+
+    A page of a search looks through part of them only, so that it may hold few or none although older
+    ones match: ask on with `next_cursor` until it is null.
+    """
     needle = search.casefold().strip() if search else ""
     active_job = (
         select(jobs.c.id)
@@ -73,31 +77,34 @@ def list_conversations(
     if cursor is not None:
         wanted = wanted.where(older_than(conversations.c.updated_at, conversations.c.id, cursor))
     wanted = wanted.order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
+    looked_through = SEARCHED if needle else limit
     with gateway.database.read() as connection:
-        rows = connection.execute(wanted.limit(SEARCHED if needle else limit + 1)).all()
+        rows = connection.execute(wanted.limit(looked_through + 1)).all()
         keys = load_data_keys(connection, gateway.envelope, [row.key_id for row in rows])
-        found = []
-        for row in rows:
+        items: list[ConversationItem] = []
+        looked_at = 0
+        for row in rows[:looked_through]:
+            if len(items) == limit:
+                break
+            looked_at += 1
             title = keys[row.key_id].decrypt(row.title_ciphertext, place=f"title:{row.id}")
             if needle and needle not in title.casefold():
                 said = gateway.conversations.read_messages(connection, row.id, key=keys[row.key_id])
                 if not any(needle in message.text.casefold() for message in said):
                     continue
-            found.append((row, title))
-            if len(found) > limit:
-                break
-    items = [
-        ConversationItem(
-            id=row.id,
-            title=title,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            message_count=row.message_count,
-            active_job_id=row.active_job_id,
-        )
-        for row, title in found[:limit]
-    ]
-    more = encode_cursor(items[-1].updated_at, items[-1].id) if len(found) > limit else None
+            items.append(
+                ConversationItem(
+                    id=row.id,
+                    title=title,
+                    created_at=row.created_at,
+                    updated_at=row.updated_at,
+                    message_count=row.message_count,
+                    active_job_id=row.active_job_id,
+                )
+            )
+    more = None
+    if looked_at < len(rows):  # a cursor stands for what was looked at, found or not
+        more = encode_cursor(rows[looked_at - 1].updated_at, rows[looked_at - 1].id)
     return Page[ConversationItem](items=items, next_cursor=more)
 
 

@@ -61,7 +61,7 @@ def _keys(gateway: Gateway, scope: str) -> None:
     table = [
         {
             "name": key["name"],
-            "ends with": key["hint"],
+            "begins with": key["hint"],
             "made": moment(key["created_at"]),
             "until": moment(key["expires_at"]),
             "last used": moment(key["last_used_at"]) or "never",
@@ -69,7 +69,7 @@ def _keys(gateway: Gateway, scope: str) -> None:
         for key in keys
     ]
     st.dataframe(pd.DataFrame(table), hide_index=True)
-    chosen = st.selectbox("Key", keys, format_func=lambda key: f"{key['name']} (…{key['hint']})")
+    chosen = st.selectbox("Key", keys, format_func=lambda key: f"{key['name']} ({key['hint']}…)")
     st.button("Revoke this key", on_click=partial(_revoke, gateway, chosen["id"]))
 
 

@@ -7,8 +7,8 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown, words
-from services.ui.views import history
-from shared.prompts import DISCLAIMER
+from services.ui.views import history, unsent
+from shared.prompts import DISCLAIMER, REMINDER
 
 #: How often a running answer is looked at, in seconds.
 POLL_S = 0.5
@@ -33,18 +33,18 @@ def show(gateway: Gateway, me: Json) -> None:
             st.fragment(partial(_follow, gateway, conversation["id"]), run_every=POLL_S)()
         else:
             _show_end(gateway, conversation)
-    _show_unsent(gateway)
-    asked = st.chat_input(
+    unsent.show(conversation_id, partial(_send, gateway))
+    st.chat_input(
         "Write your next question meanwhile" if running else "Ask about a condition, a symptom, a treatment",
         # with a key and never disabled: else a question sent to a page that was out of date would be lost
         key="question",
         max_chars=20_000,
+        # a callback, for it runs also when the page cannot be drawn because the gateway is away
+        on_submit=partial(_ask_what_is_written, gateway, conversation_id),
     )
-    if conversation_id is None and "unsent" not in st.session_state:
-        asked = asked or _offer_examples()
-    if asked:
-        _send(gateway, {"query": asked, "conversation_id": conversation_id, "key": str(uuid.uuid4())})
-        st.rerun()
+    st.bottom.caption(REMINDER)
+    if conversation_id is None and not unsent.of(None):
+        _offer_examples(gateway)
 
 
 def _disclaimer(me: Json) -> None:
@@ -209,12 +209,18 @@ def _show_end(gateway: Gateway, conversation: Json) -> None:
         st.rerun()
 
 
-def _offer_examples() -> str | None:
+def _offer_examples(gateway: Gateway) -> None:
     st.subheader("What would you like to know?")
     for number, example in enumerate(EXAMPLES):
-        if st.button(example, key=f"example-{number}"):
-            return example
-    return None
+        st.button(example, key=f"example-{number}", on_click=partial(_ask, gateway, None, example))
+
+
+def _ask_what_is_written(gateway: Gateway, conversation_id: str | None) -> None:
+    _ask(gateway, conversation_id, st.session_state["question"])
+
+
+def _ask(gateway: Gateway, conversation_id: str | None, query: str) -> None:
+    _send(gateway, {"query": query, "conversation_id": conversation_id, "key": str(uuid.uuid4())})
 
 
 def _send(gateway: Gateway, question: Json) -> None:
@@ -222,22 +228,7 @@ def _send(gateway: Gateway, question: Json) -> None:
     try:
         accepted = gateway.ask(question["query"], question["conversation_id"], question["key"])
     except GatewayError as error:
-        st.session_state["unsent"] = {**question, "detail": error.detail}
+        unsent.keep(question, error)
         return
-    st.session_state.pop("unsent", None)
+    unsent.forget(question)
     st.query_params["c"] = accepted["conversation_id"]
-
-
-def _show_unsent(gateway: Gateway) -> None:
-    question = st.session_state.get("unsent")
-    if question is None:
-        return
-    st.error(f"Your question was not sent. {question['detail']}", icon=":material/error:")
-    st.markdown(plain_markdown(question["query"]))
-    again, discard = st.columns(2)
-    if again.button("Send again", type="primary", key="send-again"):
-        _send(gateway, question)
-        st.rerun()
-    if discard.button("Discard", key="discard"):
-        del st.session_state["unsent"]
-        st.rerun()

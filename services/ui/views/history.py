@@ -8,7 +8,8 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown
 
-_PAGE = 30
+#: Shown at first, and more at each click.
+_FIRST, _FURTHER = 30, 100
 
 
 def show(gateway: Gateway, open_id: str | None) -> None:
@@ -21,12 +22,19 @@ def show(gateway: Gateway, open_id: str | None) -> None:
             width="stretch",
             on_click=partial(_open, None),
         )
-        search = st.text_input("Search your conversations", key="search", placeholder="a word you remember")
-        shown = st.session_state.get("shown", _PAGE)
-        page = gateway.conversations(search.strip(), limit=min(shown, 100))
-        if not page["items"]:
+        search = st.text_input(
+            "Search your conversations",
+            key="search",
+            placeholder="a word you remember",
+            on_change=partial(_go_further, 0),
+        ).strip()
+        times = st.session_state.get("history-further", 0)
+        found, further = _find(gateway, search, times)
+        if not found and not further:
             st.caption("Nothing found." if search else "No conversations yet.")
-        for item in page["items"]:
+        elif not found:
+            st.caption("Nothing found among the newest.")
+        for item in found:
             st.button(
                 plain_markdown(item["title"]),
                 key=f"open-{item['id']}",
@@ -35,10 +43,21 @@ def show(gateway: Gateway, open_id: str | None) -> None:
                 help=f"Last changed {moment(item['updated_at'])} UTC",
                 on_click=partial(_open, item["id"]),
             )
-        if page["next_cursor"] and shown < 100:
-            st.button("Show more", key="more", on_click=partial(_show_more, shown))
-        elif page["next_cursor"]:
-            st.caption("Older ones: search for a word.")
+        if further:
+            label = "Search further" if search else "Show older"
+            st.button(label, key="further", on_click=partial(_go_further, times + 1))
+
+
+def _find(gateway: Gateway, search: str, times: int) -> tuple[list[Json], bool]:
+    """The newest that match, after going further this many times, and whether older ones are left."""
+    page = gateway.conversations(search, limit=_FIRST)
+    found = page["items"]
+    for _ in range(times):
+        if page["next_cursor"] is None:
+            break
+        page = gateway.conversations(search, page["next_cursor"], limit=_FURTHER)
+        found += page["items"]
+    return found, page["next_cursor"] is not None
 
 
 def show_title(gateway: Gateway, conversation: Json) -> None:
@@ -67,12 +86,11 @@ def _do(act: Callable[[], None], then: Callable[[], None] | None = None) -> None
 
 
 def _open(conversation_id: str | None) -> None:
-    st.session_state.pop("unsent", None)
     if conversation_id is None:
         st.query_params.pop("c", None)
     else:
         st.query_params["c"] = conversation_id
 
 
-def _show_more(shown: int) -> None:
-    st.session_state["shown"] = shown + _PAGE
+def _go_further(times: int) -> None:
+    st.session_state["history-further"] = times

@@ -5,11 +5,13 @@ from functools import partial
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import moment, plain_markdown, seconds_between
+from services.ui.text import beginning, moment, plain_markdown, seconds_between
 
 POLL_S = 2
 _PAGE = 20
 _REMOVED = "Removed from your history"
+#: Characters shown of a question.
+_WIDTH = 120
 _STATES = ("all", "queued", "running", "succeeded", "failed", "cancelled")
 _ICONS = {
     "queued": ":material/schedule:",
@@ -25,16 +27,16 @@ def show(gateway: Gateway, me: Json) -> None:
     st.title("Jobs")
     st.caption("Every question is a job. It goes on when you close the page.")
     state = st.segmented_control("State", _STATES, default="all", key="state") or "all"
-    titles: dict[str, str] = {}
-    st.fragment(partial(_list, gateway, None if state == "all" else state, titles), run_every=POLL_S)()
+    asked: dict[str, str] = {}
+    st.fragment(partial(_list, gateway, None if state == "all" else state, asked), run_every=POLL_S)()
 
 
-def _list(gateway: Gateway, state: str | None, titles: dict[str, str]) -> None:
-    """The list as it is now; `titles` of conversations are kept from one look to the next."""
+def _list(gateway: Gateway, state: str | None, asked: dict[str, str]) -> None:
+    """The list as it is now; what was `asked` is kept from one look to the next."""
     shown = st.session_state.get("jobs-shown", _PAGE)
     try:
         jobs, more = _newest(gateway.watching(), state, shown)
-        _learn_titles(gateway.watching(), {job["conversation_id"] for job in jobs}, titles)
+        _learn_questions(gateway.watching(), jobs, asked)
     except GatewayError as error:
         if error.status == 401:
             st.rerun()
@@ -43,7 +45,7 @@ def _list(gateway: Gateway, state: str | None, titles: dict[str, str]) -> None:
     if not jobs:
         st.info("No jobs here yet." if state is None else f"No {state} jobs.")
     for job in jobs:
-        _row(gateway, job, titles.get(job["conversation_id"], ""))
+        _row(gateway, job, asked[job["question_id"]])
     if more:
         st.button("Show more", key="more-jobs", on_click=partial(_show_more, shown))
 
@@ -61,25 +63,29 @@ def _newest(gateway: Gateway, state: str | None, count: int) -> tuple[list[Json]
     return jobs, cursor is not None
 
 
-def _learn_titles(gateway: Gateway, ids: set[str], titles: dict[str, str]) -> None:
-    """Put the titles of these conversations into `titles`, where they are not yet."""
-    cursor = None
-    while ids - titles.keys():
-        page = gateway.conversations(cursor=cursor, limit=100)
-        titles.update({item["id"]: item["title"] for item in page["items"]})
-        cursor = page["next_cursor"]
-        if cursor is None:
-            titles.update(dict.fromkeys(ids - titles.keys(), _REMOVED))
+def _learn_questions(gateway: Gateway, jobs: list[Json], asked: dict[str, str]) -> None:
+    """Put the questions of these jobs into `asked`, by their ids, where they are not yet."""
+    for job in jobs:
+        if job["question_id"] in asked:
+            continue
+        try:
+            said = gateway.conversation(job["conversation_id"])["messages"]
+        except GatewayError as error:
+            if error.status not in (404, 422):
+                raise
+            said = []
+        asked.update({each["id"]: each["text"] for each in said if each["role"] == "user"})
+        asked.setdefault(job["question_id"], _REMOVED)
 
 
 def _show_more(shown: int) -> None:
     st.session_state["jobs-shown"] = shown + _PAGE
 
 
-def _row(gateway: Gateway, job: Json, title: str) -> None:
+def _row(gateway: Gateway, job: Json, question: str) -> None:
     with st.container(border=True):
         what, act = st.columns([0.8, 0.2], vertical_alignment="center")
-        what.markdown(f"**{plain_markdown(title)}**")
+        what.markdown(f"**{plain_markdown(beginning(question, _WIDTH))}**")
         what.markdown(f"{_ICONS[job['state']]} {job['state']}, asked {moment(job['created_at'])} UTC")
         what.caption(_details(job))
         if job["finished_at"] is None:

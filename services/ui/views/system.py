@@ -34,7 +34,7 @@ def _figures(gateway: Gateway) -> None:
 
 
 def _totals(seen: Json) -> None:
-    queue, alive = seen["queue"], sum(worker["alive"] for worker in seen["workers"])
+    queue, alive, trainers = seen["queue"], _alive(seen, "infer"), _alive(seen, "train")
     if not alive:
         st.error("No worker is alive: questions wait. Start worker_infer, or read its log.")
     if seen["redis"] != "up":
@@ -46,6 +46,11 @@ def _totals(seen: Json) -> None:
     oldest.metric("Oldest waits", f"{queue['oldest_queued_s'] or 0:.0f} s")
     ended = {state: seen["jobs_by_state"].get(state, 0) for state in ("succeeded", "failed", "cancelled")}
     st.caption("Jobs so far: " + ", ".join(f"{count} {state}" for state, count in ended.items()))
+    st.caption(f"Training workers alive: {trainers}; they answer no questions.")
+
+
+def _alive(seen: Json, kind: str) -> int:
+    return sum(worker["alive"] for worker in seen["workers"] if worker["kind"] == kind)
 
 
 def _workers(workers: list[Json]) -> None:
@@ -53,6 +58,7 @@ def _workers(workers: list[Json]) -> None:
     table = [
         {
             "worker": worker["id"],
+            "kind": worker["kind"],
             "model": worker["model_id"],
             "alive": worker["alive"],
             "started (UTC)": moment(worker["started_at"]),
