@@ -10,10 +10,13 @@ from sqlalchemy import func, select
 from services.api.deps import Admin, Auditor, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body, Page
+from services.api.state import Gateway
+from shared.audit import record
 from shared.auth import accounts
 from shared.auth.accounts import Account
 from shared.auth.passwords import new_password
 from shared.auth.roles import AccountStatus, Role
+from shared.auth.sessions import Principal
 from shared.db.tables import sessions, users
 from shared.errors import InvalidInput
 from shared.guard.verdict import Audience
@@ -77,6 +80,7 @@ class ChangeBody(Body):
 @router.get("", responses=document(401, 403, 429))
 def list_users(caller: Admin, gateway: GatewayDep) -> Page[UserView]:
     """Everybody, by name."""
+    _log_reading(gateway, caller, pending=False)
     with gateway.database.read() as connection:
         seen = select(sessions.c.user_id, func.max(sessions.c.last_seen_at).label("seen_at"))
         seen_by = seen.group_by(sessions.c.user_id).subquery()
@@ -94,6 +98,7 @@ def list_users(caller: Admin, gateway: GatewayDep) -> Page[UserView]:
 @router.get("/pending", responses=document(401, 403, 429))
 def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
     """Auditors' accounts that wait for an auditor's yes."""
+    _log_reading(gateway, caller, pending=True)
     with gateway.database.read() as connection:
         rows = connection.execute(
             select(users).where(users.c.status == AccountStatus.PENDING).order_by(users.c.name)
@@ -152,6 +157,13 @@ def approve_auditor(user_id: str, caller: Auditor, gateway: GatewayDep) -> UserV
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
         return _view(accounts.approve_auditor(connection, user_id, actor=caller.actor, now=now))
+
+
+def _log_reading(gateway: Gateway, caller: Principal, *, pending: bool) -> None:
+    """Reading the accounts is itself an event, written before anything is shown."""
+    with gateway.database.write() as connection:
+        now, details = gateway.clock.now(connection), {"pending": pending}
+        record.append(connection, now=now, actor=caller.actor, action="users.read", details=details)
 
 
 def _view(account: Account) -> UserView:
