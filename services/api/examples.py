@@ -95,7 +95,7 @@ _DATASET_VIEW = {
     "job_id": _JOB,
     "progress": None,
 }
-_RUN_VIEW = {
+_RUN_VIEW: dict[str, Any] = {
     "id": _RUN,
     "name": "asthma",
     "state": "succeeded",

@@ -14,7 +14,7 @@ from services.api.state import Gateway
 from shared.audit import record
 from shared.auth import accounts
 from shared.auth.accounts import Account
-from shared.auth.passwords import new_password
+from shared.auth.passwords import hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.sessions import Principal
 from shared.db.tables import sessions, users
@@ -110,13 +110,14 @@ def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
 def create_user(body: NewUserBody, caller: Admin, gateway: GatewayDep) -> NewUserView:
     """Make an account. An auditor's cannot log in until an existing auditor approves it."""
     password = body.password or new_password()
+    password_hash = hash_password(password)  # before the transaction: it is slow by design
     with gateway.database.write() as connection:
         account = accounts.create_account(
             connection,
             name=body.name,
             role=body.role,
             audience=body.audience,
-            password=password,
+            password_hash=password_hash,
             actor=caller.actor,
             now=gateway.clock.now(connection),
         )
@@ -145,9 +146,10 @@ def change_user(user_id: str, body: ChangeBody, caller: Admin, gateway: GatewayD
 def reset_password(user_id: str, caller: Admin, gateway: GatewayDep) -> PasswordView:
     """Give a person a new random password; an auditor then waits for an auditor's yes again."""
     password = new_password()
+    password_hash = hash_password(password)
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        accounts.set_password(connection, user_id, password, actor=caller.actor, now=now)
+        accounts.set_password(connection, user_id, password_hash, actor=caller.actor, now=now)
     return PasswordView(password=password)
 
 
