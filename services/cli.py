@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `medichat`."""
-    from services import cli_adapters, cli_export, cli_training
+    from services import cli_adapters, cli_export, cli_people, cli_training
 
     parser = argparse.ArgumentParser(prog="medichat", description="A self-hosted medical assistant.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("init", _init, "make secrets, tables and the first log-ins, where they are missing")
     add("migrate", _migrate, "bring the database's tables to the newest version, as their owner")
     add("smoke", _smoke, "start everything in a temporary folder, ask a question, check every trace of it")
+    cli_people.add_commands(commands)
     cli_training.add_commands(commands)
     cli_adapters.add_commands(commands)
     cli_export.add_command(commands)

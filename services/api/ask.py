@@ -14,6 +14,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from services.api.metrics import GUARDED
+from services.api.owned import log_foreign
 from services.api.state import Gateway
 from shared.answers import record_end, respond
 from shared.audit import record
@@ -179,7 +180,19 @@ class _Desk:
         talk = self._gateway.conversations
         if question.conversation_id is None:
             return talk.create(self.rows, user_id=caller.user_id, question=question.query, now=self.now)
-        load_owned(self._connection, question.conversation_id, caller.user_id)
+        try:
+            load_owned(self._connection, question.conversation_id, caller.user_id)
+        except NotFound:
+            # written here: this transaction is committed, whatever becomes of the question
+            log_foreign(
+                self._connection,
+                caller,
+                "conversation",
+                question.conversation_id,
+                now=self.now,
+                details={"act": "question.asked"},
+            )
+            raise
         if check_free:
             _check_free(self._connection, question.conversation_id)
         message_id = talk.add_message(
@@ -410,17 +423,17 @@ def announce(gateway: Gateway, stored: Stored) -> None:
         gateway.bell.work(stored.job.kind, stored.job.id)
 
 
-def owned_message(connection: Connection, message_id: str, user_id: str) -> str:
-    """The conversation of a message that belongs to this person. Raises NotFound."""
+def load_owned_message(connection: Connection, message_id: str, user_id: str) -> tuple[str, str]:
+    """The conversation and the role of a message that belongs to this person. Raises NotFound."""
     found = connection.execute(
-        select(messages.c.conversation_id)
+        select(messages.c.conversation_id, messages.c.role)
         .join(conversations, conversations.c.id == messages.c.conversation_id)
         .where(
             messages.c.id == message_id,
             conversations.c.user_id == user_id,
             conversations.c.hidden_at.is_(None),
         )
-    ).scalar_one_or_none()
+    ).one_or_none()
     if found is None:
         raise NotFound("There is no message of yours under this id.")
-    return str(found)
+    return str(found.conversation_id), str(found.role)

@@ -47,6 +47,11 @@ async def get_principal(request: Request, bearer: Annotated[str | None, Depends(
     return caller.principal
 
 
+def act_of(request: Request) -> dict[str, str]:
+    """Method and route, as the log names what was asked for; the ids in the address are left out."""
+    return {"method": request.method, "route": request.scope["route"].path}
+
+
 @dataclass(frozen=True)
 class Access:
     """A dependency that lets only some callers through."""
@@ -59,12 +64,15 @@ class Access:
     also: tuple[Role, Scope] | None = None
 
     async def __call__(
-        self, gateway: GatewayDep, principal: Annotated[Principal, Depends(get_principal)]
+        self,
+        request: Request,
+        gateway: GatewayDep,
+        principal: Annotated[Principal, Depends(get_principal)],
     ) -> Principal:
         """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
         if not self._lets_in(principal):
-            await run_in_threadpool(self._log_denial, gateway, principal)
-            raise NotAllowed
+            await run_in_threadpool(self._log_denial, gateway, principal, act_of(request))
+            raise NotAllowed(self._missing_scope(principal))
         if self.consent and not principal.consented:
             raise ConsentRequired
         return principal
@@ -76,7 +84,18 @@ class Access:
             return False
         return not self.scopes or bool(self.scopes & principal.scopes)
 
-    def _log_denial(self, gateway: Gateway, principal: Principal) -> None:
+    def _missing_scope(self, principal: Principal) -> str | None:
+        """What to do about a key whose owner may call this; None when the role is what is wrong."""
+        if self.also is not None and principal.role is self.also[0]:
+            scopes = frozenset({self.also[1]})
+        elif self.role in (None, principal.role):
+            scopes = self.scopes
+        else:
+            return None
+        wanted = " or ".join(f"`{scope}`" for scope in sorted(scopes))
+        return f"This API key needs the scope {wanted}; make a key that has it: POST /v1/api-keys."
+
+    def _log_denial(self, gateway: Gateway, principal: Principal, act: dict[str, str]) -> None:
         with gateway.database.write() as connection:
             record.append(
                 connection,
@@ -85,6 +104,7 @@ class Access:
                 action="access.denied",
                 outcome=record.Outcome.DENIED,
                 reason=f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}",
+                details=act,
             )
 
 

@@ -134,13 +134,31 @@ async def _ours(_request: Request, error: Exception) -> Response:
     return problem(status, error.code, error.detail, headers=headers, fields=fields)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    whole = next((item for item in error.errors() if tuple(item["loc"]) == ("body",)), None)
+    if whole is not None:
+        return _unusable_body(empty=whole["type"] == "missing", is_json=_says_json(request))
     fields = [
         FieldProblem(field=".".join(str(part) for part in item["loc"]), message=_rule(item))
         for item in error.errors()
     ]
     return problem(422, "invalid-input", "Some fields cannot be used; see `errors`.", fields=fields)
+
+
+def _says_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _unusable_body(*, empty: bool, is_json: bool) -> Response:
+    """The answer to a body that is no JSON object, whatever its fields are."""
+    what = "Send a JSON object with Content-Type: application/json"
+    if empty:
+        return problem(422, "invalid-input", f"{what}; the body is empty.")
+    if not is_json:
+        return problem(415, "unsupported-media-type", f"{what}; this body says that it is something else.")
+    return problem(422, "invalid-input", f"{what}; this body is another JSON value.")
 
 
 def _rule(item: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared.auth.accounts import lock_s
+from shared.auth.guesses import lock_s
 from shared.errors import Unavailable
 from shared.queue import redis_url
 from shared.settings import Settings
@@ -105,7 +105,7 @@ class Limiter:
 
 
 class Strangers:
-    """See `shared.auth.accounts.Strangers`."""
+    """See `shared.auth.guesses.Strangers`."""
 
     def __init__(self, limiter: Limiter, hashed: Callable[[str], str]) -> None:
         self._limiter = limiter

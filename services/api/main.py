@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from services.api import errors
 from services.api.ask import accept
+from services.api.description import Described
 from services.api.identify import identify
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around
@@ -88,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await news.close()
             gateway.close()
 
-    app = FastAPI(
+    app = Described(
         title="MediChat",
         description="Guarded answers from a medical model. Not a doctor, not a medical device.",
         version="0.1.0",

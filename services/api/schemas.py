@@ -1,6 +1,7 @@
 """What requests and answers of the gateway look like. It does nothing."""
 
 import re
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -8,15 +9,25 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 #: Control characters, line separators aside; lone surrogates never get past the JSON parser's UTF-8.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ud800-\udfff]")
+#: These show text in another order than it is read in. The mere marks of Arabic and Hebrew (LRM, RLM) do not.
+_REORDERING = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
+#: Fillers, which are letters and symbols to Unicode, and show nothing.
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def _plain_text(text: str) -> str:
     if _CONTROL.search(text):
         raise ValueError("holds control characters; send plain text")
-    text = text.strip()
-    if not text:
+    if _REORDERING.search(text):
+        raise ValueError("holds characters that change the order of the text (such as U+202E); take them out")
+    if not any(_is_visible(character) for character in text):
         raise ValueError("is empty; write something")
-    return text
+    return text.strip()
+
+
+def _is_visible(character: str) -> bool:
+    """Whether it is a letter, number, punctuation mark or symbol that shows."""
+    return unicodedata.category(character)[0] in "LNPS" and character not in _BLANK
 
 
 def in_our_time(moment: datetime) -> datetime:
@@ -50,10 +61,6 @@ class AskBody(Body):
         pattern="^([0-9a-f]{64}|base)$",
         description="SHA-256 of the adapter that shall answer, or `base` for the base model alone; "
         "left out: the active one.",
-    )
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"query": "What are the symptoms of asthma?"}]}
     )
 
 

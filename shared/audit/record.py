@@ -15,6 +15,8 @@ from shared.ids import new_id
 
 SCHEMA_VERSION = 1
 SYSTEM = "system"
+#: Whoever has a shell on the machine; it is nobody's account.
+OPERATOR = "operator"
 
 _COLUMNS = ("id", "actor", "session_id", "action", "object", "outcome", "reason", "schema_version")
 
@@ -29,13 +31,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: a user's id (or `system`), and the session or API key they act through."""
+    """Who acts: a user's id (or `system`, or `operator`), and the session or API key they act through."""
 
     id: str
     session_id: str | None = None
 
 
 SYSTEM_ACTOR = Actor(SYSTEM)
+OPERATOR_ACTOR = Actor(OPERATOR)
 
 
 def append(

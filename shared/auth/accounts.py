@@ -4,24 +4,20 @@ Every change is logged in the transaction that makes it.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from shared.audit import record
 from shared.auth.consent import CONSENT_VERSION
-from shared.auth.passwords import check_password, hash_password, new_password
+from shared.auth.passwords import hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
-from shared.clock import Clock
 from shared.db.tables import api_keys, sessions, users
-from shared.errors import AccountLocked, Conflict, InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from shared.errors import Conflict, NotAllowed, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
-
-FREE_FAILURES = 5
-MAX_LOCK_S = 900
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ def create_first_users(connection: Connection, now: datetime) -> list[tuple[str,
             role=role,
             audience=Audience.PATIENT,
             status=AccountStatus.ACTIVE,
-            password=password,
+            password_hash=hash_password(password),
             actor=record.SYSTEM_ACTOR,
             now=now,
         )
@@ -80,7 +76,7 @@ def create_account(
     name: str,
     role: Role,
     audience: Audience,
-    password: str,
+    password_hash: str,
     actor: record.Actor,
     now: datetime,
 ) -> Account:
@@ -93,7 +89,7 @@ def create_account(
             role=role,
             audience=audience,
             status=status,
-            password=password,
+            password_hash=password_hash,
             actor=actor,
             now=now,
         )
@@ -110,44 +106,11 @@ def get_account(connection: Connection, user_id: str) -> Account:
     return Account.from_row(row)
 
 
-class Strangers(Protocol):
-    """Counts guesses at names that nobody has, so that these lock as accounts do and tell nobody apart."""
-
-    def guess(self, name: str) -> float:
-        """Count a guess; seconds for which this name is locked, 0 when the guess may be made."""
-
-
-def check_login(
-    connection: Connection, name: str, password: str, clock: Clock, strangers: Strangers
-) -> Account:
-    """The account whose name and password these are.
-
-    The fifth failure in a row, and each one after it, locks the name for 2, 4, 8 … seconds.
-    Raises NotAuthenticated or AccountLocked; commit even then: failures count and are logged.
-    """
-    name = name.lower()
-    # the row is locked, so that guesses at the same moment are judged one after another
-    row = connection.execute(select(users).where(users.c.name == name).with_for_update()).one_or_none()
-    now = clock.now(connection)  # only now: waiting for the row may have taken long
-    locked_s = strangers.guess(name) if row is None else _locked_s(row, now)
-    user_id = None if row is None else row.id
-    if locked_s > 0:
-        _log_failure(connection, user_id, "locked", now)
-        raise AccountLocked(retry_after_s=locked_s)
-    right = check_password(password, None if row is None else row.password_hash)
-    if row is None or not right:
-        if row is not None:
-            _count_failure(connection, row, clock.now(connection))
-        _log_failure(connection, user_id, "wrong name or password", now)
-        raise NotAuthenticated("The name or the password is wrong.")
-    if row.status != AccountStatus.ACTIVE:
-        _log_failure(connection, row.id, row.status, now)
-        waiting = "waits for an auditor's approval" if row.status == AccountStatus.PENDING else "is disabled"
-        raise NotAuthenticated(f"This account {waiting}; ask an admin.")
-    if row.failed_logins:
-        connection.execute(
-            update(users).where(users.c.id == row.id).values(failed_logins=0, locked_until=None)
-        )
+def find_account(connection: Connection, name: str) -> Account:
+    """The account of this name. Raises NotFound."""
+    row = connection.execute(select(users).where(users.c.name == name.lower())).one_or_none()
+    if row is None:
+        raise NotFound("There is no account of this name; check the name.")
     return Account.from_row(row)
 
 
@@ -206,49 +169,22 @@ def approve_auditor(connection: Connection, user_id: str, *, actor: record.Actor
     return get_account(connection, user_id)
 
 
-def check_own_password(
-    connection: Connection, user_id: str, password: str, *, actor: record.Actor, clock: Clock
-) -> None:
-    """Whether this is the password of somebody who is logged in; failures count as those at log-in.
-
-    Raises InvalidInput or AccountLocked; commit even then.
-    """
-    row = connection.execute(select(users).where(users.c.id == user_id).with_for_update()).one()
-    now = clock.now(connection)
-    locked_s = _locked_s(row, now)
-    if locked_s <= 0 and check_password(password, row.password_hash):
-        return
-    if locked_s <= 0:
-        _count_failure(connection, row, clock.now(connection))
-    record.append(
-        connection,
-        now=now,
-        actor=actor,
-        action="user.password_set",
-        object=f"user:{user_id}",
-        outcome=record.Outcome.FAILED,
-        reason="locked" if locked_s > 0 else "wrong current password",
-    )
-    if locked_s > 0:
-        raise AccountLocked(retry_after_s=locked_s)
-    raise InvalidInput("The current password is wrong.")
-
-
 def set_password(
-    connection: Connection, user_id: str, password: str, *, actor: record.Actor, now: datetime
+    connection: Connection, user_id: str, password_hash: str, *, actor: record.Actor, now: datetime
 ) -> None:
     """Set a password and end every log-in of the account.
 
-    When somebody else sets an auditor's password, the account waits for an auditor again: else an
-    admin could become an auditor unseen. Raises NotFound or InvalidInput.
+    When an admin sets an auditor's password, the account waits for an auditor again: else the admin
+    could become an auditor unseen. The operator of the machine, who can read the database anyway, is the
+    way back for the last auditor. Raises NotFound or Conflict.
     """
     account = get_account(connection, user_id)
     values: dict[str, Any] = {
-        "password_hash": hash_password(password),
+        "password_hash": password_hash,
         "failed_logins": 0,
         "locked_until": None,
     }
-    if account.role is Role.AUDITOR and actor.id != user_id:
+    if account.role is Role.AUDITOR and actor.id not in (user_id, record.OPERATOR):
         _keep_one(connection, account)
         values["status"] = AccountStatus.PENDING
     connection.execute(update(users).where(users.c.id == user_id).values(**values))
@@ -292,7 +228,7 @@ def _insert(
     role: Role,
     audience: Audience,
     status: AccountStatus,
-    password: str,
+    password_hash: str,
     actor: record.Actor,
     now: datetime,
 ) -> str:
@@ -304,7 +240,7 @@ def _insert(
             role=role,
             audience=audience,
             status=status,
-            password_hash=hash_password(password),
+            password_hash=password_hash,
             created_at=now,
             created_by=None if actor.id == record.SYSTEM else actor.id,
         )
@@ -331,36 +267,3 @@ def _keep_one(connection: Connection, account: Account) -> None:
     ).scalar_one()
     if not others:
         raise Conflict(f"This is the last active {account.role}; make another one first.")
-
-
-def lock_s(failures: int) -> float:
-    """For how many seconds a name is locked after this many failures in a row."""
-    exponent = min(failures - FREE_FAILURES + 1, 32)
-    return min(2.0**exponent, MAX_LOCK_S) if exponent > 0 else 0.0
-
-
-def _locked_s(row: Row[Any], now: datetime) -> float:
-    return (row.locked_until - now).total_seconds() if row.locked_until is not None else 0.0
-
-
-def _count_failure(connection: Connection, row: Row[Any], now: datetime) -> None:
-    seconds = lock_s(row.failed_logins + 1)
-    lock = now + timedelta(seconds=seconds) if seconds else None
-    connection.execute(
-        update(users)
-        .where(users.c.id == row.id)
-        .values(failed_logins=users.c.failed_logins + 1, locked_until=lock)
-    )
-
-
-def _log_failure(connection: Connection, user_id: str | None, reason: str, now: datetime) -> None:
-    # the name that was typed is not kept: people type passwords there
-    record.append(
-        connection,
-        now=now,
-        actor=record.Actor(user_id or "anonymous"),
-        action="session.refused",
-        object=f"user:{user_id}" if user_id else None,
-        outcome=record.Outcome.DENIED,
-        reason=reason,
-    )

@@ -50,7 +50,8 @@ def create_key(
     Raises InvalidInput for a scope that the owner's role does not have, or an expiry that has passed.
     """
     if not set(scopes) <= SCOPES_OF_ROLE[role]:
-        raise InvalidInput(f"A key of this account may have these scopes: {sorted(SCOPES_OF_ROLE[role])}.")
+        names = ", ".join(sorted(SCOPES_OF_ROLE[role]))
+        raise InvalidInput(f"A key of this account may have these scopes: {names}.")
     if expires_at is not None and expires_at <= now:
         raise InvalidInput("The key's expiry lies in the past.")
     secret, key_hash = new_opaque_token(API_KEY_PREFIX)

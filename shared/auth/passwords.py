@@ -13,10 +13,15 @@ _hasher = PasswordHash.recommended()
 _DUMMY = _hasher.hash(secrets.token_urlsafe(24))
 
 
-def hash_password(password: str) -> str:
-    """The argon2id hash of a password. Raises InvalidInput when it is too short or too long."""
+def check_length(password: str) -> None:
+    """Raises InvalidInput for a password that is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InvalidInput(f"A password must have {MIN_LENGTH} to {MAX_LENGTH} characters.")
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash of a password: slow by design. Raises InvalidInput as `check_length` does."""
+    check_length(password)
     return _hasher.hash(password)
 
 

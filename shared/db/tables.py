@@ -285,7 +285,7 @@ audit_events = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("occurred_at", UtcDateTime, nullable=False, index=True),
-    Column("actor", String(100), nullable=False, index=True),  # a user's id, or `system`
+    Column("actor", String(100), nullable=False, index=True),  # a user's id, `system` or `operator`
     Column("session_id", String(64)),
     Column("action", String(64), nullable=False, index=True),
     Column("object", String(160)),  # e.g. `conversation:…`

@@ -1,6 +1,8 @@
 """Every route of the application itself: who may call it, and whose things it shows."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -41,6 +43,11 @@ BODIES = {
     "/v1/guard/policies/{version}/replays": {"answers": 10},
     "/v1/guard/stop": {"reason": "A test."},
 }
+
+
+def details_of(event: Any) -> dict[str, Any]:
+    details: dict[str, Any] = json.loads(event.canonical_bytes)["details"]
+    return details
 
 
 def routes(app: FastAPI | None = None) -> Iterator[tuple[str, APIRoute]]:
@@ -138,6 +145,13 @@ def test_every_role_is_refused_what_is_not_its_own_and_the_refusal_is_logged(api
     assert api.count(audit_events, audit_events.c.action == "access.denied") == refused
 
 
+def test_a_denied_act_is_logged_with_its_method_and_route(api: Api) -> None:
+    admin = api.person(Role.ADMIN)
+    api.log_in().patch(f"/v1/users/{admin.id}", json={"role": "user"})
+    (event,) = api.audit("access.denied")
+    assert details_of(event) == {"method": "PATCH", "route": "/v1/users/{user_id}"}
+
+
 def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> None:
     owner, other = api.log_in(), api.log_in()
     job = ask_async(owner)
@@ -148,13 +162,45 @@ def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> N
         "conversation_id": job["conversation_id"],
         "message_id": conversation["messages"][-1]["id"],
     }
-    tried = 0
+    knocks = []
     for method, route in routes(api.app):
-        if any("{" + name + "}" in route.path for name in ids):
-            assert call(other, method, route, ids).status_code == 404, f"{method} {route.path}"
-            tried += 1
-    assert tried >= 9
+        kind = next((name for name in ids if "{" + name + "}" in route.path), None)
+        if kind is not None:
+            there, nowhere = call(other, method, route, ids), call(other, method, route, NOBODYS)
+            assert there.status_code == 404, f"{method} {route.path}"
+            assert (nowhere.status_code, nowhere.content) == (there.status_code, there.content)
+            knocks.append((f"{kind.removesuffix('_id')}:{ids[kind]}", method, route.path))
+    assert len(knocks) >= 9
     assert owner.get(f"/v1/conversations/{job['conversation_id']}").json() == conversation
+    events = [(event.object, *details_of(event).values()) for event in api.audit("access.denied")]
+    assert events == knocks, "each is logged once, and what is not there is not"
+
+
+def test_asking_in_anothers_conversation_is_logged(api: Api) -> None:
+    owner, other = api.log_in(), api.log_in()
+    theirs = ask_async(owner)["conversation_id"]
+    answers = [
+        other.post("/predict", json={"query": "Why?", "conversation_id": conversation})
+        for conversation in (theirs, NOBODYS["conversation_id"])
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert answers[0].content == answers[1].content
+    (event,) = api.audit("access.denied")
+    assert (event.object, event.outcome) == (f"conversation:{theirs}", "denied")
+
+
+def test_what_a_person_has_hidden_is_no_knock_at_anothers(api: Api) -> None:
+    owner = api.log_in()
+    path = f"/v1/conversations/{ask_async(owner)['conversation_id']}"
+    owner.delete(path)
+    assert owner.get(path).status_code == 404
+    assert not api.audit("access.denied")
+
+
+def test_reading_the_accounts_is_logged(api: Api) -> None:
+    api.log_in(Role.ADMIN).get("/v1/users")
+    api.log_in(Role.AUDITOR).get("/v1/users/pending")
+    assert [details_of(event) for event in api.audit("users.read")] == [{"pending": False}, {"pending": True}]
 
 
 def test_lists_show_only_ones_own(api: Api) -> None:

@@ -2,19 +2,21 @@
 
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import jwt
 import pytest
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.tokens import AccessClaims, make_access_token
 from shared.db.tables import sessions, users
 from shared.queue import open_redis
-from tests.support import PASSWORD, Api, FakeClock, Person, RedisServer
+from tests.support import PASSWORD, Api, FakeClock, Person, RedisServer, ask_async, wait_until
 
 
 def log_in(api: Api, person: Person, password: str = PASSWORD):  # type: ignore[no-untyped-def]
@@ -313,3 +315,55 @@ def test_the_disclaimer_is_accepted_once_before_the_first_question(api: Api) -> 
     accepted = client.post("/predict", json={"query": "What is asthma?"}, headers={"Prefer": "respond-async"})
     assert accepted.status_code == 202
     assert len(api.audit("consent.given")) == 1
+
+
+# -- while a password is judged
+
+
+@contextmanager
+def slow_guess(api: Api, person: Person, password: str) -> Iterator[Future[httpx.Response]]:
+    """A log-in whose password is being judged, which takes long: its hash was made so."""
+    slow = Argon2Hasher(time_cost=12, parallelism=1).hash(PASSWORD)
+    api.set(users, users.c.id == person.id, password_hash=slow)
+    with ThreadPoolExecutor(1) as pool:
+        guess = pool.submit(log_in, api, person, password)
+        counted = (users.c.id == person.id, users.c.failed_logins > 0)
+        wait_until(lambda: guess.done() or api.count(users, *counted), what="for the guess to be counted")
+        yield guess
+
+
+def test_a_guess_holds_no_lock_while_it_is_judged(api: Api) -> None:
+    person, other = api.person(), api.log_in()
+    with slow_guess(api, person, PASSWORD) as guess:
+        assert ask_async(other)["state"] == "queued"
+        assert not guess.done(), "the question waited for the hash"
+    assert guess.result().status_code == 200
+    assert api.count(users, users.c.failed_logins > 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "status"),
+    [
+        ({"password_hash": "another"}, 401),
+        ({"status": AccountStatus.DISABLED}, 401),
+        ({"locked_until": datetime(2100, 1, 1, tzinfo=UTC)}, 429),
+    ],
+)
+def test_nobody_gets_in_whose_account_changed_while_the_password_was_judged(
+    api: Api, meanwhile: dict[str, object], status: int
+) -> None:
+    person = api.person()
+    with slow_guess(api, person, PASSWORD) as guess:
+        api.set(users, users.c.id == person.id, **meanwhile)
+        assert not guess.done()
+    assert guess.result().status_code == status
+    assert api.count(sessions) == 0
+    (event,) = api.audit("session.refused")
+    assert event.object == f"user:{person.id}"
+
+
+def test_logging_in_many_times_at_once_is_no_guessing(api: Api) -> None:
+    person = api.person()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: log_in(api, person).status_code, range(8)))
+    assert answers == [200] * 8

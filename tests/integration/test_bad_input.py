@@ -32,6 +32,10 @@ MEGABYTE = b'{"query": "' + b"a" * 1_000_000 + b'"}'
         (b'{"query": "a\\u001bb"}', 422),
         (b'{"query": "a\\ud800b"}', 422),
         (b'{"query": "a\xff"}', 400),
+        (b'{"query": "\\u200b"}', 422),
+        (b'{"query": " \\u2060\\ufeff\\u3164\\u0301"}', 422),
+        (b'{"query": "Is it \\u202egnorw\\u202c?"}', 422),
+        (b'{"query": "Is it \\u2067gnorw\\u2069?"}', 422),
         (b'{"query": "a", "colour": "red"}', 422),
         (b'{"query": "a", "max_new_tokens": 0}', 422),
         (b'{"query": "a", "max_new_tokens": 1e9}', 422),
@@ -56,6 +60,36 @@ def test_a_bad_question_is_refused_and_leaves_nothing(api: Api, body: bytes, sta
     assert problem["status"] == status
     assert problem["detail"]
     assert api.count(jobs) == api.count(messages) == api.count(conversations) == 0
+
+
+@pytest.mark.parametrize(
+    "query", ["\u0645\u0627 \u0647\u0648\u200f \u0627\u0644\u0631\u0628\u0648\u061f", "5?", "\U0001f912"]
+)
+def test_a_question_in_any_script_is_taken(api: Api, query: str) -> None:
+    response = api.log_in().post("/predict", json={"query": query}, headers={"Prefer": "respond-async"})
+    assert response.status_code in (200, 202), "the guard answers some at once"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "end"),
+    [
+        (b'{"query": "Why?"}', "text/plain", 415, "something else."),
+        (b"query=Why", "application/x-www-form-urlencoded", 415, "something else."),
+        (b'{"query": "Why?"}', None, 415, "something else."),
+        (b"", "application/json", 422, "the body is empty."),
+        (b"", None, 422, "the body is empty."),
+        (b"[]", "application/json; charset=utf-8", 422, "another JSON value."),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_told_what_to_send(
+    api: Api, body: bytes, kind: str | None, status: int, end: str
+) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    problem = api.log_in().post("/predict", content=body, headers=headers).json()
+    assert problem["status"] == status
+    assert problem["detail"].startswith("Send a JSON object with Content-Type: application/json")
+    assert problem["detail"].endswith(end)
+    assert "errors" not in problem
 
 
 def test_a_refusal_does_not_repeat_what_was_sent(api: Api) -> None:

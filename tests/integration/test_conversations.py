@@ -177,3 +177,14 @@ def test_an_answer_is_rated_once_and_the_rating_can_be_taken_back(api: Api) -> N
     assert api.count(feedback) == 1
     assert client.delete(f"/v1/messages/{message}/feedback").status_code == 204
     assert client.get(path).json()["messages"][-1]["feedback"] is None
+
+
+def test_only_answers_are_rated(api: Api) -> None:
+    client = api.log_in()
+    job = ask_async(client)
+    api.answer("Because.")
+    question, _answer = client.get(f"/v1/conversations/{job['conversation_id']}").json()["messages"]
+    refused = client.put(f"/v1/messages/{question['id']}/feedback", json={"rating": "up"})
+    assert (refused.status_code, "Only an answer" in refused.json()["detail"]) == (409, True)
+    assert api.count(feedback) == 0
+    assert not api.audit("feedback.given")

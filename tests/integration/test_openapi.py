@@ -1,14 +1,18 @@
 """The gateway's description of itself, and what a fuzzer makes of it: never a 5xx."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+from services.api.main import create_app
 from shared.auth.roles import Role
+from shared.settings import Settings
 from tests.policies import add_version
 from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async
@@ -116,6 +120,82 @@ def test_every_operation_says_which_problems_it_answers_with(api: Api) -> None:
                 assert operation["description"], f"{method} {path}"
 
 
-def test_the_description_has_an_example_of_a_question(api: Api) -> None:
-    document = api.client().get("/openapi.json").json()
-    assert document["components"]["schemas"]["AskBody"]["examples"][0]["query"]
+@pytest.fixture(scope="module")
+def description() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+def operations(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+def check_examples(description: dict[str, Any], schema: dict[str, Any], where: str) -> None:
+    """Whether the schema has examples, each of which keeps to it."""
+    if "$ref" not in schema:  # one that may be left out
+        (schema,) = (each for each in schema["anyOf"] if "$ref" in each)
+    name = schema["$ref"].rsplit("/", 1)[-1]
+    examples = description["components"]["schemas"][name].get("examples")
+    assert examples, f"{where}: {name} has no example"
+    for example in examples:
+        jsonschema_rs.validate({**schema, "components": description["components"]}, example)
+
+
+def test_every_body_has_an_example_that_keeps_to_its_schema(description: dict[str, Any]) -> None:
+    bodies = 0
+    for where, operation in operations(description):
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            bodies += 1
+            if kind == "application/octet-stream":
+                assert content["example"], where
+            else:
+                check_examples(description, content["schema"], where)
+    assert bodies >= 25
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("AnswerView", "JobView", "ConversationView", "ConversationItem", "MessageView", "UserView"),
+        *("RunView", "DatasetView", "AdapterView", "PolicyView", "PolicyItem", "Problem"),
+    ],
+)
+def test_the_main_answers_have_an_example_that_keeps_to_their_schema(
+    description: dict[str, Any], name: str
+) -> None:
+    check_examples(description, {"$ref": f"#/components/schemas/{name}"}, "an answer")
+
+
+def test_an_example_names_no_field_that_is_not_there(description: dict[str, Any]) -> None:
+    for name, schema in description["components"]["schemas"].items():
+        for example in schema.get("examples", []):
+            assert set(example) <= set(schema["properties"]), name
+
+
+def test_problems_come_in_their_own_content_type_only(description: dict[str, Any]) -> None:
+    for where, operation in operations(description):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                assert list(response["content"]) == ["application/problem+json"], f"{where}: {status}"
+    assert "HTTPValidationError" not in description["components"]["schemas"]
+
+
+def test_every_operation_says_that_the_database_can_be_away(description: dict[str, Any]) -> None:
+    without = [where for where, operation in operations(description) if "503" not in operation["responses"]]
+    assert without == ["get /healthz"]
+
+
+def test_every_operation_that_takes_json_says_that_it_refuses_other_bodies(
+    description: dict[str, Any],
+) -> None:
+    for where, operation in operations(description):
+        takes_json = "application/json" in operation.get("requestBody", {}).get("content", {})
+        assert ("415" in operation["responses"]) == takes_json, where
+
+
+def test_metrics_and_the_prefer_header_are_described(description: dict[str, Any]) -> None:
+    metrics = description["paths"]["/metrics"]["get"]["responses"]["200"]
+    assert list(metrics["content"]) == ["text/plain"]
+    predict = description["paths"]["/predict"]["post"]["parameters"]
+    assert all(parameter["description"] for parameter in predict)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from shared.auth.api_keys import SCOPES_OF_ROLE
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys
 from tests.support import Api, ask_async
@@ -120,6 +121,28 @@ CALLS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("role", "scope", "path", "wanted"),
+    [
+        (Role.USER, "read", "/predict", "the scope `ask`;"),
+        (Role.ADMIN, "ask", "/v1/jobs", "Your role does not allow this"),
+        (Role.USER, "admin", "/v1/jobs", "the scope `ask` or `read`;"),
+        (Role.AUDITOR, "ask", "/v1/audit/events", "the scope `audit`;"),
+        (Role.USER, "read", "/v1/system", "Your role does not allow this"),
+    ],
+)
+def test_a_refusal_says_which_scope_a_key_needs(
+    api: Api, role: Role, scope: str, path: str, wanted: str
+) -> None:
+    by_key, made = key_client(api, api.log_in(role), [str(next(iter(SCOPES_OF_ROLE[role])))])
+    api.set(api_keys, api_keys.c.id == made["id"], scopes=[scope])
+    refused = by_key.request(
+        "POST" if path == "/predict" else "GET", path, json={"query": "Why?"} if path == "/predict" else None
+    )
+    assert refused.status_code == 403
+    assert wanted in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("scope", ["ask", "read"])
 def test_a_scope_is_refused_all_that_it_does_not_say(api: Api, scope: str) -> None:
     client = api.log_in()
@@ -170,7 +193,8 @@ def test_a_request_that_passes_two_checks_is_counted_once(make_api) -> None:  # 
 
 def test_a_key_cannot_do_more_than_its_owner(api: Api) -> None:
     refused = api.log_in().post("/v1/api-keys", json={"name": "a key", "scopes": ["admin"]})
-    assert refused.status_code in (403, 422)
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "A key of this account may have these scopes: ask, read."
 
 
 def test_the_key_itself_is_kept_as_a_hash_and_shown_once(api: Api) -> None:

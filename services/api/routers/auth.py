@@ -1,5 +1,6 @@
 """Log-in for programs: OAuth2 password form, refresh, logout."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -7,14 +8,14 @@ from fastapi.security import OAuth2PasswordRequestForm
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
+from services.api import credentials
 from services.api.deps import AnyUser, GatewayDep, Public
 from services.api.errors import document
 from services.api.schemas import Body
-from services.api.state import Gateway
-from shared.auth import accounts, sessions
+from shared.auth import sessions
 from shared.auth.accounts import Account
 from shared.auth.sessions import TokenPair
-from shared.errors import LimitReached, MediChatError, NotAllowed, NotAuthenticated
+from shared.errors import NotAllowed, NotAuthenticated
 
 router = APIRouter(prefix="/v1/auth", tags=["log-in"])
 
@@ -34,30 +35,6 @@ class RefreshBody(Body):
     refresh_token: str = Field(max_length=200)
 
 
-def check_credentials(gateway: Gateway, address: str, name: str, password: str) -> Account:
-    """The account; failures are counted and logged whatever becomes of the request.
-
-    Raises NotAuthenticated, AccountLocked, LimitReached, or Unavailable without Redis.
-    """
-    wait_s = gateway.limiter.require(f"login:{address}", gateway.settings.logins_per_minute)
-    if wait_s is not None:
-        raise LimitReached("Too many log-ins from this address; wait and try again.", retry_after_s=wait_s)
-
-    strangers = gateway.limiter.strangers(gateway.envelope.fingerprint)
-
-    def attempt(connection: Connection) -> Account | MediChatError:
-        try:
-            return accounts.check_login(connection, name, password, gateway.clock, strangers)
-        except NotAuthenticated as error:
-            return error  # returned, not raised: the failure's rows must be committed
-
-    with gateway.database.write() as connection:
-        outcome = attempt(connection)
-    if isinstance(outcome, MediChatError):
-        raise outcome
-    return outcome
-
-
 def address_of(request: Request) -> str:
     """The client's address, as uvicorn knows it."""
     return request.client.host if request.client else "unknown"
@@ -68,15 +45,12 @@ def log_in(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], request: Request, gateway: GatewayDep
 ) -> Tokens:
     """Log in with name and password (OAuth2 password form)."""
-    account = check_credentials(gateway, address_of(request), form.username, form.password)
-    with gateway.database.write() as connection:
-        pair = sessions.start_token_session(
-            connection,
-            account,
-            key=gateway.settings.secret("token_key"),
-            now=gateway.clock.now(connection),
-        )
-    return _tokens(pair)
+
+    def start(connection: Connection, account: Account, now: datetime) -> TokenPair:
+        key = gateway.settings.secret("token_key")
+        return sessions.start_token_session(connection, account, key=key, now=now)
+
+    return _tokens(credentials.log_in(gateway, address_of(request), form.username, form.password, start))
 
 
 @router.post("/refresh", dependencies=[Public], responses=document(401, 413, 422))

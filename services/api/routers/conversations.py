@@ -2,12 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import select, update
 
 from services.api.ask import Asked, load_owned, regenerate
 from services.api.deps import Asker, GatewayDep, Reader
 from services.api.errors import document
+from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.predict import (
     ANSWERS,
@@ -30,6 +31,7 @@ from services.api.schemas import (
 from services.api.views import conversation_view, placed_job_view
 from shared.audit import record
 from shared.db.tables import conversations, jobs
+from shared.errors import NotFound
 from shared.jobs.store import active
 from shared.privacy.keys import load_data_keys
 
@@ -39,10 +41,14 @@ router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 SEARCHED = 300
 
 
-def owned_conversation(conversation_id: str, caller: Reader, gateway: GatewayDep) -> str:
-    """The id of a conversation of the caller's. Raises NotFound, also for somebody else's."""
-    with gateway.database.read() as connection:
-        load_owned(connection, conversation_id, caller.user_id)
+def owned_conversation(conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> str:
+    """The id of a conversation of the caller's. Raises NotFound, also for somebody else's (and logs that)."""
+    try:
+        with gateway.database.read() as connection:
+            load_owned(connection, conversation_id, caller.user_id)
+    except NotFound:
+        log_refused(gateway, request, caller, "conversation", conversation_id)
+        raise
     return conversation_id
 
 

@@ -45,7 +45,12 @@ _FILE: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "The file itself: JSONL, CSV, Parquet, or a zip of images and a JSONL file.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": '{"question": "What is asthma?", "answer": "A disease of the airways."}\n',
+            }
+        },
     }
 }
 

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from sqlalchemy import text
 
@@ -49,7 +50,7 @@ def readyz(gateway: GatewayDep, news: NewsDep) -> Readiness:
     return Readiness(redis=redis, workers=alive[Kind.INFER], trainers=alive[Kind.TRAIN])
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 def prometheus(gateway: GatewayDep, news: NewsDep) -> Response:
     """Metrics in Prometheus' text format; the reverse proxy does not publish them."""
     with gateway.database.read() as connection:

@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Connection, select
 
 from services.api.ask import cancel
 from services.api.deps import Asker, GatewayDep, Reader
 from services.api.errors import document
+from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.predict import NewsDep
 from services.api.schemas import AnswerView, JobView, Page
@@ -30,15 +31,16 @@ class EndView(JobView):
     answer: AnswerView | None = None
 
 
-def owned_job(job_id: str, caller: Reader, gateway: GatewayDep) -> Job:
-    """A job of the caller's. Raises NotFound, also for somebody else's."""
+def owned_job(job_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> Job:
+    """A job of the caller's. Raises NotFound, also for somebody else's (and logs that)."""
     with gateway.database.read() as connection:
         found = connection.execute(
             select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.user_id == caller.user_id)
         ).one_or_none()
-        if found is None:
-            raise NotFound("There is no job of yours under this id.")
-        return gateway.jobs.get(connection, job_id)
+        if found is not None:
+            return gateway.jobs.get(connection, job_id)
+    log_refused(gateway, request, caller, "job", job_id)
+    raise NotFound("There is no job of yours under this id.")
 
 
 OwnedJob = Annotated[Job, Depends(owned_job)]

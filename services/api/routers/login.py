@@ -1,6 +1,6 @@
 """The page on which a browser logs in and out. It sets the cookie that the dashboard reads and sends on."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html import escape
 from importlib.resources import files
 from typing import Annotated
@@ -8,12 +8,15 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Cookie, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy import Connection
 
+from services.api import credentials
 from services.api.deps import GatewayDep, Public
-from services.api.routers.auth import address_of, check_credentials
+from services.api.routers.auth import address_of
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth import sessions
+from shared.auth.accounts import Account
 from shared.errors import LimitReached, NotAuthenticated, Unavailable
 from shared.prompts import DISCLAIMER
 
@@ -45,15 +48,16 @@ def log_in(
     """Check name and password, set the cookie and go to the dashboard; or the form again, with the reason."""
     if not _same_origin(request, gateway):
         return _form("This form was sent from another site. Please log in here.", username, status=403)
+    life = timedelta(hours=gateway.settings.session_max_hours)
+
+    def start(connection: Connection, account: Account, now: datetime) -> str:
+        return sessions.start_browser_session(connection, account, life=life, now=now)
+
     try:
-        account = check_credentials(gateway, address_of(request), username, password)
+        token = credentials.log_in(gateway, address_of(request), username, password, start)
     except (NotAuthenticated, LimitReached, Unavailable) as error:
         wait = f" Wait {error.retry_after_s:.0f} seconds." if error.retry_after_s else ""
         return _form(error.detail + wait, username, status=503 if isinstance(error, Unavailable) else 401)
-    life = timedelta(hours=gateway.settings.session_max_hours)
-    with gateway.database.write() as connection:
-        now = gateway.clock.now(connection)
-        token = sessions.start_browser_session(connection, account, life=life, now=now)
     response = RedirectResponse(gateway.settings.public_ui_url, status_code=303, headers=_SECURITY)
     response.set_cookie(
         COOKIE,

@@ -5,12 +5,13 @@ from datetime import datetime
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from services.api import credentials
 from services.api.deps import AnyUser, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body
 from shared.auth import accounts
 from shared.auth.consent import CONSENT_TEXT, CONSENT_VERSION
-from shared.errors import InvalidInput, MediChatError, NotAllowed
+from shared.errors import InvalidInput, NotAllowed
 
 router = APIRouter(prefix="/v1/me", tags=["account"])
 
@@ -92,16 +93,5 @@ def change_password(body: PasswordBody, caller: AnyUser, gateway: GatewayDep) ->
     """Change one's own password; every log-in of the account ends."""
     if caller.kind == "key":
         raise NotAllowed("A password can be changed by a person who is logged in, not by an API key.")
-    refused: MediChatError | None = None
-    with gateway.database.write() as connection:
-        try:
-            accounts.check_own_password(
-                connection, caller.user_id, body.current, actor=caller.actor, clock=gateway.clock
-            )
-            now = gateway.clock.now(connection)
-            accounts.set_password(connection, caller.user_id, body.new, actor=caller.actor, now=now)
-        except MediChatError as error:
-            refused = error  # raised below: the failure's rows must be committed
-    if refused is not None:
-        raise refused
+    credentials.change_password(gateway, caller, body.current, body.new)
     return Response(status_code=204)

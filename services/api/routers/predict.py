@@ -48,7 +48,16 @@ class Preferred:
 
 
 async def preferred(
-    request: Request, gateway: GatewayDep, prefer: Annotated[str | None, Header()] = None
+    request: Request,
+    gateway: GatewayDep,
+    prefer: Annotated[
+        str | None,
+        Header(
+            description="RFC 7240: `respond-async` for 202 and the job at once, `wait=N` for the answer if "
+            "it comes within N seconds, and 202 otherwise.",
+            examples=["wait=30"],
+        ),
+    ] = None,
 ) -> Preferred:
     """`respond-async` alone does not wait; with `wait=N` the answer may come within N seconds."""
     wanted = (prefer or "").lower()

@@ -10,10 +10,13 @@ from sqlalchemy import func, select
 from services.api.deps import Admin, Auditor, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body, Page
+from services.api.state import Gateway
+from shared.audit import record
 from shared.auth import accounts
 from shared.auth.accounts import Account
-from shared.auth.passwords import new_password
+from shared.auth.passwords import hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
+from shared.auth.sessions import Principal
 from shared.db.tables import sessions, users
 from shared.errors import InvalidInput
 from shared.guard.verdict import Audience
@@ -77,6 +80,7 @@ class ChangeBody(Body):
 @router.get("", responses=document(401, 403, 429))
 def list_users(caller: Admin, gateway: GatewayDep) -> Page[UserView]:
     """Everybody, by name."""
+    _log_reading(gateway, caller, pending=False)
     with gateway.database.read() as connection:
         seen = select(sessions.c.user_id, func.max(sessions.c.last_seen_at).label("seen_at"))
         seen_by = seen.group_by(sessions.c.user_id).subquery()
@@ -94,6 +98,7 @@ def list_users(caller: Admin, gateway: GatewayDep) -> Page[UserView]:
 @router.get("/pending", responses=document(401, 403, 429))
 def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
     """Auditors' accounts that wait for an auditor's yes."""
+    _log_reading(gateway, caller, pending=True)
     with gateway.database.read() as connection:
         rows = connection.execute(
             select(users).where(users.c.status == AccountStatus.PENDING).order_by(users.c.name)
@@ -105,13 +110,14 @@ def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
 def create_user(body: NewUserBody, caller: Admin, gateway: GatewayDep) -> NewUserView:
     """Make an account. An auditor's cannot log in until an existing auditor approves it."""
     password = body.password or new_password()
+    password_hash = hash_password(password)  # before the transaction: it is slow by design
     with gateway.database.write() as connection:
         account = accounts.create_account(
             connection,
             name=body.name,
             role=body.role,
             audience=body.audience,
-            password=password,
+            password_hash=password_hash,
             actor=caller.actor,
             now=gateway.clock.now(connection),
         )
@@ -140,9 +146,10 @@ def change_user(user_id: str, body: ChangeBody, caller: Admin, gateway: GatewayD
 def reset_password(user_id: str, caller: Admin, gateway: GatewayDep) -> PasswordView:
     """Give a person a new random password; an auditor then waits for an auditor's yes again."""
     password = new_password()
+    password_hash = hash_password(password)
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        accounts.set_password(connection, user_id, password, actor=caller.actor, now=now)
+        accounts.set_password(connection, user_id, password_hash, actor=caller.actor, now=now)
     return PasswordView(password=password)
 
 
@@ -152,6 +159,13 @@ def approve_auditor(user_id: str, caller: Auditor, gateway: GatewayDep) -> UserV
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
         return _view(accounts.approve_auditor(connection, user_id, actor=caller.actor, now=now))
+
+
+def _log_reading(gateway: Gateway, caller: Principal, *, pending: bool) -> None:
+    """Reading the accounts is itself an event, written before anything is shown."""
+    with gateway.database.write() as connection:
+        now, details = gateway.clock.now(connection), {"pending": pending}
+        record.append(connection, now=now, actor=caller.actor, action="users.read", details=details)
 
 
 def _view(account: Account) -> UserView:

@@ -1,0 +1,84 @@
+"""Judges passwords for those who log in or change theirs, outside any transaction. It knows no route."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from services.api.state import Gateway
+from shared.auth import accounts, guesses
+from shared.auth.accounts import Account
+from shared.auth.passwords import check_length, hash_password
+from shared.auth.sessions import Principal
+from shared.db import Database
+from shared.errors import LimitReached, MediChatError
+
+T = TypeVar("T")
+#: Guesses at one account are judged one after another here, so that nobody who logs in several times at once
+#: is taken for somebody who guesses. Between gateways it is enough that each is counted before it is judged.
+_TURNS = tuple(threading.Lock() for _ in range(64))
+
+
+def log_in(
+    gateway: Gateway,
+    address: str,
+    name: str,
+    password: str,
+    start: Callable[[Connection, Account, datetime], T],
+) -> T:
+    """What `start` makes of the account: the log-in begins in the transaction that lets the person in.
+
+    Failures are counted and logged whatever becomes of the request.
+    Raises NotAuthenticated, AccountLocked, LimitReached, or Unavailable without Redis.
+    """
+    wait_s = gateway.limiter.require(f"login:{address}", gateway.settings.logins_per_minute)
+    if wait_s is not None:
+        raise LimitReached("Too many log-ins from this address; wait and try again.", retry_after_s=wait_s)
+    clock, strangers = gateway.clock, gateway.limiter.strangers(gateway.envelope.fingerprint)
+
+    def settle(connection: Connection) -> T:
+        account = guesses.settle_login(connection, guess, right=right, clock=clock)
+        return start(connection, account, clock.now(connection))
+
+    with _turn(name):
+        guess = _committed(
+            gateway.database, lambda connection: guesses.begin_login(connection, name, clock, strangers)
+        )
+        right = guess.judge(password)
+        return _committed(gateway.database, settle)
+
+
+def change_password(gateway: Gateway, caller: Principal, current: str, new: str) -> None:
+    """Set one's own password and end every log-in of the account. Raises InvalidInput or AccountLocked."""
+    check_length(new)
+    clock, actor = gateway.clock, caller.actor
+
+    def begin(connection: Connection) -> guesses.Guess:
+        return guesses.begin_own(connection, caller.user_id, actor=actor, clock=clock)
+
+    def settle(connection: Connection) -> None:
+        guesses.settle_own(connection, guess, right=right, actor=actor, clock=clock)
+        now = clock.now(connection)
+        accounts.set_password(connection, caller.user_id, new_hash, actor=actor, now=now)
+
+    with _turn(caller.name):
+        guess = _committed(gateway.database, begin)
+        right = guess.judge(current)
+        new_hash = hash_password(new) if right else ""
+        _committed(gateway.database, settle)
+
+
+def _committed(database: Database, act: Callable[[Connection], T]) -> T:
+    """The act in one write. A refusal is raised only once the rows that it wrote are committed."""
+    with database.write() as connection:
+        try:
+            return act(connection)
+        except MediChatError as error:
+            refused = error
+    raise refused
+
+
+def _turn(name: str) -> threading.Lock:
+    return _TURNS[hash(name.lower()) % len(_TURNS)]
