@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
-from services.worker_train.pictures import BrokenPicture, clean_picture
+from services.worker_train.pictures import BrokenPicture, PictureBomb, clean_picture
+from services.worker_train.reading import Broken
 from services.worker_train.shapes import Conversation, Message, RowProblem, Shape
 from shared.guard import Audience, Guard
 from shared.privacy import phi
@@ -91,13 +92,19 @@ class Examiner:
         self._seen: dict[bytes, tuple[Reason | None, str | None]] = {}
 
     def examine(self, line: int, row: dict[str, object]) -> Examined:
-        """Judge one row. Raises Broken for a picture that cannot be read from the upload."""
+        """Judge one row. Raises Broken for a picture that cannot be read, or was made to do harm."""
         self.tally.rows += 1
         try:
             found = self._shape.read(row)
             image = self._clean(found.image)
         except RowProblem as problem:
             return Examined(line, problem.reason, problem.advice)
+        except PictureBomb:
+            raise Broken(
+                "image-bomb",
+                f"The picture of line {line} would unpack to more pixels than any camera's has. Take it out, "
+                "or shrink it, and look at where it came from.",
+            ) from None
         messages = [{**turn, "content": self._lengths.plain(turn["content"])} for turn in found.messages]
         messages, identifies = self._without_phi(line, messages)
         examined = self._identify(line, messages, image, found)

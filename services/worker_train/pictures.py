@@ -18,11 +18,18 @@ class BrokenPicture(Exception):
         self.advice = advice
 
 
+class PictureBomb(Exception):
+    """A picture made to fill the memory of whoever opens it."""
+
+
 def clean_picture(data: bytes) -> bytes:
     """The first frame as an RGB PNG, upright and on white, with nothing of what the file said besides.
 
+    Its head tells how large it would unpack; nothing is unpacked that is too large.
+
     Raises:
-        BrokenPicture: it does not open, or would unpack to more than `MAX_PIXELS`, which its head tells.
+        BrokenPicture: it does not open, or has more than `MAX_PIXELS`.
+        PictureBomb: it would have more pixels than any camera's, 89 million.
     """
     try:
         with warnings.catch_warnings():
@@ -34,7 +41,7 @@ def clean_picture(data: bytes) -> bytes:
     except BrokenPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large() from None
+        raise PictureBomb from None
     except Exception:  # decoders raise whatever they like on bad bytes
         raise BrokenPicture from None
 

@@ -391,6 +391,14 @@ def test_a_picture_of_too_many_pixels_costs_its_row_alone(checked: Checked) -> N
     assert "million pixels" in dropped.rows[0].advice
 
 
+def test_a_picture_made_to_fill_the_memory_refuses_the_upload_and_is_named(checked: Checked) -> None:
+    sink = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(sink, "PNG")
+    with pytest.raises(Refused, match="The picture of line 2") as refusal:
+        checked(with_pictures(red=drawn("red"), blue=sink.getvalue()), validation_fraction=0)
+    assert refusal.value.reason == "image-bomb"
+
+
 def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Path) -> None:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as file:

@@ -79,14 +79,14 @@ def test_an_upload_is_checked_and_its_report_kept(api: Api, worker: WorkerProces
 
 
 def with_a_bomb() -> bytes:
-    """A zip with a good picture and then one of too many pixels."""
+    """A zip with a good picture and then one that would unpack to a hundred million pixels."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as file:
         rows = [
             {"question": f"What is {name}?", "answer": "A.", "image": name} for name in ("a.png", "b.png")
         ]
         file.writestr("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        for name, size in (("a.png", (8, 8)), ("b.png", (5000, 5000))):
+        for name, size in (("a.png", (8, 8)), ("b.png", (10_000, 10_000))):
             picture = io.BytesIO()
             Image.new("1", size).save(picture, "PNG")
             file.writestr(name, picture.getvalue())

@@ -91,6 +91,7 @@ def test_there_are_enough_questions_of_every_kind_and_none_twice() -> None:
         Category.CRISIS,
         Category.EMERGENCY,
         Category.HARMFUL_REQUEST,
+        Category.IDENTIFIERS,
         Category.INJECTION,
         Category.LANGUAGE,
     }
