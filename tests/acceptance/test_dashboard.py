@@ -186,6 +186,7 @@ def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> 
     expect(other.get_by_text("No conversations yet.")).to_be_visible()
     other.goto(address)
     expect(other.get_by_text("There is no conversation of yours at this address.")).to_be_visible()
+    expect(other.get_by_test_id("stChatInput")).to_have_count(0)
     other.get_by_role("button", name="New conversation").click()
     ask(other, "A question of the second one")
     expect(other.get_by_role("button", name="Stop")).to_be_visible()

@@ -25,6 +25,10 @@ def show(gateway: Gateway, me: Json) -> None:
     history.show(gateway, conversation_id)
     _disclaimer(me)
     conversation = _load(gateway, conversation_id)
+    if conversation_id is not None and conversation is None:
+        # no place to write in: a question put here could only be refused
+        unsent.show(conversation_id, partial(_send, gateway))
+        return
     running = conversation is not None and _is_running(conversation["job"])
     if conversation is not None:
         history.show_title(gateway, conversation)
@@ -71,7 +75,10 @@ def _load(gateway: Gateway, conversation_id: str | None) -> Json | None:
     except GatewayError as error:
         if error.status not in (404, 422):
             raise
-        st.error("There is no conversation of yours at this address.", icon=":material/error:")
+        st.error(
+            "There is no conversation of yours at this address. Start a new one, or choose one at the left.",
+            icon=":material/error:",
+        )
         return None
 
 
