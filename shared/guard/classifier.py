@@ -34,7 +34,7 @@ OUTPUT_LABELS = (
 QUESTION_LABELS = ("allow", "refuse", "emergency", "crisis")
 #: Longer texts are cut, and the text before them to what is left; in tokens.
 MAX_TOKENS = 192
-_MAX_CONTEXT_TOKENS = 40
+_MAX_CONTEXT_TOKENS = 24
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "guard"
 NETWORK, TOKENIZER, CARD = "guard.int8.onnx", "tokenizer.json", "classifier.json"
 

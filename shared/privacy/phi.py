@@ -49,9 +49,10 @@ _TYPES = {
 }
 #: A finding must be at least this sure; Presidio's weakest patterns (any eight digits) are below.
 _MINIMUM_SCORE = 0.35
-#: 12/24, 1/2 or 2-3 are doses and ranges: a date of digits needs a year.
 #: A whole address, and not a public body's.
 _PERSONS_URL = re.compile(r"(?:https?://|www\.)(?![\w.-]*\.(?:gov|edu|int|nhs\.uk)\b)", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
+#: 12/24, 1/2 or 2-3 are doses and ranges: a date of digits needs a year.
 _WHOLE_DATE = re.compile(r"\d[/.-]\d+[/.-]\d|[A-Za-z]{3}")
 
 
@@ -82,8 +83,9 @@ class Finding:
 
 def find(text: str) -> list[Finding]:
     """Every identifier in the text, in order, none overlapping another."""
-    found = [finding for recogniser in _recognisers() for finding in _findings(recogniser, text)]
-    return _merge(found)
+    of_words, of_digits = _recognisers()
+    recognisers = of_words + of_digits if _DIGIT.search(text) else of_words
+    return _merge([finding for recogniser in recognisers for finding in _findings(recogniser, text)])
 
 
 def mask(text: str, findings: Iterable[Finding]) -> str:
@@ -132,19 +134,18 @@ def _merge(found: list[Finding]) -> list[Finding]:
 
 
 @lru_cache
-def _recognisers() -> tuple[LocalRecognizer, ...]:
+def _recognisers() -> tuple[tuple[LocalRecognizer, ...], tuple[LocalRecognizer, ...]]:
+    """Those that find words, and those that find nothing in a text without a digit: most of the work."""
     # Presidio asks this for the ends of domain names; its list comes with it, and is never fetched
     setattr(tldextract, "extract", tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None))  # noqa: B010
-    return (
-        EmailRecognizer(),
+    of_words = (EmailRecognizer(), UrlRecognizer(), NameRecogniser(), PlaceRecogniser())
+    of_digits = (
         PhoneRecognizer(supported_regions=("US", "GB", "CA")),
-        UrlRecognizer(),
         IpRecognizer(),
         CreditCardRecognizer(),
         IbanRecognizer(),
         UsMbiRecognizer(),
         DateRecognizer(),
         *identifier_recognisers(),
-        NameRecogniser(),
-        PlaceRecogniser(),
     )
+    return of_words, of_digits
