@@ -54,7 +54,7 @@ class PatternCheck:
             body = element[:-1] if len(element) > 1 and element.endswith("?") else element
             if body[:1] == "<" and body[-1:] == ">" and body[1:-1] not in self._macros:
                 raise self._located.refusal(place, "there is no macro of this name")
-            if body[:1] == "{" and body[-1:] == "}" and self._tags.isdisjoint(body[1:-1].split("|")):
+            if body[:1] == "{" and body[-1:] == "}" and not self._tags.issuperset(body[1:-1].split("|")):
                 raise self._located.refusal(place, "there is no class of words of this name in lexicon.yaml")
 
 

@@ -211,6 +211,23 @@ def test_a_question_that_was_not_sent_is_kept_for_another_try(open_app: Open, ap
     assert "was not sent" not in texts(app)
 
 
+def test_a_question_to_a_conversation_that_is_gone_can_begin_a_new_one(open_app: Open, api: Api) -> None:
+    person = api.person()
+    gone = ask_async(api.client(person))["conversation_id"]
+    api.answer("Done.")
+    app = open_app(person, conversation=gone)
+    api.client(person).delete(f"/v1/conversations/{gone}").raise_for_status()
+    app.chat_input[0].set_value("And at night?").run()
+    assert "was not sent" in texts(app)
+    assert not app.chat_input
+    button(app, "Send again").click().run()
+    api.answer("At night too.")
+    app.run()
+    assert app.query_params["c"] != [gone]
+    assert "At night too." in texts(app)
+    assert "was not sent" not in texts(app)
+
+
 def test_history_finds_opens_renames_and_removes(open_app: Open, api: Api) -> None:
     person = api.person()
     for query in ("What is asthma?", "What is gout?"):

@@ -68,6 +68,7 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
         ("rules_answer.yaml", "  body: [", "  body: [<nothing>, ", "there is no macro of this name"),
         ("rules_answer.yaml", "  body: [", '  body: ["<body>", ', "the macro names itself"),
         ("rules_answer.yaml", "  body: [", '  body: ["{nothing}", ', "there is no class of words"),
+        ("rules_answer.yaml", "  body: [", '  body: ["{drug|nothing}", ', "there is no class of words"),
         ("rules_question.yaml", "where: before", "where: nowhere", "input should be"),
         (
             "rules_question.yaml",

@@ -26,8 +26,8 @@ def show(gateway: Gateway, me: Json) -> None:
     _disclaimer(me)
     conversation = _load(gateway, conversation_id)
     if conversation_id is not None and conversation is None:
-        # no place to write in: a question put here could only be refused
-        unsent.show(conversation_id, partial(_send, gateway))
+        # no place to write in: a question put here could only be refused. One that was begins anew elsewhere
+        unsent.show(conversation_id, partial(_send_anew, gateway))
         return
     running = conversation is not None and _is_running(conversation["job"])
     if conversation is not None:
@@ -228,6 +228,10 @@ def _ask_what_is_written(gateway: Gateway, conversation_id: str | None) -> None:
 
 def _ask(gateway: Gateway, conversation_id: str | None, query: str) -> None:
     _send(gateway, {"query": query, "conversation_id": conversation_id, "key": str(uuid.uuid4())})
+
+
+def _send_anew(gateway: Gateway, question: Json) -> None:
+    _send(gateway, {**question, "conversation_id": None})
 
 
 def _send(gateway: Gateway, question: Json) -> None:
