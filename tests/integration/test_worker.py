@@ -309,6 +309,25 @@ def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
 
 
+LONG = "What is the flu? " * 1100
+
+
+def test_a_question_longer_than_the_context_is_told_so_however_busy_the_check(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)  # a busy machine
+    job = clinic.answered(clinic.ask(LONG))
+    assert (job.state, job.error) == (State.FAILED, "prompt-too-long")
+    assert "Shorten the question" in str(job.error_detail)
+    assert clinic.engine.requests == []
+
+
+def test_who_is_in_danger_is_told_so_even_in_a_question_longer_than_the_context(clinic: Clinic) -> None:
+    screen_with(clinic, Keyword("seven letters", "crisis"))
+    (answer,) = told(clinic, clinic.answered(clinic.ask(LONG + "He reads seven letters as one.")))
+    assert (answer.action, answer.category) == (Action.CRISIS, "crisis")
+
+
 def test_a_flagged_sentence_is_shown_and_told_to_reviewers_only(clinic: Clinic) -> None:
     class Doubtful(Keyword):
         def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
