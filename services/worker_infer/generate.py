@@ -352,6 +352,8 @@ class _Attempt:
             ),
             deadline=question.deadline,
             adapter=question.adapter,
+            # whatever ended its other attempts, the last one shall not end for what another request does
+            alone=1 < job.attempt == job.max_attempts,
         )
         with a._model.engine.submit(request) as stream:
             if self._hold.stop is not None or self._stopped:  # before the engine knew the request

@@ -448,6 +448,15 @@ def test_an_engine_that_always_crashes_fails_the_job(clinic: Clinic) -> None:
     assert (job.state, job.error) == (State.FAILED, "engine-crashed")
 
 
+def test_the_last_attempt_runs_alone_so_that_no_other_answer_can_end_it(clinic: Clinic) -> None:
+    clinic.engine.script += [EngineCrashed("."), EngineCrashed("."), SAFE + REFERRAL]
+    job_id = clinic.ask()
+    for _ in range(3):
+        job = clinic.answered(job_id)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 3)
+    assert [request.alone for request in clinic.engine.requests] == [False, False, True]
+
+
 def test_an_answer_that_needs_too_much_memory_fails_with_what_to_do(clinic: Clinic) -> None:
     clinic.engine.script += [OutOfMemory(OutOfMemory.__doc__)]
     job = clinic.answered(clinic.ask())
