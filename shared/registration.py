@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,10 +19,21 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: The entry of a worker that was killed stays for this long, so that people see that it fell silent.
+REMEMBERED = timedelta(days=1)
+
 
 def worker_name(kind: Kind) -> str:
-    """Names this process: unique among all workers alive."""
-    return f"{kind}@{socket.gethostname()}:{os.getpid()}"
+    """A name for one life of this process.
+
+    Its end is random: a container that starts again has the host and the number of its last life.
+    """
+    return f"{_here(kind)}{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _here(kind: Kind) -> str:
+    """How the names of all workers of this kind on this host begin."""
+    return f"{kind}@{socket.gethostname()}:"
 
 
 class Registration:
@@ -31,9 +43,10 @@ class Registration:
         self._database, self._clock, self._id = database, clock, worker_id
 
     def enter(self, kind: Kind, model_id: str, details: dict[str, Any]) -> None:
-        """Say that the worker serves from now on, and log it with these facts."""
+        """Say that the worker serves from now on, and log it with these facts; forget who is long gone."""
         with self._database.write() as connection:
             now = self._clock.now(connection)
+            connection.execute(delete(workers).where(workers.c.last_seen_at <= now - REMEMBERED))
             connection.execute(
                 insert(workers).values(
                     id=self._id, kind=kind, model_id=model_id, started_at=now, last_seen_at=now, stats={}
@@ -85,7 +98,7 @@ def is_alive(settings: Settings, kind: Kind) -> bool:
         with database.read() as connection:
             now = DatabaseClock().now(connection)
             seen = connection.execute(
-                select(workers.c.last_seen_at).where(workers.c.id.like(f"{kind}@{socket.gethostname()}:%"))
+                select(workers.c.last_seen_at).where(workers.c.id.startswith(_here(kind), autoescape=True))
             ).scalars()
             return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
     except SQLAlchemyError as error:

@@ -209,10 +209,13 @@ class Api:
     # -- playing the worker
 
     def claim(self, worker_id: str = "hand") -> Job:
-        """Claim the best queued job."""
-        with self.gateway.database.write() as connection:
-            job = self.gateway.jobs.claim(connection, Kind.INFER, worker_id)
-        assert job is not None, "there was no job to claim"
+        """Claim the best queued job; again until there is one, as the maintenance may just hold its row."""
+
+        def claimed() -> Job | None:
+            with self.gateway.database.write() as connection:
+                return self.gateway.jobs.claim(connection, Kind.INFER, worker_id)
+
+        job: Job = wait_until(claimed, 10, "for a job to claim")
         return job
 
     def release(

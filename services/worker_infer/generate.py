@@ -101,6 +101,17 @@ class Question:
     adapter: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Prompt:
+    """What the model reads."""
+
+    token_ids: list[int]
+    #: How many tokens it may write.
+    wanted: int
+    #: Whether something that names a person was left out.
+    hidden: bool
+
+
 class Answerer:
     """Answers jobs, one per call of `answer_next`; safe to share between threads."""
 
@@ -232,14 +243,24 @@ class _Attempt:
         if question.ended_by_guard:
             self._succeed("guard", [])
             return
+        prompt, too_long = None, ""
+        try:
+            prompt = self._prompt(question)
+        except PromptTooLong as error:
+            too_long = str(error)
         # before the engine begins: beside it, two thousandths of a second become six on a small machine
         found = self._screened(question)
-        if found is not None:
+        # whoever is in danger is told so however much they wrote; that a text is too long to be answered says
+        # more than that it was too long to be checked in time
+        if found is not None and not (too_long and found is QUESTION_FAILURE):
             self._respond(question, found)
             return
+        if prompt is None:
+            self._fail(PromptTooLong.code, too_long)
+            return
         try:
-            finish, last = self._generate(question)
-        except (PromptTooLong, RequestTooLong) as error:
+            finish, last = self._generate(question, prompt)
+        except RequestTooLong as error:
             self._fail(PromptTooLong.code, str(error))
         except AdapterUnavailable as error:
             end = self.retry if error.may_pass else self._fail
@@ -277,11 +298,8 @@ class _Attempt:
             adapter=a._active.choose(connection, job),
         )
 
-    def _generate(self, question: Question) -> tuple[FinishReason | None, list[Release]]:
-        """Stream the answer through the gate.
-
-        Returns why it ended (None: the gate ended it), and the last sentences: they are stored with the end.
-        """
+    def _prompt(self, question: Question) -> _Prompt:
+        """What the model shall read. Raises PromptTooLong."""
         a, job = self._a, self._job
         self._completion_tokens = a._model.text.count(question.released)
         most = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
@@ -290,20 +308,28 @@ class _Attempt:
         if self._standing.guard.hides_identifiers:
             asked, hidden = without_names(asked)
             turns = [Turn(role=turn.role, text=without_names(turn.text)[0]) for turn in turns]
-        prompt = a._model.text.prompt(
+        token_ids = a._model.text.prompt(
             system=a._settings.system_prompt,
             turns=turns,
             question=asked,
             released=question.released,
             budget_tokens=a._model.context_tokens - wanted,
         )
+        return _Prompt(token_ids=token_ids, wanted=wanted, hidden=hidden)
+
+    def _generate(self, question: Question, prompt: _Prompt) -> tuple[FinishReason | None, list[Release]]:
+        """Stream the answer through the gate.
+
+        Returns why it ended (None: the gate ended it), and the last sentences: they are stored with the end.
+        """
+        a, job = self._a, self._job
         self._notes = {
             "model_id": a._model.model_id,
             "model_revision": a._model.revision,
             "adapter_sha256": question.adapter or BASE,
             "prompt_version": a._prompt_version,
             "policy_version": self._standing.guard.policy_version,
-            "prompt_tokens": len(prompt),
+            "prompt_tokens": len(prompt.token_ids),
         }
         gate = self._standing.guard.gate(
             job.audience,
@@ -312,13 +338,13 @@ class _Attempt:
             state=question.state,
             locale=a._settings.locale,
             referral_due=question.referral_due,
-            hidden=hidden,
+            hidden=prompt.hidden,
         )
         detokeniser = a._model.text.detokeniser()
         request = GenerationRequest(
             request_id=self._request_id,
-            prompt_token_ids=prompt,
-            max_new_tokens=wanted,
+            prompt_token_ids=prompt.token_ids,
+            max_new_tokens=prompt.wanted,
             sampling=Sampling(
                 temperature=float(job.sampling.get("temperature") or 0.0),
                 top_p=float(job.sampling.get("top_p") or 1.0),
@@ -326,6 +352,8 @@ class _Attempt:
             ),
             deadline=question.deadline,
             adapter=question.adapter,
+            # whatever ended its other attempts, the last one shall not end for what another request does
+            alone=1 < job.attempt == job.max_attempts,
         )
         with a._model.engine.submit(request) as stream:
             if self._hold.stop is not None or self._stopped:  # before the engine knew the request

@@ -198,6 +198,22 @@ def test_a_waiting_request_ends_at_its_deadline(one_slot: PagedEngine) -> None:
         assert (drained(waiting), waiting.finish_reason) == ([], FinishReason.DEADLINE)
 
 
+def test_a_request_that_shall_run_alone_waits_for_those_before_it_and_holds_up_the_next(
+    engine: PagedEngine, plain_model: PreTrainedModel
+) -> None:
+    first, second, third = prompts(3)
+    running = engine.submit(request("first", first, new=LONG))
+    next(running)
+    alone = engine.submit(request("alone", second, new=LONG, alone=True))
+    after = engine.submit(request("after", third))
+    assert (engine.stats().running, engine.stats().waiting) == (1, 2)
+    engine.cancel("first")
+    next(alone)
+    assert (engine.stats().running, engine.stats().waiting) == (1, 1)
+    engine.cancel("alone")
+    assert drained(after) == generated(plain_model, third)
+
+
 def break_once(model: PreTrainedModel, error: BaseException) -> None:
     """Make the next forward pass raise."""
 

@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from shared.db.tables import workers
 from shared.jobs.lifecycle import Kind
-from shared.registration import Registration, is_alive, wanted_memory, worker_name
+from shared.registration import REMEMBERED, Registration, is_alive, wanted_memory, worker_name
 from tests.support import Api
 
 
@@ -23,6 +23,32 @@ def test_a_worker_lives_from_its_entry_until_it_leaves(api: Api) -> None:
     assert not is_alive(api.settings, Kind.INFER)
     registration.leave()
     assert not is_alive(api.settings, Kind.TRAIN)
+
+
+def names(api: Api) -> set[str]:
+    with api.gateway.database.read() as connection:
+        return set(connection.execute(select(workers.c.id)).scalars())
+
+
+def test_a_worker_that_was_killed_enters_again_as_another(api: Api) -> None:
+    entered(api)
+    (before,) = names(api)
+    again = entered(api)  # the same kind on the same host with the same number, as in a container
+    (after,) = names(api) - {before}
+    assert before in names(api)
+    again.leave()
+    assert names(api) == {before}, f"{after} is another than {before}"
+
+
+def test_who_enters_forgets_those_that_are_long_gone(api: Api) -> None:
+    entered(api)
+    (gone,) = names(api)
+    with api.gateway.database.write() as connection:
+        then = api.gateway.clock.now(connection) - REMEMBERED
+        connection.execute(update(workers).values(last_seen_at=then))
+    entered(api)
+    (left,) = names(api)
+    assert left != gone
 
 
 def test_a_worker_that_was_silent_for_three_heartbeats_is_not_well(api: Api) -> None:

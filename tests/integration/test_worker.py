@@ -309,6 +309,25 @@ def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
 
 
+LONG = "What is the flu? " * 1100
+
+
+def test_a_question_longer_than_the_context_is_told_so_however_busy_the_check(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)  # a busy machine
+    job = clinic.answered(clinic.ask(LONG))
+    assert (job.state, job.error) == (State.FAILED, "prompt-too-long")
+    assert "Shorten the question" in str(job.error_detail)
+    assert clinic.engine.requests == []
+
+
+def test_who_is_in_danger_is_told_so_even_in_a_question_longer_than_the_context(clinic: Clinic) -> None:
+    screen_with(clinic, Keyword("seven letters", "crisis"))
+    (answer,) = told(clinic, clinic.answered(clinic.ask(LONG + "He reads seven letters as one.")))
+    assert (answer.action, answer.category) == (Action.CRISIS, "crisis")
+
+
 def test_a_flagged_sentence_is_shown_and_told_to_reviewers_only(clinic: Clinic) -> None:
     class Doubtful(Keyword):
         def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
@@ -427,6 +446,15 @@ def test_an_engine_that_always_crashes_fails_the_job(clinic: Clinic) -> None:
     for _ in range(3):
         job = clinic.answered(job_id)
     assert (job.state, job.error) == (State.FAILED, "engine-crashed")
+
+
+def test_the_last_attempt_runs_alone_so_that_no_other_answer_can_end_it(clinic: Clinic) -> None:
+    clinic.engine.script += [EngineCrashed("."), EngineCrashed("."), SAFE + REFERRAL]
+    job_id = clinic.ask()
+    for _ in range(3):
+        job = clinic.answered(job_id)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 3)
+    assert [request.alone for request in clinic.engine.requests] == [False, False, True]
 
 
 def test_an_answer_that_needs_too_much_memory_fails_with_what_to_do(clinic: Clinic) -> None:

@@ -15,6 +15,7 @@ from services.api.schemas import LatencyView, QueueView, SystemView, WorkerView
 from services.api.state import Gateway
 from shared.db.tables import jobs, workers
 from shared.jobs.lifecycle import Kind, State
+from shared.registration import REMEMBERED
 
 router = APIRouter(prefix="/v1/system", tags=["operation"])
 
@@ -50,11 +51,11 @@ def system(caller: Admin, gateway: GatewayDep, news: NewsDep) -> SystemView:
 
 
 def workers_alive(connection: Connection, gateway: Gateway) -> list[WorkerView]:
-    """The workers that reported within the last day; alive are those of the last heartbeats."""
+    """The workers that reported while they are remembered; alive are those of the last heartbeats."""
     now = gateway.clock.now(connection)
     silent = timedelta(seconds=3 * gateway.settings.heartbeat_s)
     rows = connection.execute(
-        select(workers).where(workers.c.last_seen_at > now - timedelta(days=1)).order_by(workers.c.started_at)
+        select(workers).where(workers.c.last_seen_at > now - REMEMBERED).order_by(workers.c.started_at)
     )
     return [
         WorkerView(**row._mapping, alive=now - row.last_seen_at < silent)  # columns and fields are the same

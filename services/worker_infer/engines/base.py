@@ -66,6 +66,8 @@ class GenerationRequest:
     deadline: float | None = None
     #: SHA-256 of the adapter that shall answer; None for the base model alone.
     adapter: str | None = None
+    #: Whether nothing else shall run beside it, so that no other request can end it.
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt_token_ids:
@@ -189,7 +191,8 @@ class Engine(Protocol):
         ...
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queue a request and return at once; it runs when a slot is free, first come first served.
+        """Queue a request and return at once; it runs when a slot is free, first come first served;
+        one that shall run alone when all before it have ended.
 
         Only an adapter that is not loaded makes the caller wait, until it is, or the request has ended.
 

@@ -201,7 +201,7 @@ class PagedEngine:
 
     def _fill_slots(self) -> None:
         """Hand waiting requests to the manager while slots are free; the lock is held."""
-        while self._waiting and len(self._running) < self._limits.max_running and self._manager is not None:
+        while self._waiting and self._has_room(self._waiting[0]) and self._manager is not None:
             held = self._waiting.popleft()
             self._running[held.key] = held
             wanted = held.request.sampling
@@ -217,6 +217,12 @@ class PagedEngine:
                 streaming=True,
                 **sampling,
             )
+
+    def _has_room(self, held: _Held) -> bool:
+        """Whether the request can run beside those that run."""
+        if held.request.alone or any(other.request.alone for other in self._running.values()):
+            return not self._running
+        return len(self._running) < self._limits.max_running
 
     def _receive(self, output: GenerationOutput) -> None:
         """New tokens of one request, on the manager's thread: pass them on and return."""
