@@ -3,7 +3,7 @@
 They answer the same questions with the same weights; what is made of their figures is not their matter.
 """
 
-import resource
+import os
 import subprocess
 import sys
 import threading
@@ -37,12 +37,14 @@ class Answer:
 
 
 def peak_mb_of(pid: int) -> float:
-    """The most memory that a process and its children held, in MB (VmHWM of Linux)."""
-    total = 0.0
-    for each in [pid, *_children(pid)]:
-        status = Path(f"/proc/{each}/status").read_text()
-        total += float(status.split("VmHWM:")[1].split()[0]) / 1000
-    return total
+    """The most memory that a process and its children held, in MB."""
+    return sum(_own_peak_mb(each) for each in [pid, *_children(pid)])
+
+
+def _own_peak_mb(pid: int) -> float:
+    # VmHWM of Linux; ru_maxrss begins with the peak of the process that started this one
+    status = Path(f"/proc/{pid}/status").read_text()
+    return float(status.split("VmHWM:")[1].split()[0]) / 1000
 
 
 def _children(pid: int) -> list[int]:
@@ -89,7 +91,10 @@ class Naive:
 
 
 class EngineInProcess:
-    """System (b): the engine, its prompt building and detokenising, in this process."""
+    """System (b): the engine, its prompt building and detokenising, in this process.
+
+    Its peak of memory is this process's: to be compared, each model needs a process in which no other was.
+    """
 
     def __init__(self, folder: Path, model_name: str, dtype: str, new_tokens: int) -> None:
         import torch
@@ -134,7 +139,7 @@ class EngineInProcess:
         return Answer(tokens, first or total, total)
 
     def peak_mb(self) -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        return _own_peak_mb(os.getpid())
 
     def close(self) -> None:
         self._model.engine.close()

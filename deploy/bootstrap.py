@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 
-NEEDED_PYTHON = (3, 11)
+#: The Pythons for which everything that is installed comes as a wheel, the newest first.
+SERVING = ((3, 12), (3, 11))
 NEEDED_BYTES = 8 * 1000**3
 VENV = ".venv"
 STAMP = os.path.join(VENV, "installed")
@@ -37,14 +38,28 @@ def installed(wanted):
         return False
 
 
-def usable(python):
-    """Whether this Python can be installed into: half-made folders and old Pythons cannot."""
-    program = "import sys, pip; sys.exit(sys.version_info < %r)" % (NEEDED_PYTHON,)
+def usable(python, modules="sys, pip"):
+    """Whether this Python can be installed into: half-made folders and Pythons of another age cannot."""
+    program = "import %s; sys.exit(sys.version_info[:2] not in %r)" % (modules, SERVING)
     try:
         with open(os.devnull, "w") as nowhere:
             return subprocess.call([python, "-c", program], stdout=nowhere, stderr=nowhere) == 0
     except OSError:
         return False
+
+
+def python_to_use():
+    """The Python that makes the folder: this one or, when it does not serve, another on the PATH."""
+    if sys.version_info[:2] in SERVING:
+        return sys.executable
+    # asked each: a name may stand for nothing, as pyenv's do
+    found = [name for name in ("python%d.%d" % version for version in SERVING) if usable(name, "sys")]
+    if not found:
+        fail(
+            "Python 3.11 or 3.12 is needed, this is %d.%d and neither is found; install one and name it: "
+            "make up PYTHON=python3.12" % sys.version_info[:2]
+        )
+    return found[0]
 
 
 def run(command, trouble):
@@ -65,14 +80,10 @@ def interrupt(*_):
 
 def main():
     extras = sys.argv[1]
-    if sys.version_info < NEEDED_PYTHON:
-        fail(
-            "Python %d.%d or newer is needed, this is %d.%d; install it and name it: make PYTHON=python3.11"
-            % (NEEDED_PYTHON + sys.version_info[:2])
-        )
-    wanted = {fingerprint(extra) for extra in extras.split(",")}
     python = os.path.join(VENV, "bin", "python")
     whole = usable(python)
+    maker = None if whole else python_to_use()
+    wanted = {fingerprint(extra) for extra in extras.split(",")}
     if whole and installed(wanted):
         return
     free = shutil.disk_usage(".").free
@@ -80,7 +91,7 @@ def main():
         fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
     if not whole:
         run(
-            [sys.executable, "-m", "venv", "--clear", VENV],
+            [maker, "-m", "venv", "--clear", VENV],
             "cannot make %s; on Debian and Ubuntu: apt install python3-venv" % VENV,
         )
     sys.stdout.write("Installing into %s; this takes a few minutes the first time.\n" % VENV)

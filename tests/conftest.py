@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from services.local import free_ports
 from shared.db import migrate
@@ -85,6 +85,11 @@ class Databases:
         with self._admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template_medichat"))
         return self._url(APPLICATION, name), self._url(OWNER, name)
+
+    def drop(self, url: str) -> None:
+        """Take a database of PostgreSQL away from whoever is connected."""
+        with self._admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {make_url(url).database} WITH (FORCE)"))
 
     def close(self) -> None:
         """Stop the server."""

@@ -110,6 +110,16 @@ def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def put_first(request: Request, text: str) -> None:
+    """Let the problem that this request ends in, if it ends in one, begin with this text."""
+    request.state.put_first = text
+
+
+def _detail(request: Request, detail: str) -> str:
+    first: str = getattr(request.state, "put_first", "")
+    return f"{first}\n\n{detail}" if first else detail
+
+
 def install(app: FastAPI) -> None:
     """Let the application answer with problems."""
     app.add_exception_handler(errors.MediChatError, _ours)
@@ -121,7 +131,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _database_away)
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.MediChatError)
     status, headers = status_of(error), {}
     if status == 401:
@@ -131,7 +141,7 @@ async def _ours(_request: Request, error: Exception) -> Response:
     fields = None
     if isinstance(error, errors.PolicyRefused):
         fields = [FieldProblem(field=f"{error.file}:{error.line}", message=error.reason)]
-    return problem(status, error.code, error.detail, headers=headers, fields=fields)
+    return problem(status, error.code, _detail(request, error.detail), headers=headers, fields=fields)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -186,10 +196,10 @@ async def _not_storable(_request: Request, error: Exception) -> Response:
     return problem(422, "invalid-input", detail)
 
 
-async def _database_away(_request: Request, error: Exception) -> Response:
+async def _database_away(request: Request, error: Exception) -> Response:
     log.error("the database is not reachable: %s", type(error).__name__)
     detail = "The database is not reachable; nothing was stored. Try again in a moment."
-    return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+    return problem(503, "unavailable", _detail(request, detail), headers={"Retry-After": "5"})
 
 
 async def _storage_away(_request: Request, error: Exception) -> Response:

@@ -1,17 +1,21 @@
 """The install, with a package index that is not there: what it makes, what it mends, how it stops."""
 
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests.support import ROOT
 
-BOOTSTRAP = [sys.executable, str(ROOT / "deploy" / "bootstrap.py"), "api"]
+SCRIPT = ROOT / "deploy" / "bootstrap.py"
+BOOTSTRAP = [sys.executable, str(SCRIPT), "api"]
 PYTHON = Path(".venv") / "bin" / "python"
 
 
@@ -45,6 +49,35 @@ def test_a_folder_that_nothing_can_be_installed_into_is_made_anew(project: Path,
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "medichat: cannot install torch; is there a network?"
     subprocess.run([project / PYTHON, "-m", "pip", "--version"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("version", [(3, 10, 1), (3, 13, 0)])
+def test_where_python3_does_not_serve_another_on_the_path_does(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, version: tuple[int, int, int]
+) -> None:
+    programs = tmp_path_factory.mktemp("programs")
+    for name, line in (("python3.12", "exit 127"), ("python3.11", f'exec {sys.executable} "$@"')):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    program = (
+        f"import sys; sys.version_info = {version}; sys.argv = ['', 'api']; exec({SCRIPT.read_text()!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project,
+        env={**os.environ, "PATH": str(programs), "PIP_NO_INDEX": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "medichat: cannot install torch; is there a network?"
+    subprocess.run([project / PYTHON, "-m", "pip", "--version"], check=True, capture_output=True)
+
+
+def test_the_pythons_that_serve_are_those_that_the_project_asks_for() -> None:
+    asked = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
+    found = {(3, minor) for minor in range(30) if asked.contains(f"3.{minor}.5")}
+    assert found == set(runpy.run_path(str(SCRIPT))["SERVING"])
 
 
 def test_ctrl_c_stops_the_install_in_one_line(project: Path) -> None:

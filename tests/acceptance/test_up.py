@@ -253,17 +253,27 @@ def test_a_full_disk_is_one_clear_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_old_python_is_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [(3, 9, 2), (3, 13, 0), (3, 14, 1)])
+def test_a_python_that_does_not_serve_is_one_clear_line(
+    tmp_path: Path, version: tuple[int, int, int]
+) -> None:
     script = (ROOT / "deploy" / "bootstrap.py").read_text()
     program = (
-        f"import sys; sys.version_info = (3, 9, 2); sys.argv = ['bootstrap.py', 'api']; exec({script!r})"
+        f"import sys; sys.version_info = {version}; sys.argv = ['bootstrap.py', 'api']; exec({script!r})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": str(tmp_path)},  # else another Python there may serve
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "Python 3.11" in line
+    assert "Python 3.11 or 3.12" in line
+    assert f"this is 3.{version[1]}" in line
+    assert "make up PYTHON=python3.12" in line
 
 
 def test_smoke_asks_through_every_process_and_says_how_it_went(tmp_path: Path) -> None:

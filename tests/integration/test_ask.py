@@ -6,8 +6,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from shared.db.tables import conversations, jobs, messages
+from shared.db.tables import conversations, jobs, messages, users
+from shared.guard.verdict import Category
 from shared.jobs.lifecycle import EventKind, State
+from tests.conftest import Databases
 from tests.support import Api, RedisServer, ask_async, wait_until
 
 ASYNC = {"Prefer": "respond-async"}
@@ -225,6 +227,64 @@ def test_a_person_in_crisis_is_answered_beyond_every_limit(make_api) -> None:  #
     client = api.log_in()
     ask_async(client)
     assert client.post("/predict", json={"query": "I want to kill myself"}).status_code == 200
+
+
+IN_NEED = {
+    "crisis": "I want to kill myself",
+    "emergency": "I have crushing chest pain and my left arm is numb",
+}
+REFUSALS = {
+    "consent-required": "Read and accept the disclaimer first: POST /v1/me/consent.",
+    "limit-reached": "Too many requests in one minute; wait and try again.",
+    "not-found": "There is no conversation of yours under this id.",
+    "unavailable": "The database is not reachable; nothing was stored. Try again in a moment.",
+}
+
+
+def assert_help_comes_first(api: Api, client: httpx.Client, code: str, *paths: str) -> None:
+    """Refused are all; who is in need reads where help is before why, and nobody else does."""
+    responses = api.gateway.guard.responses(api.settings.locale)
+    for path in paths:
+        for category, query in [("", "What is gout?"), *IN_NEED.items()]:
+            told = client.post(path, json={"query": query}).json()
+            first = f"{responses.for_question(Category(category))}\n\n" if category else ""
+            assert told["type"] == f"urn:medichat:problem:{code}"
+            assert told["detail"] == first + REFUSALS[code]
+
+
+def test_a_person_in_need_is_told_where_help_is_before_the_consent(api: Api) -> None:
+    person = api.person()
+    conversation = ask_async(api.client(person))["conversation_id"]
+    api.set(users, users.c.id == person.id, consent_version=None, consented_at=None)
+    paths = ("/predict", f"/v1/conversations/{conversation}/messages")
+    assert_help_comes_first(api, api.client(person), "consent-required", *paths)
+
+
+def test_a_person_in_need_is_told_where_help_is_beyond_the_limit_of_requests(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(requests_per_minute=1, locale="gb")
+    client = api.log_in()
+    client.get("/v1/me")
+    assert_help_comes_first(api, client, "limit-reached", "/predict", "/v1/conversations/any/messages")
+
+
+def test_a_person_in_need_is_told_where_help_is_in_a_conversation_that_is_gone(api: Api) -> None:
+    client = api.log_in()
+    assert_help_comes_first(api, client, "not-found", "/v1/conversations/any/messages")
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_person_in_need_is_told_where_help_is_with_the_database_away(
+    api: Api, databases: Databases
+) -> None:
+    client = api.log_in()
+    client.get("/v1/me").raise_for_status()
+    databases.drop(api.settings.database_url)
+    assert_help_comes_first(api, client, "unavailable", "/predict", "/v1/conversations/any/messages")
+
+
+def test_what_a_stranger_sends_is_not_read(api: Api) -> None:
+    told = api.client().post("/predict", json={"query": IN_NEED["crisis"]}).json()
+    assert told["detail"] == "Send a bearer token: log in with POST /v1/auth/token."
 
 
 def test_an_emergency_is_answered_at_once(api: Api) -> None:

@@ -133,6 +133,20 @@ def test_an_answer_can_be_regenerated_and_rated(open_app: Open, api: Api) -> Non
     assert "Once." not in texts(app)
 
 
+def test_to_regenerate_what_runs_already_is_refused_in_words_and_the_page_catches_up(
+    open_app: Open, api: Api
+) -> None:
+    person = api.person()
+    path = f"/v1/conversations/{ask_async(api.client(person))['conversation_id']}"
+    api.answer("Once.")
+    app = open_app(person, conversation=path.rpartition("/")[2])
+    api.client(person).post(f"{path}/regenerate").raise_for_status()  # in another tab
+    button(app, "Regenerate").click().run()
+    assert "An answer is still being written" in app.toast[0].value
+    assert "Waiting for a free worker" in texts(app)
+    assert app.chat_input
+
+
 def test_the_guards_answer_in_a_crisis_is_marked(open_app: Open, api: Api) -> None:
     app = open_app(api.person())
     app.chat_input[0].set_value("I want to kill myself").run()

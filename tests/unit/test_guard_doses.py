@@ -141,7 +141,7 @@ def test_a_name_is_found_where_it_stands_even_after_letters_that_grow_in_small()
 
 @pytest.mark.parametrize(
     ("text", "tablets"),
-    [("Paracetamol can be taken a whole strip at a time", 6), ("take two handfuls of ibuprofen", 20)],
+    [("Swallow a strip of paracetamol when your head aches", 6), ("take two handfuls of ibuprofen", 20)],
 )
 def test_a_strip_or_a_handful_is_at_the_least_so_many_tablets(text: str, tablets: float) -> None:
     dose = read(text)

@@ -12,6 +12,7 @@ from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
 from services.api.routers.predict import (
     ANSWERS,
+    ASKS,
     DeskDep,
     IdempotencyKey,
     NewsDep,
@@ -157,7 +158,7 @@ def hide_conversation(conversation: Owned, caller: Asker, gateway: GatewayDep) -
     return Response(status_code=204)
 
 
-@router.post("/{conversation_id}/messages", response_model=AnswerView, responses=ANSWERS)
+@router.post("/{conversation_id}/messages", response_model=AnswerView, responses=ANSWERS, dependencies=ASKS)
 async def ask_in_conversation(
     conversation: Owned,
     body: AskBody,

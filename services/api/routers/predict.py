@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from services.api.ask import Asked, Question
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import document, problem
+from services.api.in_need import help_first
 from services.api.schemas import AnswerView, AskBody, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
@@ -88,13 +89,15 @@ async def get_desk(request: Request) -> Together[Asked, Job]:
 
 DeskDep = Annotated[Together[Asked, Job], Depends(get_desk)]
 
+#: What a route that takes questions does before all else.
+ASKS = [Depends(help_first)]
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "Accepted; the answer is being written", "model": JobView},
     **document(401, 403, 404, 409, 413, 422, 429, 500, 503, 504),
 }
 
 
-@router.post("/predict", response_model=AnswerView, responses=ANSWERS)
+@router.post("/predict", response_model=AnswerView, responses=ANSWERS, dependencies=ASKS)
 async def predict(
     body: PredictBody,
     caller: Asker,

@@ -1,6 +1,8 @@
 """Ask and read answers. The page owns nothing: it shows what the gateway holds."""
 
+import itertools
 import uuid
+from collections.abc import Iterator
 from functools import partial
 
 import streamlit as st
@@ -12,6 +14,8 @@ from shared.prompts import DISCLAIMER, REMINDER
 
 #: How often a running answer is looked at, in seconds.
 POLL_S = 0.5
+#: How often a conversation in which nothing runs is looked at: it may go on in another tab.
+LOOK_S = 5
 EXAMPLES = (
     "What are the symptoms of asthma?",
     "How is high blood pressure usually treated?",
@@ -37,6 +41,8 @@ def show(gateway: Gateway, me: Json) -> None:
             st.fragment(partial(_follow, gateway, conversation["id"]), run_every=POLL_S)()
         else:
             _show_end(gateway, conversation)
+            look = partial(_look, gateway.watching(), conversation, itertools.count())
+            st.fragment(look, run_every=LOOK_S)()
     unsent.show(conversation_id, partial(_send, gateway))
     st.chat_input(
         "Write your next question meanwhile" if running else "Ask about a condition, a symptom, a treatment",
@@ -211,8 +217,33 @@ def _show_end(gateway: Gateway, conversation: Json) -> None:
         st.caption("You stopped this answer.")
     answered = conversation["messages"][-1]["role"] == "assistant"
     label = "Regenerate" if answered and job["state"] == "succeeded" else "Try again"
-    if st.button(label, icon=":material/refresh:", key="regenerate"):
-        gateway.regenerate(conversation["id"])
+    st.button(
+        label,
+        icon=":material/refresh:",
+        key="regenerate",
+        on_click=partial(_regenerate, gateway, conversation["id"]),
+    )
+
+
+def _regenerate(gateway: Gateway, conversation_id: str) -> None:
+    try:
+        gateway.regenerate(conversation_id)
+    except GatewayError as error:  # an answer may be under way that this page does not know of yet
+        st.toast(error.detail, icon=":material/error:")
+
+
+def _look(gateway: Gateway, shown: Json, looks: Iterator[int]) -> None:
+    """Show the page anew once the conversation is another than the one shown; it was only just read at first.
+
+    Whatever the gateway refuses is told when the person does something: now they may be writing.
+    """
+    if not next(looks):
+        return
+    try:
+        changed = gateway.conversation(shown["id"]) != shown
+    except GatewayError:
+        return
+    if changed:
         st.rerun()
 
 

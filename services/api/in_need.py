@@ -1,0 +1,48 @@
+"""Tells a person in need where help is found when their question is not taken. It takes none itself."""
+
+from collections.abc import AsyncIterator
+
+from fastapi import Request
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from services.api.deps import GatewayDep
+from services.api.errors import DATABASE_AWAY, put_first
+from services.api.schemas import PredictBody
+from services.api.state import Gateway
+from shared.errors import MediChatError, NotAuthenticated
+from shared.guard import load_guard
+from shared.guard.verdict import Action
+
+
+async def help_first(request: Request, gateway: GatewayDep) -> AsyncIterator[None]:
+    """For a route that takes questions, before all else that it asks for: whatever is refused then, a person
+    in need reads first what the guard would have answered.
+    """
+    try:
+        yield
+    except NotAuthenticated:  # to read what strangers send would be work for anybody who asks for it
+        raise
+    except (MediChatError, *DATABASE_AWAY):
+        put_first(request, await run_in_threadpool(_help, gateway, await request.body()))
+        raise
+
+
+def _help(gateway: Gateway, body: bytes) -> str:
+    """The guard's answer to the question in a body, if a person in need asks it; else nothing.
+
+    Each question is read as a patient's: who asks may not be known.
+    """
+    try:
+        query = PredictBody.model_validate_json(body).query
+    except ValidationError:
+        return ""
+    try:
+        guard = gateway.guard
+    except SQLAlchemyError:  # the policy was never read: the packaged one is better than none
+        guard = load_guard()
+    verdict = guard.screen_at_once(query[: gateway.settings.max_query_chars])
+    if verdict.action is not Action.CRISIS:
+        return ""
+    return guard.responses(gateway.settings.locale).for_question(verdict.category)
