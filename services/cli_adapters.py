@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -19,7 +19,7 @@ _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in ME
 _ENDED = ("succeeded", "failed", "cancelled")
 #: Letters of an adapter's SHA-256 that a person has to write.
 _SHORTEST_NAME = 6
-#: Adapters that the gateway is asked for at once.
+#: Items of a list that the gateway is asked for at once.
 PAGE = 100
 
 
@@ -79,6 +79,7 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     promote = add("promote", "let it answer", _promote)
     promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept for auditors")
     add("recall", "never let it answer again", _recall).add_argument("--reason", required=True)
+    add("answers", "the answers that it gave, newest first: ids and times", _list_answers)
     back = actions.add_parser("roll-back", help="let the one before answer again", epilog=_EPILOG)
     back.add_argument("--base-model", help="catalogue name; the served one when left out")
     back.set_defaults(run=_roll_back)
@@ -175,7 +176,7 @@ def _how_far(run: Json) -> str:
 
 def _list_adapters(_options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
-        for adapter in _all(client):
+        for adapter in _all(client, "/v1/adapters"):
             gate = {None: "not measured", True: "gate passed", False: "gate failed"}
             passed = adapter["gate"]["passed"] if adapter["gate"] else None
             print(
@@ -261,7 +262,15 @@ def _recall(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
         expect(client.post(f"/v1/adapters/{sha256}/recall", json={"reason": options.reason}))
-        print(f"recalled; GET /v1/adapters/{sha256}/answers lists the answers that it gave")
+        print(f"recalled; `medichat adapter answers {sha256[:12]}` lists the answers that it gave")
+    return DONE
+
+
+def _list_answers(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        for each in _all(client, f"/v1/adapters/{_find(client, options.adapter)}/answers"):
+            conversation = each["conversation_id"] or "-"
+            print(f"{each['created_at']}  conversation {conversation}  job {each['job_id']}")
     return DONE
 
 
@@ -275,20 +284,21 @@ def _roll_back(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _all(client: httpx.Client) -> list[Json]:
-    found: list[Json] = []
+def _all(client: httpx.Client, path: str) -> Iterator[Json]:
+    """Every item of a list, asked for page by page."""
     query: dict[str, str | int] = {"limit": PAGE}
     while True:
-        page = expect(client.get("/v1/adapters", params=query))
-        found += page["items"]
+        page = expect(client.get(path, params=query))
+        yield from page["items"]
         if page["next_cursor"] is None:
-            return found
+            return
         query["cursor"] = page["next_cursor"]
 
 
 def _find(client: httpx.Client, beginning: str) -> str:
     """The whole SHA-256 of the one adapter that begins like this."""
-    names = [each["sha256"] for each in _all(client) if each["sha256"].startswith(beginning)]
+    every = _all(client, "/v1/adapters")
+    names = [each["sha256"] for each in every if each["sha256"].startswith(beginning)]
     if len(beginning) < _SHORTEST_NAME or len(names) != 1:
         raise CommandRefused(
             f"{len(names)} adapters begin with {beginning}; write at least {_SHORTEST_NAME} letters of one"

@@ -1,14 +1,15 @@
 """`medichat dataset …`: sends datasets to the gateway and follows their check. It reads no database."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from services import cli_report
 from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
 from shared.settings import Settings, load_settings
 from shared.training.options import PhiPolicy
@@ -48,6 +49,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     show = actions.add_parser("show", help="one dataset, and what its check found", epilog=_EPILOG)
     show.add_argument("dataset", metavar="ID", help="see `medichat dataset list`")
+    show.add_argument("--json", action="store_true", help="print the report of its check alone, as JSON")
     show.set_defaults(run=_show)
 
     listed = actions.add_parser("list", help="the newest datasets", epilog=_EPILOG)
@@ -110,6 +112,11 @@ def _import(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         dataset = expect(client.get(f"/v1/datasets/{options.dataset}"))
+    if options.json:
+        if dataset["report"] is None:
+            raise CommandRefused(f"there is no report of this dataset; it is {dataset['state']}")
+        print(json.dumps(dataset["report"], indent=2))
+        return ACCEPTED
     print(f"{dataset['id']}  {dataset['name']}: {dataset['state']}")
     return _tell(dataset) if dataset["state"] not in _UNDER_WAY else ACCEPTED
 
@@ -178,7 +185,7 @@ def _follow(client: httpx.Client, dataset_id: str) -> int:
 def _tell(dataset: Json) -> int:
     """Print what a check found; returns the exit status."""
     if dataset["report"]:
-        print("\n".join(summary(dataset["report"])))
+        print("\n".join(cli_report.told(dataset["report"])))
     if dataset["state"] != "ready":
         print(f"medichat: rejected: {dataset['error']['detail']}", file=sys.stderr)
         return REJECTED
@@ -191,28 +198,3 @@ def _checking(progress: Json | None) -> str:
         return "waiting for a worker to check it"
     of = "" if progress["total"] is None else f" of {progress['total']:,}"
     return f"checking: {progress['done']:,}{of} {progress['what']}"
-
-
-def summary(report: Json) -> list[str]:
-    """The figures of a report, a line each; no row's text."""
-    return [f"{name.replace('_', ' ')}: {said}" for name, value in report.items() if (said := _figure(value))]
-
-
-def _dropped(each: Json) -> str:
-    """Rows left out for one reason, and how many of them the report names where it names not all."""
-    listed, count = len(each["rows"]), each["count"]
-    few = f" (the first {listed} of {count} by line in the report)" if listed < count else ""
-    return f"{each['reason'].replace('_', ' ')} {count}{few}"
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, bool | int | float):
-        return str(value)
-    if isinstance(value, dict):
-        counted = {name: each for name, each in value.items() if isinstance(each, int | float)}
-        return ", ".join(f"{name} {each}" for name, each in counted.items())
-    if isinstance(value, list) and value and all(isinstance(each, dict) and "rows" in each for each in value):
-        return ", ".join(map(_dropped, value))
-    if isinstance(value, list) and value:
-        return f"{len(value)} listed in the report"
-    return ""

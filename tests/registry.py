@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from shared.audit.record import Actor
-from shared.db.tables import data_keys
+from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
@@ -108,6 +108,18 @@ def add_adapter(
 def add_good_adapter(api: Api, admin: Person, sha256: str, **rest: Any) -> str:
     """One that may be promoted."""
     return add_adapter(api, admin, sha256=sha256, verification=GOOD, checks=[], **rest)
+
+
+def answers_by(api: Api, admin: Person, sha256: str, count: int) -> list[str]:
+    """Answers that the adapter gave, one a second; returns their jobs' ids, the oldest first."""
+    with api.gateway.database.write() as connection:
+        made = [_job(api, connection, admin, Kind.INFER) for _ in range(count)]
+        begun = api.gateway.clock.now(connection)
+        for number, job_id in enumerate(made):
+            asked = begun + timedelta(seconds=number)
+            values = {"adapter_sha256": sha256, "created_at": asked, "first_sentence_at": asked}
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+    return made
 
 
 def _job(api: Api, connection: Any, admin: Person, kind: Kind) -> str:

@@ -11,12 +11,46 @@ from shared.jobs.records import Job
 from shared.privacy.sealed import SealedWriter
 from shared.training.dataset_files import Split, image_path, place_of, version_folder
 from shared.training.dataset_records import Dataset
+from shared.training.report import ADVICE, Reason
 from tests.support import Api
 
 WORD = "zebrafish"
 ROWS = "".join(
     json.dumps({"question": f"Question {number}?", "answer": f"A {WORD}."}) + "\n" for number in range(5)
 ).encode()
+#: What the check of a small dataset may have found, one thing of each kind.
+REPORT = {
+    "format": "jsonl",
+    "shape": "question_answer",
+    "columns": ["Frage", "answer"],
+    "mapping": {"question": "Frage", "answer": "answer"},
+    "rows_in": 7,
+    "rows_out": {"train": 3, "validation": 1, "quarantine": 1},
+    "dropped": [
+        {
+            "reason": Reason.EMPTY_ANSWER,
+            "count": 2,
+            "rows": [{"line": n, "advice": ADVICE[Reason.EMPTY_ANSWER]} for n in (4, 6)],
+        }
+    ],
+    "tokens": {"edges": [0, 8, 16], "counts": [3, 4]},
+    "longest_tokens": 15,
+    "max_tokens": 2048,
+    "truncated": 0,
+    "exact_duplicates": 0,
+    "near_duplicates": 0,
+    "overlap": 0,
+    "phi": {"policy": "mask", "by_type": {"US_SSN": 2}, "rows": 1, "lines": [2]},
+    "dangerous": [{"category": "dosing", "count": 1, "lines": [5]}],
+    "languages": {"en": 6, "de": 1},
+    "not_english_lines": [7],
+    "groups": None,
+    "groups_validation": None,
+    "images": 0,
+    "notes": ["Only 3 rows are left to train on."],
+    "seconds": 0.1,
+    "rows_per_s": 70.0,
+}
 
 
 def upload(client: httpx.Client, content: Any = ROWS, *, name: str = "A set", **query: Any) -> httpx.Response:

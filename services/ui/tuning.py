@@ -6,7 +6,7 @@ from services.ui.client import Gateway, Json, given
 
 #: Seconds for a file to pass on to the gateway.
 _UPLOAD_S = 600
-#: Adapters that the gateway is asked for at once.
+#: Items of a list that the gateway is asked for at once.
 PAGE = 100
 
 
@@ -35,6 +35,10 @@ class Tuning:
     def datasets(self, cursor: str | None = None, limit: int = 50) -> Json:
         """A page of datasets, newest first."""
         return self._call("GET", "/v1/datasets", params=given(cursor=cursor, limit=limit))
+
+    def every_dataset(self) -> list[Json]:
+        """All datasets, newest first."""
+        return self._every("/v1/datasets")
 
     def dataset(self, dataset_id: str) -> Json:
         """One dataset with its report."""
@@ -98,14 +102,7 @@ class Tuning:
 
     def adapters(self) -> list[Json]:
         """Every adapter, newest first."""
-        items: list[Json] = []
-        cursor = None
-        while True:
-            page = self._call("GET", "/v1/adapters", params=given(limit=PAGE, cursor=cursor))
-            items += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return items
+        return self._every("/v1/adapters")
 
     def adapter(self, sha256: str) -> Json:
         """One adapter with its card, what was verified, and its evaluations."""
@@ -137,7 +134,7 @@ class Tuning:
 
     def answers_of(self, sha256: str, cursor: str | None = None) -> Json:
         """The answers that an adapter gave: ids and times, no text."""
-        return self._call("GET", f"/v1/adapters/{sha256}/answers", params=given(cursor=cursor, limit=50))
+        return self._call("GET", f"/v1/adapters/{sha256}/answers", params=given(cursor=cursor, limit=PAGE))
 
     def deployments(self, base_model: str) -> list[Json]:
         """Which adapter answered since when, newest first."""
@@ -166,3 +163,15 @@ class Tuning:
     def comparisons(self) -> Json:
         """The votes per pair, and the newest comparisons."""
         return self._call("GET", "/v1/comparisons")
+
+    # -- inside
+
+    def _every(self, path: str) -> list[Json]:
+        items: list[Json] = []
+        cursor = None
+        while True:
+            page = self._call("GET", path, params=given(limit=PAGE, cursor=cursor))
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return items

@@ -44,6 +44,18 @@ class Examined:
     hashes: NDArray[np.uint32] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is found of a row, and of every copy of it."""
+
+    tokens: int
+    language: str
+    reason: Reason | None = None
+    advice: str | None = None
+    #: What the guard holds against an answer.
+    danger: str | None = None
+
+
 @dataclass
 class Tally:
     """What was counted on the way."""
@@ -89,7 +101,7 @@ class Examiner:
         # many rows may name one picture, which is decoded once
         self._named = lru_cache(maxsize=_PICTURES)(lambda name: self._cleaned(picture(name)))
         self.tally = Tally()
-        self._seen: dict[bytes, tuple[Reason | None, str | None]] = {}
+        self._seen: dict[bytes, Judgement] = {}
 
     def examine(self, line: int, row: dict[str, object]) -> Examined:
         """Judge one row. Raises Broken for a picture that cannot be read, or was made to do harm."""
@@ -109,12 +121,13 @@ class Examiner:
         messages, identifies = self._without_phi(line, messages)
         examined = self._identify(line, messages, image, found)
         if examined.digest not in self._seen:
-            self._seen[examined.digest] = self._judge(line, messages, image is not None, identifies)
-        reason, advice = self._seen[examined.digest]
-        if reason is None:
+            self._seen[examined.digest] = self._judge(messages, image is not None, identifies)
+        judgement = self._seen[examined.digest]
+        self._count(line, judgement)
+        if judgement.reason is None:
             asked, answered = (_said_by(role, messages) for role in ("user", "assistant"))
             return replace(examined, hashes=signature(*split_question(asked), answered))
-        return replace(examined, reason=reason, advice=advice)
+        return replace(examined, reason=judgement.reason, advice=judgement.advice)
 
     def _clean(self, image: str | bytes | None) -> str | None:
         """Keep the picture; its SHA-256. Raises RowProblem."""
@@ -167,31 +180,33 @@ class Examiner:
             unit=b"group:" + digest(found.group) if found.group else digest(image or "", asked),
         )
 
-    def _judge(
-        self, line: int, messages: list[Message], image: bool, identifies: bool
-    ) -> tuple[Reason | None, str | None]:
-        """Why the row cannot be used, and what to do; both None when it can."""
-        self._tell_language(line, messages)
+    def _judge(self, messages: list[Message], image: bool, identifies: bool) -> Judgement:
+        """Whether the row can be used; if not, why, and what to do."""
         tokens = self._lengths.count(messages, image=image)
-        self.tally.tokens.append(tokens)
+        known = Judgement(tokens, _language(messages))
         limit = self._options.max_tokens
         if tokens > limit:
             lost = self._lengths.prompt(messages, image=image) >= limit
             what = "its whole answer" if lost else "the end of its answer"
-            return (
-                Reason.TOO_LONG,
-                f"The row takes {tokens} tokens and would lose {what} at {limit}. Raise max_tokens, "
+            return replace(
+                known,
+                reason=Reason.TOO_LONG,
+                advice=f"The row takes {tokens} tokens and would lose {what} at {limit}. Raise max_tokens, "
                 "or shorten the row.",
             )
         if identifies and self._options.phi is not PhiPolicy.MASK:
-            return Reason.PHI, None
-        answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
-        category = self._danger(answers)
-        if category is None:
-            return None, None
-        self.tally.dangerous_counts[category] += 1
-        _note(self.tally.dangerous.setdefault(category, []), line)
-        return Reason.DANGEROUS, None
+            return replace(known, reason=Reason.PHI)
+        danger = self._danger(turn["content"] for turn in messages if turn["role"] == "assistant")
+        return known if danger is None else replace(known, reason=Reason.DANGEROUS, danger=danger)
+
+    def _count(self, line: int, row: Judgement) -> None:
+        self.tally.tokens.append(row.tokens)
+        self.tally.languages[row.language] += 1
+        if row.language not in ("en", UNDETERMINED):
+            _note(self.tally.foreign_lines, line)
+        if row.danger is not None:
+            self.tally.dangerous_counts[row.danger] += 1
+            _note(self.tally.dangerous.setdefault(row.danger, []), line)
 
     def _danger(self, answers: Iterable[str]) -> str | None:
         """The category of the first sentence that the guard would replace; None when there is none."""
@@ -203,14 +218,12 @@ class Examiner:
                     return str(release.verdict.category or GUARD_FAILED)
         return None
 
-    def _tell_language(self, line: int, messages: list[Message]) -> None:
-        import py3langid  # type: ignore[import-untyped]
 
-        text = " ".join(turn["content"] for turn in messages if turn["role"] != "system")[:_LANGUAGE_CHARS]
-        language = py3langid.classify(text)[0] if len(text) >= _LANGUAGE_MIN_CHARS else UNDETERMINED
-        self.tally.languages[language] += 1
-        if language not in ("en", UNDETERMINED):
-            _note(self.tally.foreign_lines, line)
+def _language(messages: list[Message]) -> str:
+    import py3langid  # type: ignore[import-untyped]
+
+    text = " ".join(turn["content"] for turn in messages if turn["role"] != "system")[:_LANGUAGE_CHARS]
+    return str(py3langid.classify(text)[0]) if len(text) >= _LANGUAGE_MIN_CHARS else UNDETERMINED
 
 
 def _said_by(role: str, messages: list[Message]) -> str:

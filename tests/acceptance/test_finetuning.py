@@ -207,6 +207,6 @@ def test_base_and_adapter_are_compared_blind_and_a_vote_counted(admin: Page) -> 
 def test_a_roll_back_lets_the_base_answer_again(admin: Page, stack: Stack) -> None:
     go_to(admin, "Adapters")
     admin.get_by_role("button", name="Roll back").click()
-    admin.get_by_role("button", name="Yes: roll back").click()
     expect(admin.get_by_text("Answering now: the base model alone")).to_be_visible()
+    expect(admin.get_by_text(re.compile("^Rolled back at .* from leaflets v1"))).to_be_visible()
     wait_until(lambda: answering_adapter(stack) is None, 15, "for the roll-back")

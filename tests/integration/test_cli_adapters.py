@@ -10,7 +10,7 @@ from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
-from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
 
@@ -118,8 +118,21 @@ def test_rolling_back_and_recalling(api: Api, admin: Person, capsys: pytest.Capt
     assert "the base model alone" in capsys.readouterr().out
     assert cli.main(["adapter", "recall", sha_of("a")[:12], "--reason", "It gives wrong doses."]) == 0
     assert status_of(api, sha_of("a")) == "recalled"
+    assert f"`medichat adapter answers {sha_of('a')[:12]}`" in capsys.readouterr().out
     assert cli.main(["adapter", "list"]) == 0
     assert "recalled" in capsys.readouterr().out
+
+
+def test_the_answers_that_an_adapter_gave_are_listed_page_by_page(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.cli_adapters.PAGE", 1)
+    add_good_adapter(api, admin, sha_of("a"))
+    given = answers_by(api, admin, sha_of("a"), 3)
+    assert cli.main(["adapter", "answers", sha_of("a")[:12]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == given[::-1]
+    assert len(api.audit("adapter.answers_listed")) == 3
 
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 3)])

@@ -1,5 +1,6 @@
 """`medichat dataset` against a gateway that listens."""
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import EventKind
 from shared.training.report import MAX_LINES, Reason
 from tests.support import PASSWORD, Api, wait_until
-from tests.uploads import ROWS, WORD, check, claim_check, uploaded
+from tests.uploads import REPORT, ROWS, WORD, check, claim_check, uploaded
 
 
 @pytest.fixture
@@ -67,11 +68,11 @@ def test_waiting_ends_with_the_figures_of_the_report(
 ) -> None:
     thread, status = in_the_background("dataset", "add", str(file), "--wait")
     wait_until(lambda: api.count(datasets, datasets.c.state == "validating"))
-    check(api, report={"rows_in": 5, "dropped": {"duplicate": 1}, "quarantined": [WORD], "best": WORD})
+    check(api, report=REPORT)
     thread.join()
     said = capsys.readouterr()
     assert status == [0]
-    assert "rows in: 5\ndropped: duplicate 1\nquarantined: 1 listed in the report\n" in said.out
+    assert "rows in: 7\nrows out: train 3, validation 1, quarantine 1\n" in said.out
     assert "ready: 3 rows to train on, 1 held out" in said.out
     assert WORD not in said.out + said.err
 
@@ -153,11 +154,34 @@ def test_one_dataset_is_shown_with_what_its_check_found(api: Api, capsys: pytest
     dataset_id = uploaded(api.log_in(Role.ADMIN), name="Ward notes")
     assert cli.main(["dataset", "show", dataset_id]) == 0
     assert capsys.readouterr().out == f"{dataset_id}  Ward notes: validating\n"
-    check(api, report={"rows_in": 5, "quarantined": [WORD]})
+    check(api, report={**REPORT, "columns": ["Frage", "\x1b[2Jid", "answer"]})
     assert cli.main(["dataset", "show", dataset_id]) == 0
-    said = capsys.readouterr().out
-    assert "rows in: 5\nquarantined: 1 listed in the report\nready: 3 rows to train on" in said
-    assert WORD not in said
+    said = capsys.readouterr().out.splitlines()
+    for line in (
+        "read as: question answer, from jsonl: question ← Frage, answer ← answer",
+        "columns not used: ?[2Jid",
+        "rows in: 7",
+        "phi (mask): US_SSN 2; in 1 rows; lines 2",
+        "dangerous: dosing 1; lines 5",
+        "not English: de 1; lines 7",
+        "dropped: empty answer 2",
+        "line 4: empty answer: Write the answer, or leave the row out.",
+        "line 6: empty answer: Write the answer, or leave the row out.",
+        "note: Only 3 rows are left to train on.",
+        "ready: 3 rows to train on, 1 held out",
+    ):
+        assert line in said
+    assert WORD not in "\n".join(said)
+
+
+@pytest.mark.usefixtures("key")
+def test_the_whole_report_is_printed_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN))
+    assert cli.main(["dataset", "show", dataset_id, "--json"]) == cli_training.REFUSED
+    assert "no report of this dataset; it is validating" in capsys.readouterr().err
+    check(api, report=REPORT)
+    assert cli.main(["dataset", "show", dataset_id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == REPORT
 
 
 @pytest.mark.usefixtures("key")
@@ -170,12 +194,20 @@ def test_a_report_that_names_not_all_rows_says_of_how_many(
         {"reason": Reason.NEAR_DUPLICATE, "count": 300, "rows": rows},
         {"reason": Reason.EMPTY_ANSWER, "count": 2, "rows": rows[:2]},
     ]
-    check(api, report={"rows_in": 500, "dropped": dropped})
+    lines = list(range(1, MAX_LINES + 1))
+    phi = {"policy": "mask", "by_type": {"US_SSN": 301}, "rows": 301, "lines": lines}
+    check(api, report={**REPORT, "rows_in": 500, "dropped": dropped, "phi": phi})
     assert cli.main(["dataset", "show", dataset_id]) == 0
     said = capsys.readouterr().out
     assert (
         "dropped: near duplicate 300 (the first 200 of 300 by line in the report), empty answer 2\n" in said
     )
+    assert said.count("\nline ") == 20
+    assert (
+        "\nline 18: near duplicate: Nothing to do.\nand 282 more; `medichat dataset show ID --json`" in said
+    )
+    assert "301 rows; lines 1, 2, 3" in said
+    assert ", 20 and 281 more\n" in said
 
 
 @pytest.mark.usefixtures("key")

@@ -9,16 +9,19 @@ from sqlalchemy import insert, update
 from streamlit.testing.v1 import AppTest
 
 from shared.auth.roles import Role
+from shared.db.tables import jobs
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
+from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.evaluations import EvaluationStore
 from shared.training.report import ADVICE, MAX_LINES, Reason
+from shared.training.states import DatasetState
 from tests.pages import button, charts, open_with, served_by, texts
-from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person
-from tests.training import School, claim_run
+from tests.training import School, add_dataset, claim_run
 from tests.unit.test_training_gate import GOOD as FIGURES
-from tests.uploads import WORD, check, claim_check, uploaded
+from tests.uploads import REPORT, WORD, check, claim_check, uploaded
 
 A, B = sha_of("a"), sha_of("b")
 FAILED = {
@@ -28,38 +31,6 @@ FAILED = {
     "passed": False,
     "excess": 0.2,
     "message": "rouge_l: it fell by 0.2.",
-}
-REPORT = {
-    "format": "jsonl",
-    "shape": "question_answer",
-    "columns": ["Frage", "answer"],
-    "mapping": {"question": "Frage", "answer": "answer"},
-    "rows_in": 7,
-    "rows_out": {"train": 3, "validation": 1, "quarantine": 1},
-    "dropped": [
-        {
-            "reason": Reason.EMPTY_ANSWER,
-            "count": 2,
-            "rows": [{"line": n, "advice": ADVICE[Reason.EMPTY_ANSWER]} for n in (4, 6)],
-        }
-    ],
-    "tokens": {"edges": [0, 8, 16], "counts": [3, 4]},
-    "longest_tokens": 15,
-    "max_tokens": 2048,
-    "truncated": 0,
-    "exact_duplicates": 0,
-    "near_duplicates": 0,
-    "overlap": 0,
-    "phi": {"policy": "mask", "by_type": {"US_SSN": 2}, "rows": 1, "lines": [2]},
-    "dangerous": [{"category": "dosing", "count": 1, "lines": [5]}],
-    "languages": {"en": 6, "de": 1},
-    "not_english_lines": [7],
-    "groups": None,
-    "groups_validation": None,
-    "images": 0,
-    "notes": ["Only 3 rows are left to train on."],
-    "seconds": 0.1,
-    "rows_per_s": 70.0,
 }
 SAMPLE = {
     "question": "Which animal?",
@@ -333,6 +304,33 @@ def test_a_dataset_in_use_is_not_removed_and_the_page_says_so(
     assert client.get(f"/v1/datasets/{dataset_id}").status_code == 200
 
 
+def test_a_dataset_behind_the_newest_is_shown_by_its_address_and_its_report_read_once(
+    open_app: Open, api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ui.views.choosing.PAGE", 1)
+    old = uploaded(api.client(admin), name="Leaflets")
+    check(api, report=REPORT)
+    new = uploaded(api.client(admin), name="Letters")
+    app = open_app("data", d=old)
+    chosen = next(each for each in app.selectbox if each.label == "Dataset")
+    assert [each.split(" · ")[0] for each in chosen.options] == ["Letters", "Leaflets"]
+    assert next(each.value for each in app.metric if each.label == "Rows read") == "7"
+    assert app.query_params["d"] == old
+    before = len(api.audit("dataset.report_read"))
+    app.run()
+    assert len(api.audit("dataset.report_read")) == before + 1
+    button(app, "Yes: remove").click().run()
+    assert not app.error
+    assert app.query_params["d"] == new
+
+
+def test_an_address_of_no_dataset_says_so(open_app: Open, api: Api, admin: Person) -> None:
+    uploaded(api.client(admin))
+    app = open_app("data", d=new_id())
+    assert "There is no dataset of the id in this page's address." in texts(app)
+    assert not app.get("progress")
+
+
 # -- training
 
 
@@ -408,6 +406,62 @@ def test_a_running_run_shows_how_far_it_is_its_curve_and_its_notes(open_app: Ope
     assert (loss["x"]["field"], loss["y"]["field"]) == ("step", "loss")
 
 
+def test_a_run_behind_the_newest_is_shown_by_its_address_and_reached_by_a_click(
+    open_app: Open, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ui.views.choosing.PAGE", 1)
+    old, middle, _ = (school.submit(name) for name in ("old", "middle", "new"))
+    app = open_app("training", school.admin, r=old["id"])
+    chosen = next(each for each in app.selectbox if each.label == "Run")
+    assert chosen.value == old["id"]
+    assert [each.split(" · ")[0] for each in chosen.options] == ["new", "old"]
+    assert app.query_params["r"] == old["id"]
+    button(app, "Show older").click().run()
+    button(app, "Show older").click().run()
+    assert not [each for each in app.button if each.label == "Show older"]
+    chosen = next(each for each in app.selectbox if each.label == "Run")
+    assert [each.split(" · ")[0] for each in chosen.options] == ["new", "middle", "old"]
+    chosen.set_value(middle["id"]).run()
+    assert app.query_params["r"] == middle["id"]
+    assert not app.exception
+
+
+@pytest.mark.parametrize("wanted", [sha_of("z"), "not an id", "../adapters?limit=1"])
+def test_an_address_of_no_run_says_so_and_shows_no_other(open_app: Open, school: School, wanted: str) -> None:
+    run = school.submit()
+    app = open_app("training", school.admin, r=wanted)
+    assert [each.value for each in app.error] == [
+        "There is no run of the id in this page's address. Choose another."
+    ]
+    assert not app.get("progress")
+    assert app.query_params["r"] == wanted
+    next(each for each in app.selectbox if each.label == "Run").set_value(run["id"]).run()
+    assert not app.error
+    assert app.get("progress")
+
+
+def test_every_dataset_that_is_ready_is_offered_to_a_run(
+    open_app: Open, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ui.tuning.PAGE", 1)
+    newer = add_dataset(school.api, school.admin)
+    add_dataset(school.api, school.admin, DatasetState.REJECTED)
+    school.api.set(datasets, datasets.c.id == newer, rows_train=7)
+    app = open_app("training", school.admin, d=school.dataset_id)
+    offered = app.selectbox(key="run-data")
+    assert offered.options == ["questions (7 rows)", "questions (120 rows)"]
+    assert offered.value == school.dataset_id
+
+
+def test_a_later_attempt_claims_no_checkpoint_that_nobody_knows_of(open_app: Open, school: School) -> None:
+    school.submit()
+    job = claim_run(school.api)
+    school.api.set(jobs, jobs.c.id == job.id, attempt=2)
+    told = texts(open_app("training", school.admin))
+    assert "Attempt 2." in told
+    assert "checkpoint" not in told
+
+
 def test_a_run_that_waits_for_room_says_for_what(open_app: Open, school: School) -> None:
     school.submit()
     with school.api.gateway.database.write() as connection:
@@ -439,6 +493,7 @@ def test_a_failed_run_is_started_again(open_app: Open, school: School) -> None:
     run = school.submit()
     school.api.finish(claim_run(school.api), EventKind.FAILED, error="disk-full", error_detail="Free space.")
     app = open_app("training", school.admin)
+    assert "from its last checkpoint, if one is left" in texts(app)
     button(app, "Yes: start again").click().run()
     assert school.run(run["id"])["state"] == "queued"
     assert "Waiting for a training worker" in texts_of_progress(app)
@@ -523,9 +578,41 @@ def test_a_roll_back_lets_the_adapter_before_answer_again(open_app: Open, api: A
         assert api.client(admin).post(f"/v1/adapters/{sha256}/promote", json={}).status_code == 200
     app = open_app("adapters")
     assert "Answering now: **doses v2**" in texts(app)
-    button(app, "Yes: roll back").click().run()
+    button(app, "Roll back").click().run()
     assert "Answering now: **doses v1**" in texts(app)
     assert "roll back" in tables(app)
+
+
+def test_a_roll_back_is_undone_and_can_be_done_again(open_app: Open, api: Api, admin: Person) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+        assert api.client(admin).post(f"/v1/adapters/{sha256}/promote", json={}).status_code == 200
+    app = button(open_app("adapters"), "Roll back").click().run()
+    assert "UTC from doses v2." in texts(app)
+    button(app, "Let doses v2 answer again").click().run()
+    assert "Answering now: **doses v2**" in texts(app)
+    assert not [each for each in app.button if each.label.endswith("answer again")]
+    button(app, "Roll back").click().run()
+    assert "Answering now: **doses v1**" in texts(app)
+    button(app, "Roll back").click().run()
+    assert "Answering now: **the base model alone**" in texts(app)
+    assert [each.label for each in app.button if each.label.endswith("answer again")] == [
+        "Let doses v1 answer again"
+    ]
+
+
+def test_what_was_let_past_its_gate_takes_a_reason_again_after_a_roll_back(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    client = api.client(admin)
+    client.post(f"/v1/adapters/{A}/promote", json={"override_reason": "A test of ours"})
+    app = button(open_app("adapters"), "Roll back").click().run()
+    assert "past its gate, that takes a reason" in texts(app)
+    assert not [each for each in app.button if each.label.endswith("answer again")]
+    assert button(app, "Yes: promote anyway")
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It names wrong doses"})
+    assert "takes a reason" not in texts(app.run())
 
 
 def test_the_adapter_that_answers_is_found_behind_newer_ones_and_those_of_other_models(
@@ -538,7 +625,7 @@ def test_the_adapter_that_answers_is_found_behind_newer_ones_and_those_of_other_
     add_adapter(api, admin, sha256=sha_of("c"), name="scans", base_model="medgemma-4b", status="active")
     app = open_app("adapters")
     assert "Answering now: **doses v1**" in texts(app)
-    button(app, "Yes: roll back").click().run()
+    button(app, "Roll back").click().run()
     assert "Answering now: **the base model alone**" in texts(app)
 
 
@@ -639,6 +726,22 @@ def test_the_list_of_answers_is_made_only_when_asked_for(open_app: Open, api: Ap
     app.toggle(key=f"answers-{A}").set_value(True).run()
     assert "None so far." in texts(app)
     assert api.audit("adapter.answers_listed")
+
+
+def test_older_answers_are_reached_by_a_click(
+    open_app: Open, api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ui.tuning.PAGE", 2)
+    add_good_adapter(api, admin, A)
+    given = answers_by(api, admin, A, 3)
+    app = open_app("adapters")
+    app.toggle(key=f"answers-{A}").set_value(True).run()
+    assert app.dataframe[-1].value["job"].to_list() == [given[2], given[1]]
+    button(app, "Older").click().run()
+    assert app.dataframe[-1].value["job"].to_list() == [given[0]]
+    assert button(app, "Older").disabled
+    button(app, "Newest").click().run()
+    assert app.dataframe[-1].value["job"].to_list() == [given[2], given[1]]
 
 
 # -- comparing

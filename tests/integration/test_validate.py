@@ -254,18 +254,31 @@ def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
 
 
+GERMAN = {
+    "question": "Was ist Asthma und was kann man dagegen tun?",
+    "answer": "Asthma ist eine Krankheit der Atemwege. Fragen Sie Ihren Arzt danach.",
+}
+
+
 def test_rows_in_another_language_are_listed_and_set_aside_for_nobody_can_judge_them(
     checked: Checked,
 ) -> None:
-    german = {
-        "question": "Was ist Asthma und was kann man dagegen tun?",
-        "answer": "Asthma ist eine Krankheit der Atemwege. Fragen Sie Ihren Arzt danach.",
-    }
-    dataset = checked([good(0), german, good(1)], validation_fraction=0)
+    dataset = checked([good(0), GERMAN, good(1)], validation_fraction=0)
     assert dataset.report.languages == {"en": 2, "de": 1}
     assert dataset.report.not_english_lines == [2]
     assert [(entry.category, entry.lines) for entry in dataset.report.dangerous] == [("language", [2])]
     assert dataset.done["rows_train"] == 2
+
+
+def test_copies_are_counted_like_the_row_that_they_repeat(checked: Checked) -> None:
+    dangerous = good(1, answer="You can stop taking your warfarin tonight without asking anyone.")
+    report = checked([good(0), *[dangerous] * 3, *[GERMAN] * 2], validation_fraction=0).report
+    found = {entry.category: (entry.count, entry.lines) for entry in report.dangerous}
+    assert found.pop("language") == (2, [5, 6])
+    assert list(found.values()) == [(3, [2, 3, 4])]
+    assert report.languages == {"en": 4, "de": 2}
+    assert report.not_english_lines == [5, 6]
+    assert sum(report.tokens.counts) == 6
 
 
 def test_control_tokens_in_a_row_become_words(checked: Checked) -> None:
@@ -309,7 +322,7 @@ def test_the_report_counts_every_row_once_and_holds_no_word(checked: Checked) ->
     assert (
         report.rows_out["train"] + report.rows_out["validation"] + sum(d.count for d in report.dropped) == 33
     )
-    assert sum(report.tokens.counts) == 30
+    assert sum(report.tokens.counts) == 31
     assert len(report.tokens.edges) == len(report.tokens.counts) + 1
     assert report.mapping == {"question": "question", "answer": "answer"}
     assert WORD not in report.model_dump_json()

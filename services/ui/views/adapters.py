@@ -46,15 +46,9 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
         st.markdown(f"Answering now: **{answering}** for every question that names no adapter.")
         if active:
             _override(active, history, found)
-            acts.confirm(
-                "Roll back",
-                "The adapter before this one answers again, from the next question on.",
-                partial(tuning.roll_back, base_model),
-                key="roll-back",
-                done="Rolled back.",
-                icon=":material/undo:",
-            )
+            _roll_back(tuning, base_model)
         if history:
+            _offer_back(tuning, history, found)
             with st.expander("History"):
                 table = [
                     {
@@ -70,6 +64,38 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
                 st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
 
 
+def _roll_back(tuning: Tuning, base_model: str) -> None:
+    st.button(
+        "Roll back",
+        acts.fresh("roll-back"),  # a second click on the same button does nothing
+        icon=":material/undo:",
+        help="The adapter before this one answers again, from the next question on.",
+        on_click=acts.attempt,
+        args=(partial(tuning.roll_back, base_model), "Rolled back."),
+    )
+
+
+def _offer_back(tuning: Tuning, history: list[Json], found: list[Json]) -> None:
+    """After a roll-back: what answered before it, and the way back there."""
+    if len(history) < 2 or history[0]["kind"] != "roll_back":
+        return
+    before = next((each for each in found if each["sha256"] == history[1]["adapter_sha256"]), None)
+    if before is None or before["status"] == "recalled":
+        return
+    name = plain_markdown(_title(before))
+    st.caption(f"Rolled back at {moment(history[0]['at'])} UTC from {name}.")
+    if _is_fit(before):
+        st.button(
+            f"Let {name} answer again",
+            acts.fresh("undo-roll-back"),
+            icon=":material/redo:",
+            on_click=acts.attempt,
+            args=(partial(tuning.promote, before["sha256"]), "It answers again."),
+        )
+    else:
+        st.caption("To let it answer again, choose it below: past its gate, that takes a reason.")
+
+
 def _override(active: str, history: list[Json], found: list[Json]) -> None:
     """Warn when what answers was let past its gate; a roll-back to it leaves that as it was."""
     promoted = (each for each in history if each["adapter_sha256"] == active and each["kind"] == "promote")
@@ -82,6 +108,16 @@ def _override(active: str, history: list[Json], found: list[Json]) -> None:
         f"{plain_markdown(reason)}",
         icon=":material/gavel:",
     )
+
+
+def _is_loaded(adapter: Json) -> bool:
+    """Whether the serving engine computes with it what its trainer did."""
+    return bool(adapter["verification"] and adapter["verification"]["ok"])
+
+
+def _is_fit(adapter: Json) -> bool:
+    """Whether it may answer without a reason to override its gate."""
+    return bool(_is_loaded(adapter) and adapter["gate"] and adapter["gate"]["passed"])
 
 
 def _title(adapter: Json) -> str:
@@ -175,10 +211,9 @@ def _follow(tuning: Tuning, sha256: str) -> None:
 
 
 def _acts(tuning: Tuning, adapter: Json) -> None:
-    sha256, gate, checked = adapter["sha256"], adapter["gate"], adapter["verification"]
+    sha256, gate = adapter["sha256"], adapter["gate"]
     promote, approve, override, recall = st.columns(4)
-    loaded = bool(checked and checked["ok"])
-    fit = bool(loaded and gate and gate["passed"])
+    loaded, fit = _is_loaded(adapter), _is_fit(adapter)
     if adapter["status"] in ("candidate", "approved", "archived"):
         with promote:
             if fit:
@@ -225,7 +260,10 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
 
 
 def _answers(tuning: Tuning, sha256: str) -> None:
-    page = tuning.answers_of(sha256)
+    """The newest answers, and from there on older ones; each look is an event of the log."""
+    place = f"answers-from-{sha256}"
+    start = st.session_state.get(place)
+    page = tuning.answers_of(sha256, start)
     if not page["items"]:
         st.caption("None so far.")
         return
@@ -239,5 +277,13 @@ def _answers(tuning: Tuning, sha256: str) -> None:
         for each in page["items"]
     ]
     st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
-    if page["next_cursor"]:
-        st.caption("The newest 50. An auditor finds the conversations by these ids.")
+    st.caption("Newest first. An auditor finds the conversations by these ids.")
+    further = page["next_cursor"]
+    if start or further:
+        newest, older = st.columns(2)
+        newest.button("Newest", disabled=start is None, on_click=partial(_turn, place, None))
+        older.button("Older", disabled=further is None, on_click=partial(_turn, place, further))
+
+
+def _turn(place: str, cursor: str | None) -> None:
+    st.session_state[place] = cursor

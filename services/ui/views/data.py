@@ -9,7 +9,7 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json, given
 from services.ui.text import UPLOAD_MB, moment, plain_markdown
 from services.ui.tuning import Tuning
-from services.ui.views import acts, data_report
+from services.ui.views import acts, choosing, data_report
 from shared.training.options import Part
 
 POLL_S = 2
@@ -31,15 +31,21 @@ def show(gateway: Gateway, me: Json) -> None:
     st.caption("Questions and answers to fine-tune on. They are encrypted before they reach a disk.")
     acts.show_refusal()
     _add(tuning)
-    found = tuning.datasets()["items"]
-    if not found:
-        st.info("No data yet. Add a file above: one question and one answer a row is enough.")
+    dataset = choosing.choose(
+        "dataset",
+        "d",
+        tuning.datasets,
+        tuning.dataset,
+        lambda each: f"{each['name']} · {_STATES[each['state']]} · {moment(each['created_at'])}",
+        empty="No data yet. Add a file above: one question and one answer a row is enough.",
+    )
+    if dataset is None:
         return
-    dataset_id = _choose(found)
-    if _is_moving(next(each for each in found if each["id"] == dataset_id)):
-        st.fragment(partial(_follow, Tuning(gateway.watching()), dataset_id), run_every=POLL_S)()
-        return
-    _one(tuning, tuning.dataset(dataset_id))
+    if _is_moving(dataset):
+        st.fragment(partial(_follow, Tuning(gateway.watching()), dataset["id"]), run_every=POLL_S)()
+    else:
+        # what is listed has no report; to read one is an event of the log, so none is read twice
+        _one(tuning, dataset if "report" in dataset else tuning.dataset(dataset["id"]))
 
 
 def _add(tuning: Tuning) -> None:
@@ -132,19 +138,6 @@ def _made(wish: "partial[Json]") -> None:
     acts.show_refusal()
 
 
-def _choose(found: list[Json]) -> str:
-    """The dataset named in the address, or the newest; a selection changes the address."""
-    ids = [each["id"] for each in found]
-    titles = {
-        each["id"]: f"{each['name']} · {_STATES[each['state']]} · {moment(each['created_at'])}"
-        for each in found
-    }
-    wanted = st.query_params.get("d")
-    chosen = st.selectbox("Dataset", ids, ids.index(wanted) if wanted in ids else 0, format_func=titles.get)
-    st.query_params["d"] = chosen
-    return str(chosen)
-
-
 def _is_moving(dataset: Json) -> bool:
     return dataset["state"] in ("receiving", "validating")
 
@@ -192,7 +185,7 @@ def _one(tuning: Tuning, dataset: Json) -> None:
         acts.confirm(
             "Remove",
             "It leaves this list and cannot be trained on any more. Adapters trained on it stay.",
-            partial(tuning.hide_dataset, dataset["id"]),
+            partial(_remove, tuning, dataset["id"]),
             key=f"remove-{dataset['id']}",
             done="Removed.",
             icon=":material/delete:",
@@ -209,6 +202,11 @@ def _one(tuning: Tuning, dataset: Json) -> None:
         }
         table = pd.DataFrame({"what": facts.keys(), "value": [value or "" for value in facts.values()]})
         st.dataframe(table, hide_index=True, width="stretch")
+
+
+def _remove(tuning: Tuning, dataset_id: str) -> None:
+    tuning.hide_dataset(dataset_id)
+    st.query_params.pop("d", None)  # it names nothing any more
 
 
 def _columns(dataset: Json) -> dict[str, str]:

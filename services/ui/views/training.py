@@ -10,7 +10,7 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment
 from services.ui.tuning import Tuning
-from services.ui.views import acts, training_run
+from services.ui.views import acts, choosing, training_run
 
 POLL_S = 2
 #: States in which a run still goes on.
@@ -26,24 +26,26 @@ def show(gateway: Gateway, me: Json) -> None:
     st.caption("A run makes an adapter: a small addition to the model. The model itself is never changed.")
     acts.show_refusal()
     _new(tuning)
-    runs = tuning.runs()["items"]
-    if not runs:
-        st.info(
-            "No run yet. Start one above; `quick` shows within minutes whether the data teaches anything."
-        )
+    run = choosing.choose(
+        "run",
+        "r",
+        tuning.runs,
+        tuning.run,
+        lambda each: f"{each['name']} · {each['state']} · {moment(each['created_at'])}",
+        empty="No run yet. Start one above; `quick` shows within minutes whether the data teaches anything.",
+    )
+    if run is None:
         return
-    run_id = _choose(runs)
-    run = tuning.run(run_id)
     if run["state"] in MOVING:
-        st.fragment(partial(_follow, Tuning(gateway.watching()), run_id), run_every=POLL_S)()
+        st.fragment(partial(_follow, Tuning(gateway.watching()), run["id"]), run_every=POLL_S)()
     else:
-        training_run.show(run, tuning.steps(run_id))
+        training_run.show(run, tuning.steps(run["id"]))
         _offer_again(tuning, run)
         _show_adapter(run)
 
 
 def _new(tuning: Tuning) -> None:
-    ready = [each for each in tuning.datasets()["items"] if each["state"] == "ready"]
+    ready = [each for each in tuning.every_dataset() if each["state"] == "ready"]
     wanted = st.query_params.get("d")
     key = acts.fresh("new-run")
     with st.expander("New run", wanted is not None, icon=":material/add:", key=key, on_change="rerun"):
@@ -126,16 +128,6 @@ def _number(knob: Json, usual: float, label: str, key: str, **more: Any) -> floa
     return float(st.number_input(label, least, most, float(usual), step, format="%g", key=key, **more))
 
 
-def _choose(runs: list[Json]) -> str:
-    """The run named in the address, or the newest; a selection changes the address."""
-    ids = [each["id"] for each in runs]
-    titles = {each["id"]: f"{each['name']} · {each['state']} · {moment(each['created_at'])}" for each in runs}
-    wanted = st.query_params.get("r")
-    chosen = st.selectbox("Run", ids, ids.index(wanted) if wanted in ids else 0, format_func=titles.get)
-    st.query_params["r"] = chosen
-    return str(chosen)
-
-
 def _follow(tuning: Tuning, run_id: str) -> None:
     """The run as it is now, looked at again and again until it has ended."""
     try:
@@ -165,7 +157,8 @@ def _offer_again(tuning: Tuning, run: Json) -> None:
     if run["state"] == "failed":
         acts.confirm(
             "Start again",
-            "It goes on from its last checkpoint, with the same recipe. Mend first what it failed of.",
+            "It goes on from its last checkpoint, if one is left, with the same recipe. Mend first what it "
+            "failed of.",
             partial(tuning.resume_run, run["id"]),
             key=f"again-{run['id']}",
             done="It waits for a worker.",

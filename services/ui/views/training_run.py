@@ -40,7 +40,7 @@ def _where(run: Json) -> None:
     elif run["state"] == "cancelled":
         st.info("Stopped by an admin; it made no adapter.")
     if run["attempt"] > 1:
-        st.caption(f"Attempt {run['attempt']}: it went on from its last checkpoint.")
+        st.caption(f"Attempt {run['attempt']}.")
 
 
 def _figures(steps: list[Json]) -> None:
