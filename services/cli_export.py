@@ -38,7 +38,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _fetch(sha256: str, folder: Path) -> Path:
-    """Copy the adapter's files from storage into a folder of its name.
+    """Copy the adapter's files from storage into a folder of its name, with the card that was registered.
 
     Raises:
         CommandRefused: it is not in the registry, was recalled, or could not be verified.
@@ -47,22 +47,23 @@ def _fetch(sha256: str, folder: Path) -> Path:
     from services.cli_client import CommandRefused
     from shared.settings import load_settings
     from shared.storage import Storage
-    from shared.training.adapter_files import check_adapter, copy_adapter
+    from shared.training.adapter_files import CARD, check_adapter, copy_adapter
 
     settings = load_settings()
-    files_sha256 = _check_registry(settings, sha256)
+    files_sha256, card = _check_registry(settings, sha256)
     copy = folder / sha256
     copy.mkdir()
     try:
         copy_adapter(Storage.from_settings(settings), sha256, copy)
         check_adapter(copy, sha256=sha256, files_sha256=files_sha256)
+        (copy / CARD).write_text(card, encoding="utf-8")  # the stored one is not among what was checked
     except FileNotFoundError as error:
         raise CommandRefused("the storage has no files of this adapter; see MEDICHAT_STORAGE_URL") from error
     return copy
 
 
-def _check_registry(settings: "Settings", sha256: str) -> str:
-    """What the adapter's files beside its weights must hash to, if it may be used.
+def _check_registry(settings: "Settings", sha256: str) -> tuple[str, str]:
+    """What the adapter's files beside its weights must hash to, if it may be used, and its card.
 
     Raises CommandRefused, also when nobody can tell.
     """
@@ -71,7 +72,7 @@ def _check_registry(settings: "Settings", sha256: str) -> str:
     from services.cli_client import CommandRefused
     from shared.db import open_database
     from shared.errors import MediChatError
-    from shared.training.adapters import check_usable, files_hash, find
+    from shared.training.adapters import card_of, check_usable, files_hash, find
     from shared.training.states import AdapterStatus
 
     database = open_database(settings)
@@ -81,7 +82,7 @@ def _check_registry(settings: "Settings", sha256: str) -> str:
             if adapter.status is AdapterStatus.RECALLED:
                 raise CommandRefused(f"this adapter was recalled: {adapter.recalled_reason}")
             check_usable(connection, sha256, adapter.base_model)
-            return files_hash(connection, sha256)
+            return files_hash(connection, sha256), card_of(connection, sha256)
     except MediChatError as error:
         raise CommandRefused(error.detail) from error
     except SQLAlchemyError as error:

@@ -130,7 +130,7 @@ class ConversationBusy(Conflict):
 
 
 class DatasetDamaged(Conflict):
-    """A part of the dataset is missing or is not what was checked; check the dataset again."""
+    """A part of the dataset is missing or is not what was checked; upload it again and use that."""
 
     code = "dataset-damaged"
 

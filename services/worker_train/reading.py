@@ -19,6 +19,8 @@ MAX_PICTURE_BYTES = 30_000_000
 MAX_ROWS = 5_000_000
 _MAX_COLUMNS = 200
 _BOM = b"\xef\xbb\xbf"
+#: How a zip begins: with a member, empty, or as a piece of one that was split.
+_ZIP, _EMPTY_ZIP, _SPLIT_ZIP = b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"
 
 Row = dict[str, Any]
 #: The line (in a Parquet file or a dataset of the hub: the row) a row starts at, from 1, and the row.
@@ -58,7 +60,7 @@ def open_source(stream: IO[bytes], *, max_bytes: int) -> Source:
     """
     head = stream.read(64)
     stream.seek(0)
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+    if head.startswith((_ZIP, _EMPTY_ZIP)):
         from services.worker_train.archive import open_archive
 
         source = open_archive(stream, max_bytes=max_bytes)
@@ -125,7 +127,7 @@ def open_rows(stream: IO[bytes], *, max_bytes: int) -> tuple[str, NumberedRows]:
     _refuse_known_binaries(head)
     start = head.removeprefix(_BOM).lstrip()
     if not start:
-        raise Broken("no-rows", "The file is empty. Upload one with at least one row.")
+        raise _empty()
     if start.startswith(b"["):
         raise Broken(
             "json-array",
@@ -136,9 +138,14 @@ def open_rows(stream: IO[bytes], *, max_bytes: int) -> tuple[str, NumberedRows]:
     return "csv", read_csv(stream)
 
 
+def _empty() -> Broken:
+    return Broken("no-rows", "The file is empty. Upload one with at least one row.")
+
+
 def _refuse_known_binaries(head: bytes) -> None:
+    zips = (_ZIP, _EMPTY_ZIP, _SPLIT_ZIP)
     if head.startswith(
-        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!", b"PK")
+        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!", *zips)
     ):
         raise Broken(
             "compressed", "The file is compressed in a way that is not read. Unpack it, and upload that."
@@ -206,7 +213,9 @@ def _named_once(fields: list[tuple[str, Any]]) -> Row:
 
 
 def read_csv(stream: IO[bytes]) -> NumberedRows:
-    """The records below the header of a CSV, separated by comma, semicolon or tab. Raises Broken."""
+    """The records below the header of a CSV, separated by comma, semicolon or tab; blank lines before the
+    header are passed over. Raises Broken.
+    """
     reached = 0
 
     def read_lines() -> Iterator[str]:
@@ -216,12 +225,14 @@ def read_csv(stream: IO[bytes]) -> NumberedRows:
             yield line
 
     lines = read_lines()
-    first = next(lines)
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
+        raise _empty()
     delimiter = max(",;\t", key=first.count)
     csv.field_size_limit(MAX_LINE_BYTES)
     started = reached
     try:
-        header = _header(next(csv.reader([first], delimiter=delimiter)))
+        header = _header(next(csv.reader([first], delimiter=delimiter)), line=started)
         started = reached + 1
         for record in csv.reader(lines, delimiter=delimiter, strict=True):
             if record:
@@ -241,10 +252,12 @@ def read_csv(stream: IO[bytes]) -> NumberedRows:
         ) from None
 
 
-def _header(names: list[str]) -> list[str]:
+def _header(names: list[str], *, line: int) -> list[str]:
     header = [name.strip() or f"column {place}" for place, name in enumerate(names, start=1)]
     if len(set(header)) != len(header) or len(header) > _MAX_COLUMNS:
-        raise Broken("bad-header", f"Line 1 must name each column once, and at most {_MAX_COLUMNS} of them.")
+        raise Broken(
+            "bad-header", f"Line {line} must name each column once, and at most {_MAX_COLUMNS} of them."
+        )
     return header
 
 

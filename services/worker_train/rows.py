@@ -10,6 +10,7 @@ import io
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ class Row:
     """One conversation to learn; its last turn is the assistant's."""
 
     messages: list[dict[str, str]]
-    #: Reads the picture of the row, RGB; None without one.
+    #: Reads the picture of the row, RGB, and raises Refused where it cannot be used; None without one.
     picture: Callable[[], Image.Image] | None = None
 
 
@@ -104,12 +105,19 @@ def _dataset(name: str) -> Rows:
         database.close()
     manifest = Manifest.model_validate(row.manifest)
     reader = DatasetReader(Storage.from_settings(settings), key, dataset_id, manifest)
-    try:
+    with _unaltered():
         return Rows(
             train=[_row(reader, values) for values in reader.rows(Split.TRAIN)],
             validation=[_row(reader, values) for values in reader.rows(Split.VALIDATION)],
             sha256=row.manifest_sha256,
         )
+
+
+@contextmanager
+def _unaltered() -> Iterator[None]:
+    """What is read in it is what was checked. Raises Refused."""
+    try:
+        yield
     except DatasetDamaged as error:
         raise Refused("data-altered", error.detail) from error
 
@@ -121,7 +129,8 @@ def _row(reader: DatasetReader, values: dict[str, Any]) -> Row:
 
 
 def _stored_picture(reader: DatasetReader, sha256: str) -> Image.Image:
-    return _decode(reader.read_image(sha256))
+    with _unaltered():
+        return _decode(reader.read_image(sha256))
 
 
 def _foreign(name: str) -> Rows:

@@ -31,6 +31,8 @@ _ACTIVE = (
     .limit(1)
 )
 
+_NO_ADAPTER = "There is no adapter of this name; GET /v1/adapters lists them."
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewAdapter:
@@ -101,7 +103,7 @@ def find(connection: Connection, sha256: str) -> Adapter:
     """One adapter. Raises NotFound."""
     row = connection.execute(select(adapters).where(adapters.c.sha256 == sha256)).one_or_none()
     if row is None:
-        raise NotFound("There is no adapter of this name; GET /v1/adapters lists them.")
+        raise NotFound(_NO_ADAPTER)
     return Adapter.from_row(row)
 
 
@@ -119,6 +121,18 @@ def files_hash(connection: Connection, sha256: str) -> str:
             "was registered by an earlier release. Verify it again."
         )
     return known
+
+
+def card_of(connection: Connection, sha256: str) -> str:
+    """The model card that an adapter was registered with; nothing proves that the one beside its files is
+    still the same. Raises NotFound.
+    """
+    card: str | None = connection.execute(
+        select(adapters.c.card).where(adapters.c.sha256 == sha256)
+    ).scalar_one_or_none()
+    if card is None:
+        raise NotFound(_NO_ADAPTER)
+    return card
 
 
 def check_usable(connection: Connection, sha256: str, base_model: str) -> Adapter:

@@ -144,7 +144,7 @@ def test_the_card_is_that_of_a_merged_model_and_keeps_where_it_came_from(
     export: Export, api: Api, registered: Registered, tmp_path: Path
 ) -> None:
     told = (ROOT / "docs" / "adapter-card-example.md").read_text("utf-8")
-    (stored(api, registered) / CARD).write_text(told, "utf-8")
+    api.set(adapters, adapters.c.sha256 == registered.sha256, card=told)
     assert export(registered.sha256)[0] == 0
     card = (tmp_path / "merged" / CARD).read_text("utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
@@ -158,6 +158,17 @@ def test_the_card_is_that_of_a_merged_model_and_keeps_where_it_came_from(
     assert "This model is a **modified** derivative" in card
     named = set(re.findall(r"[\w-]+\.safetensors", card))
     assert all((tmp_path / "merged" / name).exists() for name in named)
+
+
+def test_a_card_that_was_forged_in_the_storage_is_not_exported(
+    export: Export, api: Api, registered: Registered, tmp_path: Path
+) -> None:
+    told = (ROOT / "docs" / "adapter-card-example.md").read_text("utf-8")
+    api.set(adapters, adapters.c.sha256 == registered.sha256, card=told)
+    (stored(api, registered) / CARD).write_text(told.replace("1,900 learnt", "9,999 learnt"), "utf-8")
+    assert export(registered.sha256)[0] == 0
+    card = (tmp_path / "merged" / CARD).read_text("utf-8")
+    assert ("1,900 learnt" in card, "9,999 learnt" in card) == (True, False)
 
 
 @pytest.mark.parametrize(("damage", "reason"), FAULTS)

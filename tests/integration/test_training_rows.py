@@ -13,7 +13,8 @@ from PIL import Image
 from sqlalchemy import select
 
 from models.demo.pictures import draw_picture
-from services.worker_train.child import Refused
+from services.worker_train import finetune
+from services.worker_train.child import Exit, Refused
 from services.worker_train.rows import read_rows
 from shared.audit.record import canonical_json
 from shared.db.tables_training import datasets
@@ -24,7 +25,7 @@ from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
 from shared.training.recipe import Data
 from tests.support import Api
-from tests.tiny_training import conversation
+from tests.tiny_training import conversation, tiny_recipe, write_model
 
 
 def seal(storage: Storage, key: DataKey, dataset_id: str, below: str, data: bytes) -> str:
@@ -108,14 +109,35 @@ def test_a_picture_of_a_dataset_is_read(dataset_id: str) -> None:
     assert rows.train[3].picture().size == (64, 64)
 
 
-def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
+def alter(api: Api, path: str) -> None:
+    """Change the last byte of a stored file."""
     storage = Storage.from_settings(api.settings)
-    path = f"datasets/{dataset_id}/v1/train-00000.jsonl"
     data = storage.open(path).read()
     with storage.create(path) as file:
         file.write(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
+    alter(api, f"datasets/{dataset_id}/v1/train-00000.jsonl")
     with pytest.raises(Refused, match="not what was checked"):
         read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
+
+
+def test_an_altered_picture_ends_the_run_at_once_with_advice(
+    api: Api,
+    dataset_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(write_model(tmp_path / "model")))
+    (picture,) = Storage.from_settings(api.settings).list(f"datasets/{dataset_id}/images")
+    alter(api, picture)
+    recipe = tiny_recipe(tmp_path, data={"train": f"medichat:{dataset_id}"}, batch_size=4)
+    assert finetune.run_and_report(recipe, tmp_path / "run") is Exit.REFUSED
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["event"], told["code"]) == ("stopped", "data-altered")
+    assert "upload it again" in told["detail"]
 
 
 def test_a_dataset_that_is_not_there_is_refused(dataset_id: str) -> None:

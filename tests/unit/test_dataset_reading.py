@@ -73,6 +73,28 @@ def test_every_format_gives_the_same_rows(data: bytes) -> None:
     assert [row for _, row in read(data)] == ROWS
 
 
+def test_a_csv_may_name_a_column_as_a_zip_begins() -> None:
+    assert read(b"PKU,answer\nIs it rare?,Yes.\n") == [(2, {"PKU": "Is it rare?", "answer": "Yes."})]
+
+
+def test_a_piece_of_a_zip_that_was_split_is_refused() -> None:
+    assert refusal(b"PK\x07\x08" + zipped({"rows.jsonl": jsonl()})).reason == "compressed"
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n \t\r\n", b"\xef\xbb\xbf\n\n"])
+def test_blank_lines_before_the_header_of_a_csv_are_passed_over_and_counted(blank: bytes) -> None:
+    lines = blank.count(b"\n")
+    rows = read(blank + b"question,answer\nWhat is gout?,A condition.\n")
+    assert rows == [(lines + 2, {"question": "What is gout?", "answer": "A condition."})]
+    assert f"Line {lines + 1} must name" in refusal(blank + b"answer,answer\na,b\n").detail
+    assert f"Line {lines + 2} has 3 fields" in refusal(blank + b"question,answer\na,b,c\n").detail
+
+
+def test_a_file_of_blank_lines_is_empty_whatever_is_blank_in_them() -> None:
+    assert refusal(b"\n" * 5000).reason == "no-rows"
+    assert refusal("\u00a0\n\u2003\n".encode()).reason == "no-rows"
+
+
 def test_a_csv_record_has_the_number_of_the_line_it_starts_on() -> None:
     data = b'question,answer\n"one\nof two lines",a\nnext,b\n'
     assert [line for line, _ in read(data)] == [2, 4]

@@ -1,5 +1,6 @@
 """The parts of an evaluation that need no model: pace, recited spans, refusals, questions, rows, samples."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -184,6 +185,16 @@ def test_choices_are_read_line_by_line_whatever_their_texts_hold(tmp_path: Path)
     assert read_choices(file)[0].context == "one\u2028two"
     file.write_text(json.dumps(good) + "\n" + json.dumps({**good, "answer": "perhaps"}), "utf-8")
     with pytest.raises(Refused, match="Line 2"):
+        read_choices(file)
+
+
+def test_choices_may_be_gzipped(tmp_path: Path) -> None:
+    good = {"question": "Does rest help?", "context": "A study.", "answer": "yes"}
+    file = tmp_path / "choices.jsonl.gz"
+    file.write_bytes(gzip.compress(json.dumps(good).encode() + b"\r\n"))
+    assert read_choices(file) == [Choice(**good)]
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(Refused, match="gzipped if it ends"):
         read_choices(file)
 
 

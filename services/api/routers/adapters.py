@@ -35,7 +35,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import NewJob
 from shared.jobs.store import active as active_job
-from shared.training.adapters import Adapter, AdapterStore, answers_of, find, newest_gate
+from shared.training.adapters import Adapter, AdapterStore, answers_of, card_of, find, newest_gate
 from shared.training.evaluations import EvaluationStore
 from shared.training.states import AdapterStatus
 
@@ -94,7 +94,7 @@ def get_adapter(sha256: NamedAdapter, caller: AdminOrAuditor, gateway: GatewayDe
     """One adapter with its model card and its evaluations."""
     with gateway.database.read() as connection:
         view = _view(connection, find(connection, sha256))
-        card = connection.execute(select(adapters.c.card).where(adapters.c.sha256 == sha256)).scalar_one()
+        card = card_of(connection, sha256)
         found = [
             evaluation_view(one, gateway.jobs.get(connection, one.job_id))
             for one in EvaluationStore(gateway.jobs, gateway.envelope).of_adapter(connection, sha256)

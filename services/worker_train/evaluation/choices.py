@@ -3,8 +3,10 @@
 Rows are as PubMedQA's labelled ones (Jin et al. 2019): `question`, `context` and `answer`.
 """
 
+import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,13 +35,18 @@ class Choice:
 
 
 def read_choices(file: Path) -> list[Choice]:
-    """The questions of a JSONL file. Raises Refused, naming the line, for one that cannot be used."""
+    """The questions of a JSONL file, which may be gzipped (`.gz`). Raises Refused, naming the line, for one
+    that cannot be used.
+    """
     try:
-        lines = file.read_text("utf-8").split("\n")  # a text may hold other line separators
-    except (OSError, UnicodeDecodeError) as error:
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise Refused(
-            "choices-unreadable", "The file of choices cannot be read as UTF-8; check its path."
+            "choices-unreadable",
+            "The file of choices cannot be read: check its path. It is UTF-8, and gzipped if it ends in .gz.",
         ) from error
+    lines = text.split("\n")  # a text may hold other line separators
     return [_choice(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
