@@ -48,6 +48,7 @@ def test_a_nurse_logs_in_asks_and_sees_the_answer_with_its_disclaimer(
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
     assert re.search(r"breath|chest|wheez|cough", answer(page))
     assert page.get_by_test_id("stChatMessage").count() == 2
+    expect(page.get_by_text("thumb_up")).to_be_visible()  # drawn a moment after the text
     page.mouse.move(0, 0)
     pictures = Path(PICTURES) if PICTURES else tmp_path
     wait_until(lambda: page.get_by_test_id("stStatusWidget").count() == 0, 10)
@@ -145,6 +146,25 @@ def test_a_page_comes_back_by_itself_and_offers_the_question_that_was_not_taken(
     page.get_by_role("button", name="Send again").click()
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
     expect(page.get_by_test_id("stChatMessage").first).to_contain_text("What are the symptoms of gout?")
+    page.context.close()
+
+
+def test_a_second_tab_follows_the_conversation_and_keeps_what_is_being_written(
+    browser: Browser, demo: Stack
+) -> None:
+    page = log_in(browser, demo)
+    ask(page, QUESTION)
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    second = page.context.new_page()
+    second.goto(page.url)
+    expect(second.get_by_role("button", name="Regenerate")).to_be_visible()
+    box = second.get_by_test_id("stChatInput").locator("textarea")
+    box.fill("How is it tre")
+    ask(page, "What causes gout?")
+    expect(second.get_by_test_id("stChatMessage").nth(2)).to_contain_text("What causes gout?")
+    expect(second.get_by_test_id("stChatMessage")).to_have_count(4)
+    expect(second.get_by_role("button", name="Regenerate")).to_be_visible()
+    expect(box).to_have_value("How is it tre")
     page.context.close()
 
 
