@@ -9,6 +9,7 @@ from sqlalchemy import insert, update
 from streamlit.testing.v1 import AppTest
 
 from shared.auth.roles import Role
+from shared.db.tables import jobs
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.evaluations import EvaluationStore
@@ -608,6 +609,18 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
     assert {"A zebra.", "A horse."} <= {each.value for each in app.markdown}
     assert api.audit("evaluation.read")
+
+
+def test_an_adapter_whose_measuring_waits_for_room_says_for_what(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    reason = "4 GB are free and 6 are needed."
+    api.set(jobs, jobs.c.kind == Kind.EVALUATE, sampling={"waiting_reason": reason})
+    assert f"Waiting: {reason}" in texts_of_progress(app.run())
 
 
 def test_the_page_says_which_figures_were_not_measured_and_what_to_do(
