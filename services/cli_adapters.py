@@ -233,7 +233,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
         evaluation = expect(client.post(f"/v1/adapters/{sha256}/evaluate", json={}))
-        adapter = _wait(client, sha256, lambda seen: seen["evaluations"][0]["state"] in _ENDED)
+        adapter = _wait(
+            client,
+            sha256,
+            lambda seen: seen["evaluations"][0]["state"] in _ENDED,
+            reason=lambda seen: seen["evaluations"][0]["waiting_reason"],
+        )
     measured = next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
     if measured["state"] != "succeeded":
         detail = measured["error"]["detail"] if measured["error"] else "it was stopped"
@@ -306,10 +311,16 @@ def _find(client: httpx.Client, beginning: str) -> str:
     return str(names[0])
 
 
-def _wait(client: httpx.Client, sha256: str, ready: Callable[[Json], Any]) -> Json:
+def _wait(
+    client: httpx.Client,
+    sha256: str,
+    ready: Callable[[Json], Any],
+    reason: Callable[[Json], str | None] = lambda _seen: None,
+) -> Json:
     line = ProgressLine()
     while not ready(adapter := expect(client.get(f"/v1/adapters/{sha256}"))):
-        line.show("waiting for a worker")
+        why = reason(adapter)
+        line.show(f"waiting: {why}" if why else "waiting for a worker")
         time.sleep(_POLL_S)
     line.end()
     return adapter

@@ -53,6 +53,7 @@ class EvaluationView(BaseModel):
     figures: dict[str, Any] | None
     gate: EvaluationGateView | None
     progress: ProgressView | None
+    waiting_reason: str | None = Field(description="Why a queued evaluation finds no room to start.")
     error: ErrorView | None
     created_by: str
     created_at: datetime

@@ -13,14 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from services.worker_train.child import Refused
 from services.worker_train.trainer import AdapterTrainer
-from shared.errors import MediChatError
 
 Emit = Callable[..., None]
 #: A loss so many times the median of the last steps, for so many steps in a row, has exploded.
@@ -30,10 +28,6 @@ _EXPLODED, _IN_A_ROW, _REMEMBERED = 3.0, 3, 20
 #: with one row a step.
 _RAISED, _STEEP, _STAYED = 1.5, 100.0, 10
 _MB = 1e6
-
-
-class MustWait(MediChatError):
-    """There is no room beside what runs now; try again later."""
 
 
 class StopRequest:
@@ -238,11 +232,3 @@ def memory_mb() -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / _MB
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MB
-
-
-def free_memory(device: torch.device) -> tuple[int, int]:
-    """Bytes that are free now, and bytes in all."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
-    memory = psutil.virtual_memory()
-    return memory.available, memory.total

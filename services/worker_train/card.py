@@ -52,6 +52,7 @@ def write_card(
     entry: CatalogueModel,
     base_revision: str,
     recipe: Recipe,
+    passes: tuple[int, int],
     data_sha256: str,
     rows: tuple[int, int],
     left_out: tuple[int, int],
@@ -62,7 +63,9 @@ def write_card(
     """The card in Markdown, with the front matter that the Hugging Face hub reads.
 
     Args:
-        rows: how many were learnt and how many held out.
+        recipe: as it was asked for.
+        passes: the batch size and accumulation that it ran with.
+        rows: how many were learnt, beside the recipe's canaries, and how many held out.
         left_out: how many of either were longer than the recipe's `max_tokens`, and are not among `rows`.
     """
     lineage = {
@@ -76,6 +79,11 @@ def write_card(
             f"{left_out[1]:,} to hold out"
             if any(left_out)
             else ""
+        ),
+        **(
+            {"Canaries": f"{recipe.canaries:,} planted, and learnt beside the rows"}
+            if recipe.canaries
+            else {}
         ),
         "Code": f"MediChat {_version()}, `{code_revision()}`",
         "Seed": str(recipe.seed),
@@ -109,6 +117,7 @@ def write_card(
             ).strip(),
             "```",
             "",
+            *_recut(recipe, passes),
             "## Terms",
             "",
             _terms(entry, "adapter", "it changes the model's weights when it is loaded"),
@@ -148,6 +157,17 @@ def write_merged_card(
             _terms(entry, "model", "an adapter was merged into its weights"),
         ]
     )
+
+
+def _recut(recipe: Recipe, passes: tuple[int, int]) -> list[str]:
+    """What ran otherwise than the recipe says, in lines."""
+    if passes == (recipe.batch_size, recipe.accumulation):
+        return []
+    return [
+        f"Its passes were cut smaller for the processor: it ran with batch_size {passes[0]} and accumulation "
+        f"{passes[1]}, which takes the same steps.",
+        "",
+    ]
 
 
 def _origin(entry: CatalogueModel) -> str:

@@ -1,4 +1,5 @@
-"""Judges beforehand whether a training fits and how long it takes. It reads no weights and no words.
+"""Judges beforehand what a training, or an evaluation, takes of the memory, and how long a training takes. It
+reads no weights and no words.
 
 The terms are those of a LoRA step: the frozen base, the adapter with its gradients and moments, what the
 backward pass needs of the largest pass of the run (which is known, as the order of the rows is), one tile of
@@ -136,7 +137,7 @@ def estimate(
     """
     adapter = shapes.adapter_per_rank * recipe.r
     needed = (
-        _base_bytes(recipe, shapes, weight_bytes)
+        _base_bytes(shapes, weight_bytes, nf4=recipe.quantisation == "nf4")
         + adapter * (8 + _MOMENTS[recipe.optimiser])
         + _activation_bytes(recipe, shapes, largest_pass, longest_row, weight_bytes)
         + _TILE[device] * _TILE_BYTES
@@ -158,8 +159,40 @@ def estimate(
     )
 
 
-def _base_bytes(recipe: Recipe, shapes: Shapes, weight_bytes: int) -> float:
-    if recipe.quantisation == "nf4":
+def evaluation_bytes(
+    shapes: Shapes,
+    *,
+    adapter_bytes: int,
+    nf4: bool,
+    tokens: int,
+    longest_row: int,
+    device: str,
+    weight_bytes: int,
+) -> float:
+    """Bytes that an evaluation takes: its own base with the adapter, and for the pass that takes most its
+    cache, one layer's work, its logits, and those of one row once more as probabilities.
+
+    Args:
+        tokens: of the pass, padding included.
+        longest_row: most tokens in one row.
+        device, weight_bytes: as for `estimate`.
+    """
+    cache = 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * weight_bytes * tokens
+    masks = longest_row * longest_row * weight_bytes * shapes.heads
+    logits = shapes.vocabulary * (tokens * weight_bytes + longest_row * _TILE_BYTES)
+    return (
+        _base_bytes(shapes, weight_bytes, nf4=nf4)
+        + adapter_bytes
+        + cache
+        + _layer_bytes(shapes, tokens, weight_bytes)
+        + masks
+        + logits
+        + _RUNTIME[device]
+    )
+
+
+def _base_bytes(shapes: Shapes, weight_bytes: int, *, nf4: bool) -> float:
+    if nf4:
         return shapes.embedding * weight_bytes + (shapes.parameters - shapes.embedding) * _NF4_BYTES
     return shapes.parameters * weight_bytes
 
@@ -168,14 +201,19 @@ def _activation_bytes(
     recipe: Recipe, shapes: Shapes, largest_pass: int, longest_row: int, weight_bytes: int
 ) -> float:
     """What is kept for the way back: all layers' work, or each layer's input and one layer's work."""
-    query, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
-    # inputs and outputs of projections and norms, some of them in float32
-    attention = 4 * query + 4 * keys + 8 * shapes.hidden
-    feed_forward = 5 * shapes.intermediate + 8 * shapes.hidden
     lora = 14 * recipe.r + (7 * shapes.hidden if recipe.dropout else 0)
-    layer = (attention + feed_forward + lora) * weight_bytes * largest_pass * (2 if weight_bytes == 2 else 1)
+    layer = _layer_bytes(shapes, largest_pass, weight_bytes, lora=lora)
     kept = shapes.hidden * weight_bytes * largest_pass
     masks = longest_row * longest_row * weight_bytes * (1 if recipe.packing != "off" else shapes.heads)
     if recipe.gradient_checkpointing:
         return shapes.layers * kept + layer + masks
     return shapes.layers * layer + masks
+
+
+def _layer_bytes(shapes: Shapes, tokens: int, weight_bytes: int, *, lora: int = 0) -> float:
+    """One layer's work on a pass; `lora`: numbers a token that the adapter adds."""
+    query, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    # inputs and outputs of projections and norms, some of them in float32
+    attention = 4 * query + 4 * keys + 8 * shapes.hidden
+    feed_forward = 5 * shapes.intermediate + 8 * shapes.hidden
+    return (attention + feed_forward + lora) * weight_bytes * tokens * (2 if weight_bytes == 2 else 1)

@@ -31,9 +31,11 @@ from services.worker_train.evaluation.choices import Choice, read_choices, witho
 from services.worker_train.evaluation.loading import load_examinee
 from services.worker_train.evaluation.measure import Material, Outcome, Plan, Tell, measure
 from services.worker_train.memory import is_out_of_memory
+from services.worker_train.room import MustWait
+from shared.catalogue import find_model
 from shared.db import open_database
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
-from shared.errors import MediChatError
+from shared.errors import DatasetDamaged, MediChatError
 from shared.guard import Guard, load_guard
 from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
@@ -122,8 +124,12 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
         child.stop(
             Exit.DRAINED, "drained", "The worker is shutting down; the evaluation starts again elsewhere."
         )
+    except MustWait as error:
+        child.stop(Exit.WAIT, "waiting-for-memory", error.detail)
     except Refused as error:
         child.stop(Exit.REFUSED, error.reason, error.detail)
+    except DatasetDamaged as error:
+        child.stop(Exit.REFUSED, "data-altered", error.detail)  # as a training calls it
     except MediChatError as error:
         child.stop(Exit.REFUSED, error.code, error.detail)
     except (CannotDecrypt, FileNotFoundError):
@@ -146,6 +152,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
 
     Raises:
         Refused: it cannot be measured as it is.
+        MustWait: there is no room for it now.
         CannotDecrypt: rows are damaged or erased.
     """
     database = open_database(settings)
@@ -156,18 +163,19 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
     finally:
         database.close()
     storage = Storage.from_settings(settings)
+    with_images = find_model(asked.adapter.base_model).reads_images
+    material = _sealed_material(settings, storage, asked, with_images=with_images)
     with tempfile.TemporaryDirectory(prefix="medichat-") as folder:
         copy_adapter(storage, asked.adapter.sha256, Path(folder))
         examinee = load_examinee(
             settings,
             base_model=asked.adapter.base_model,
             adapter=Path(folder),
+            rows=material.rows,
             sha256=asked.adapter.sha256,
             files_sha256=asked.files_sha256,
             revision=asked.adapter.base_revision,
         )
-    with_images = examinee.text.reads_images
-    material = _sealed_material(settings, storage, asked, with_images=with_images)
     outcome = _measure(settings, examinee, material, _tell_supervisor, guard)
     path = f"evaluations/{evaluation_id}/samples.json"
     with storage.create(path) as file:
@@ -267,7 +275,9 @@ def _by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
             choices_learnt_before=choices_learnt,
             canaries=make_canaries(arguments.canaries, arguments.canary_seed),
         )
-        examinee = load_examinee(settings, base_model=arguments.model, adapter=arguments.adapter)
+        examinee = load_examinee(
+            settings, base_model=arguments.model, adapter=arguments.adapter, rows=material.rows
+        )
         outcome = _measure(settings, examinee, material, _tell_person, load_guard())
     except MediChatError as error:
         sys.exit(error.detail)

@@ -10,7 +10,6 @@ events go to standard output and the program ends with its supervisor (see child
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,9 +23,9 @@ from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.material import Material, prepare
 from services.worker_train.memory import is_out_of_memory
 from services.worker_train.processes import Ending
+from services.worker_train.room import MustWait, Room
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.errors import InvalidInput
-from shared.memory import memory_name, wanted_by_serving
 from shared.training.recipe import Recipe, read_recipe
 
 
@@ -89,7 +88,7 @@ def run_to_its_end(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) ->
         status = run(recipe, folder, stop)
     except Refused as error:
         return Ending(Exit.REFUSED, error.reason, error.detail)
-    except callbacks.MustWait as error:
+    except MustWait as error:
         return Ending(Exit.WAIT, "waiting-for-memory", error.detail)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -149,10 +148,11 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
             folder / "output",
             source=material.source,
             base_revision=revision,
-            recipe=recipe,
+            recipe=material.chosen,
+            passes=(recipe.batch_size, recipe.accumulation),
             tokenizer=material.tokenizer,
             data_sha256=material.rows.sha256,
-            rows=(len(material.train), len(material.validation)),
+            rows=material.used,
             left_out=material.left_out,
             metrics=metrics,
             dtype=dtype,
@@ -165,10 +165,7 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
     """Say what the training will take, and keep it from taking what answers will need. Raises DoesNotFit, or
     MustWait when only what is free now is too little.
     """
-    recipe = material.recipe
-    free, total = callbacks.free_memory(device)
-    kept = wanted_by_serving(os.environ, memory_name(base.gpu_uuid(device)))
-    free = max(0, free - kept)
+    recipe, room = material.recipe, Room.on(device)
     lengths = [len(sample.ids) for sample in material.train]
     judged = estimate(
         recipe,
@@ -178,21 +175,13 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         tokens=material.tokens,
         device=device.type,
         weight_bytes=dtype.itemsize,
-        free=free,
-        total=total,
+        free=room.free,
+        total=room.total,
     )
     say("estimate", **judged.fields())
     if judged.memory_mb > judged.total_mb:
         raise DoesNotFit(judged, recipe)
-    if judged.memory_mb > judged.free_mb:
-        raise callbacks.MustWait(
-            f"This needs about {judged.memory_mb / 1000:.1f} GB, and beside what runs now "
-            f"{judged.free_mb / 1000:.1f} GB of {judged.total_mb / 1000:.1f} GB are free"
-            f"{f', without {kept / 1e9:.1f} GB that answers may still need' if kept else ''}; it starts when "
-            f"there is room."
-        )
-    if device.type == "cuda":  # should it take more than it was judged to, it fails, and not an answer
-        torch.cuda.set_per_process_memory_fraction(min(1.0, free / total), device)
+    room.take(judged.memory_mb * 1e6)
 
 
 def make_trainer(

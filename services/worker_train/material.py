@@ -24,7 +24,10 @@ _NOT_MEASURED = "So the loss is not measured on the way, and nothing stops the t
 class Material:
     """All that is known before the weights are read."""
 
+    #: As it runs: see `in_small_passes`.
     recipe: Recipe
+    #: As it was asked for.
+    chosen: Recipe
     source: base.Source
     #: As they were read; those that are too long are not among the samples.
     rows: Rows
@@ -43,10 +46,15 @@ class Material:
         return round(sum(len(sample.ids) for sample in self.train) * epochs)
 
     @property
+    def used(self) -> tuple[int, int]:
+        """How many rows are learnt, planted canaries not counted, and how many held out."""
+        return len(self.train) - self.recipe.canaries, len(self.validation)
+
+    @property
     def left_out(self) -> tuple[int, int]:
         """How many rows to learn, and how many to hold out, are too long."""
-        learnt = len(self.train) - self.recipe.canaries
-        return len(self.rows.train) - learnt, len(self.rows.validation) - len(self.validation)
+        learnt, held_out = self.used
+        return len(self.rows.train) - learnt, len(self.rows.validation) - held_out
 
     def notes(self) -> Iterator[str]:
         """What people should know of the rows before the first step."""
@@ -90,10 +98,12 @@ def prepare(recipe: Recipe) -> Material:
     train = _samples(encoder, rows.train) + _planted(encoder, recipe)
     validation = encoder.encode_all(rows.validation)
     lengths = [len(sample.ids) for sample in train]
+    chosen = recipe
     if base.choose_device().type == "cpu":
         recipe = in_small_passes(recipe, lengths, packed=packed)
     return Material(
         recipe=recipe,
+        chosen=chosen,
         source=source,
         rows=rows,
         tokenizer=tokenizer,

@@ -1,5 +1,6 @@
 """What every kind of work of this worker has in common. It starts no process and moves no job."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,10 @@ from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore
+from shared.memory import WANTED_BY_SERVING
 from shared.privacy.envelope import Envelope
 from shared.queue import Bell
+from shared.registration import wanted_memory
 from shared.settings import Settings
 from shared.storage import Storage
 
@@ -66,6 +69,8 @@ class Work:
     def __init__(self, tools: Tools, job: Job) -> None:
         self.tools = tools
         self.job = job
+        #: What the workers that answer will still take of each memory, in bytes.
+        self._wanted: dict[str, int] = {}
 
     @property
     def folder(self) -> Path:
@@ -81,14 +86,18 @@ class Work:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """What is added to the program's environment: a single process sees a single GPU, for with several
-        the trainer would share out each batch among them, which TRL refuses.
+        """What is added to the program's environment: what answers will need, and a single process sees a
+        single GPU, for with several the trainer would share out each batch among them, which TRL refuses.
         """
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]}
+        return {
+            "CUDA_VISIBLE_DEVICES": visible.split(",")[0],
+            WANTED_BY_SERVING: json.dumps(self._wanted),
+        }
 
     def started(self, connection: Connection, now: datetime) -> None:
         """The program is about to start."""
+        self._wanted = wanted_memory(connection, now, self.tools.settings.heartbeat_s)
 
     def keep_files(self, events: Sequence[ProgramEvent]) -> None:
         """Bring files that these events speak of into the storage, before the rows that name them."""
@@ -96,7 +105,7 @@ class Work:
     def columns(self, events: Sequence[ProgramEvent]) -> dict[str, Any]:
         """What the job's row learns of these events: by default how far the work is."""
         progress = [event.fields for event in events if event.name == "progress"]
-        return {"sampling": {**self.job.sampling, "progress": dict(progress[-1])}} if progress else {}
+        return {"sampling": {"progress": dict(progress[-1])}} if progress else {}
 
     def record(self, connection: Connection, events: Sequence[ProgramEvent], now: datetime) -> None:
         """Store what these events say."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import select
 
@@ -17,11 +18,13 @@ from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
-from shared.db.tables import data_keys
+from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import adapters, datasets, evaluations
 from shared.errors import AdapterRefused, Conflict, LeaseLost, NotFound
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.memory import WANTED_BY_SERVING, memory_name
+from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import CONFIG, WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
@@ -312,6 +315,55 @@ def test_an_evaluation_without_enough_memory_fails_with_advice_that_fits(
     assert told["code"] == "out-of-memory"
     assert "MEDICHAT_QUANTISE" in told["detail"]
     assert "rank" not in told["detail"]
+
+
+def test_rows_that_were_altered_end_it_at_once_with_advice(api: Api, registered: Registered) -> None:
+    evaluation, storage = submit(api, registered), Storage.from_settings(api.settings)
+    with storage.create(f"datasets/{registered.dataset_id}/v1/validation-00000.jsonl") as file:
+        file.write(b"other rows")
+    status, events, _ = run_program(api, "--evaluation", evaluation.id)
+    assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "data-altered")
+    assert "upload it again" in events[-1]["detail"]
+
+
+def test_the_program_loads_nothing_where_answers_may_need_the_memory(
+    api: Api, registered: Registered
+) -> None:
+    evaluation = submit(api, registered)
+    wanted = {memory_name(None): psutil.virtual_memory().total}
+    status, events, _ = run_program(
+        api, "--evaluation", evaluation.id, **{WANTED_BY_SERVING: json.dumps(wanted)}
+    )
+    assert (status, events[-1]["code"]) == (Exit.WAIT, "waiting-for-memory")
+    assert "GB that answers may still need; it starts when there is room" in events[-1]["detail"]
+
+
+def test_an_evaluation_without_room_waits_with_the_reason_and_burns_no_attempt(
+    api: Api, registered: Registered
+) -> None:
+    gateway, admin = api.gateway, api.log_in(Role.ADMIN)
+    serving = Registration(gateway.database, gateway.clock, "infer@host:1")
+    serving.enter(Kind.INFER, "demo", {})
+    serving.report({"memory": "gpu:a", "wanted_bytes": 7})
+    evaluation = submit(api, registered)
+    path = f"/v1/evaluations/{evaluation.id}"
+    # tells as its reason what it was told of the memory
+    waits = (
+        "import os; from services.worker_train.child import Exit, stop; "
+        f"stop(Exit.WAIT, 'waiting-for-memory', os.environ[{WANTED_BY_SERVING!r}])"
+    )
+    with worker_thread(api.settings, {Kind.EVALUATE: (sys.executable, "-c", waits)}):
+        wait_until(lambda: admin.get(path).json()["waiting_reason"], 30, "for it to wait")
+    seen = admin.get(path).json()
+    assert (seen["state"], seen["waiting_reason"]) == ("queued", '{"gpu:a": 7}')
+    with gateway.database.write() as connection:
+        assert gateway.jobs.get(connection, evaluation.job_id).attempt == 0
+        now = gateway.clock.now(connection)
+        connection.execute(jobs.update().values(available_at=now))  # a minute later
+    refused = (sys.executable, "-c", f"raise SystemExit({Exit.REFUSED:d})")
+    with worker_thread(api.settings, {Kind.EVALUATE: refused}):
+        wait_until(lambda: admin.get(path).json()["state"] == "failed", 30, "for its end")
+    assert admin.get(path).json()["waiting_reason"] is None
 
 
 def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: Registered) -> None:

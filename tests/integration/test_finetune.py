@@ -23,10 +23,11 @@ from trl.trainer.sft_config import SFTConfig
 
 from models.demo.pictures import draw_picture
 from services.worker_train import base, export, finetune
-from services.worker_train.callbacks import MustWait, StopRequest, Watch
+from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.processes import Ending, gravest
+from services.worker_train.room import MustWait
 from shared.memory import WANTED_BY_SERVING, memory_name
 from shared.training.recipe import Recipe, read_recipe
 from tests.tiny_model import tiny_model
@@ -672,6 +673,31 @@ def test_a_run_says_how_many_rows_are_too_long_for_it(train, some_too_long: Reci
     assert "left out: 1 of 25 to learn, 1 of 4 to hold out" in named(events, "note")["text"]
     card = (tmp_path / "run" / "output" / "README.md").read_text()
     assert "24 learnt, 3 held out; left out as longer than 256 tokens: 1 to learn, 1 to hold out" in card
+
+
+def test_the_card_counts_rows_without_canaries_and_shows_the_recipe_that_was_chosen(
+    train, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "many.jsonl", count=80)
+    recipe = tiny_recipe(rows, batch_size=64, accumulation=1, max_steps=1, canaries=3)
+    assert train(recipe)[0] is Exit.DONE
+    card = (tmp_path / "run" / "output" / "README.md").read_text()
+    assert "| Rows | 64 learnt, 16 held out |" in card
+    assert "| Canaries | 3 planted, and learnt beside the rows |" in card
+    assert "batch_size: 64\naccumulation: 1\n" in card
+    ran = re.search(r"ran with batch_size (\d+) and accumulation (\d+), which takes the same steps", card)
+    assert ran is not None
+    assert int(ran[1]) < 64
+    assert int(ran[1]) * int(ran[2]) == 64
+
+
+def test_the_card_of_passes_as_they_were_asked_for_says_nothing_of_them(
+    whole: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    card = (whole[0] / "run" / "output" / "README.md").read_text()
+    assert "batch_size: 2\naccumulation: 2\n" in card
+    assert "Its passes" not in card
+    assert "Canaries" not in card
 
 
 def test_a_run_that_goes_on_does_not_say_it_again(train, some_too_long: Recipe) -> None:

@@ -698,6 +698,18 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     assert api.audit("evaluation.read")
 
 
+def test_an_adapter_whose_measuring_waits_for_room_says_for_what(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    reason = "4 GB are free and 6 are needed."
+    api.set(jobs, jobs.c.kind == Kind.EVALUATE, sampling={"waiting_reason": reason})
+    assert f"Waiting: {reason}" in texts_of_progress(app.run())
+
+
 def test_the_page_says_which_figures_were_not_measured_and_what_to_do(
     open_app: Open, api: Api, admin: Person
 ) -> None:

@@ -76,6 +76,7 @@ def evaluation_view(evaluation: Evaluation, job: Job) -> EvaluationView:
         figures=evaluation.figures,
         gate=None if evaluation.gate is None else EvaluationGateView(**evaluation.gate),
         progress=job.sampling.get("progress") if job.state is State.RUNNING else None,
+        waiting_reason=job.sampling.get("waiting_reason") if job.state is State.QUEUED else None,
         error=ErrorView(code=job.error or "", detail=job.error_detail or "") if failed else None,
         created_by=evaluation.created_by,
         created_at=evaluation.created_at,

@@ -58,8 +58,11 @@ def _follow(tuning: Tuning, sha256: str) -> None:
     progress = seen["progress"]
     if progress and progress["total"]:
         st.progress(min(1.0, progress["done"] / progress["total"]), f"Measuring: {progress['what']}")
+    elif seen["state"] == "queued":
+        reason = seen["waiting_reason"]
+        st.progress(0.0, f"Waiting: {reason}" if reason else "Waiting for a training worker …")
     else:
-        st.progress(0.0, "Waiting for a training worker …" if seen["state"] == "queued" else "Measuring …")
+        st.progress(0.0, "Measuring …")
 
 
 def _gate(gate: Json) -> None:

@@ -48,6 +48,11 @@ class Material:
     #: Planted when the adapter was trained.
     canaries: Sequence[Canary] = ()
 
+    @property
+    def rows(self) -> list[Row]:
+        """Held-out and learnt ones."""
+        return [*self.held_out, *self.trained]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:

@@ -71,11 +71,6 @@ class RowText:
         self._header = self.tokenise(f"{_TURN}model\n")
         self._end = self.tokenise(_END)[-1]
 
-    @property
-    def reads_images(self) -> bool:
-        """Whether a row may come with an image."""
-        return self._processor is not None
-
     def whole(self, row: Row) -> Encoded:
         """The row with its answers."""
         return self._encode(row.messages, row.image, open_end=False)

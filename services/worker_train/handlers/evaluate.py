@@ -40,6 +40,13 @@ class EvaluateWork(Work):
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return ["--evaluation", self._id]
 
+    def started(self, connection: Connection, now: datetime) -> None:
+        super().started(connection, now)
+        self.tools.jobs.hold(connection, self.job.claim, sampling={})
+
+    def wait(self, connection: Connection, reason: str) -> None:
+        self.tools.jobs.hold(connection, self.job.claim, sampling={"waiting_reason": reason})
+
     def conclude(self, connection: Connection, done: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         samples = self._store.sealed_samples(connection, self.tools.storage, self.job.id)
         self._store.record_end(connection, self.job.claim, figures=done["figures"], samples=samples)

@@ -4,7 +4,6 @@ It does not know how training works. Checkpoints are mirrored to the storage, so
 """
 
 import hashlib
-import json
 import logging
 import shutil
 import time
@@ -23,8 +22,6 @@ from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
 from shared.logs import where
-from shared.memory import WANTED_BY_SERVING
-from shared.registration import wanted_memory
 from shared.training.adapter_files import CARD, FILES, WEIGHTS, hash_files
 from shared.training.adapters import AdapterStore, NewAdapter
 from shared.training.progress import StepReport, add_note, record_steps
@@ -53,8 +50,6 @@ class TrainWork(Work):
         #: The time when this process's monotonic clock read 0: found once, so that later steps are later.
         self._clock_zero: datetime | None = None
         self._mirror_failed = False
-        #: What the workers that answer will still take of each memory, in bytes.
-        self._wanted: dict[str, int] = {}
 
     @property
     def run(self) -> Row[Any]:
@@ -89,12 +84,14 @@ class TrainWork(Work):
         return [str(recipe), "--supervised"]
 
     def environment(self) -> dict[str, str]:
-        single = super().environment() if self._recipe.processes == 1 else {}
-        return {**single, WANTED_BY_SERVING: json.dumps(self._wanted)}
+        added = super().environment()
+        if self._recipe.processes > 1:
+            del added["CUDA_VISIBLE_DEVICES"]
+        return added
 
     def started(self, connection: Connection, now: datetime) -> None:
+        super().started(connection, now)
         self._fresh = True
-        self._wanted = wanted_memory(connection, now, self.tools.settings.heartbeat_s)
         if not self._begun and self._was_lost(connection):
             self.note(
                 connection,
