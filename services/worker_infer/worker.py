@@ -1,7 +1,8 @@
 """Builds the inference worker from the settings and runs it under Celery. It answers nothing itself.
 
 One process owns one device. Celery's threads wait for rings; each ring answers one job (see
-generate.py) or verifies an adapter (see verify.py) through the one engine, which batches them.
+generate.py) or verifies an adapter (see verify.py) through the one engine, which batches them. What no ring
+told of is found by looking (see shared/jobs/lookout.py).
 """
 
 import gc
@@ -25,6 +26,7 @@ from shared.conversations import Conversations
 from shared.db import Database, open_database
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
+from shared.jobs.lookout import Lookout
 from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
@@ -84,6 +86,13 @@ class Worker:
             bell=self.bell,
             keeper=self.keeper,
         )
+        self.lookout = Lookout(
+            self.database,
+            self.jobs,
+            (Kind.INFER, Kind.VERIFY),
+            self._overlooked,
+            places=settings.worker_concurrency,
+        )
 
     def run(self) -> None:
         """Answer questions until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
@@ -96,6 +105,7 @@ class Worker:
         self.guards.start()
         self.shadow.start()
         self.keeper.start()
+        self.lookout.start()
         app = self._celery()
         signals.worker_shutting_down.connect(self._drain, weak=False)
         try:
@@ -119,15 +129,22 @@ class Worker:
         @app.task(name=task_name(Kind.INFER))  # type: ignore[untyped-decorator]
         def infer(job_id: str) -> None:
             """There is work: the hint names a job, but the best queued one is taken, and then the next."""
-            self._work_off(self.answerer.answer_next)
+            with self.lookout.places:
+                self._work_off(self.answerer.answer_next)
 
         @app.task(name=task_name(Kind.VERIFY))  # type: ignore[untyped-decorator]
         def verify(job_id: str) -> None:
             """Likewise."""
-            self._work_off(self.verifier.verify_next)
+            with self.lookout.places:
+                self._work_off(self.verifier.verify_next)
 
         app.finalize()
         return app
+
+    def _overlooked(self) -> None:
+        """There may be work of either kind that nobody rang for."""
+        self._work_off(self.verifier.verify_next)
+        self._work_off(self.answerer.answer_next)
 
     def _work_off(self, take_next: Callable[[], bool]) -> None:
         try:
@@ -159,7 +176,9 @@ class Worker:
         )
 
     def _close(self) -> None:
+        self._draining = True
         self.model.engine.close()
+        self.lookout.close()
         self.guards.close()
         self.shadow.close()
         self.keeper.close()

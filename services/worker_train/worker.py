@@ -26,6 +26,7 @@ from shared.db import open_database
 from shared.errors import LeaseLost
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
+from shared.jobs.lookout import Lookout
 from shared.jobs.store import JobRules, JobStore
 from shared.logs import where
 from shared.privacy.envelope import Envelope
@@ -53,6 +54,8 @@ WORK: Mapping[Kind, type[Work]] = MappingProxyType(
         Kind.REPLAY: ReplayWork,
     }
 )
+#: One of them on the device, and a check or a replay beside it.
+_JOBS_AT_ONCE = 2
 #: Kinds that need the device, one job of them at a time: the shorter first, lest a queue of runs hold it up.
 ON_DEVICE = (Kind.EVALUATE, Kind.TRAIN)
 
@@ -87,6 +90,7 @@ class Worker:
             keeper=self.keeper,
             programs=programs,
         )
+        self.lookout = Lookout(self.database, self.jobs, WORK, self._overlooked, places=_JOBS_AT_ONCE)
         #: Who holds it may use the device.
         self._device = threading.Lock()
         self._attempts: set[Attempt] = set()
@@ -97,12 +101,13 @@ class Worker:
         """Work until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
         self._register()
         self.keeper.start()
+        self.lookout.start()
         app = self._celery()
         signals.worker_shutting_down.connect(self.drain, weak=False)
         try:
             app.Worker(
                 pool="threads",
-                concurrency=2,  # one on the device, and a check or a replay beside it
+                concurrency=_JOBS_AT_ONCE,
                 queues=[kind.value for kind in WORK],
                 hostname=self.id,
                 loglevel="WARNING",
@@ -159,6 +164,11 @@ class Worker:
             finally:
                 self._device.release()
 
+    def _overlooked(self) -> None:
+        """There may be work of any kind that nobody rang for; what needs no device first: runs take hours."""
+        for kind in sorted(WORK, key=lambda each: each in ON_DEVICE):
+            self._rung(kind)
+
     def _celery(self) -> Celery:
         app = make_celery(self.settings)
         for kind in WORK:
@@ -170,7 +180,8 @@ class Worker:
         def work(job_id: str) -> None:
             """The hint names a job, but the best queued one is taken, and then the next."""
             try:
-                self._rung(kind)
+                with self.lookout.places:
+                    self._rung(kind)
             except OperationalError as error:
                 log.warning(
                     "the database is away (%s); the job will be announced again", type(error).__name__
@@ -201,6 +212,9 @@ class Worker:
 
     def close(self) -> None:
         """Give everything back, once nothing is worked on any more."""
+        if not self._draining:
+            self.drain()
+        self.lookout.close()
         self.keeper.close()
         self.registration.leave()
         self.tools.bell.close()

@@ -6,7 +6,7 @@ to it (messages, audit events) are committed together or not at all.
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -204,6 +204,19 @@ class JobStore:
         job = Job.from_row(row)
         self._record(connection, job, EventKind.CLAIMED, now)
         return job
+
+    def count_overlooked(self, connection: Connection, kinds: Collection[Kind], limit: int) -> int:
+        """How many jobs of these kinds nobody took for `JobRules.redispatch_s`, up to `limit`."""
+        now = self.clock.now(connection)
+        overlooked = select(jobs.c.id).where(
+            jobs.c.state == State.QUEUED,
+            jobs.c.kind.in_(kinds),
+            jobs.c.available_at <= now - timedelta(seconds=self.rules.redispatch_s),
+            or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > now),
+        )
+        return connection.execute(
+            select(func.count()).select_from(overlooked.limit(limit).subquery())
+        ).scalar_one()
 
     def renew(self, connection: Connection, claim: Claim) -> Renewal:
         """Heartbeat: own the job for another lease, and learn whether it should stop.

@@ -85,7 +85,7 @@ class Clinic:
         return moment
 
     def workers(self) -> dict[str, str]:
-        """Names of the processes by the worker ids under which they claim."""
+        """Names of the processes by the number that stands in the worker ids under which they claim."""
         running = self.stack.processes.items()
         return {str(process.pid): name for name, process in running if name.startswith("worker")}
 
@@ -93,7 +93,7 @@ class Clinic:
         """The name of the process that works on the job."""
         worker_id = self.job(job_id).worker_id
         assert worker_id is not None
-        return self.workers()[worker_id.rsplit(":", 1)[1]]
+        return self.workers()[worker_id.split(":")[1]]
 
     def check(self, job_id: str) -> None:
         """Whatever was done to the processes, the job's traces are as they must be."""
@@ -231,10 +231,13 @@ def test_redis_killed_and_wiped(clinic: Clinic) -> None:
     clinic.wait_for_sentence(running)
     clinic.stack.kill("redis")
     meanwhile = [clinic.ask(20) for _ in range(3)]
+    for job_id in (running, *meanwhile):
+        assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
     shutil.rmtree(clinic.stack.state_dir / "redis")
     (clinic.stack.state_dir / "redis").mkdir()
     clinic.stack.start_process("redis")
-    for job_id in (running, *meanwhile):
+    after = clinic.ask(20)
+    for job_id in (running, *meanwhile, after):
         assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
         clinic.check(job_id)
 
@@ -244,11 +247,13 @@ def test_redis_frozen(clinic: Clinic) -> None:
     clinic.wait_for_sentence(running)
     clinic.stack.signal("redis", signal.SIGSTOP)
     meanwhile = clinic.ask(20)
-    assert clinic.wait_for_end(running).state is State.SUCCEEDED
-    assert clinic.follow(running)[-1][0] == "end"
-    clinic.stack.signal("redis", signal.SIGCONT)
-    assert clinic.wait_for_end(meanwhile).state is State.SUCCEEDED
     for job_id in (running, meanwhile):
+        assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
+        assert clinic.follow(job_id)[-1][0] == "end"
+    later = clinic.ask(20)  # when no answer is under way whose worker would look for the next
+    assert clinic.wait_for_end(later).state is State.SUCCEEDED
+    clinic.stack.signal("redis", signal.SIGCONT)
+    for job_id in (running, meanwhile, later):
         clinic.check(job_id)
 
 

@@ -496,6 +496,26 @@ def test_a_forgotten_job_is_announced_again_and_not_at_every_look(store: Jobs) -
     assert [each.id for each in store.do(store.store.take_stale)] == [job.id]
 
 
+def test_a_job_was_overlooked_once_it_could_be_taken_for_long(store: Jobs) -> None:
+    def overlooked(*kinds: Kind, limit: int = 9) -> int:
+        return int(store.do(store.store.count_overlooked, kinds, limit))
+
+    for _ in range(3):
+        store.submit(deadline_at=store.clock.moment + timedelta(seconds=20))
+    assert overlooked(Kind.INFER) == 0
+    store.clock.advance(5)
+    store.do(store.store.take_stale)  # that it was announced again does not say that anybody heard
+    assert [overlooked(Kind.INFER), overlooked(Kind.INFER, limit=2), overlooked(Kind.TRAIN)] == [3, 2, 0]
+    claimed = store.claim()
+    assert claimed is not None
+    assert overlooked(Kind.INFER, Kind.TRAIN) == 2
+    store.do(store.store.retry, claimed.claim, error="e", error_detail="d")
+    store.clock.advance(4)
+    assert overlooked(Kind.INFER) == 2, "one that backs off is not overlooked"
+    store.clock.advance(20)
+    assert overlooked(Kind.INFER) == 0, "their deadline has passed"
+
+
 def test_a_long_queue_is_announced_in_part(store: Jobs) -> None:
     store.store.rules = JobRules(redispatch_most=2)
     asked = [store.submit().id for _ in range(3)]

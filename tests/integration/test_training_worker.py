@@ -23,7 +23,7 @@ from shared.jobs.lifecycle import EventKind, Kind
 from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
-from tests.support import Api, wait_until
+from tests.support import Api, RedisServer, wait_until
 from tests.training import School, WorkerProcess, worker_thread
 from tests.uploads import uploaded
 
@@ -424,6 +424,21 @@ def test_a_crashed_check_leaves_its_log(school: School) -> None:
 def seen(school: School, dataset_id: str) -> dict[str, Any]:
     found: dict[str, Any] = school.client.get(f"/v1/datasets/{dataset_id}").json()
     return found
+
+
+@on_one_database
+def test_a_run_is_trained_while_redis_is_frozen(make_api: Any, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path).start()
+    try:
+        school = School(make_api(redis_url=redis.url, **TIMES))
+        run_id = school.submit()["id"]
+        assert redis.process is not None
+        redis.process.send_signal(signal.SIGSTOP)
+        with WorkerProcess(school.api.settings):
+            assert school.wait_for_end(run_id)["state"] == "succeeded"
+            redis.process.send_signal(signal.SIGCONT)
+    finally:
+        redis.kill()
 
 
 @on_one_database
