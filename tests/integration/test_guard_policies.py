@@ -106,7 +106,7 @@ def test_a_file_that_no_policy_has_is_refused(client: httpx.Client) -> None:
 def test_a_sentence_is_tried_under_a_version_and_nothing_of_it_is_kept(
     api: Api, client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = add_version(client, refer="[dosing]")
+    version = add_version(client, refer="[dosing, medication_change]")
     before = api.count(audit_events)
     text = DOSE.strip() + " Zebrafinch."
     found = try_out(client, PACKAGED, text)
