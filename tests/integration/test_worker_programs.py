@@ -102,7 +102,7 @@ def test_a_broken_upload_is_rejected_with_what_to_do_and_leaves_nothing(
     assert dataset["state"] == "rejected"
     assert dataset["error"]["detail"]
     wait_until(
-        lambda: not Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}"), 60, "to be tidied"
+        lambda: not Storage.from_settings(api.settings).list(f"datasets/{dataset['id']}"), 10, "to be tidied"
     )
 
 
