@@ -6,7 +6,6 @@ Everything is real: databases and Redis are processes, the gateway answers over 
 import secrets
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from services.api.__main__ import serving
 from services.api.main import create_app
 from services.api.state import Gateway
 from services.local import free_ports
+from services.redis_server import redis_binary
 from shared.answers import record_end
 from shared.audit import record
 from shared.auth import accounts, sessions
@@ -53,7 +53,7 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str 
 
 
 class RedisServer:
-    """A redis-server of our own on a port that stays the same when it is started again."""
+    """A server for wake-ups of our own on a port that stays the same when it is started again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,8 +63,7 @@ class RedisServer:
 
     def start(self) -> "RedisServer":
         """Start with whatever the folder holds, and wait until it answers."""
-        binary = Path(sys.executable).with_name("redis-server")
-        command = [str(binary), "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
+        command = [str(redis_binary()), "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(self._answers, 10, "for Redis")
         return self

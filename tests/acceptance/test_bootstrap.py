@@ -51,7 +51,7 @@ def test_a_folder_that_nothing_can_be_installed_into_is_made_anew(project: Path,
     subprocess.run([project / PYTHON, "-m", "pip", "--version"], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("version", [(3, 10, 1), (3, 13, 0)])
+@pytest.mark.parametrize("version", [(3, 10, 1), (3, 14, 0)])
 def test_where_python3_does_not_serve_another_on_the_path_does(
     project: Path, tmp_path_factory: pytest.TempPathFactory, version: tuple[int, int, int]
 ) -> None:

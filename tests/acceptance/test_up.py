@@ -154,7 +154,7 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
         worker.kill()
         assert ask(client).status_code == 200
 
-        redis = next(child for child in running.children() if child.name().startswith("redis-server"))
+        redis = next(child for child in running.children() if child.name().startswith("valkey-server"))
         redis.kill()
         assert ask(client).status_code == 200
 
@@ -253,7 +253,7 @@ def test_a_full_disk_is_one_clear_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("version", [(3, 9, 2), (3, 13, 0), (3, 14, 1)])
+@pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 1), (3, 15, 0)])
 def test_a_python_that_does_not_serve_is_one_clear_line(
     tmp_path: Path, version: tuple[int, int, int]
 ) -> None:
@@ -271,9 +271,9 @@ def test_a_python_that_does_not_serve_is_one_clear_line(
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "Python 3.11 or 3.12" in line
+    assert "Python 3.11, 3.12 or 3.13" in line
     assert f"this is 3.{version[1]}" in line
-    assert "make up PYTHON=python3.12" in line
+    assert "make up PYTHON=python3.13" in line
 
 
 def test_smoke_asks_through_every_process_and_says_how_it_went(tmp_path: Path) -> None:
