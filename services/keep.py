@@ -1,8 +1,10 @@
-"""Keeps one process running: `python -m services.keep COMMAND…`. It does not know what the command does.
+"""Keeps one process running: `python -m services.keep [--of PID] COMMAND…`. It does not know what it does.
 
-`medichat up` puts it in front of each process, because honcho stops all of them when one ends.
+`medichat up` puts it in front of each process, because honcho stops all of them when one ends; and says with
+`--of` whose they are, so that they do not outlive it when it is killed and can stop nothing any more.
 """
 
+import argparse
 import logging
 import os
 import signal
@@ -10,6 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil  # type: ignore[import-untyped]
 
 from shared.logs import configure_logging
 
@@ -20,8 +26,8 @@ _LONG_S = 60.0
 _LONGEST_PAUSE_S = 60.0
 
 
-def keep(command: list[str]) -> int:
-    """Run `command` again whenever it ends, until SIGTERM or SIGINT, which it gets as SIGTERM.
+def keep(command: list[str], wanted: Callable[[], bool] = lambda: True) -> int:
+    """Run `command` again whenever it ends, until SIGTERM, SIGINT or nobody wants it: then it gets SIGTERM.
 
     Returns its last exit status. One that ends with `os.EX_CONFIG` says that its configuration must be
     changed before it can run, so it is given up at once; any other may do better after a pause.
@@ -34,7 +40,7 @@ def keep(command: list[str]) -> int:
         begun = time.monotonic()
         process = subprocess.Popen(command)
         while process.poll() is None:
-            if stopping.wait(0.2):
+            if stopping.wait(0.2) or not wanted():
                 process.send_signal(signal.SIGTERM)
                 return process.wait()
         if process.returncode == os.EX_CONFIG:
@@ -43,7 +49,7 @@ def keep(command: list[str]) -> int:
         log.warning(
             "a process ended with status %d and is started again in %.0f s", process.returncode, pause_s
         )
-        if stopping.wait(pause_s):
+        if stopping.wait(pause_s) or not wanted():
             return 0
 
 
@@ -52,6 +58,30 @@ def next_pause_s(pause_s: float, ran_s: float) -> float:
     return 0.0 if ran_s >= _LONG_S else min(max(1.0, 2 * pause_s), _LONGEST_PAUSE_S)
 
 
+def lives(pid: int) -> Callable[[], bool]:
+    """Tells whether the process that has this number now still runs; not one that gets the number later."""
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return lambda: False
+
+    def runs() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return False
+
+    return runs
+
+
+def main() -> int:
+    """Keep the command that the arguments name; returns its last exit status."""
+    parser = argparse.ArgumentParser(description="Keep one process running.")
+    parser.add_argument("--of", type=int, metavar="PID", help="end with this process")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args()
+    return keep(chosen.command, lives(chosen.of)) if chosen.of else keep(chosen.command)
+
+
 if __name__ == "__main__":
     configure_logging("keep")
-    sys.exit(keep(sys.argv[1:]))
+    sys.exit(main())

@@ -95,7 +95,9 @@ def run_honcho(settings: Settings, *, on_ready: Callable[[], None]) -> int:
 
     honcho gets a session of its own: signals of the terminal come here only, and are passed on in order.
     """
-    environment = local_environment(settings, {"KEEP": f"{sys.executable} -m services.keep"})
+    environment = local_environment(
+        settings, {"KEEP": f"{sys.executable} -m services.keep --of {os.getpid()}"}
+    )
     command = [str(Path(sys.executable).with_name("honcho")), "start", "-f", str(PROCFILE)]
     process = None
 

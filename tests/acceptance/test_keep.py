@@ -1,6 +1,7 @@
 """What keeps a process running, with real processes: what is given up, what is tried again."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,18 @@ def test_any_other_is_tried_again_until_it_is_stopped(tmp_path: Path) -> None:
     wait_until(lambda: starts.exists() and starts.read_text().count("x") == 2, 30)
     kept.terminate()
     assert kept.wait(10) in (0, 1)
+
+
+def test_a_process_ends_with_the_one_whose_it_is(tmp_path: Path) -> None:
+    """As when `medichat up` is killed hard: it can tell nobody."""
+    starts = tmp_path / "starts"
+    with subprocess.Popen(["sleep", "600"]) as owner:
+        kept = keep("--of", str(owner.pid), "sh", "-c", f"echo x >> {starts}; exec sleep 600")
+        wait_until(starts.exists, 30)
+        assert kept.poll() is None
+        owner.kill()
+    assert kept.wait(10) == -signal.SIGTERM % 256
+    assert starts.read_text() == "x\n"
 
 
 def test_the_pauses_grow_and_begin_anew_after_a_long_run() -> None:

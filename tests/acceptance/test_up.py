@@ -69,6 +69,10 @@ class Up:
         """What `kill` does."""
         self.process.terminate()
 
+    def kill(self) -> None:
+        """What `kill -9` does: it can do nothing more."""
+        self.process.kill()
+
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -186,7 +190,7 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
             assert len(client.get("/v1/conversations").json()["items"]) == 3
 
 
-@pytest.mark.parametrize("end", [Up.hang_up, Up.terminate])
+@pytest.mark.parametrize("end", [Up.hang_up, Up.terminate, Up.kill])
 def test_whatever_ends_it_ends_every_process(
     environment: dict[str, str], tmp_path: Path, end: Callable[[Up], None]
 ) -> None:
@@ -195,7 +199,8 @@ def test_whatever_ends_it_ends_every_process(
         assert len(processes) >= 4
         end(running)
         running.process.wait(timeout=40)
-        assert not [each for each in processes if each.is_running() and each.status() != "zombie"]
+        _, alive = psutil.wait_procs(processes, timeout=0 if end is not Up.kill else 30)
+        assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def run_medichat(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
