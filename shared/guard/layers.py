@@ -14,7 +14,8 @@ LAYER, JUDGE_LAYER = "classifier", "judge"
 _GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, Category.EMERGENCY)
 #: Longer questions are scored in overlapping parts of this many characters.
 _PART_CHARS, _OVERLAP = 700, 100
-_MAX_PARTS = 16
+#: So many parts at once: more would take much memory and gain nothing.
+_PARTS_TOGETHER = 16
 
 
 class Scorer(Protocol):
@@ -174,10 +175,11 @@ class QuestionJudge:
         if self._scorer is None or min(self._thresholds.values()) >= 1:  # nothing could come of it
             return worst
         parts = [part for part in _parts(text) if part]
-        for scores in self._scorer.score_questions(parts) if parts else ():
-            found = self._worst(scores, audience)
-            if found is not None and found.score > worst.score:
-                worst = found
+        for first in range(0, len(parts), _PARTS_TOGETHER):
+            for scores in self._scorer.score_questions(parts[first : first + _PARTS_TOGETHER]):
+                found = self._worst(scores, audience)
+                if found is not None and found.score > worst.score:
+                    worst = found
         return worst
 
     def _worst(self, scores: Mapping[str, float], audience: Audience) -> Verdict | None:
@@ -200,11 +202,8 @@ class QuestionJudge:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """The text in parts that the classifier reads whole; of a very long one the ends."""
-    starts = list(range(0, max(len(text) - _OVERLAP, 1), _PART_CHARS - _OVERLAP))
-    if len(starts) > _MAX_PARTS:
-        starts = starts[: _MAX_PARTS // 2] + starts[-_MAX_PARTS // 2 :]
-    for start in starts:
+    """The text in parts that the classifier reads whole."""
+    for start in range(0, max(len(text) - _OVERLAP, 1), _PART_CHARS - _OVERLAP):
         yield text[start : start + _PART_CHARS].strip()
 
 
