@@ -42,13 +42,26 @@ def grant_to_application(connection: Connection) -> None:
 
 
 def _protect_sqlite(connection: Connection, table: str) -> None:
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END"
     for verb in ("UPDATE", "DELETE"):
-        connection.execute(
-            text(
-                f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END"
-            )
-        )
+        name = f"{table}_no_{verb.lower()}"
+        connection.execute(text(f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE {verb} ON {table} {refuse}"))
+    # INSERT OR REPLACE deletes what is in its way, and the trigger of a DELETE does not hear of it
+    keys = (" AND ".join(f"{name} = NEW.{name}" for name in key) for key in _unique(connection, table))
+    taken = f"EXISTS (SELECT 1 FROM {table} WHERE {' OR '.join(keys)})"  # noqa: S608 - names of our tables
+    name = f"{table}_no_replace"
+    connection.execute(
+        text(f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE INSERT ON {table} WHEN {taken} {refuse}")
+    )
+
+
+def _unique(connection: Connection, table: str) -> list[list[str]]:
+    """The columns of each key that no two rows of the table share."""
+    seen = inspect(connection)
+    constraints = [each["column_names"] for each in seen.get_unique_constraints(table)]
+    indexes = [each["column_names"] for each in seen.get_indexes(table) if each["unique"]]
+    first = seen.get_pk_constraint(table)["constrained_columns"]
+    return [["rowid"], first, *constraints, *([name for name in key if name] for key in indexes)]
 
 
 def _protect_postgresql(connection: Connection, table: str) -> None:
