@@ -148,12 +148,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     whole = next((item for item in error.errors() if tuple(item["loc"]) == ("body",)), None)
     if whole is not None:
-        return _unusable_body(empty=whole["type"] == "missing", is_json=_says_json(request))
+        return _unusable_body(request, empty=whole["type"] == "missing")
     fields = [
         FieldProblem(field=".".join(str(part) for part in item["loc"]), message=_rule(item))
         for item in error.errors()
     ]
-    return problem(422, "invalid-input", "Some fields cannot be used; see `errors`.", fields=fields)
+    detail = _detail(request, "Some fields cannot be used; see `errors`.")
+    return problem(422, "invalid-input", detail, fields=fields)
 
 
 def _says_json(request: Request) -> bool:
@@ -161,12 +162,12 @@ def _says_json(request: Request) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _unusable_body(*, empty: bool, is_json: bool) -> Response:
+def _unusable_body(request: Request, *, empty: bool) -> Response:
     """The answer to a body that is no JSON object, whatever its fields are."""
-    what = "Send a JSON object with Content-Type: application/json"
+    what = _detail(request, "Send a JSON object with Content-Type: application/json")
     if empty:
         return problem(422, "invalid-input", f"{what}; the body is empty.")
-    if not is_json:
+    if not _says_json(request):
         return problem(415, "unsupported-media-type", f"{what}; this body says that it is something else.")
     return problem(422, "invalid-input", f"{what}; this body is another JSON value.")
 

@@ -1,19 +1,22 @@
 """Tells a person in need where help is found when their question is not taken. It takes none itself."""
 
+import json
+import re
 from collections.abc import AsyncIterator
 
 from fastapi import Request
-from pydantic import ValidationError
+from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from services.api.deps import GatewayDep
 from services.api.errors import DATABASE_AWAY, put_first
-from services.api.schemas import PredictBody
 from services.api.state import Gateway
 from shared.errors import MediChatError, NotAuthenticated
 from shared.guard import load_guard
 from shared.guard.verdict import Action
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 async def help_first(request: Request, gateway: GatewayDep) -> AsyncIterator[None]:
@@ -24,7 +27,7 @@ async def help_first(request: Request, gateway: GatewayDep) -> AsyncIterator[Non
         yield
     except NotAuthenticated:  # to read what strangers send would be work for anybody who asks for it
         raise
-    except (MediChatError, *DATABASE_AWAY):
+    except (MediChatError, RequestValidationError, *DATABASE_AWAY):
         put_first(request, await run_in_threadpool(_help, gateway, await request.body()))
         raise
 
@@ -34,9 +37,8 @@ def _help(gateway: Gateway, body: bytes) -> str:
 
     Each question is read as a patient's: who asks may not be known.
     """
-    try:
-        query = PredictBody.model_validate_json(body).query
-    except ValidationError:
+    query = _query(body)
+    if not query:
         return ""
     try:
         guard = gateway.guard
@@ -46,3 +48,16 @@ def _help(gateway: Gateway, body: bytes) -> str:
     if verdict.action is not Action.CRISIS:
         return ""
     return guard.responses(gateway.settings.locale).for_question(verdict.category)
+
+
+def _query(body: bytes) -> str:
+    """The question in a body that may be refused for anything else in it; nothing when there is none.
+
+    A control character counts as a space, as which it shows: Word's line break within a paragraph is one.
+    """
+    try:
+        sent = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    query = sent.get("query") if isinstance(sent, dict) else None
+    return _CONTROL.sub(" ", query) if isinstance(query, str) else ""

@@ -1,5 +1,6 @@
 """Asking: what becomes of a question, of the same one twice, of too many, of one that cannot wait."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -270,6 +271,37 @@ def test_a_person_in_need_is_told_where_help_is_beyond_the_limit_of_requests(mak
 def test_a_person_in_need_is_told_where_help_is_in_a_conversation_that_is_gone(api: Api) -> None:
     client = api.log_in()
     assert_help_comes_first(api, client, "not-found", "/v1/conversations/any/messages")
+
+
+@pytest.mark.parametrize(
+    ("also", "query"),
+    [
+        ({}, "I want to kill\vmyself"),
+        ({"colour": "red"}, IN_NEED["crisis"]),
+        ({"temperature": 5}, IN_NEED["emergency"]),
+    ],
+)
+def test_a_person_in_need_whose_request_cannot_be_used_is_told_where_help_is(
+    api: Api, also: dict[str, object], query: str
+) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    for path in ("/predict", f"/v1/conversations/{conversation}/messages"):
+        response = client.post(path, json={"query": query, **also})
+        assert response.status_code == 422
+        detail = response.json()["detail"]
+        responses = api.gateway.guard.responses(api.settings.locale)
+        category = Category.EMERGENCY if query == IN_NEED["emergency"] else Category.CRISIS
+        assert detail == f"{responses.for_question(category)}\n\nSome fields cannot be used; see `errors`."
+
+
+def test_a_person_in_need_who_sends_no_json_is_told_where_help_is(api: Api) -> None:
+    body = json.dumps({"query": IN_NEED["crisis"]})
+    response = api.log_in().post("/predict", content=body, headers={"Content-Type": "text/plain"})
+    assert response.status_code == 415
+    assert response.json()["detail"].startswith(
+        api.gateway.guard.responses(api.settings.locale).for_question(Category.CRISIS)
+    )
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
