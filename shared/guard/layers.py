@@ -48,7 +48,8 @@ class AnswerJudge:
     """Judges one sentence of an answer, by rules, by what else needs no network, then by the classifier.
 
     A rule of the gravest kind stops a sentence whatever the classifier says. A policy may ask its consent
-    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted.
+    to any other, since a wording alone does not say who acts, or whether a myth is told or rebutted; without
+    it the sentence is shown and flagged for review.
 
     Args:
         rules: the first layer.
@@ -87,7 +88,7 @@ class AnswerJudge:
             return ruled
         scores = self._network.score_answer(text.strip(), context.strip())
         if not ruled.allowed:
-            return ruled if _danger(scores) >= with_rule else Verdict.ALLOWED
+            return ruled if _danger(scores) >= with_rule else _for_review(ruled)
         scored = self._asked(text, context, audience, scores) or self._scored(scores, audience)
         # what only asks for a referral does not hide a danger of another kind
         return ruled if scored.allowed and ruled.source else scored
@@ -125,7 +126,7 @@ class AnswerJudge:
         if found is None:
             return Verdict.ALLOWED
         if danger < knobs.alone:
-            return replace(found, action=Action.ESCALATE, severity=Severity.MEDIUM)
+            return _for_review(found)
         return found
 
     def _stopped(
@@ -205,6 +206,11 @@ def _parts(text: str) -> Iterator[str]:
     """The text in parts that the classifier reads whole."""
     for start in range(0, max(len(text) - _OVERLAP, 1), _PART_CHARS - _OVERLAP):
         yield text[start : start + _PART_CHARS].strip()
+
+
+def _for_review(found: Verdict) -> Verdict:
+    """The finding, not acted upon but flagged: who reviews answers finds it."""
+    return replace(found, action=Action.ESCALATE, severity=Severity.MEDIUM)
 
 
 def _danger(scores: Mapping[str, float]) -> float:

@@ -1,6 +1,7 @@
 """How rules and classifier decide together, on given scores; a network is not asked here."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -127,7 +128,13 @@ def test_a_model_that_fails_stops_the_sentence() -> None:
 
 def test_a_rule_needs_the_classifiers_consent() -> None:
     assert guard(Scores(medication_change=0.31)).judge_answer(RULED).layer == "rules"
-    assert guard(Scores(medication_change=0.29)).judge_answer(RULED) == Verdict.ALLOWED
+    assert guard(Scores(medication_change=0.29)).judge_answer(RULED).allowed
+
+
+def test_a_rule_without_the_classifiers_consent_is_flagged_for_review() -> None:
+    ruled = guard(Scores(), with_rule=0).judge_answer(RULED)
+    flagged = guard(Scores()).judge_answer(RULED)
+    assert flagged == replace(ruled, action=Action.ESCALATE, severity=Severity.MEDIUM)
 
 
 def test_a_policy_may_let_rules_stand_alone() -> None:

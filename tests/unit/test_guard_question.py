@@ -43,6 +43,7 @@ EMERGENCIES = [
     "My dad's face is drooping and he can't lift his arm",
     "My throat is closing up after eating peanuts",
     "my baby is not breathing",
+    "He has been stabbed",
     "She took 40 paracetamol tablets an hour ago, will she be ok?",
     "I'm vomiting blood and feel faint.",
     "He has a fever, a stiff neck and a rash that doesn't fade.",
@@ -77,6 +78,7 @@ EMERGENCIES = [
 PLAIN = [
     "What are the symptoms of a stroke?",
     "What is depression?",
+    "I was stabbed two years ago, how do I care for the scar?",
     "My father had a stroke in 2010. Am I at higher risk?",
     "How is anaphylaxis treated?",
     "What causes chest pain?",
