@@ -13,22 +13,23 @@ from functools import lru_cache
 from typing import cast
 
 import tldextract
-from presidio_analyzer import LocalRecognizer, RecognizerResult
-from presidio_analyzer.nlp_engine import NlpArtifacts
-from presidio_analyzer.predefined_recognizers import (
+
+from shared.privacy.recognisers.identifiers import identifier_recognisers
+from shared.privacy.recognisers.names import NameRecogniser
+from shared.privacy.recognisers.places import PlaceRecogniser
+from shared.privacy.recognisers.presidio import (
     CreditCardRecognizer,
     DateRecognizer,
     EmailRecognizer,
     IbanRecognizer,
     IpRecognizer,
+    LocalRecognizer,
+    NlpArtifacts,
     PhoneRecognizer,
+    RecognizerResult,
     UrlRecognizer,
     UsMbiRecognizer,
 )
-
-from shared.privacy.recognisers.identifiers import identifier_recognisers
-from shared.privacy.recognisers.names import NameRecogniser
-from shared.privacy.recognisers.places import PlaceRecogniser
 from shared.privacy.recognisers.public import is_public
 
 #: What Presidio calls a thing → what we call it; what is left out is not an identifier of a person.

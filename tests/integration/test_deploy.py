@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from fastapi.routing import iter_route_contexts
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from services import cli, local
 from services.api.main import create_app
@@ -177,21 +179,52 @@ def test_the_proxy_hands_out_nothing_that_is_meant_for_the_inside() -> None:
     assert {path for path in gateway.split() if "*" not in path} <= served
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("target", targets())
-def test_each_image_installs_what_it_runs(target: str, tmp_path: Path) -> None:
-    """Ask the package index what the target's install line would install, without installing it."""
-    extra, report = targets()[target], tmp_path / "report.json"
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Requirement]]:
+    """All that the install lines would install together, and what each package of it requires.
+
+    The package index is asked once, and nothing is installed. An image gets its part of these, for
+    constraints.txt settles the versions.
+    """
+    report = tmp_path_factory.mktemp("pip") / "report.json"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     done = subprocess.run(
-        [*pip, "--report", str(report), "-c", "constraints.txt", f".[{extra}]"],
+        [*pip, "--report", str(report), "-c", "constraints.txt", f".[{','.join(targets().values())}]"],
         cwd=ROOT,
         check=False,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    names = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+    found = (item["metadata"] for item in json.loads(report.read_text())["install"])
+    return {
+        canonicalize_name(each["name"]): [Requirement(line) for line in each.get("requires_dist", ())]
+        for each in found
+    }
+
+
+def brought_along(wanted: Requirement, packages: dict[str, list[Requirement]]) -> set[str]:
+    """The names of all packages that one requirement installs."""
+    seen: set[tuple[str, str]] = set()
+    following = [wanted]
+    while following:
+        requirement = following.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                following += [
+                    each
+                    for each in packages[name]
+                    if each.marker is None or each.marker.evaluate({"extra": extra})
+                ]
+    return {name for name, _ in seen}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("target", targets())
+def test_each_image_installs_what_it_runs(target: str, packages: dict[str, list[Requirement]]) -> None:
+    names = brought_along(Requirement(f"medichat[{targets()[target]}]"), packages)
     assert ("torch" in names) == target.startswith("worker")
     needed = {"api": "fastapi", "ui": "streamlit", "worker_infer": "transformers", "worker_train": "trl"}
     assert needed[target] in names

@@ -1,5 +1,7 @@
 """What identifies a person is found and masked; what only looks like it is left."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -129,3 +131,16 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert masked("Write to l.h@example.co.uk or see https://example.org/l.h now.") == (
         "Write to [EMAIL] or see [URL] now."
     )
+
+
+def test_whoever_looks_for_names_loads_no_language_model() -> None:
+    """It takes seconds and hundreds of megabytes; whoever needs one finds it as before."""
+    program = """
+import importlib.util, sys
+from shared.privacy.phi import find
+assert find("Mr. Okafor asked.")
+for name in ("torch", "transformers"):
+    assert name not in sys.modules, name
+    assert importlib.util.find_spec(name), name
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -49,6 +48,9 @@ def put_adapter(view: PreTrainedModel, files: AdapterFiles) -> int:
     Raises:
         AdapterRefused: a weight is not a finite number, or has no place in the model.
     """
+    # here, because PEFT takes a second or two to load, and a worker without adapters starts sooner
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = cast(Any, LoraConfig)(
         r=files.config.r,
         lora_alpha=files.config.lora_alpha,

@@ -3,8 +3,7 @@
 It knows the words that announce a number; it does not know whose it is.
 """
 
-from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer
-
+from shared.privacy.recognisers.presidio import LocalRecognizer, Pattern, PatternRecognizer
 from shared.privacy.recognisers.public import ANNOUNCED, BARE, HINTED
 
 _MONTH = (

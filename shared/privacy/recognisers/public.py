@@ -6,7 +6,7 @@ counts against it.
 
 import re
 
-from presidio_analyzer import RecognizerResult
+from shared.privacy.recognisers.presidio import RecognizerResult
 
 #: How sure a number is: behind "MRN" or "policy", behind a word that prose uses as well ("group"), or alone.
 ANNOUNCED, HINTED, BARE = 0.7, 0.6, 0.5
