@@ -1,6 +1,7 @@
 """`medichat train …` and `medichat adapter …`: fine-tune, judge and use adapters through the gateway."""
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,21 @@ def _start(options: argparse.Namespace) -> int:
         return _follow_run(client, run["id"]) if options.wait else DONE
 
 
+class _Values(yaml.SafeLoader):
+    """Values as YAML 1.2 has them: on, off, yes, no and dates are text, which the knob's type may convert."""
+
+
+_Values.yaml_implicit_resolvers = {
+    first: [
+        each for each in known if each[0] not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Values.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def _changes(pairs: list[str]) -> Json:
     """`KNOB=VALUE` pairs; a value is read as YAML, so that 3, 1e-4, true and cosine are what they seem."""
     changes: Json = {}
@@ -108,7 +124,10 @@ def _changes(pairs: list[str]) -> Json:
         name, equals, value = pair.partition("=")
         if not equals:
             raise CommandRefused(f"--set takes KNOB=VALUE, not {pair}")
-        changes[name.strip()] = _number(yaml.safe_load(value))
+        try:
+            changes[name.strip()] = _number(yaml.load(value, _Values))  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            raise CommandRefused(f"--set {pair}: the value cannot be read") from error
     return changes
 
 

@@ -1,6 +1,7 @@
 """`medichat train` and `medichat adapter` against a gateway that listens, with rows as workers leave them."""
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -10,6 +11,7 @@ from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.training.recipe import Recipe
 from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
@@ -71,6 +73,46 @@ def test_a_knob_that_is_none_is_refused_with_the_gateways_words(
     assert "name no knob" in capsys.readouterr().err
     assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", "epochs"]) == 1
     assert "KNOB=VALUE" in capsys.readouterr().err
+
+
+def recipes(api: Api) -> list[dict[str, Any]]:
+    with api.gateway.database.read() as connection:
+        return [run.recipe for run in connection.execute(training_runs.select().order_by(training_runs.c.id))]
+
+
+def test_every_choice_of_every_knob_can_be_written_as_it_is_called(api: Api, admin: Person) -> None:
+    dataset_id = add_dataset(api, admin)
+    chosen = {knob.name: knob.choices for knob in Recipe.knobs() if knob.choices}
+    rounds = [
+        {name: choices[turn % len(choices)] for name, choices in chosen.items()}
+        for turn in range(max(map(len, chosen.values())))
+    ]
+    assert "off" in [wanted["packing"] for wanted in rounds]
+    for wanted in rounds:
+        knobs = [word for name, value in wanted.items() for word in ("--set", f"{name}={value}")]
+        assert cli.main(["train", "start", dataset_id, "--name", "leaflets", *knobs]) == 0
+    assert [{name: recipe[name] for name in chosen} for recipe in recipes(api)] == rounds
+
+
+@pytest.mark.parametrize(("word", "meant"), [("on", True), ("off", False), ("yes", True), ("no", False)])
+def test_a_switch_understands_words(api: Api, admin: Person, word: str, meant: bool) -> None:
+    dataset_id = add_dataset(api, admin)
+    switches = [knob.name for knob in Recipe.knobs() if knob.type == "boolean"]
+    for name in switches:
+        assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", f"{name}={word}"]) == 0
+    assert [recipe[name] for name, recipe in zip(switches, recipes(api), strict=True)] == [meant] * len(
+        switches
+    )
+
+
+@pytest.mark.parametrize("value", ["[1", "2026-01-01"])
+def test_a_value_that_is_none_is_refused_in_one_line(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    dataset_id = add_dataset(api, admin)
+    assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", f"epochs={value}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "epochs" in line
 
 
 def test_an_adapter_is_named_by_the_beginning_of_its_hash(
