@@ -3,7 +3,6 @@
 import argparse
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,11 +10,10 @@ import httpx
 import yaml
 
 from services import cli_compare
-from services.cli_client import DONE, FAILED, CommandRefused, Json, ProgressLine, expect, log_in
+from services.cli_client import DONE, FAILED, CommandRefused, Json, expect, follow, log_in
 from shared.settings import load_settings
 from shared.training.states import BASE
 
-_POLL_S = 1.0
 _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in MEDICHAT_API_KEY, or by name."
 _ENDED = ("succeeded", "failed", "cancelled")
 #: Letters of an adapter's SHA-256 that a person has to write.
@@ -166,11 +164,13 @@ def _list_runs(_options: argparse.Namespace) -> int:
 
 
 def _follow_run(client: httpx.Client, run_id: str) -> int:
-    line = ProgressLine()
-    while (run := expect(client.get(f"/v1/training-runs/{run_id}")))["state"] not in _ENDED:
-        line.show(_how_far(run))
-        time.sleep(_POLL_S)
-    line.end()
+    run = follow(
+        client,
+        f"/v1/training-runs/{run_id}",
+        ended=lambda seen: seen["state"] in _ENDED,
+        told=_how_far,
+        again=f"medichat train watch {run_id}",
+    )
     for note in run["notes"]:
         print(note["text"])
     if run["state"] != "succeeded":
@@ -252,13 +252,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
         evaluation = expect(client.post(f"/v1/adapters/{sha256}/evaluate", json={}))
+
+        def own(adapter: Json) -> Json:
+            return next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
+
         adapter = _wait(
             client,
             sha256,
-            lambda seen: seen["evaluations"][0]["state"] in _ENDED,
-            reason=lambda seen: seen["evaluations"][0]["waiting_reason"],
+            lambda seen: own(seen)["state"] in _ENDED,
+            reason=lambda seen: own(seen)["waiting_reason"],
         )
-    measured = next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
+    measured = own(adapter)
     if measured["state"] != "succeeded":
         detail = measured["error"]["detail"] if measured["error"] else "it was stopped"
         print(f"medichat: not measured: {detail}", file=sys.stderr)
@@ -333,13 +337,12 @@ def _find(client: httpx.Client, beginning: str) -> str:
 def _wait(
     client: httpx.Client,
     sha256: str,
-    ready: Callable[[Json], Any],
+    ready: Callable[[Json], bool],
     reason: Callable[[Json], str | None] = lambda _seen: None,
 ) -> Json:
-    line = ProgressLine()
-    while not ready(adapter := expect(client.get(f"/v1/adapters/{sha256}"))):
+    def told(adapter: Json) -> str:
         why = reason(adapter)
-        line.show(f"waiting: {why}" if why else "waiting for a worker")
-        time.sleep(_POLL_S)
-    line.end()
-    return adapter
+        return f"waiting: {why}" if why else "waiting for a worker"
+
+    again = f"medichat adapter show {sha256[:12]}"
+    return follow(client, f"/v1/adapters/{sha256}", ended=ready, told=told, again=again)

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from services import cli_report
-from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
+from services.cli_client import CommandRefused, Json, ProgressLine, expect, follow, log_in
 from shared.settings import Settings, load_settings
 from shared.training.options import PhiPolicy
 
@@ -20,7 +20,6 @@ _EPILOG = (
     f"password. Exit status: {ACCEPTED} done, {REFUSED} not sent, {REJECTED} the check rejected the dataset."
 )
 _BLOCK_BYTES = 1 << 20
-_POLL_S = 1.0
 _UNDER_WAY = ("receiving", "validating")
 
 
@@ -174,11 +173,13 @@ def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
 
 
 def _follow(client: httpx.Client, dataset_id: str) -> int:
-    line = ProgressLine()
-    while (dataset := expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] in _UNDER_WAY:
-        line.show(_checking(dataset["progress"]))
-        time.sleep(_POLL_S)
-    line.end()
+    dataset = follow(
+        client,
+        f"/v1/datasets/{dataset_id}",
+        ended=lambda seen: seen["state"] not in _UNDER_WAY,
+        told=lambda seen: _checking(seen["progress"]),
+        again=f"medichat dataset show {dataset_id}",
+    )
     return _tell(dataset)
 
 

@@ -94,7 +94,7 @@ def test_every_choice_of_every_knob_can_be_written_as_it_is_called(api: Api, adm
     assert [{name: recipe[name] for name in chosen} for recipe in recipes(api)] == rounds
 
 
-@pytest.mark.parametrize(("word", "meant"), [("on", True), ("off", False), ("yes", True), ("no", False)])
+@pytest.mark.parametrize(("word", "meant"), [("yes", True), ("off", False)])
 def test_a_switch_understands_words(api: Api, admin: Person, word: str, meant: bool) -> None:
     dataset_id = add_dataset(api, admin)
     switches = [knob.name for knob in Recipe.knobs() if knob.type == "boolean"]
