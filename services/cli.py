@@ -205,6 +205,8 @@ def _explain(error: Exception) -> str | None:
         return describe_wrong(error)
     if isinstance(error, httpx.TransportError):
         return f"the gateway cannot be reached ({type(error).__name__}); see MEDICHAT_API_URL"
+    if isinstance(error, httpx.InvalidURL):
+        return f"the gateway's address cannot be used ({error}); see MEDICHAT_API_URL"
     told = Refused | CommandRefused | StartFailed | MediChatError | OSError
     return str(error) if isinstance(error, told) else None
 

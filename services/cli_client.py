@@ -29,10 +29,13 @@ class CommandRefused(Exception):
 def log_in(settings: Settings) -> Iterator[httpx.Client]:
     """A client of the gateway with somebody's rights, for as long as the command takes."""
     with httpx.Client(base_url=settings.api_url, timeout=httpx.Timeout(60, connect=10)) as client:
-        if key := os.environ.get("MEDICHAT_API_KEY", ""):
+        if key := os.environ.get("MEDICHAT_API_KEY", "").strip():
             client.headers["Authorization"] = f"Bearer {key}"
         elif sys.stdin.isatty():
-            form = {"username": input("Name: "), "password": getpass.getpass()}
+            try:
+                form = {"username": input("Name: "), "password": getpass.getpass()}
+            except EOFError as error:
+                raise CommandRefused("no name and password were given") from error
             client.auth = _Tokens(client, expect(client.post("/v1/auth/token", data=form)))
         else:
             raise CommandRefused("set MEDICHAT_API_KEY to an admin's API key, or run this at a terminal")
@@ -72,7 +75,10 @@ class _Tokens(httpx.Auth):
 def expect(response: httpx.Response) -> Json:
     """The body of an answer. Raises CommandRefused with the gateway's own words."""
     if response.is_success:
-        body: Json = response.json()
+        try:
+            body: Json = response.json()
+        except ValueError as error:
+            raise CommandRefused("what answers is not the gateway; see MEDICHAT_API_URL") from error
         return body
     try:
         problem = response.json()

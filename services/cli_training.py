@@ -166,10 +166,14 @@ def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
     begun, sent = time.monotonic(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
+            if sent + len(block) > size:
+                break
             yield block
             sent += len(block)
             speed = sent / max(time.monotonic() - begun, 1e-3) / 1e6
             line.show(f"{sent:,} of {size:,} bytes  {sent / size:4.0%}  {speed:.1f} MB/s", last=sent >= size)
+    if block or sent < size:  # other bytes than were announced
+        raise CommandRefused(f"{path} changed while it was sent; send it again")
 
 
 def _follow(client: httpx.Client, dataset_id: str) -> int:

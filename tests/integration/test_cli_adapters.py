@@ -1,6 +1,8 @@
 """`medichat train` and `medichat adapter` against a gateway that listens, with rows as workers leave them."""
 
+import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from sqlalchemy import update
 from services import cli
 from shared.auth.roles import Role
 from shared.db.tables import jobs
-from shared.db.tables_training import adapters, training_runs
+from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.recipe import Recipe
 from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
@@ -199,6 +201,31 @@ def test_verifying_waits_for_the_worker_and_says_what_it_found(
     assert "verified" in said.out if ok else "It changes nothing." in said.err
 
 
+def test_evaluating_ends_with_its_own_evaluation_whatever_others_ask_for(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), checks=[FAILED])
+    later = datetime.now(UTC) + timedelta(hours=1)
+    api.set(evaluations, evaluations.c.passed.is_(False), created_at=later)
+    api.set(datasets, datasets.c.state == "ready", rows_validation=1)
+    ended: list[int] = []
+    command = ["adapter", "evaluate", sha_of("a")[:12]]
+    thread = threading.Thread(target=lambda: ended.append(cli.main(command)))
+    thread.start()
+    wait_until(lambda: api.count(jobs, jobs.c.state == "queued"), what="for the command to ask")
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        claimed = gateway.jobs.claim(connection, Kind.EVALUATE, "worker")
+        assert claimed is not None
+        gateway.jobs.finish(connection, claimed.claim, EventKind.SUCCEEDED)
+        own = evaluations.c.job_id == claimed.id
+        check = {**FAILED, "passed": True, "message": "as good"}
+        connection.execute(update(evaluations).where(own).values(gate={"passed": True, "checks": [check]}))
+    thread.join(30)
+    assert ended == [0]
+    assert capsys.readouterr().out == "passed  as good\n"
+
+
 def test_an_adapter_is_shown_with_its_gate_and_card(
     api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +255,20 @@ def test_two_are_compared_side_by_side(api: Api, admin: Person, capsys: pytest.C
     assert f"--- left: {sha_of('a')[:12]}\n" in said
     assert "--- right: the base model alone\n" in said
     assert {"One answer.", "Another answer."} <= set(said.splitlines())
+    assert not api.audit("comparison.voted")
+
+
+def test_the_end_of_the_input_is_no_vote(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", nothing)
+    add_good_adapter(api, admin, sha_of("a"))
+    assert comparing(api) == [0]
+    assert "Another answer." in capsys.readouterr().out
     assert not api.audit("comparison.voted")
 
 

@@ -161,3 +161,56 @@ def test_a_wait_that_is_stopped_by_ctrl_c_leaves_the_run_alone(
         f"look again with `medichat train watch {run}`."
     )
     assert client.get(f"/v1/training-runs/{run}").json()["state"] == "queued"
+
+
+@pytest.mark.parametrize("changed", [ROWS[:10], ROWS + ROWS], ids=["shorter", "longer"])
+def test_a_file_that_changes_while_it_is_sent_is_told_so(
+    api: Api,
+    admin: Person,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: bytes,
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(ROWS)
+
+    def name(_prompt: str) -> str:
+        file.write_bytes(changed)
+        return admin.name
+
+    monkeypatch.setattr("builtins.input", name)
+    assert cli.main(["dataset", "add", str(file)]) == 1
+    assert capsys.readouterr().err.endswith(f"medichat: {file} changed while it was sent; send it again\n")
+    wait_until(lambda: not api.count(datasets), what="for the gateway to forget it")
+
+
+def test_no_name_is_told_in_one_line(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", nothing)
+    assert cli.main(["train", "list"]) == 1
+    assert capsys.readouterr().err == "medichat: no name and password were given\n"
+
+
+def test_an_address_that_is_not_the_gateways_is_told_in_one_line(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDICHAT_API_KEY", "any")
+    for address in (f"{api.url}/login?", f"{api.url}x"):  # a page; no port
+        monkeypatch.setenv("MEDICHAT_API_URL", address)
+        assert cli.main(["train", "list"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("medichat: ")
+        assert line.endswith("see MEDICHAT_API_URL")
+
+
+def test_space_around_an_api_key_is_no_part_of_it(
+    api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = api.client(admin).post("/v1/api-keys", json={"name": "cli", "scopes": ["admin"]})
+    monkeypatch.setenv("MEDICHAT_API_KEY", f"{made.json()['key']}\n")
+    assert cli.main(["train", "list"]) == 0
