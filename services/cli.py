@@ -30,15 +30,21 @@ def main(arguments: list[str] | None = None) -> int:
         with _ended_like_by_ctrl_c():
             options = build_parser().parse_args(arguments)
             return int(options.run(options) or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be gone
-            print("medichat: stopped", file=sys.stderr)
+            print(f"medichat: {_with_notes('stopped', stop)}", file=sys.stderr)
         return 130
     except Exception as error:
         if (told := _explain(error)) is None:
             raise
-        print(f"medichat: {told}", file=sys.stderr)
+        print(f"medichat: {_with_notes(told, error)}", file=sys.stderr)
         return 1
+
+
+def _with_notes(told: str, error: BaseException) -> str:
+    """What is told of an error, and what was added on its way up; one line."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return " ".join([told.rstrip(".") + ".", *notes]) if notes else told
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -199,6 +205,8 @@ def _explain(error: Exception) -> str | None:
         return describe_wrong(error)
     if isinstance(error, httpx.TransportError):
         return f"the gateway cannot be reached ({type(error).__name__}); see MEDICHAT_API_URL"
+    if isinstance(error, httpx.InvalidURL):
+        return f"the gateway's address cannot be used ({error}); see MEDICHAT_API_URL"
     told = Refused | CommandRefused | StartFailed | MediChatError | OSError
     return str(error) if isinstance(error, told) else None
 

@@ -1,8 +1,8 @@
 """`medichat train …` and `medichat adapter …`: fine-tune, judge and use adapters through the gateway."""
 
 import argparse
+import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +10,10 @@ import httpx
 import yaml
 
 from services import cli_compare
-from services.cli_client import DONE, FAILED, CommandRefused, Json, ProgressLine, expect, log_in
+from services.cli_client import DONE, FAILED, CommandRefused, Json, expect, follow, log_in
 from shared.settings import load_settings
 from shared.training.states import BASE
 
-_POLL_S = 1.0
 _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in MEDICHAT_API_KEY, or by name."
 _ENDED = ("succeeded", "failed", "cancelled")
 #: Letters of an adapter's SHA-256 that a person has to write.
@@ -101,6 +100,21 @@ def _start(options: argparse.Namespace) -> int:
         return _follow_run(client, run["id"]) if options.wait else DONE
 
 
+class _Values(yaml.SafeLoader):
+    """Values as YAML 1.2 has them: on, off, yes, no and dates are text, which the knob's type may convert."""
+
+
+_Values.yaml_implicit_resolvers = {
+    first: [
+        each for each in known if each[0] not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Values.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def _changes(pairs: list[str]) -> Json:
     """`KNOB=VALUE` pairs; a value is read as YAML, so that 3, 1e-4, true and cosine are what they seem."""
     changes: Json = {}
@@ -108,7 +122,10 @@ def _changes(pairs: list[str]) -> Json:
         name, equals, value = pair.partition("=")
         if not equals:
             raise CommandRefused(f"--set takes KNOB=VALUE, not {pair}")
-        changes[name.strip()] = _number(yaml.safe_load(value))
+        try:
+            changes[name.strip()] = _number(yaml.load(value, _Values))  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            raise CommandRefused(f"--set {pair}: the value cannot be read") from error
     return changes
 
 
@@ -147,11 +164,13 @@ def _list_runs(_options: argparse.Namespace) -> int:
 
 
 def _follow_run(client: httpx.Client, run_id: str) -> int:
-    line = ProgressLine()
-    while (run := expect(client.get(f"/v1/training-runs/{run_id}")))["state"] not in _ENDED:
-        line.show(_how_far(run))
-        time.sleep(_POLL_S)
-    line.end()
+    run = follow(
+        client,
+        f"/v1/training-runs/{run_id}",
+        ended=lambda seen: seen["state"] in _ENDED,
+        told=_how_far,
+        again=f"medichat train watch {run_id}",
+    )
     for note in run["notes"]:
         print(note["text"])
     if run["state"] != "succeeded":
@@ -233,13 +252,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
         evaluation = expect(client.post(f"/v1/adapters/{sha256}/evaluate", json={}))
+
+        def own(adapter: Json) -> Json:
+            return next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
+
         adapter = _wait(
             client,
             sha256,
-            lambda seen: seen["evaluations"][0]["state"] in _ENDED,
-            reason=lambda seen: seen["evaluations"][0]["waiting_reason"],
+            lambda seen: own(seen)["state"] in _ENDED,
+            reason=lambda seen: own(seen)["waiting_reason"],
         )
-    measured = next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
+    measured = own(adapter)
     if measured["state"] != "succeeded":
         detail = measured["error"]["detail"] if measured["error"] else "it was stopped"
         print(f"medichat: not measured: {detail}", file=sys.stderr)
@@ -314,13 +337,12 @@ def _find(client: httpx.Client, beginning: str) -> str:
 def _wait(
     client: httpx.Client,
     sha256: str,
-    ready: Callable[[Json], Any],
+    ready: Callable[[Json], bool],
     reason: Callable[[Json], str | None] = lambda _seen: None,
 ) -> Json:
-    line = ProgressLine()
-    while not ready(adapter := expect(client.get(f"/v1/adapters/{sha256}"))):
+    def told(adapter: Json) -> str:
         why = reason(adapter)
-        line.show(f"waiting: {why}" if why else "waiting for a worker")
-        time.sleep(_POLL_S)
-    line.end()
-    return adapter
+        return f"waiting: {why}" if why else "waiting for a worker"
+
+    again = f"medichat adapter show {sha256[:12]}"
+    return follow(client, f"/v1/adapters/{sha256}", ended=ready, told=told, again=again)

@@ -27,11 +27,13 @@ def compare(client: httpx.Client, left: str | None, right: str | None, options: 
     body = {"question": options.question, "left": left, "right": right, "blind": options.blind}
     comparison = expect(client.post("/v1/comparisons", json=body))
     line = ProgressLine()
-    while comparison["state"] != "done":
-        line.show("waiting for both answers")
-        time.sleep(_POLL_S)
-        comparison = expect(client.get(f"/v1/comparisons/{comparison['id']}"))
-    line.end()
+    try:
+        while comparison["state"] != "done":
+            line.show("waiting for both answers")
+            time.sleep(_POLL_S)
+            comparison = expect(client.get(f"/v1/comparisons/{comparison['id']}"))
+    finally:
+        line.end()
     for side in ("left", "right"):
         print(f"--- {side}{_named(comparison, side)}\n{_said(comparison[side])}\n")
     if any(comparison[side]["error"] for side in ("left", "right")):
@@ -59,6 +61,9 @@ def _ask() -> str | None:
     """The vote of who sits at a terminal; None for none."""
     if not sys.stdin.isatty():
         return None
-    while (letter := input(_CHOICES).strip().lower()[:1]) and letter not in _VOTES:
-        continue
+    try:
+        while (letter := input(_CHOICES).strip().lower()[:1]) and letter not in _VOTES:
+            continue
+    except EOFError:
+        return None
     return _VOTES.get(letter)

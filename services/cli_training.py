@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from services import cli_report
-from services.cli_client import CommandRefused, Json, ProgressLine, expect, log_in
+from services.cli_client import CommandRefused, Json, ProgressLine, expect, follow, log_in
 from shared.settings import Settings, load_settings
 from shared.training.options import PhiPolicy
 
@@ -20,7 +20,6 @@ _EPILOG = (
     f"password. Exit status: {ACCEPTED} done, {REFUSED} not sent, {REJECTED} the check rejected the dataset."
 )
 _BLOCK_BYTES = 1 << 20
-_POLL_S = 1.0
 _UNDER_WAY = ("receiving", "validating")
 
 
@@ -167,18 +166,24 @@ def _blocks(path: Path, size: int, line: "ProgressLine") -> Iterator[bytes]:
     begun, sent = time.monotonic(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
+            if sent + len(block) > size:
+                break
             yield block
             sent += len(block)
             speed = sent / max(time.monotonic() - begun, 1e-3) / 1e6
             line.show(f"{sent:,} of {size:,} bytes  {sent / size:4.0%}  {speed:.1f} MB/s", last=sent >= size)
+    if block or sent < size:  # other bytes than were announced
+        raise CommandRefused(f"{path} changed while it was sent; send it again")
 
 
 def _follow(client: httpx.Client, dataset_id: str) -> int:
-    line = ProgressLine()
-    while (dataset := expect(client.get(f"/v1/datasets/{dataset_id}")))["state"] in _UNDER_WAY:
-        line.show(_checking(dataset["progress"]))
-        time.sleep(_POLL_S)
-    line.end()
+    dataset = follow(
+        client,
+        f"/v1/datasets/{dataset_id}",
+        ended=lambda seen: seen["state"] not in _UNDER_WAY,
+        told=lambda seen: _checking(seen["progress"]),
+        again=f"medichat dataset show {dataset_id}",
+    )
     return _tell(dataset)
 
 

@@ -1,6 +1,9 @@
 """`medichat train` and `medichat adapter` against a gateway that listens, with rows as workers leave them."""
 
+import sys
 import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -8,8 +11,9 @@ from sqlalchemy import update
 from services import cli
 from shared.auth.roles import Role
 from shared.db.tables import jobs
-from shared.db.tables_training import adapters, training_runs
+from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.training.recipe import Recipe
 from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
@@ -71,6 +75,46 @@ def test_a_knob_that_is_none_is_refused_with_the_gateways_words(
     assert "name no knob" in capsys.readouterr().err
     assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", "epochs"]) == 1
     assert "KNOB=VALUE" in capsys.readouterr().err
+
+
+def recipes(api: Api) -> list[dict[str, Any]]:
+    with api.gateway.database.read() as connection:
+        return [run.recipe for run in connection.execute(training_runs.select().order_by(training_runs.c.id))]
+
+
+def test_every_choice_of_every_knob_can_be_written_as_it_is_called(api: Api, admin: Person) -> None:
+    dataset_id = add_dataset(api, admin)
+    chosen = {knob.name: knob.choices for knob in Recipe.knobs() if knob.choices}
+    rounds = [
+        {name: choices[turn % len(choices)] for name, choices in chosen.items()}
+        for turn in range(max(map(len, chosen.values())))
+    ]
+    assert "off" in [wanted["packing"] for wanted in rounds]
+    for wanted in rounds:
+        knobs = [word for name, value in wanted.items() for word in ("--set", f"{name}={value}")]
+        assert cli.main(["train", "start", dataset_id, "--name", "leaflets", *knobs]) == 0
+    assert [{name: recipe[name] for name in chosen} for recipe in recipes(api)] == rounds
+
+
+@pytest.mark.parametrize(("word", "meant"), [("yes", True), ("off", False)])
+def test_a_switch_understands_words(api: Api, admin: Person, word: str, meant: bool) -> None:
+    dataset_id = add_dataset(api, admin)
+    switches = [knob.name for knob in Recipe.knobs() if knob.type == "boolean"]
+    for name in switches:
+        assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", f"{name}={word}"]) == 0
+    assert [recipe[name] for name, recipe in zip(switches, recipes(api), strict=True)] == [meant] * len(
+        switches
+    )
+
+
+@pytest.mark.parametrize("value", ["[1", "2026-01-01"])
+def test_a_value_that_is_none_is_refused_in_one_line(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    dataset_id = add_dataset(api, admin)
+    assert cli.main(["train", "start", dataset_id, "--name", "x", "--set", f"epochs={value}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "epochs" in line
 
 
 def test_an_adapter_is_named_by_the_beginning_of_its_hash(
@@ -157,6 +201,31 @@ def test_verifying_waits_for_the_worker_and_says_what_it_found(
     assert "verified" in said.out if ok else "It changes nothing." in said.err
 
 
+def test_evaluating_ends_with_its_own_evaluation_whatever_others_ask_for(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), checks=[FAILED])
+    later = datetime.now(UTC) + timedelta(hours=1)
+    api.set(evaluations, evaluations.c.passed.is_(False), created_at=later)
+    api.set(datasets, datasets.c.state == "ready", rows_validation=1)
+    ended: list[int] = []
+    command = ["adapter", "evaluate", sha_of("a")[:12]]
+    thread = threading.Thread(target=lambda: ended.append(cli.main(command)))
+    thread.start()
+    wait_until(lambda: api.count(jobs, jobs.c.state == "queued"), what="for the command to ask")
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        claimed = gateway.jobs.claim(connection, Kind.EVALUATE, "worker")
+        assert claimed is not None
+        gateway.jobs.finish(connection, claimed.claim, EventKind.SUCCEEDED)
+        own = evaluations.c.job_id == claimed.id
+        check = {**FAILED, "passed": True, "message": "as good"}
+        connection.execute(update(evaluations).where(own).values(gate={"passed": True, "checks": [check]}))
+    thread.join(30)
+    assert ended == [0]
+    assert capsys.readouterr().out == "passed  as good\n"
+
+
 def test_an_adapter_is_shown_with_its_gate_and_card(
     api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +255,20 @@ def test_two_are_compared_side_by_side(api: Api, admin: Person, capsys: pytest.C
     assert f"--- left: {sha_of('a')[:12]}\n" in said
     assert "--- right: the base model alone\n" in said
     assert {"One answer.", "Another answer."} <= set(said.splitlines())
+    assert not api.audit("comparison.voted")
+
+
+def test_the_end_of_the_input_is_no_vote(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", nothing)
+    add_good_adapter(api, admin, sha_of("a"))
+    assert comparing(api) == [0]
+    assert "Another answer." in capsys.readouterr().out
     assert not api.audit("comparison.voted")
 
 
