@@ -32,7 +32,7 @@ LANGUAGE_LAYERS = (
     r"^(?!.*vision_tower).*\.layers\.\d+\.(?:self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|up|down)_proj)$"
 )
 #: Processors with one of these multiply bfloat16 several times as fast as float32; others do so slower.
-_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def choose_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = torch.cpu.get_capabilities()
-        fast = any(able.get(name) for name in _CPU_BFLOAT16)
+        fast = any(able.get(name) for name in CPU_BFLOAT16)
     return torch.bfloat16 if fast else torch.float32
 
 
