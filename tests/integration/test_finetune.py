@@ -28,8 +28,9 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from services.worker_train.room import MustWait
+from shared.catalogue import find_model
 from shared.memory import WANTED_BY_SERVING, memory_name
-from shared.training.recipe import Recipe, read_recipe
+from shared.training.recipe import Recipe, load_preset, read_recipe
 from tests.tiny_model import tiny_model
 from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
 
@@ -642,6 +643,29 @@ def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]])
     judged = named(whole[1], "estimate")["memory_mb"]
     peak = max(event["memory_mb"] for event in whole[1] if "memory_mb" in event and event["event"] == "step")
     assert peak / 1.6 < judged < peak * 1.6
+
+
+def test_the_estimate_covers_a_run_whose_passes_all_differ_in_length(rows: Path, tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"question": f"What is the flu, number {number}?", "answer": "Rest and drink. " * number})
+        for number in range(12, 60)
+    ]
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    recipe = load_preset("quick").changed(
+        {
+            "data": {"train": str(rows)},
+            "dtype": "bfloat16",
+            "batch_size": 2,
+            "max_steps": 24,
+            "canaries": 0,
+        }
+    )
+    training = Training(tmp_path / "run", recipe, Path(str(find_model("demo").folder)))
+    status, events = training.end()
+    assert status == Exit.DONE, training.log()
+    judged = named(events, "estimate")["memory_mb"]
+    peak = max(event["memory_mb"] for event in events if event["event"] == "step" and "loss" in event)
+    assert peak < judged < peak * 1.3
 
 
 @pytest.mark.parametrize(
