@@ -407,7 +407,8 @@ def test_a_dataset_is_checked_while_a_run_has_the_device(school: School) -> None
 
 
 @on_one_database
-def test_a_run_starts_however_many_datasets_wait_for_their_check(school: School) -> None:
+def test_a_run_starts_however_many_datasets_wait_for_their_check(make_api) -> None:  # type: ignore[no-untyped-def]
+    school = School(make_api(**{**TIMES, "reconcile_s": 300}))  # nobody rings twice
     school.wish(**LONG)
     settings = school.api.settings
     with (school.state_dir / "barrier").open("w") as barrier, WorkerProcess(settings):
