@@ -3,8 +3,10 @@
 What to do is in `practice.json` in the state folder, read at each start: `steps`, `pause_s` a step,
 `save_every`, and for the faults `exit_at` {step: status} (each only once), `needs_batch` (a larger batch size
 runs out of memory), `wait` (a reason), `refuse` (a detail), `sha256` (a wrong one), `deaf` (ignores SIGTERM).
+A check waits for the lock of the file `barrier` in the same folder, when there is one.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -94,9 +96,16 @@ class Practice:
         )
 
 
+def wait_at_the_barrier(path: Path) -> None:
+    if path.exists():
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+
+
 def main() -> None:
     follow_parent()
     if sys.argv[1] == "--dataset":
+        wait_at_the_barrier(Path(os.environ.get("MEDICHAT_STATE_DIR", "")) / "barrier")
         stop(Exit.REFUSED, "unknown-shape", "The columns mean nothing to us: name them.")
     run_file = Path(sys.argv[1])
     wishes = json.loads((run_file.parents[2] / "practice.json").read_text())

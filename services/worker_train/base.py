@@ -32,7 +32,7 @@ LANGUAGE_LAYERS = (
     r"^(?!.*vision_tower).*\.layers\.\d+\.(?:self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|up|down)_proj)$"
 )
 #: Processors with one of these multiply bfloat16 several times as fast as float32; others do so slower.
-_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def choose_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = torch.cpu.get_capabilities()
-        fast = any(able.get(name) for name in _CPU_BFLOAT16)
+        fast = any(able.get(name) for name in CPU_BFLOAT16)
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -142,6 +142,7 @@ def open_model(
     source: Source, *, device: torch.device, dtype: torch.dtype, nf4: bool, packed: bool
 ) -> PreTrainedModel:
     """The base model, frozen. Raises Refused when it cannot be read."""
+    keep_few_kernels()
     config = (
         cast(Any, BitsAndBytesConfig)(
             load_in_4bit=True,
@@ -168,6 +169,16 @@ def open_model(
     return model.requires_grad_(False)
 
 
+def keep_few_kernels() -> None:
+    """Keep the memory of a CPU from growing from pass to pass; to be called before the first one.
+
+    Each pass has a length of its own, and for every length oneDNN keeps code, and torch's layer over it
+    (ideep) the scratch space of a thousand products: in bfloat16 half as much again as all else.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
+
+
 def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """(in, out) features of every linear layer by name: what an adapter can change."""
     return {
@@ -179,8 +190,6 @@ def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
 
 def pack(model: PreTrainedModel) -> None:
     """Let the language model take samples that lie behind one another (see attention.py)."""
-    # Each pass has a length of its own, and oneDNN keeps code and scratch space for every length: keep few.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
     parts = model.config.sub_configs
     model.set_attn_implementation({"text_config": PACKED} if "text_config" in parts else PACKED)
 

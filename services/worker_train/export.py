@@ -27,20 +27,28 @@ from shared.training.adapter_files import CARD, AdapterConfig, check_adapter, sh
 #: Largest difference of two logarithms of probabilities that rounding explains.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: With it Ollama renders the bytes that templates/gemma3_training.jinja does: the system text opens the first
+#: turn of the user. But for spaces around a message: Ollama's templates cannot trim.
+OLLAMA_TEMPLATE = """\
+{{- $lead := .System }}
+{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if eq .Role "user" }}<start_of_turn>user
+{{ if $lead }}{{ $lead }}
+
+{{ end }}{{ .Content }}<end_of_turn>
+{{ $lead = "" }}
+{{- else if eq .Role "assistant" }}<start_of_turn>model
+{{ .Content }}{{ if not $last }}<end_of_turn>
+{{ end }}
+{{- end }}
+{{- if and $last (ne .Role "assistant") }}<start_of_turn>model
+{{ end }}
+{{- end }}"""
 _MODELFILE = """\
 # ollama create {name} -f Modelfile
 FROM .
-TEMPLATE \"\"\"{{{{- range $i, $_ := .Messages }}}}
-{{{{- $last := eq (len (slice $.Messages $i)) 1 }}}}
-{{{{- if or (eq .Role "user") (eq .Role "system") }}}}<start_of_turn>user
-{{{{ .Content }}}}<end_of_turn>
-{{{{ if $last }}}}<start_of_turn>model
-{{{{ end }}}}
-{{{{- else if eq .Role "assistant" }}}}<start_of_turn>model
-{{{{ .Content }}}}{{{{ if not $last }}}}<end_of_turn>
-{{{{ end }}}}
-{{{{- end }}}}
-{{{{- end }}}}\"\"\"
+TEMPLATE \"\"\"{template}\"\"\"
 PARAMETER stop <end_of_turn>
 PARAMETER temperature 0
 SYSTEM \"\"\"{system}\"\"\"
@@ -110,7 +118,7 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
         if source.entry.reads_images:
             base.open_processor(source).save_pretrained(aside)
         name = f"medichat-{source.entry.name}"
-        modelfile = _MODELFILE.format(name=name, system=settings.system_prompt)
+        modelfile = _MODELFILE.format(name=name, template=OLLAMA_TEMPLATE, system=settings.system_prompt)
         (aside / "Modelfile").write_text(modelfile, encoding="utf-8")
         told = adapter / CARD
         card = write_merged_card(

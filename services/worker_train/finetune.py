@@ -44,12 +44,22 @@ def main(argv: list[str] | None = None) -> None:
     if options.supervised:
         child.follow_parent()
     try:
-        recipe = read_recipe(options.run.read_text(encoding="utf-8"))
+        recipe = read_recipe(read_file(options.run))
     except InvalidInput as error:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
     if recipe.processes > 1 and not processes.is_launched():
         sys.exit(launch(recipe.processes, sys.argv[1:] if argv is None else argv))
     sys.exit(run_and_report(recipe, options.run.absolute().parent))
+
+
+def read_file(path: Path) -> str:
+    """The text of the recipe's file. Raises InvalidInput when it has none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"The recipe {path} is not text in UTF-8.") from error
+    except OSError as error:
+        raise InvalidInput(f"The recipe {path} cannot be read: {error.strerror}.") from error
 
 
 class _Explain(argparse.Action):

@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.worker_train.handlers.evaluate import EvaluateWork
 from services.worker_train.handlers.replay import ReplayWork
 from services.worker_train.handlers.train import TrainWork
 from services.worker_train.handlers.validate import ValidateWork
+from services.worker_train.lane import Lane
 from services.worker_train.work import Tools, Work
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
@@ -58,6 +60,8 @@ WORK: Mapping[Kind, type[Work]] = MappingProxyType(
 _JOBS_AT_ONCE = 2
 #: Kinds that need the device, one job of them at a time: the shorter first, lest a queue of runs hold it up.
 ON_DEVICE = (Kind.EVALUATE, Kind.TRAIN)
+#: Kinds that run beside it, one job of them at a time too, lest they take its place; the shorter first.
+BESIDE_DEVICE = (Kind.REPLAY, Kind.VALIDATE)
 
 
 class Worker:
@@ -91,8 +95,8 @@ class Worker:
             programs=programs,
         )
         self.lookout = Lookout(self.database, self.jobs, WORK, self._overlooked, places=_JOBS_AT_ONCE)
-        #: Who holds it may use the device.
-        self._device = threading.Lock()
+        beside, device = (Lane(partial(self._next_of, kinds)) for kinds in (BESIDE_DEVICE, ON_DEVICE))
+        self._lanes = dict.fromkeys(BESIDE_DEVICE, beside) | dict.fromkeys(ON_DEVICE, device)
         self._attempts: set[Attempt] = set()
         self._lock = threading.Lock()
         self._draining = False
@@ -152,22 +156,14 @@ class Worker:
         self.tools.bell.news(job.id)
         return not attempt.handed_back
 
-    def _rung(self, kind: Kind) -> None:
-        """There is work of this kind: do all that there is, unless the device is taken."""
-        if kind not in ON_DEVICE:
-            while self.work_next(kind):
-                continue
-        elif self._device.acquire(blocking=False):  # else who has it looks again when it is free
-            try:
-                while any(self.work_next(each) for each in ON_DEVICE):
-                    continue
-            finally:
-                self._device.release()
+    def _next_of(self, kinds: Sequence[Kind]) -> bool:
+        """Work on a job of the first of these kinds that has one; returns whether to look for another."""
+        return any(self.work_next(kind) for kind in kinds)
 
     def _overlooked(self) -> None:
         """There may be work of any kind that nobody rang for; what needs no device first: runs take hours."""
-        for kind in sorted(WORK, key=lambda each: each in ON_DEVICE):
-            self._rung(kind)
+        for lane in dict.fromkeys(self._lanes.values()):
+            lane.work_off()
 
     def _celery(self) -> Celery:
         app = make_celery(self.settings)
@@ -181,7 +177,7 @@ class Worker:
             """The hint names a job, but the best queued one is taken, and then the next."""
             try:
                 with self.lookout.places:
-                    self._rung(kind)
+                    self._lanes[kind].work_off()
             except OperationalError as error:
                 log.warning(
                     "the database is away (%s); the job will be announced again", type(error).__name__

@@ -163,7 +163,8 @@ class Recipe(BaseModel):
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="Format of the arithmetic. Auto: bfloat16 on a GPU that has it, float32 elsewhere.",
+        description="Format of the arithmetic. Auto: bfloat16 on a GPU that has it, and on a CPU that "
+        "multiplies in it (avx512_bf16 or amx_bf16 among its flags); float32 elsewhere.",
     )
     optimiser: Optimiser = Field(
         Optimiser.ADAMW,
@@ -302,7 +303,7 @@ def read_recipe(text: str) -> Recipe:
     """A recipe from YAML. Raises InvalidInput, naming the knob and what is wrong with it."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter: a day that no month has, and the like
         raise InvalidInput("The recipe is not YAML.") from error
     if not isinstance(values, dict):
         raise InvalidInput("A recipe is a list of `knob: value`.")

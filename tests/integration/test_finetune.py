@@ -28,8 +28,9 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from services.worker_train.room import MustWait
+from shared.catalogue import find_model
 from shared.memory import WANTED_BY_SERVING, memory_name
-from shared.training.recipe import Recipe, read_recipe
+from shared.training.recipe import Recipe, load_preset, read_recipe
 from tests.tiny_model import tiny_model
 from tests.tiny_training import Training, losses, tiny_recipe, write_model, write_rows
 
@@ -447,6 +448,11 @@ def test_the_program_explains_every_knob_with_its_default(capsys: pytest.Capture
     assert "--explain" in capsys.readouterr().out
 
 
+def test_the_knob_of_the_arithmetic_says_on_which_processors_it_is_bfloat16() -> None:
+    described = str(Recipe.model_fields["dtype"].description)
+    assert all(flag in described for flag in base.CPU_BFLOAT16)
+
+
 def test_the_help_of_the_program_is_all_that_it_writes() -> None:
     command = [sys.executable, "-m", "services.worker_train.finetune", "--help"]
     asked = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -639,6 +645,29 @@ def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]])
     assert peak / 1.6 < judged < peak * 1.6
 
 
+def test_the_estimate_covers_a_run_whose_passes_all_differ_in_length(rows: Path, tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"question": f"What is the flu, number {number}?", "answer": "Rest and drink. " * number})
+        for number in range(12, 60)
+    ]
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    recipe = load_preset("quick").changed(
+        {
+            "data": {"train": str(rows)},
+            "dtype": "bfloat16",
+            "batch_size": 2,
+            "max_steps": 24,
+            "canaries": 0,
+        }
+    )
+    training = Training(tmp_path / "run", recipe, Path(str(find_model("demo").folder)))
+    status, events = training.end()
+    assert status == Exit.DONE, training.log()
+    judged = named(events, "estimate")["memory_mb"]
+    peak = max(event["memory_mb"] for event in events if event["event"] == "step" and "loss" in event)
+    assert peak < judged < peak * 1.3
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [
@@ -746,6 +775,35 @@ def test_a_recipe_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "float16" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read: No such file or directory."),
+        ("folder", "cannot be read: Is a directory."),
+        ("model: Größe".encode("latin-1"), "is not text in UTF-8."),
+        (b"model: [demo", "The recipe is not YAML."),
+        (b"model: 2026-02-31", "The recipe is not YAML."),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_in_one_line(
+    content: bytes | str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "RUN.yaml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir()
+    with pytest.raises(SystemExit) as ended:
+        finetune.main([str(path)])
+    assert ended.value.code == Exit.REFUSED
+    written = capsys.readouterr()
+    (line,) = written.out.splitlines()
+    assert written.err == ""
+    told = json.loads(line)
+    assert (told["event"], told["code"]) == ("stopped", "bad-recipe")
+    assert told["detail"].endswith(says)
+
+
 def test_an_export_says_what_base_and_adapter_say(
     whole: tuple[Path, list[dict[str, Any]]],
     model_folder: Path,
@@ -763,7 +821,9 @@ def test_an_export_says_what_base_and_adapter_say(
     with torch.no_grad():
         found = merged(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
     torch.testing.assert_close(found, torch.tensor(probe["logprobs_adapter"][0]), atol=1e-3, rtol=0)
-    assert "FROM ." in (tmp_path / "merged" / "Modelfile").read_text()
+    modelfile = (tmp_path / "merged" / "Modelfile").read_text()
+    assert "FROM ." in modelfile
+    assert f'TEMPLATE """{export.OLLAMA_TEMPLATE}"""' in modelfile
 
 
 def test_an_export_onto_other_weights_is_refused(

@@ -3,12 +3,14 @@
 The programs are real processes; what they do is practice (tests/practice_program.py).
 """
 
+import fcntl
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.queue import open_redis
 from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
@@ -400,6 +403,25 @@ def test_a_dataset_is_checked_while_a_run_has_the_device(school: School) -> None
         dataset_id = uploaded(school.client)
         wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
         assert seen(school, dataset_id)["error"]["code"] == "unknown-shape"
+        assert school.run(run_id)["state"] == "running"
+
+
+@on_one_database
+def test_a_run_starts_however_many_datasets_wait_for_their_check(make_api) -> None:  # type: ignore[no-untyped-def]
+    school = School(make_api(**{**TIMES, "reconcile_s": 300}))  # nobody rings twice
+    school.wish(**LONG)
+    settings = school.api.settings
+    with (school.state_dir / "barrier").open("w") as barrier, WorkerProcess(settings):
+        fcntl.flock(barrier, fcntl.LOCK_EX)
+        checks = [uploaded(school.client) for _ in range(2)]
+        with closing(open_redis(settings)) as redis:
+            wait_until(lambda: redis.llen(Kind.VALIDATE.value) == 0, 60, "for both to be heard of")
+        run_id = school.submit()["id"]
+        school.wait_for_step(run_id)
+        assert {seen(school, check)["state"] for check in checks} == {"validating"}
+        fcntl.flock(barrier, fcntl.LOCK_UN)
+        for check in checks:
+            wait_until(lambda check=check: seen(school, check)["state"] == "rejected", 30, "for the checks")
         assert school.run(run_id)["state"] == "running"
 
 
