@@ -129,7 +129,7 @@ class Tuning:
         self._call("POST", "/v1/adapters/roll-back", json={"base_model": base_model})
 
     def recall(self, sha256: str, reason: str) -> None:
-        """Never let the adapter answer again."""
+        """Never let the adapter answer again, nor end what it began."""
         self._call("POST", f"/v1/adapters/{sha256}/recall", json={"reason": reason})
 
     def answers_of(self, sha256: str, cursor: str | None = None) -> Json:

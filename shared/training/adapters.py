@@ -18,7 +18,7 @@ from shared.clock import Clock
 from shared.db.rows import put
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, deployments, evaluations
-from shared.errors import AdapterConflict, AdapterRefused, NotFound
+from shared.errors import AdapterConflict, AdapterRecalled, AdapterRefused, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.privacy.envelope import Envelope
 from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
@@ -29,6 +29,11 @@ _ACTIVE = (
     .where(deployments.c.base_model == bindparam("base_model"))
     .order_by(deployments.c.seq.desc())
     .limit(1)
+)
+
+#: A recall, which changes the row, waits for whoever holds it so; many answers hold it at once.
+_HELD_STATUS = (
+    select(adapters.c.status).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(read=True)
 )
 
 _NO_ADAPTER = "There is no adapter of this name; GET /v1/adapters lists them."
@@ -160,6 +165,14 @@ def check_released(connection: Connection, sha256: str, base_model: str) -> Adap
     return adapter
 
 
+def hold_unrecalled(connection: Connection, sha256: str) -> None:
+    """Keep the adapter from being recalled until this transaction ends, so that nothing which it wrote is
+    committed after its recall. Raises AdapterRecalled.
+    """
+    if connection.execute(_HELD_STATUS, {"sha256": sha256}).scalar_one() == AdapterStatus.RECALLED:
+        raise AdapterRecalled
+
+
 def newest_gate(connection: Connection, sha256: str) -> Gate | None:
     """The outcome of the adapter's newest evaluation that ended; None when there is none."""
     row = connection.execute(
@@ -272,7 +285,8 @@ class AdapterStore:
         return before
 
     def recall(self, connection: Connection, sha256: str, actor: record.Actor, *, reason: str) -> Adapter:
-        """Never let the adapter answer again; if it does now, the one before it answers.
+        """Never let the adapter answer again; if it does now, the one before it answers. Answers under way
+        end; see `hold_unrecalled`.
 
         Raises AdapterConflict when it was recalled already.
         """

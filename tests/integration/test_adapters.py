@@ -5,12 +5,16 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
+from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import comparisons, deployments
+from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
-from shared.training.adapters import active
+from shared.training.adapters import AdapterStore, active, hold_unrecalled
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async
 
@@ -233,6 +237,27 @@ def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, clie
     assert (answering(api), status(client, A)) == (A, "active")
     assert promote(client, C, override_reason="please").status_code == 409
     assert client.post(f"/v1/adapters/{C}/recall", json={"reason": "again"}).status_code == 409
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # in SQLite one writes at a time
+def test_a_recall_waits_for_what_is_being_released(api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    database = api.gateway.database
+
+    def recall() -> None:
+        store = AdapterStore(api.gateway.clock, api.gateway.envelope)
+        with database.write() as recalling:
+            recalling.execute(text("SET LOCAL lock_timeout = '100ms'"))
+            store.recall(recalling, A, Actor(admin.id), reason="It gives wrong doses.")
+
+    with database.write() as releasing, database.write() as too:
+        for each in (releasing, too):
+            hold_unrecalled(each, A)
+        with pytest.raises(OperationalError, match="lock timeout"):
+            recall()
+    recall()
+    with pytest.raises(AdapterRecalled), database.write() as releasing:
+        hold_unrecalled(releasing, A)
 
 
 def test_another_base_model_has_its_own_history(api: Api, admin: Person, client: httpx.Client) -> None:

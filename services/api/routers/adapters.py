@@ -175,7 +175,10 @@ def promote_adapter(
 def recall_adapter(
     sha256: NamedAdapter, body: RecallBody, caller: Admin, gateway: GatewayDep, store: StoreDep
 ) -> AdapterView:
-    """Never let the adapter answer again; GET …/answers lists what it wrote."""
+    """Never let the adapter answer again; GET …/answers lists what it wrote.
+
+    An answer under way under it shows nothing more, and fails with `adapter-unavailable`.
+    """
     with _act(gateway, caller, "adapter.recalled", sha256) as connection:
         return _view(connection, store.recall(connection, sha256, caller.actor, reason=body.reason))
 

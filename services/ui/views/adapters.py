@@ -251,7 +251,7 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
         with recall:
             acts.with_reason(
                 "Recall",
-                "It will never answer again. The answers that it gave stay listed below.",
+                "It will never answer again, and answers under way end. What it gave stays listed below.",
                 partial(tuning.recall, sha256),
                 key="recall",
                 done="Recalled.",
