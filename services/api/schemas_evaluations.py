@@ -47,7 +47,7 @@ class EvaluationView(BaseModel):
 
     id: str
     job_id: str
-    state: str
+    state: str = Field(description="Its job's state; `cancelling` while a running one is being stopped.")
     adapter_sha256: str
     dataset_id: str
     figures: dict[str, Any] | None

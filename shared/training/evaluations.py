@@ -15,13 +15,15 @@ from sqlalchemy import Connection, select, update
 
 from shared.audit import record
 from shared.db.rows import put
+from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations
 from shared.errors import Conflict, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane
-from shared.jobs.records import Claim, NewJob
+from shared.jobs.records import Claim, Job, NewJob
 from shared.jobs.store import JobStore
+from shared.jobs.store import active as active_job
 from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedReader
@@ -77,7 +79,9 @@ class EvaluationStore:
             Conflict: the adapter was recalled, or the dataset has no held-out rows.
         """
         adapter = connection.execute(
-            select(adapters.c.status, adapters.c.dataset_id).where(adapters.c.sha256 == adapter_sha256)
+            select(adapters.c.status, adapters.c.dataset_id)
+            .where(adapters.c.sha256 == adapter_sha256)
+            .with_for_update(read=True)  # a recall, which ends evaluations, waits and then sees this one
         ).one_or_none()
         if adapter is None:
             raise NotFound("There is no adapter of this SHA-256.")
@@ -110,6 +114,40 @@ class EvaluationStore:
             details={"adapter": adapter_sha256, "dataset": dataset_id, "job": new.id},
         )
         return evaluation
+
+    def cancel(
+        self, connection: Connection, evaluation_id: str, *, actor: record.Actor, now: datetime
+    ) -> Job | None:
+        """Ask for the end of an evaluation. Returns its job as it is then; None when that changed nothing.
+
+        Raises NotFound.
+        """
+        before = self._jobs.get(connection, self.get(connection, evaluation_id).job_id)
+        after = self._jobs.cancel(connection, before.id)
+        if after.event_seq == before.event_seq:
+            return None
+        record.append(
+            connection,
+            now=now,
+            actor=actor,
+            action="evaluation.cancel_asked",
+            object=f"evaluation:{evaluation_id}",
+            details={"job": after.id},
+        )
+        return after
+
+    def cancel_all(
+        self, connection: Connection, adapter_sha256: str, *, actor: record.Actor, now: datetime
+    ) -> list[Job]:
+        """Ask for the end of every evaluation of an adapter; returns the jobs that this changed."""
+        moving = (
+            select(evaluations.c.id)
+            .join(jobs, jobs.c.id == evaluations.c.job_id)
+            .where(evaluations.c.adapter_sha256 == adapter_sha256, active_job())
+        )
+        found = connection.execute(moving).scalars().all()
+        asked = (self.cancel(connection, each, actor=actor, now=now) for each in found)
+        return [job for job in asked if job is not None]
 
     def get(self, connection: Connection, evaluation_id: str) -> Evaluation:
         """One evaluation. Raises NotFound."""

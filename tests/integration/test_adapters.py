@@ -11,9 +11,10 @@ from sqlalchemy.exc import OperationalError
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import jobs
-from shared.db.tables_training import comparisons, deployments
+from shared.db.tables_training import comparisons, datasets, deployments
 from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.jobs.store import Renewal
 from shared.training.adapters import AdapterStore, active, hold_unrecalled
 from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async
@@ -258,6 +259,62 @@ def test_a_recall_waits_for_what_is_being_released(api: Api, admin: Person) -> N
     recall()
     with pytest.raises(AdapterRecalled), database.write() as releasing:
         hold_unrecalled(releasing, A)
+
+
+def evaluate(api: Api, client: httpx.Client, sha256: str) -> str:
+    """The id of a new evaluation."""
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    return str(client.post(f"/v1/adapters/{sha256}/evaluate").json()["id"])
+
+
+def cancel(client: httpx.Client, evaluation_id: str) -> str:
+    """How the evaluation is then."""
+    told = client.post(f"/v1/evaluations/{evaluation_id}/cancel")
+    assert told.status_code == 202, told.text
+    return str(told.json()["state"])
+
+
+def test_a_waiting_evaluation_is_cancelled_at_once_by_any_admin_and_logged(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    asked = evaluate(api, client, A)
+    assert api.log_in().post(f"/v1/evaluations/{asked}/cancel").status_code == 403
+    other = api.log_in(Role.ADMIN)
+    assert cancel(other, asked) == "cancelled"
+    (event,) = api.audit("evaluation.cancel_asked")
+    assert event.object == f"evaluation:{asked}"
+    assert len(api.audit("evaluate.cancelled")) == 1
+    assert cancel(other, asked) == "cancelled", "an ended one stays as it is"
+    assert len(api.audit("evaluation.cancel_asked")) == 1
+    assert other.post("/v1/evaluations/nobodys/cancel").status_code == 404
+
+
+def test_a_running_evaluation_is_asked_to_end(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    asked = evaluate(api, client, A)
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+    assert cancel(client, asked) == "cancelling"
+    with api.gateway.database.write() as connection:
+        assert api.gateway.jobs.renew(connection, job.claim) is Renewal.CANCEL
+
+
+def test_a_recall_cancels_the_evaluations_of_its_adapter_alone(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B):
+        add_adapter(api, admin, sha256=sha256)
+    running, waiting, others = (evaluate(api, client, sha256) for sha256 in (A, A, B))
+    with api.gateway.database.write() as connection:
+        assert api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand") is not None
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."}).raise_for_status()
+    found = {
+        each: client.get(f"/v1/evaluations/{each}").json()["state"] for each in (running, waiting, others)
+    }
+    assert found == {running: "cancelling", waiting: "cancelled", others: "queued"}
+    assert len(api.audit("evaluation.cancel_asked")) == 2
 
 
 def test_another_base_model_has_its_own_history(api: Api, admin: Person, client: httpx.Client) -> None:

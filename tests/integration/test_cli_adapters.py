@@ -8,7 +8,7 @@ from sqlalchemy import update
 from services import cli
 from shared.auth.roles import Role
 from shared.db.tables import jobs
-from shared.db.tables_training import adapters, training_runs
+from shared.db.tables_training import adapters, datasets, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
 from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person, wait_until
@@ -164,6 +164,16 @@ def test_an_adapter_is_shown_with_its_gate_and_card(
     assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
     said = capsys.readouterr().out
     assert said == f"{sha_of('a')}  candidate\n\nverified: yes\nFAILED  worse\n\n# A card\n"
+
+
+def test_an_evaluation_is_stopped(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"))
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    asked = api.client(admin).post(f"/v1/adapters/{sha_of('a')}/evaluate").json()
+    assert cli.main(["adapter", "stop-evaluation", sha_of("a")[:12]]) == 0
+    assert f"evaluation {asked['id']}: cancelled" in capsys.readouterr().out
+    assert cli.main(["adapter", "stop-evaluation", sha_of("a")[:12]]) == 1
+    assert "no evaluation of this adapter waits or runs" in capsys.readouterr().err
 
 
 def comparing(api: Api, *arguments: str) -> list[int]:

@@ -698,6 +698,23 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     assert api.audit("evaluation.read")
 
 
+def test_measuring_is_stopped_and_started_again(open_app: Open, api: Api, admin: Person) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+    button(app.run(), "Yes: stop measuring").click().run()
+    assert "Stopping …" in texts(app)
+    api.finish(job, EventKind.CANCELLED)
+    app.run()
+    assert "Stopped by an admin; nothing was measured." in [each.value for each in app.info]
+    button(app, "Measure").click().run()
+    assert "Waiting for a training worker …" in texts_of_progress(app)
+
+
 def test_an_adapter_whose_measuring_waits_for_room_says_for_what(
     open_app: Open, api: Api, admin: Person
 ) -> None:

@@ -165,7 +165,7 @@ def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     with measured.container(border=True):
         st.markdown("**2. Measured against its base**")
         _gate(adapter["gate"])
-        moving = any(each["state"] in _MOVING for each in adapter["evaluations"])
+        moving = any(each["state"] in evaluation.MOVING for each in adapter["evaluations"])
         act = partial(acts.attempt, partial(tuning.evaluate, adapter["sha256"]))
         st.button("Measure", key="evaluate", disabled=recalled or moving, on_click=act)
 
