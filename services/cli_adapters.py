@@ -193,11 +193,16 @@ def _show(options: argparse.Namespace) -> int:
     print(f"{adapter['sha256']}  {adapter['status']}\n")
     found = adapter["verification"]
     print("not verified yet" if found is None else f"verified: {found['reason'] or 'yes'}")
-    measured = next((each for each in adapter["evaluations"] if each["gate"]), None)
+    ended = [each for each in adapter["evaluations"] if each["gate"]]
+    measured = next((each for each in ended if each["counts"]), None)
     if measured is None:
         print("not measured yet")
     else:
         _print_gate(measured["gate"])
+    for each in ended:
+        if not each["counts"]:
+            print(f"\non dataset {each['dataset_id']}, which does not count for its promotion:")
+            _print_gate(each["gate"])
     print(f"\n{adapter['card'] or ''}")
     return DONE
 

@@ -10,14 +10,15 @@ from sqlalchemy.exc import OperationalError
 
 from shared.audit.record import Actor
 from shared.auth.roles import Role
-from shared.db.tables import jobs
+from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import comparisons, datasets, deployments
 from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.store import Renewal
 from shared.training.adapters import AdapterStore, active, hold_unrecalled
-from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async
+from tests.training import add_dataset
 
 A, B, C, D = (sha_of(name) for name in "abcd")
 FAILED = {
@@ -107,6 +108,51 @@ def test_a_failed_gate_names_the_figure_and_by_how_much(
         "failures": [{"figure": "perplexity", "limit": 12.0, "value": 15.5}],
     }
     assert api.count(deployments) == 0
+
+
+def test_only_its_own_held_out_rows_decide_whether_an_adapter_may_be_promoted(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    easy = add_dataset(api, admin)
+    add_evaluation(api, admin, A, dataset_id=easy, checks=[], after_s=2)
+    assert "gate failed" in promote(client, A).json()["detail"]
+    assert client.post(f"/v1/adapters/{A}/approve").status_code == 409
+    seen = client.get(f"/v1/adapters/{A}").json()
+    assert seen["gate"]["passed"] is False
+    shown = [(each["dataset_id"], each["counts"], each["gate"]["passed"]) for each in seen["evaluations"]]
+    assert shown == [(easy, False, True), (seen["dataset_id"], True, False)]
+    add_evaluation(api, admin, A, dataset_id=seen["dataset_id"], checks=[], after_s=3)
+    add_evaluation(api, admin, A, dataset_id=easy, checks=[FAILED], after_s=4)
+    assert promote(client, A).status_code == 200
+
+
+def test_an_adapter_measured_on_other_rows_alone_was_never_evaluated(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    add_evaluation(api, admin, A, dataset_id=add_dataset(api, admin), checks=[], after_s=1)
+    refused = promote(client, A)
+    assert (refused.status_code, client.get(f"/v1/adapters/{A}").json()["gate"]) == (409, None)
+    assert "held out of its own dataset; evaluate it first, or override with a reason" in refused.text
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_an_adapter_whose_own_rows_are_not_there_needs_an_override(
+    api: Api, admin: Person, client: httpx.Client, erased: bool
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5 if erased else 0)
+    if erased:
+        api.set(data_keys, data_keys.c.scope == "dataset", wrapped_key=None)
+    why = "that dataset was erased" if erased else "that dataset has no held-out rows"
+    told = promote(client, A).json()["detail"]
+    assert f"{why}. Override with a reason." in told
+    asked = client.post(f"/v1/adapters/{A}/evaluate")
+    assert asked.status_code == 409
+    assert f"{why}. Promote it by an override with a reason" in asked.json()["detail"]
+    assert promote(client, A, override_reason="Its rows are gone.").status_code == 200
 
 
 def test_an_override_promotes_and_is_audited_without_its_words(

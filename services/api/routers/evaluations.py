@@ -95,6 +95,7 @@ def evaluation_view(evaluation: Evaluation, job: Job) -> EvaluationView:
         state="cancelling" if stopping else job.state,
         adapter_sha256=evaluation.adapter_sha256,
         dataset_id=evaluation.dataset_id,
+        counts=evaluation.own,
         figures=evaluation.figures,
         gate=None if evaluation.gate is None else EvaluationGateView(**evaluation.gate),
         progress=job.sampling.get("progress") if job.state is State.RUNNING else None,

@@ -237,11 +237,12 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
                     done="It may be named in questions.",
                     icon=":material/check:",
                 )
-        if loaded and gate and not gate["passed"]:
+        if loaded and not fit:
+            lacking = "Its figures are over their limits" if gate else "It was not measured on its own rows"
             with override:
                 acts.with_reason(
                     "Promote anyway",
-                    "Its figures are over their limits. Say why it shall answer all the same.",
+                    f"{lacking}. Say why it shall answer all the same.",
                     partial(tuning.promote, sha256),
                     key="override",
                     done="It answers from now on.",

@@ -17,7 +17,7 @@ MOVING = ("queued", "running", "cancelling")
 
 
 def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
-    """The newest evaluation, or how far it is."""
+    """The newest evaluation, or how far it is; and the one that decides, where that is another."""
     newest = next(iter(adapter["evaluations"]), None)
     if newest is None:
         return
@@ -31,11 +31,25 @@ def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     if newest["state"] != "succeeded":
         st.error((newest["error"] or {}).get("detail") or "It failed.", icon=":material/error:")
         return
-    st.caption(f"Measured {moment(newest['created_at'])} UTC, on rows that {_unseen(newest['figures'])}.")
-    _gate(newest["gate"])
-    _figures(newest["figures"])
-    if st.toggle("Show answers side by side (this is logged)", key=f"samples-{newest['id']}"):
-        _samples(tuning.evaluation(newest["id"])["samples"])
+    _measured(tuning, newest)
+    if not newest["counts"]:
+        ended = (each for each in adapter["evaluations"] if each["counts"] and each["gate"])
+        deciding = next(ended, None)
+        if deciding is not None:
+            _measured(tuning, deciding)
+
+
+def _measured(tuning: Tuning, seen: Json) -> None:
+    st.caption(f"Measured {moment(seen['created_at'])} UTC, on rows that {_unseen(seen['figures'])}.")
+    if not seen["counts"]:
+        st.warning(
+            "These rows are of another dataset than its own: this does not count for its promotion.",
+            icon=":material/info:",
+        )
+    _gate(seen["gate"])
+    _figures(seen["figures"])
+    if st.toggle("Show answers side by side (this is logged)", key=f"samples-{seen['id']}"):
+        _samples(tuning.evaluation(seen["id"])["samples"])
 
 
 def _unseen(figures: Json) -> str:
