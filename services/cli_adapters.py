@@ -74,6 +74,7 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     both.set_defaults(run=_compare)
     add("verify", "load it where it will serve, and compare what it computes", _verify)
     add("evaluate", "measure it against its base", _evaluate)
+    add("stop-evaluation", "stop its evaluation that waits or runs", _stop_evaluation)
     add("approve", "let questions name it", _approve)
     promote = add("promote", "let it answer", _promote)
     promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept for auditors")
@@ -211,11 +212,16 @@ def _show(options: argparse.Namespace) -> int:
     print(f"{adapter['sha256']}  {adapter['status']}\n")
     found = adapter["verification"]
     print("not verified yet" if found is None else f"verified: {found['reason'] or 'yes'}")
-    measured = next((each for each in adapter["evaluations"] if each["gate"]), None)
+    ended = [each for each in adapter["evaluations"] if each["gate"]]
+    measured = next((each for each in ended if each["counts"]), None)
     if measured is None:
         print("not measured yet")
     else:
         _print_gate(measured["gate"])
+    for each in ended:
+        if not each["counts"]:
+            print(f"\non dataset {each['dataset_id']}, which does not count for its promotion:")
+            _print_gate(each["gate"])
     print(f"\n{adapter['card'] or ''}")
     return DONE
 
@@ -269,6 +275,18 @@ def _evaluate(options: argparse.Namespace) -> int:
         return FAILED
     _print_gate(measured["gate"])
     return DONE if measured["gate"]["passed"] else FAILED
+
+
+def _stop_evaluation(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        adapter = expect(client.get(f"/v1/adapters/{_find(client, options.adapter)}"))
+        moving = [each for each in adapter["evaluations"] if each["state"] not in _ENDED]
+        if not moving:
+            raise CommandRefused("no evaluation of this adapter waits or runs")
+        for each in moving:
+            stopped = expect(client.post(f"/v1/evaluations/{each['id']}/cancel"))
+            print(f"evaluation {stopped['id']}: {stopped['state']}")
+    return DONE
 
 
 def _approve(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ MediChatError
 │   ├── TooLarge
 │   ├── IdempotencyMismatch
 │   ├── AdapterRefused
+│   │   └── AdapterRecalled
 │   └── PolicyRefused
 ├── NotAuthenticated
 │   └── AccountLocked
@@ -66,6 +67,12 @@ class AdapterRefused(InvalidInput):
     """The adapter cannot be used; train it again, or name another."""
 
     code = "adapter-refused"
+
+
+class AdapterRecalled(AdapterRefused):
+    """An admin recalled the adapter that wrote this answer, so it ends here; ask again without it."""
+
+    code = "adapter-unavailable"
 
 
 class PolicyRefused(InvalidInput):

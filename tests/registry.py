@@ -87,22 +87,30 @@ def add_adapter(
             .where(adapters.c.sha256 == sha256)
             .values(verification=verification, status=status)
         )
-        if checks is not None:
-            passed = all(check["passed"] for check in checks)
-            connection.execute(
-                evaluations.insert().values(
-                    id=new_id(),
-                    job_id=_job(api, connection, admin, Kind.EVALUATE),
-                    adapter_sha256=sha256,
-                    dataset_id=dataset_id,
-                    figures={},
-                    gate={"passed": passed, "checks": checks},
-                    passed=passed,
-                    created_by=admin.id,
-                    created_at=now + timedelta(seconds=1),
-                )
-            )
+    if checks is not None:
+        add_evaluation(api, admin, sha256, dataset_id=dataset_id, checks=checks, after_s=1)
     return sha256
+
+
+def add_evaluation(
+    api: Api, admin: Person, sha256: str, *, dataset_id: str, checks: list[dict[str, Any]], after_s: float
+) -> None:
+    """An evaluation on a dataset's rows that ended; `after_s` is how long from now it began."""
+    passed = all(check["passed"] for check in checks)
+    with api.gateway.database.write() as connection:
+        connection.execute(
+            evaluations.insert().values(
+                id=new_id(),
+                job_id=_job(api, connection, admin, Kind.EVALUATE),
+                adapter_sha256=sha256,
+                dataset_id=dataset_id,
+                figures={},
+                gate={"passed": passed, "checks": checks},
+                passed=passed,
+                created_by=admin.id,
+                created_at=api.gateway.clock.now(connection) + timedelta(seconds=after_s),
+            )
+        )
 
 
 def add_good_adapter(api: Api, admin: Person, sha256: str, **rest: Any) -> str:

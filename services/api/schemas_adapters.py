@@ -23,7 +23,7 @@ class FailureView(BaseModel):
 
 
 class GateView(BaseModel):
-    """What the newest evaluation came to."""
+    """What the newest evaluation on the rows held out of the adapter's own dataset came to."""
 
     passed: bool
     failures: list[FailureView]

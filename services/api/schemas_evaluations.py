@@ -12,7 +12,10 @@ class EvaluateBody(Body):
     """What to evaluate an adapter on."""
 
     dataset_id: str | None = Field(
-        None, max_length=36, description="Whose held-out rows are used; the adapter's own when left out."
+        None,
+        max_length=36,
+        description="Whose held-out rows are used; the adapter's own when left out. On others than its own "
+        "an evaluation does not count for its promotion.",
     )
 
 
@@ -47,9 +50,13 @@ class EvaluationView(BaseModel):
 
     id: str
     job_id: str
-    state: str
+    state: str = Field(description="Its job's state; `cancelling` while a running one is being stopped.")
     adapter_sha256: str
     dataset_id: str
+    counts: bool = Field(
+        description="Whether it counts for the adapter's promotion: only rows held out of the adapter's own "
+        "dataset do."
+    )
     figures: dict[str, Any] | None
     gate: EvaluationGateView | None
     progress: ProgressView | None

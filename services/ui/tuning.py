@@ -116,6 +116,10 @@ class Tuning:
         """Measure the adapter against its base on the held-out rows."""
         self._call("POST", f"/v1/adapters/{sha256}/evaluate", json={})
 
+    def cancel_evaluation(self, evaluation_id: str) -> None:
+        """Stop measuring; what was measured before stays."""
+        self._call("POST", f"/v1/evaluations/{evaluation_id}/cancel")
+
     def approve(self, sha256: str) -> None:
         """Let questions name the adapter; what answers the others stays."""
         self._call("POST", f"/v1/adapters/{sha256}/approve")
@@ -129,7 +133,7 @@ class Tuning:
         self._call("POST", "/v1/adapters/roll-back", json={"base_model": base_model})
 
     def recall(self, sha256: str, reason: str) -> None:
-        """Never let the adapter answer again."""
+        """Never let the adapter answer again, nor end what it began."""
         self._call("POST", f"/v1/adapters/{sha256}/recall", json={"reason": reason})
 
     def answers_of(self, sha256: str, cursor: str | None = None) -> Json:

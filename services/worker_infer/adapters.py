@@ -1,7 +1,9 @@
 """Which adapter answers a question, and its files on this machine. It loads no weights.
 
-What is active is in the database and read at most every `_FRESH_S`, so that a promotion counts within
-moments and an answer under way goes on under the adapter with which it began.
+What is active is in the database. While that is an adapter, each answer asks for it: one that was recalled or
+rolled back begins none. While it is the base model alone, the database is asked at most every `_FRESH_S`, so
+that a promotion counts within moments. An answer under way goes on under the adapter with which it began,
+until that is recalled.
 """
 
 import re
@@ -51,7 +53,7 @@ class ActiveAdapter:
 
     def _active(self, connection: Connection) -> str | None:
         known = self._known
-        if known is None or time.monotonic() - known[1] > _FRESH_S:
+        if known is None or known[0] is not None or time.monotonic() - known[1] > _FRESH_S:
             known = self._known = active(connection, self._base_model), time.monotonic()
         return known[0]
 

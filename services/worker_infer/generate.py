@@ -50,6 +50,7 @@ from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
 from shared.queue import Bell
 from shared.settings import Settings
+from shared.training.adapters import hold_unrecalled
 from shared.training.states import BASE
 
 log = logging.getLogger(__name__)
@@ -207,6 +208,8 @@ class _Attempt:
         self._request_id = request_id
         #: The conversation's, once it was read.
         self._key: DataKey | None = None
+        #: That answers; None for the base model alone.
+        self._adapter: str | None = None
         #: What judges this answer, to its end.
         self._standing = answerer._guards.now
         #: What is shown of the answer so far.
@@ -227,17 +230,21 @@ class _Attempt:
         self._a._model.engine.cancel(self._request_id)
 
     def run(self) -> None:
-        """Generate, guard, release, finish."""
+        """Generate, guard, release, finish; an adapter that must not answer (any more) ends it."""
+        try:
+            self._answer()
+        except AdapterRefused as error:
+            self._fail(error.code, error.detail)
+
+    def _answer(self) -> None:
+        """Raises AdapterRefused."""
         guards = self._a._guards
         if guards.now.stopped and guards.refresh().stopped:  # this worker may not have heard yet
             self._stopped = True
             self._fail(AnswersStopped.code, AnswersStopped.unfinished)
             return
-        try:
-            question = self._persist(self._load, read_only=True)
-        except AdapterRefused as error:
-            self._fail(error.code, error.detail)
-            return
+        question = self._persist(self._load, read_only=True)
+        self._adapter = question.adapter
         self._key = question.key
         self._seq, self._shown = question.released_count, question.released
         if question.ended_by_guard:
@@ -425,9 +432,11 @@ class _Attempt:
         return values
 
     def _write_sentences(self, connection: Connection, releases: list[Release], now: datetime) -> None:
-        """The caller has fenced the transaction."""
+        """The caller has fenced the transaction. Raises AdapterRecalled: nothing of it is shown any more."""
         if not releases:
             return
+        if self._adapter is not None:
+            hold_unrecalled(connection, self._adapter)
         a, job, key = self._a, self._job, self._key
         assert key is not None
         for seq, release in enumerate(releases, start=self._seq + 1):

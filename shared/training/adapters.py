@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Select, bindparam, func, select, update
 from shared.audit import record
 from shared.clock import Clock
 from shared.db.rows import put
-from shared.db.tables import jobs
-from shared.db.tables_training import adapters, deployments, evaluations
-from shared.errors import AdapterConflict, AdapterRefused, NotFound
+from shared.db.tables import data_keys, jobs
+from shared.db.tables_training import adapters, datasets, deployments, evaluations
+from shared.errors import AdapterConflict, AdapterRecalled, AdapterRefused, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.privacy.envelope import Envelope
 from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
@@ -29,6 +29,11 @@ _ACTIVE = (
     .where(deployments.c.base_model == bindparam("base_model"))
     .order_by(deployments.c.seq.desc())
     .limit(1)
+)
+
+#: A recall, which changes the row, waits for whoever holds it so; many answers hold it at once.
+_HELD_STATUS = (
+    select(adapters.c.status).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(read=True)
 )
 
 _NO_ADAPTER = "There is no adapter of this name; GET /v1/adapters lists them."
@@ -81,7 +86,7 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What the newest evaluation of an adapter came to."""
+    """What the newest evaluation of an adapter on its own held-out rows came to."""
 
     evaluation_id: str
     passed: bool
@@ -160,11 +165,27 @@ def check_released(connection: Connection, sha256: str, base_model: str) -> Adap
     return adapter
 
 
+def hold_unrecalled(connection: Connection, sha256: str) -> None:
+    """Keep the adapter from being recalled until this transaction ends, so that nothing which it wrote is
+    committed after its recall. Raises AdapterRecalled.
+    """
+    if connection.execute(_HELD_STATUS, {"sha256": sha256}).scalar_one() == AdapterStatus.RECALLED:
+        raise AdapterRecalled
+
+
 def newest_gate(connection: Connection, sha256: str) -> Gate | None:
-    """The outcome of the adapter's newest evaluation that ended; None when there is none."""
+    """The outcome of the adapter's newest evaluation that ended; None when there is none.
+
+    Only rows held out of what it was trained on decide; whoever chose others could choose easy ones.
+    """
     row = connection.execute(
         select(evaluations.c.id, evaluations.c.passed, evaluations.c.gate)
-        .where(evaluations.c.adapter_sha256 == sha256, evaluations.c.passed.is_not(None))
+        .join(adapters, adapters.c.sha256 == evaluations.c.adapter_sha256)
+        .where(
+            adapters.c.sha256 == sha256,
+            evaluations.c.dataset_id == adapters.c.dataset_id,
+            evaluations.c.passed.is_not(None),
+        )
         .order_by(evaluations.c.created_at.desc(), evaluations.c.id.desc())
         .limit(1)
     ).one_or_none()
@@ -172,6 +193,18 @@ def newest_gate(connection: Connection, sha256: str) -> Gate | None:
         return None
     failures = [check for check in (row.gate or {}).get("checks", []) if not check["passed"]]
     return Gate(evaluation_id=row.id, passed=bool(row.passed), failures=failures)
+
+
+def why_unmeasurable(connection: Connection, dataset_id: str) -> str | None:
+    """Why an adapter cannot be evaluated on its own dataset, ever; None when it can."""
+    row = connection.execute(
+        select(datasets.c.rows_validation, data_keys.c.wrapped_key)
+        .join(data_keys, data_keys.c.key_id == datasets.c.key_id)
+        .where(datasets.c.id == dataset_id)
+    ).one()
+    if row.wrapped_key is None:
+        return "that dataset was erased"
+    return None if row.rows_validation else "that dataset has no held-out rows"
 
 
 def answers_of(sha256: str) -> Select[Any]:
@@ -272,7 +305,8 @@ class AdapterStore:
         return before
 
     def recall(self, connection: Connection, sha256: str, actor: record.Actor, *, reason: str) -> Adapter:
-        """Never let the adapter answer again; if it does now, the one before it answers.
+        """Never let the adapter answer again; if it does now, the one before it answers. Answers under way
+        end; see `hold_unrecalled`.
 
         Raises AdapterConflict when it was recalled already.
         """
@@ -307,8 +341,11 @@ class AdapterStore:
         if override_reason is not None:
             return gate
         if gate is None:
+            gone = why_unmeasurable(connection, adapter.dataset_id)
+            what = f", and cannot be: {gone}. Override" if gone else "; evaluate it first, or override"
             raise AdapterConflict(
-                "This adapter was never evaluated; evaluate it first, or override with a reason.",
+                f"This adapter was never evaluated on the rows held out of its own dataset{what} with a "
+                "reason.",
                 reason="not-evaluated",
             )
         if not gate.passed:

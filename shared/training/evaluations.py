@@ -15,17 +15,20 @@ from sqlalchemy import Connection, select, update
 
 from shared.audit import record
 from shared.db.rows import put
+from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations
 from shared.errors import Conflict, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane
-from shared.jobs.records import Claim, NewJob
+from shared.jobs.records import Claim, Job, NewJob
 from shared.jobs.store import JobStore
+from shared.jobs.store import active as active_job
 from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedReader
 from shared.storage import Storage
+from shared.training.adapters import why_unmeasurable
 from shared.training.gate import Gate, Limits, judge
 from shared.training.states import AdapterStatus, DatasetState
 
@@ -39,6 +42,8 @@ class Evaluation:
     adapter_sha256: str
     #: Whose held-out rows are used.
     dataset_id: str
+    #: Whether that is what the adapter was trained on; only then does it decide the adapter's gate.
+    own: bool
     #: None until it ended.
     figures: dict[str, Any] | None
     gate: dict[str, Any] | None
@@ -47,8 +52,11 @@ class Evaluation:
     created_at: datetime
 
 
-_FIELDS = tuple(Evaluation.__dataclass_fields__)
-_COLUMNS = select(*(evaluations.c[name] for name in _FIELDS))
+_OWN = "own"
+_COLUMNS = select(
+    *(evaluations.c[name] for name in Evaluation.__dataclass_fields__ if name != _OWN),
+    (evaluations.c.dataset_id == adapters.c.dataset_id).label(_OWN),
+).join(adapters, adapters.c.sha256 == evaluations.c.adapter_sha256)
 
 
 class EvaluationStore:
@@ -70,21 +78,25 @@ class EvaluationStore:
         actor: record.Actor,
         now: datetime,
     ) -> Evaluation:
-        """Ask for an evaluation, on the held-out rows of the adapter's own dataset unless another is named.
+        """Ask for an evaluation, on the held-out rows of the adapter's own dataset unless another is named;
+        that one is kept and shown, and does not count for its promotion.
 
         Raises:
             NotFound: there is no such adapter or dataset.
             Conflict: the adapter was recalled, or the dataset has no held-out rows.
         """
         adapter = connection.execute(
-            select(adapters.c.status, adapters.c.dataset_id).where(adapters.c.sha256 == adapter_sha256)
+            select(adapters.c.status, adapters.c.dataset_id)
+            .where(adapters.c.sha256 == adapter_sha256)
+            .with_for_update(read=True)  # a recall, which ends evaluations, waits and then sees this one
         ).one_or_none()
         if adapter is None:
             raise NotFound("There is no adapter of this SHA-256.")
         if adapter.status == AdapterStatus.RECALLED:
             raise Conflict("The adapter was recalled; there is nothing to evaluate it for.")
         dataset_id = dataset_id or str(adapter.dataset_id)
-        _check_dataset(connection, dataset_id, own=dataset_id == adapter.dataset_id)
+        own = dataset_id == adapter.dataset_id
+        _check_dataset(connection, dataset_id, own=own)
         new = NewJob(
             id=new_id(), kind=Kind.EVALUATE, user_id=user_id, audience=Audience.CLINICIAN, lane=Lane.BATCH
         )
@@ -94,13 +106,15 @@ class EvaluationStore:
             job_id=new.id,
             adapter_sha256=adapter_sha256,
             dataset_id=dataset_id,
+            own=own,
             figures=None,
             gate=None,
             passed=None,
             created_by=user_id,
             created_at=now,
         )
-        put(connection, evaluations, evaluation.__dict__)
+        row = {name: value for name, value in evaluation.__dict__.items() if name != _OWN}
+        put(connection, evaluations, row)
         record.append(
             connection,
             now=now,
@@ -110,6 +124,40 @@ class EvaluationStore:
             details={"adapter": adapter_sha256, "dataset": dataset_id, "job": new.id},
         )
         return evaluation
+
+    def cancel(
+        self, connection: Connection, evaluation_id: str, *, actor: record.Actor, now: datetime
+    ) -> Job | None:
+        """Ask for the end of an evaluation. Returns its job as it is then; None when that changed nothing.
+
+        Raises NotFound.
+        """
+        before = self._jobs.get(connection, self.get(connection, evaluation_id).job_id)
+        after = self._jobs.cancel(connection, before.id)
+        if after.event_seq == before.event_seq:
+            return None
+        record.append(
+            connection,
+            now=now,
+            actor=actor,
+            action="evaluation.cancel_asked",
+            object=f"evaluation:{evaluation_id}",
+            details={"job": after.id},
+        )
+        return after
+
+    def cancel_all(
+        self, connection: Connection, adapter_sha256: str, *, actor: record.Actor, now: datetime
+    ) -> list[Job]:
+        """Ask for the end of every evaluation of an adapter; returns the jobs that this changed."""
+        moving = (
+            select(evaluations.c.id)
+            .join(jobs, jobs.c.id == evaluations.c.job_id)
+            .where(evaluations.c.adapter_sha256 == adapter_sha256, active_job())
+        )
+        found = connection.execute(moving).scalars().all()
+        asked = (self.cancel(connection, each, actor=actor, now=now) for each in found)
+        return [job for job in asked if job is not None]
 
     def get(self, connection: Connection, evaluation_id: str) -> Evaluation:
         """One evaluation. Raises NotFound."""
@@ -135,9 +183,9 @@ class EvaluationStore:
         return [Evaluation(**row._mapping) for row in rows]
 
     def newest_gate(self, connection: Connection, adapter_sha256: str) -> dict[str, Any] | None:
-        """The gate of the adapter's newest finished evaluation; None when there is none."""
-        found = (one.gate for one in self.of_adapter(connection, adapter_sha256) if one.gate is not None)
-        return next(found, None)
+        """The gate of the adapter's newest finished evaluation on its own rows; None when there is none."""
+        found = (one for one in self.of_adapter(connection, adapter_sha256) if one.own)
+        return next((one.gate for one in found if one.gate is not None), None)
 
     def record_end(
         self, connection: Connection, claim: Claim, *, figures: Mapping[str, Any], samples: Mapping[str, Any]
@@ -210,5 +258,11 @@ def _check_dataset(connection: Connection, dataset_id: str, *, own: bool) -> Non
     ).one_or_none()
     if dataset is None or (dataset.hidden_at is not None and not own):
         raise NotFound("There is no dataset of this id.")
+    gone = why_unmeasurable(connection, dataset_id) if own else None
+    if gone is not None:
+        raise Conflict(
+            f"The adapter cannot be measured on its own held-out rows: {gone}. Promote it by an override "
+            "with a reason, or train it again on a dataset that holds rows out."
+        )
     if dataset.state != DatasetState.READY or not dataset.rows_validation:
         raise Conflict("The dataset has no held-out rows that are ready; validate it with a share for them.")

@@ -5,14 +5,20 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
+from shared.audit.record import Actor
 from shared.auth.roles import Role
-from shared.db.tables import jobs
-from shared.db.tables_training import comparisons, deployments
+from shared.db.tables import data_keys, jobs
+from shared.db.tables_training import comparisons, datasets, deployments
+from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
-from shared.training.adapters import active
-from tests.registry import GOOD, add_adapter, add_good_adapter, sha_of
+from shared.jobs.store import Renewal
+from shared.training.adapters import AdapterStore, active, hold_unrecalled
+from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async
+from tests.training import add_dataset
 
 A, B, C, D = (sha_of(name) for name in "abcd")
 FAILED = {
@@ -102,6 +108,51 @@ def test_a_failed_gate_names_the_figure_and_by_how_much(
         "failures": [{"figure": "perplexity", "limit": 12.0, "value": 15.5}],
     }
     assert api.count(deployments) == 0
+
+
+def test_only_its_own_held_out_rows_decide_whether_an_adapter_may_be_promoted(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    easy = add_dataset(api, admin)
+    add_evaluation(api, admin, A, dataset_id=easy, checks=[], after_s=2)
+    assert "gate failed" in promote(client, A).json()["detail"]
+    assert client.post(f"/v1/adapters/{A}/approve").status_code == 409
+    seen = client.get(f"/v1/adapters/{A}").json()
+    assert seen["gate"]["passed"] is False
+    shown = [(each["dataset_id"], each["counts"], each["gate"]["passed"]) for each in seen["evaluations"]]
+    assert shown == [(easy, False, True), (seen["dataset_id"], True, False)]
+    add_evaluation(api, admin, A, dataset_id=seen["dataset_id"], checks=[], after_s=3)
+    add_evaluation(api, admin, A, dataset_id=easy, checks=[FAILED], after_s=4)
+    assert promote(client, A).status_code == 200
+
+
+def test_an_adapter_measured_on_other_rows_alone_was_never_evaluated(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    add_evaluation(api, admin, A, dataset_id=add_dataset(api, admin), checks=[], after_s=1)
+    refused = promote(client, A)
+    assert (refused.status_code, client.get(f"/v1/adapters/{A}").json()["gate"]) == (409, None)
+    assert "held out of its own dataset; evaluate it first, or override with a reason" in refused.text
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_an_adapter_whose_own_rows_are_not_there_needs_an_override(
+    api: Api, admin: Person, client: httpx.Client, erased: bool
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5 if erased else 0)
+    if erased:
+        api.set(data_keys, data_keys.c.scope == "dataset", wrapped_key=None)
+    why = "that dataset was erased" if erased else "that dataset has no held-out rows"
+    told = promote(client, A).json()["detail"]
+    assert f"{why}. Override with a reason." in told
+    asked = client.post(f"/v1/adapters/{A}/evaluate")
+    assert asked.status_code == 409
+    assert f"{why}. Promote it by an override with a reason" in asked.json()["detail"]
+    assert promote(client, A, override_reason="Its rows are gone.").status_code == 200
 
 
 def test_an_override_promotes_and_is_audited_without_its_words(
@@ -233,6 +284,83 @@ def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, clie
     assert (answering(api), status(client, A)) == (A, "active")
     assert promote(client, C, override_reason="please").status_code == 409
     assert client.post(f"/v1/adapters/{C}/recall", json={"reason": "again"}).status_code == 409
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # in SQLite one writes at a time
+def test_a_recall_waits_for_what_is_being_released(api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    database = api.gateway.database
+
+    def recall() -> None:
+        store = AdapterStore(api.gateway.clock, api.gateway.envelope)
+        with database.write() as recalling:
+            recalling.execute(text("SET LOCAL lock_timeout = '100ms'"))
+            store.recall(recalling, A, Actor(admin.id), reason="It gives wrong doses.")
+
+    with database.write() as releasing, database.write() as too:
+        for each in (releasing, too):
+            hold_unrecalled(each, A)
+        with pytest.raises(OperationalError, match="lock timeout"):
+            recall()
+    recall()
+    with pytest.raises(AdapterRecalled), database.write() as releasing:
+        hold_unrecalled(releasing, A)
+
+
+def evaluate(api: Api, client: httpx.Client, sha256: str) -> str:
+    """The id of a new evaluation."""
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    return str(client.post(f"/v1/adapters/{sha256}/evaluate").json()["id"])
+
+
+def cancel(client: httpx.Client, evaluation_id: str) -> str:
+    """How the evaluation is then."""
+    told = client.post(f"/v1/evaluations/{evaluation_id}/cancel")
+    assert told.status_code == 202, told.text
+    return str(told.json()["state"])
+
+
+def test_a_waiting_evaluation_is_cancelled_at_once_by_any_admin_and_logged(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    asked = evaluate(api, client, A)
+    assert api.log_in().post(f"/v1/evaluations/{asked}/cancel").status_code == 403
+    other = api.log_in(Role.ADMIN)
+    assert cancel(other, asked) == "cancelled"
+    (event,) = api.audit("evaluation.cancel_asked")
+    assert event.object == f"evaluation:{asked}"
+    assert len(api.audit("evaluate.cancelled")) == 1
+    assert cancel(other, asked) == "cancelled", "an ended one stays as it is"
+    assert len(api.audit("evaluation.cancel_asked")) == 1
+    assert other.post("/v1/evaluations/nobodys/cancel").status_code == 404
+
+
+def test_a_running_evaluation_is_asked_to_end(api: Api, admin: Person, client: httpx.Client) -> None:
+    add_adapter(api, admin, sha256=A)
+    asked = evaluate(api, client, A)
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+    assert cancel(client, asked) == "cancelling"
+    with api.gateway.database.write() as connection:
+        assert api.gateway.jobs.renew(connection, job.claim) is Renewal.CANCEL
+
+
+def test_a_recall_cancels_the_evaluations_of_its_adapter_alone(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B):
+        add_adapter(api, admin, sha256=sha256)
+    running, waiting, others = (evaluate(api, client, sha256) for sha256 in (A, A, B))
+    with api.gateway.database.write() as connection:
+        assert api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand") is not None
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."}).raise_for_status()
+    found = {
+        each: client.get(f"/v1/evaluations/{each}").json()["state"] for each in (running, waiting, others)
+    }
+    assert found == {running: "cancelling", waiting: "cancelled", others: "queued"}
+    assert len(api.audit("evaluation.cancel_asked")) == 2
 
 
 def test_another_base_model_has_its_own_history(api: Api, admin: Person, client: httpx.Client) -> None:

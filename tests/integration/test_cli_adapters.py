@@ -14,7 +14,7 @@ from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.recipe import Recipe
-from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
+from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
 
@@ -233,6 +233,31 @@ def test_an_adapter_is_shown_with_its_gate_and_card(
     assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
     said = capsys.readouterr().out
     assert said == f"{sha_of('a')}  candidate\n\nverified: yes\nFAILED  worse\n\n# A card\n"
+
+
+def test_what_was_found_on_other_rows_is_shown_and_said_not_to_count(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD, checks=[FAILED])
+    other = add_dataset(api, admin)
+    passed = {**FAILED, "value": 0.0, "passed": True, "message": "as good"}
+    add_evaluation(api, admin, sha_of("a"), dataset_id=other, checks=[passed], after_s=2)
+    assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"FAILED  worse\n\non dataset {other}, which does not count for its promotion:\npassed  as good"
+        in said
+    )
+
+
+def test_an_evaluation_is_stopped(api: Api, admin: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"))
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    asked = api.client(admin).post(f"/v1/adapters/{sha_of('a')}/evaluate").json()
+    assert cli.main(["adapter", "stop-evaluation", sha_of("a")[:12]]) == 0
+    assert f"evaluation {asked['id']}: cancelled" in capsys.readouterr().out
+    assert cli.main(["adapter", "stop-evaluation", sha_of("a")[:12]]) == 1
+    assert "no evaluation of this adapter waits or runs" in capsys.readouterr().err
 
 
 def comparing(api: Api, *arguments: str) -> list[int]:

@@ -317,6 +317,25 @@ def test_an_evaluation_without_enough_memory_fails_with_advice_that_fits(
     assert "rank" not in told["detail"]
 
 
+@pytest.mark.parametrize("recalled", [False, True])
+def test_an_evaluation_under_way_is_stopped_within_seconds(
+    api: Api, registered: Registered, recalled: bool
+) -> None:
+    """By an admin who asks for that, or who recalls its adapter."""
+    admin = api.log_in(Role.ADMIN)
+    path = f"/v1/evaluations/{submit(api, registered).id}"
+    for_ever = (sys.executable, "-c", "import signal; signal.sigwait([])")
+    with worker_thread(api.settings, {Kind.EVALUATE: for_ever}):
+        wait_until(lambda: admin.get(path).json()["state"] == "running", 30, "for its start")
+        if recalled:
+            body = {"reason": "It gives wrong doses."}
+            admin.post(f"/v1/adapters/{registered.sha256}/recall", json=body).raise_for_status()
+        else:
+            assert admin.post(f"{path}/cancel").status_code == 202
+        wait_until(lambda: admin.get(path).json()["state"] == "cancelled", 10, "for its end")
+    assert api.audit("evaluate.cancelled")
+
+
 def test_rows_that_were_altered_end_it_at_once_with_advice(api: Api, registered: Registered) -> None:
     evaluation, storage = submit(api, registered), Storage.from_settings(api.settings)
     with storage.create(f"datasets/{registered.dataset_id}/v1/validation-00000.jsonl") as file:

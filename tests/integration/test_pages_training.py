@@ -17,7 +17,7 @@ from shared.training.evaluations import EvaluationStore
 from shared.training.report import ADVICE, MAX_LINES, Reason
 from shared.training.states import DatasetState
 from tests.pages import button, charts, open_with, served_by, texts
-from tests.registry import GOOD, add_adapter, add_good_adapter, answers_by, sha_of
+from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person
 from tests.training import School, add_dataset, claim_run
 from tests.unit.test_training_gate import GOOD as FIGURES
@@ -696,6 +696,50 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
     assert {"A zebra.", "A horse."} <= {each.value for each in app.markdown}
     assert api.audit("evaluation.read")
+
+
+def test_what_was_measured_on_other_rows_is_shown_beside_what_decides_and_said_not_to_count(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
+    easy = {**FAILED, "value": 0.0, "passed": True, "message": "rouge_l: it rose."}
+    add_evaluation(api, admin, A, dataset_id=add_dataset(api, admin), checks=[easy], after_s=2)
+    app = open_app("adapters")
+    assert ["of another dataset than its own" in each.value for each in app.warning] == [True]
+    shown = texts(app)
+    assert "rouge_l: it rose." in shown.replace("\\", "")
+    assert "rouge_l: it fell by 0.2." in shown.replace("\\", "")
+    assert "Over the limit: " in shown
+    assert not [each for each in app.button if each.label == "Yes: promote"]
+    assert button(app, "Yes: promote anyway")
+
+
+def test_an_adapter_that_was_not_measured_is_promoted_with_a_reason(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    app = open_app("adapters")
+    reason = next(each for each in app.text_area if each.key.startswith("override-reason"))
+    reason.set_value("Its dataset was erased.").run()
+    button(app, "Yes: promote anyway").click().run()
+    assert "It was promoted past its gate, and was never measured." in texts(app)
+
+
+def test_measuring_is_stopped_and_started_again(open_app: Open, api: Api, admin: Person) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+    button(app.run(), "Yes: stop measuring").click().run()
+    assert "Stopping …" in texts(app)
+    api.finish(job, EventKind.CANCELLED)
+    app.run()
+    assert "Stopped by an admin; nothing was measured." in [each.value for each in app.info]
+    button(app, "Measure").click().run()
+    assert "Waiting for a training worker …" in texts_of_progress(app)
 
 
 def test_an_adapter_whose_measuring_waits_for_room_says_for_what(

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -39,6 +40,7 @@ from shared.queue import open_redis
 from shared.training.adapter_files import AdapterFiles
 from tests.conftest import MakeApi
 from tests.policies import activate, add_version
+from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async, wait_until
 from tests.tiny_model import tiny_tokenizer
 
@@ -86,6 +88,12 @@ class ScriptedEngine:
             if not isinstance(answer, Begun):
                 stream.finish(FinishReason.STOP)
         return stream
+
+    def say(self, text: str) -> None:
+        """Go on with the last answer, to its end."""
+        stream = self._streams[self.requests[-1].request_id]
+        stream.push(tiny_tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).ids)
+        stream.finish(FinishReason.STOP)
 
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
@@ -534,3 +542,56 @@ def test_a_worker_whose_engine_is_not_well_leaves_jobs_to_others(clinic: Clinic)
         clinic.worker.ring_when_well()
         wait_until(lambda: redis.llen("infer"), 10, "for a ring")
         assert redis.llen("infer") == 1
+
+
+def recall(clinic: Clinic, sha256: str) -> None:
+    chief = clinic.api.log_in(Role.ADMIN)
+    told = chief.post(f"/v1/adapters/{sha256}/recall", json={"reason": "It gives wrong doses."})
+    assert told.status_code == 200, told.text
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_nothing_that_a_recalled_adapter_wrote_is_shown_after_the_recall(clinic: Clinic, named: bool) -> None:
+    admin = clinic.api.person(Role.ADMIN)
+    sha256 = add_good_adapter(clinic.api, admin, sha_of("doses"), status="approved")
+    if not named:
+        clinic.api.client(admin).post(f"/v1/adapters/{sha256}/promote", json={}).raise_for_status()
+    clinic.engine.script.append(Begun(SAFE + SAFE.strip()))
+    job_id = clinic.ask(**({"adapter": sha256} if named else {}))
+    with ThreadPoolExecutor() as pool:
+        answering = pool.submit(clinic.worker.answer_next)
+        shown = join(wait_until(lambda: told(clinic, clinic.job(job_id))))
+        recall(clinic, sha256)
+        clinic.engine.say(f" {SAFE}{REFERRAL}")
+        answering.result(timeout=20)
+    job = clinic.job(job_id)
+    assert (job.state, job.error, job.adapter_sha256) == (State.FAILED, "adapter-unavailable", sha256)
+    assert "recalled the adapter" in str(job.error_detail)
+    assert SAFE.strip() in shown
+    assert join(told(clinic, job)) == shown
+    talk = clinic.client.get(f"/v1/conversations/{job.conversation_id}").json()
+    assert talk["messages"][-1]["text"] == shown
+    assert not clinic.worker.answer_next(), "it is not tried again"
+
+
+def test_nor_are_its_last_sentences(clinic: Clinic) -> None:
+    """They are stored with the answer's end."""
+    admin = clinic.api.person(Role.ADMIN)
+    sha256 = add_good_adapter(clinic.api, admin, sha_of("doses"), status="approved")
+    clinic.engine.script.append(REFERRAL)
+    job_id = clinic.ask(adapter=sha256)
+    clinic.engine.on_submit = lambda: recall(clinic, sha256)
+    job = clinic.answered(job_id)
+    assert (job.state, job.error) == (State.FAILED, "adapter-unavailable")
+    assert told(clinic, job) == []
+
+
+def test_no_answer_begins_with_an_adapter_that_was_recalled(clinic: Clinic) -> None:
+    admin = clinic.api.person(Role.ADMIN)
+    sha256 = add_good_adapter(clinic.api, admin, sha_of("doses"))
+    clinic.api.client(admin).post(f"/v1/adapters/{sha256}/promote", json={}).raise_for_status()
+    clinic.engine.script += [SAFE, SAFE]
+    assert clinic.answered(clinic.ask()).adapter_sha256 == sha256
+    recall(clinic, sha256)
+    after = clinic.answered(clinic.ask())
+    assert (after.state, after.adapter_sha256) == (State.SUCCEEDED, "base")

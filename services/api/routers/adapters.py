@@ -26,6 +26,7 @@ from services.api.schemas_adapters import (
 )
 from services.api.state import Gateway
 from services.api.views import job_view
+from shared.answers import record_end
 from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.db.tables import jobs
@@ -175,9 +176,23 @@ def promote_adapter(
 def recall_adapter(
     sha256: NamedAdapter, body: RecallBody, caller: Admin, gateway: GatewayDep, store: StoreDep
 ) -> AdapterView:
-    """Never let the adapter answer again; GET …/answers lists what it wrote."""
+    """Never let the adapter answer again; GET …/answers lists what it wrote.
+
+    An answer under way under it shows nothing more, and fails with `adapter-unavailable`; its evaluations are
+    stopped.
+    """
     with _act(gateway, caller, "adapter.recalled", sha256) as connection:
-        return _view(connection, store.recall(connection, sha256, caller.actor, reason=body.reason))
+        adapter = store.recall(connection, sha256, caller.actor, reason=body.reason)
+        now = gateway.clock.now(connection)
+        evaluations = EvaluationStore(gateway.jobs, gateway.envelope)
+        stopped = evaluations.cancel_all(connection, sha256, actor=caller.actor, now=now)
+        for job in stopped:
+            record_end(connection, gateway.conversations, job, actor=caller.actor, now=now)
+        view = _view(connection, adapter)
+    for job in stopped:
+        gateway.bell.cancel(job.id)
+        gateway.bell.news(job.id)
+    return view
 
 
 @router.get("/adapters/{sha256}/answers", responses=document(401, 403, 404, 422, 429))

@@ -1,4 +1,4 @@
-"""Evaluations of adapters, for admins: ask for one, and read what it found."""
+"""Evaluations of adapters, for admins: ask for one, stop it, and read what it found."""
 
 from fastapi import APIRouter
 
@@ -12,6 +12,7 @@ from services.api.schemas_evaluations import (
     EvaluationView,
 )
 from services.api.state import Gateway
+from shared.answers import record_end
 from shared.audit import record
 from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
@@ -64,15 +65,37 @@ def get_evaluation(evaluation_id: str, caller: Admin, gateway: GatewayDep) -> Ev
     return EvaluationDetail(**view.model_dump(), samples=samples, samples_erased=erased)
 
 
+@router.post(
+    "/v1/evaluations/{evaluation_id}/cancel", status_code=202, responses=document(401, 403, 404, 429)
+)
+def cancel_evaluation(evaluation_id: str, caller: Admin, gateway: GatewayDep) -> EvaluationView:
+    """Stop an evaluation. A waiting one ends at once, a running one within seconds; an ended one stays as it
+    is.
+    """
+    store = _store(gateway)
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        stopped = store.cancel(connection, evaluation_id, actor=caller.actor, now=now)
+        if stopped is not None:
+            record_end(connection, gateway.conversations, stopped, actor=caller.actor, now=now)
+        evaluation = store.get(connection, evaluation_id)
+        job = gateway.jobs.get(connection, evaluation.job_id)
+    gateway.bell.cancel(job.id)
+    gateway.bell.news(job.id)
+    return evaluation_view(evaluation, job)
+
+
 def evaluation_view(evaluation: Evaluation, job: Job) -> EvaluationView:
     """An evaluation without samples, as clients see it."""
     failed = job.state is State.FAILED
+    stopping = job.state is State.RUNNING and job.cancel_requested_at is not None
     return EvaluationView(
         id=evaluation.id,
         job_id=job.id,
-        state=job.state,
+        state="cancelling" if stopping else job.state,
         adapter_sha256=evaluation.adapter_sha256,
         dataset_id=evaluation.dataset_id,
+        counts=evaluation.own,
         figures=evaluation.figures,
         gate=None if evaluation.gate is None else EvaluationGateView(**evaluation.gate),
         progress=job.sampling.get("progress") if job.state is State.RUNNING else None,

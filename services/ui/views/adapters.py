@@ -165,7 +165,7 @@ def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     with measured.container(border=True):
         st.markdown("**2. Measured against its base**")
         _gate(adapter["gate"])
-        moving = any(each["state"] in _MOVING for each in adapter["evaluations"])
+        moving = any(each["state"] in evaluation.MOVING for each in adapter["evaluations"])
         act = partial(acts.attempt, partial(tuning.evaluate, adapter["sha256"]))
         st.button("Measure", key="evaluate", disabled=recalled or moving, on_click=act)
 
@@ -237,11 +237,12 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
                     done="It may be named in questions.",
                     icon=":material/check:",
                 )
-        if loaded and gate and not gate["passed"]:
+        if loaded and not fit:
+            lacking = "Its figures are over their limits" if gate else "It was not measured on its own rows"
             with override:
                 acts.with_reason(
                     "Promote anyway",
-                    "Its figures are over their limits. Say why it shall answer all the same.",
+                    f"{lacking}. Say why it shall answer all the same.",
                     partial(tuning.promote, sha256),
                     key="override",
                     done="It answers from now on.",
@@ -251,7 +252,7 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
         with recall:
             acts.with_reason(
                 "Recall",
-                "It will never answer again. The answers that it gave stay listed below.",
+                "It will never answer again, and answers under way end. What it gave stays listed below.",
                 partial(tuning.recall, sha256),
                 key="recall",
                 done="Recalled.",

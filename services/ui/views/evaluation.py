@@ -1,4 +1,4 @@
-"""Shows how an adapter measured against its base: figures, gate, answers side by side. It changes nothing."""
+"""Shows how an adapter measured against its base: figures, gate, answers side by side; stops measuring."""
 
 from functools import partial
 from typing import Any
@@ -10,28 +10,46 @@ import streamlit as st
 from services.ui.client import GatewayError, Json
 from services.ui.text import answer_markdown, moment, plain_markdown, words
 from services.ui.tuning import Tuning
+from services.ui.views import acts
 
 POLL_S = 3
-_MOVING = ("queued", "running")
+MOVING = ("queued", "running", "cancelling")
 
 
 def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
-    """The newest evaluation, or how far it is."""
+    """The newest evaluation, or how far it is; and the one that decides, where that is another."""
     newest = next(iter(adapter["evaluations"]), None)
     if newest is None:
         return
     st.subheader("How it measured")
-    if newest["state"] in _MOVING:
+    if newest["state"] in MOVING:
         st.fragment(partial(_follow, watching, adapter["sha256"]), run_every=POLL_S)()
         return
-    if newest["state"] != "succeeded":
-        st.error((newest["error"] or {}).get("detail") or "It was stopped.", icon=":material/error:")
+    if newest["state"] == "cancelled":
+        st.info("Stopped by an admin; nothing was measured.")
         return
-    st.caption(f"Measured {moment(newest['created_at'])} UTC, on rows that {_unseen(newest['figures'])}.")
-    _gate(newest["gate"])
-    _figures(newest["figures"])
-    if st.toggle("Show answers side by side (this is logged)", key=f"samples-{newest['id']}"):
-        _samples(tuning.evaluation(newest["id"])["samples"])
+    if newest["state"] != "succeeded":
+        st.error((newest["error"] or {}).get("detail") or "It failed.", icon=":material/error:")
+        return
+    _measured(tuning, newest)
+    if not newest["counts"]:
+        ended = (each for each in adapter["evaluations"] if each["counts"] and each["gate"])
+        deciding = next(ended, None)
+        if deciding is not None:
+            _measured(tuning, deciding)
+
+
+def _measured(tuning: Tuning, seen: Json) -> None:
+    st.caption(f"Measured {moment(seen['created_at'])} UTC, on rows that {_unseen(seen['figures'])}.")
+    if not seen["counts"]:
+        st.warning(
+            "These rows are of another dataset than its own: this does not count for its promotion.",
+            icon=":material/info:",
+        )
+    _gate(seen["gate"])
+    _figures(seen["figures"])
+    if st.toggle("Show answers side by side (this is logged)", key=f"samples-{seen['id']}"):
+        _samples(tuning.evaluation(seen["id"])["samples"])
 
 
 def _unseen(figures: Json) -> str:
@@ -53,8 +71,23 @@ def _follow(tuning: Tuning, sha256: str) -> None:
             st.rerun()
         st.caption(f"{error.detail} Trying again.")
         return
-    if seen["state"] not in _MOVING:
+    if seen["state"] not in MOVING:
         st.rerun()
+    _how_far(seen)
+    if seen["state"] == "cancelling":
+        st.caption("Stopping …")
+    else:
+        acts.confirm(
+            "Stop measuring",
+            "The figures of this measuring are lost; it can be started again.",
+            partial(tuning.cancel_evaluation, seen["id"]),
+            key=f"stop-measuring-{seen['id']}",
+            done="Stopping.",
+            icon=":material/stop_circle:",
+        )
+
+
+def _how_far(seen: Json) -> None:
     progress = seen["progress"]
     if progress and progress["total"]:
         st.progress(min(1.0, progress["done"] / progress["total"]), f"Measuring: {progress['what']}")
