@@ -209,8 +209,8 @@ class WholeStack:
     def ask_and_wait(self, question: str) -> Answer:
         """Likewise, by one request that waits for its answer, as `/predict` does by itself.
 
-        It is sent by the standard library over a connection that stays open: httpx takes 0.8 ms more for each,
-        which is the asking program's and not the path's.
+        It is sent by the standard library over a connection that stays open: httpx takes 0.8 ms more, which
+        is the asking program's and not the path's.
         """
         body = json.dumps({"query": question, "max_new_tokens": self._new_tokens})
         begun = time.perf_counter()
