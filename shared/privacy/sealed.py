@@ -44,6 +44,9 @@ class SealedWriter(io.RawIOBase):
             self._seal(bytes(self._waiting), last=True)
         super().close()
 
+    def __del__(self) -> None:
+        """A stream that was left behind gets no end: `io` would close it here, and make it look whole."""
+
     def _seal(self, plaintext: bytes, *, last: bool) -> None:
         sealed = self._key.encrypt_bytes(plaintext, place=_frame_place(self._place, self._number, last))
         self._sink.write(len(sealed).to_bytes(_LENGTH_BYTES, "big") + sealed)

@@ -1,5 +1,6 @@
 """Files in storage: whole or not there; sealed streams that notice every change."""
 
+import gc
 import io
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def test_a_cut_a_swap_an_edit_and_another_place_are_refused(key: DataKey) -> Non
             opened(key, damaged)
     with pytest.raises(CannotDecrypt):
         opened(key, data, place="there")
+
+
+def test_a_stream_that_was_left_behind_is_not_whole(key: DataKey) -> None:
+    sink = io.BytesIO()
+    writer = SealedWriter(sink, key, place="here")
+    writer.write(b"the first half")
+    del writer
+    gc.collect()
+    with pytest.raises(CannotDecrypt):
+        opened(key, sink.getvalue())
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
