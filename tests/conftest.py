@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from services.local import free_ports
 from shared.db import migrate
-from shared.db.engine import Database, connect
+from shared.db.engine import SQLITE_PRAGMAS, Database, connect
 from shared.ids import new_id
 from shared.privacy.envelope import new_master_key
 from shared.queue import open_redis
@@ -29,6 +29,14 @@ def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MEDICHAT_") and not name.startswith("MEDICHAT_REQUIRE_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """A crash of this machine may lose the databases of SQLite, as it may those of PostgreSQL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SQLITE_PRAGMAS, "synchronous", "OFF")
+        yield
 
 
 @pytest.fixture(scope="session")

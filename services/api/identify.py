@@ -1,5 +1,6 @@
 """Finds out who is calling, for many callers at once. Whether they may do what they ask is not its matter."""
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -28,25 +29,25 @@ class Caller:
 def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
     """The caller behind each bearer token, or NotAuthenticated; each is counted as one request.
 
-    One read for all: a session that ended before this began is not found.
+    One read for all, and one look for a token that came several times: a session that ended before this
+    began is not found.
     """
     settings = gateway.settings
-    found: list[Principal | NotAuthenticated] = []
+    known: dict[str, Principal | NotAuthenticated] = {}
     with gateway.database.read() as connection:
         now = gateway.clock.now(connection)
-        for knock in knocks:
+        for bearer in {knock.bearer for knock in knocks}:
             try:
-                principal = sessions.resolve(
+                known[bearer] = sessions.resolve(
                     connection,
-                    knock.bearer,
+                    bearer,
                     key=settings.secret("token_key"),
                     idle=timedelta(minutes=settings.session_idle_minutes),
                     now=now,
                 )
             except NotAuthenticated as error:
-                found.append(error)
-            else:
-                found.append(principal)
+                known[bearer] = error
+    found = [known[knock.bearer] for knock in knocks]
     due = {
         one.session_id: one
         for one, knock in zip(found, knocks, strict=True)
@@ -56,11 +57,10 @@ def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
         with gateway.database.write() as connection:
             for principal in due.values():
                 sessions.note_use(connection, principal, now)
+    waits = {
+        user_id: iter(gateway.limiter.allow_each(f"user:{user_id}", settings.requests_per_minute, count))
+        for user_id, count in Counter(one.user_id for one in found if isinstance(one, Principal)).items()
+    }
     return [
-        one if isinstance(one, NotAuthenticated) else Caller(one, _wait_s(gateway, one.user_id))
-        for one in found
+        one if isinstance(one, NotAuthenticated) else Caller(one, next(waits[one.user_id])) for one in found
     ]
-
-
-def _wait_s(gateway: Gateway, user_id: str) -> float | None:
-    return gateway.limiter.allow(f"user:{user_id}", gateway.settings.requests_per_minute)

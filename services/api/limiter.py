@@ -70,6 +70,16 @@ class Limiter:
 
         return self._ask(use)
 
+    def allow_each(self, key: str, per_minute: int, uses: int) -> list[float | None]:
+        """`allow` for several uses at the same moment: one question to Redis unless some are too many."""
+        item = RateLimitItemPerMinute(per_minute)
+        try:
+            if uses > 1 and self._ask(lambda: self._window.hit(item, key, cost=uses)):
+                return [None] * uses
+        except Unavailable:
+            return [None] * uses
+        return [self.allow(key, per_minute) for _ in range(uses)]
+
     def strangers(self, hashed: Callable[[str], str]) -> "Strangers":
         """Counts guesses at names that nobody has, under their keyed hashes."""
         return Strangers(self, hashed)

@@ -24,13 +24,8 @@ from sqlalchemy.exc import (
 
 from shared.settings import Settings
 
-_SQLITE_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA busy_timeout=5000",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA synchronous=FULL",
-)
-
+#: What each connection to SQLite is told. What is committed outlives a machine that loses its power.
+SQLITE_PRAGMAS = {"journal_mode": "WAL", "busy_timeout": "5000", "foreign_keys": "ON", "synchronous": "FULL"}
 
 #: A host that vanished is noticed within half a minute (libpq's names, in seconds and in milliseconds).
 _TCP = {
@@ -162,8 +157,8 @@ def _configure_sqlite(engine: Engine, begin: str) -> None:
         raw: sqlite3.Connection = connection
         raw.isolation_level = None  # SQLAlchemy says BEGIN itself, below
         cursor = raw.cursor()
-        for pragma in _SQLITE_PRAGMAS:
-            cursor.execute(pragma)
+        for name, value in SQLITE_PRAGMAS.items():
+            cursor.execute(f"PRAGMA {name}={value}")
         cursor.close()
 
     @event.listens_for(engine, "begin")

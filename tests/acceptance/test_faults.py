@@ -27,7 +27,7 @@ from tests.endless_model import write_endless_model
 from tests.postgresql import PostgresServer
 from tests.support import ask_async, sse_events, wait_until
 
-TOKENS = 1200
+TOKENS = 500
 TIMES = {
     "MEDICHAT_LEASE_S": "4",
     "MEDICHAT_HEARTBEAT_S": "1",

@@ -1,5 +1,7 @@
 """Migrations on both databases, and what the application's role cannot do."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -270,3 +272,17 @@ def test_a_process_that_froze_in_a_transaction_keeps_no_lock(databases: Database
         assert connection.execute(lock).one()
     frozen.close()
     other.close()
+
+
+def test_what_sqlite_has_committed_outlives_a_loss_of_power(tmp_path: Path) -> None:
+    """In a program of its own: the tests' databases do without."""
+    look = (
+        "import sys; from shared.db.engine import connect\n"
+        "with connect(sys.argv[1]).write() as connection:\n"
+        "    print(*(connection.exec_driver_sql(f'PRAGMA {name}').scalar_one()"
+        " for name in ('journal_mode', 'synchronous', 'foreign_keys')))"
+    )
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    done = subprocess.run([sys.executable, "-c", look, url], capture_output=True, text=True, check=True)
+    full = "2"
+    assert done.stdout.split() == ["wal", full, "1"]
