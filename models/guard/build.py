@@ -32,7 +32,8 @@ from shared.guard.sentences import SentenceSplitter
 SEED = 1
 THREADS = 2
 #: The network is the mean of two trainings, one of which did without the latest rows; how much the other
-#: counts. All rows alone caught fewer dangers, and the first training alone more of what is none (docs/guard.md).
+#: counts. All rows alone caught fewer dangers, and the first training alone stopped more of what is none
+#: (docs/guard.md).
 LATER_SHARE = 1 / 3
 #: Of each label's rows: thresholds are set on them, and the figures of the card are theirs.
 ASIDE = 0.1
