@@ -76,6 +76,17 @@ def train(
     network.eval()
 
 
+def mean_of(first: Network, second: Network, share: float) -> None:
+    """Leave the mean of both networks' weights in the first; `share` is how much the second counts, 0 to 1.
+
+    Trainings that began at the same weights end near enough to each other for that, and what one learnt by
+    chance the other did not (Wortsman and others 2022, "Model soups", arXiv:2203.05482).
+    """
+    other = second.state_dict()
+    mean = {name: torch.lerp(weight, other[name], share) for name, weight in first.state_dict().items()}
+    first.load_state_dict(mean)
+
+
 def batches(rows: list[Row], reader: Reader, size: int, rng: random.Random) -> Iterator[Batch]:
     """All rows once, in another order each time."""
     groups: list[list[Row]] = []
