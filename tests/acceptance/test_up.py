@@ -281,16 +281,28 @@ def test_a_python_that_does_not_serve_is_one_clear_line(
     assert "make up PYTHON=python3.13" in line
 
 
-def test_smoke_asks_through_every_process_and_says_how_it_went(tmp_path: Path) -> None:
+def started_with(**environment: str) -> list[psutil.Process]:
+    """The processes that run with this in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if environment.items() <= process.environ().items():
+                found.append(process)
+    return found
+
+
+def test_smoke_asks_through_every_process_says_how_it_went_and_leaves_nothing(tmp_path: Path) -> None:
     """The operator's own settings lead it nowhere: to no database or Redis in use."""
     elsewhere = tmp_path / "in-use.db"
     done = run_medichat(
         "smoke",
+        STARTED_BY=str(tmp_path),
         MEDICHAT_DATABASE_URL=f"sqlite:///{elsewhere}",
         MEDICHAT_REDIS_URL="redis://127.0.0.1:1/0",
         MEDICHAT_SECRETS_DIR=str(tmp_path),
         MEDICHAT_REQUESTS_PER_MINUTE="1",
     )
+    assert not psutil.wait_procs(started_with(STARTED_BY=str(tmp_path)), timeout=5)[1]
     assert list(tmp_path.iterdir()) == []
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
