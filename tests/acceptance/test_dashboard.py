@@ -156,7 +156,9 @@ def test_a_dashboard_that_dies_in_the_middle_of_an_answer_shows_the_whole_of_it_
     page.context.close()
 
 
-@pytest.mark.parametrize("breaks", [False, True], ids=["the connection stands still", "the connection breaks"])
+@pytest.mark.parametrize(
+    "breaks", [False, True], ids=["the connection stands still", "the connection breaks"]
+)
 def test_a_browser_without_network_in_the_middle_of_an_answer_shows_the_whole_of_it_afterwards(
     browser: Browser, slow: Stack, breaks: bool
 ) -> None:
