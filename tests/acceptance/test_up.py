@@ -282,7 +282,7 @@ def test_a_python_that_does_not_serve_is_one_clear_line(
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
-    """Those whose temporary folder it is, or that work in it: the server for wake-ups hides its environment."""
+    """Those whose temporary folder it is, or that work in it: Redis hides what its environment was."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
