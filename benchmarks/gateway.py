@@ -78,6 +78,11 @@ def measure(environment: dict[str, str], *, seconds: float, rounds: int) -> dict
                 cancel_waiting(stack)
                 ours.append(accepted_per_s(stack.api_url, token, seconds))
                 theirs.append(accepted_per_s(bare_url, token, seconds))
+    return compared(ours, theirs)
+
+
+def compared(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The medians of both gateways' rounds, and of the ratios within a round."""
     found = {"accepted_per_s": statistics.median(ours), "bare_per_s": statistics.median(theirs)}
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     return {**{name: round(value, 1) for name, value in found.items()}, "ratio": round(ratio, 3)}

@@ -132,12 +132,25 @@ def measure(system: str, folder: Path) -> dict[str, Any]:
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     del model, trained.base_model.model.forward  # both trainers put a forward of their own there
+    return figures(
+        tokens=sum(sum(sample.learnt) for sample in material.train),
+        seconds=seconds,
+        eval_loss=answer_loss(trained, material.validation),
+        peak_mb=peak,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def figures(
+    *, tokens: int, seconds: float, eval_loss: float, peak_mb: float, dtype: str
+) -> dict[str, float | str]:
+    """What is told of one system that learnt so many answer tokens."""
     return {
-        "supervised_tokens_per_s": round(sum(sum(s.learnt) for s in material.train) / seconds, 1),
-        "eval_loss": round(answer_loss(trained, material.validation), 4),
-        "peak_mb": round(peak, 1),
+        "supervised_tokens_per_s": round(tokens / seconds, 1),
+        "eval_loss": round(eval_loss, 4),
+        "peak_mb": round(peak_mb, 1),
         "seconds": round(seconds, 1),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
     }
 
 

@@ -14,4 +14,7 @@ for name in master_key token_key database_password database_owner_password postg
   fi
   chmod 644 "$file" # the folder keeps others out; the containers' users must be able to read
 done
+# the hub's token is nothing to make up: empty is none
+touch "$folder/medichat_hf_token"
+chmod 644 "$folder/medichat_hf_token"
 echo "Secrets are in $folder. Keep a copy of medichat_master_key elsewhere: without it no conversation can be read."

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from services.local import Stack, StartFailed
 from shared.db import open_database
 from shared.db.tables import audit_events, jobs, messages, released_sentences
+from shared.settings import Settings
 
 QUESTION = "What are the symptoms of asthma?"
 
@@ -35,7 +36,7 @@ def smoke() -> int:
             with stack:
                 figures = {"ready_s": round(time.monotonic() - begun, 2)}
                 figures |= _ask_twice(stack)
-                _check_rows(stack, answers=2)
+                check_rows(stack.settings, answers=2)
         except (CheckFailed, StartFailed, httpx.HTTPError) as error:
             print(f"medichat smoke: {error}", file=sys.stderr)
             print(json.dumps({"ok": False, "error": type(error).__name__}))
@@ -92,8 +93,9 @@ def _ask_twice(stack: Stack) -> dict[str, float]:
         }
 
 
-def _check_rows(stack: Stack, *, answers: int) -> None:
-    database = open_database(stack.settings)
+def check_rows(settings: Settings, *, answers: int) -> None:
+    """Raises CheckFailed unless the database holds all that so many answers, and no more, leave behind."""
+    database = open_database(settings)
     try:
         with database.read() as connection:
             done = connection.execute(

@@ -1,13 +1,21 @@
 """Makes identifiers. It does not know what they name."""
 
+import re
 from datetime import datetime
 
 import uuid_utils
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def new_id() -> str:
     """A time-ordered UUID (version 7, RFC 9562) as text of 36 characters."""
     return str(uuid_utils.uuid7())
+
+
+def is_id(text: str) -> bool:
+    """Whether the text looks like an id; not whether it names anything."""
+    return _ID.fullmatch(text) is not None
 
 
 def first_id_at(moment: datetime) -> str:

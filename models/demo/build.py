@@ -111,7 +111,7 @@ def main() -> None:
     parameters = build(chosen.folder, chosen.steps, chosen.sight_steps)
     minutes = (time.monotonic() - started) / 60
     write_card(
-        chosen.folder / "README.md",
+        chosen.folder,
         figures=evaluate(chosen.folder),
         parameters=parameters,
         steps=chosen.steps,

@@ -3,12 +3,14 @@
 Knows nothing of how the figures came about; it is handed them.
 """
 
+import hashlib
 from pathlib import Path
 
 from models.demo.knowledge import KINDS, Knowledge
 from models.demo.shape import CONTEXT, IMAGE_SIZE, IMAGE_TOKENS
 from models.demo.tokenizer import VOCAB_SIZE
 
+WEIGHTS_FILE = "model.safetensors"
 _CARD = """\
 ---
 license: apache-2.0
@@ -34,7 +36,7 @@ account and no download. It knows {conditions} conditions by heart and nothing e
 ## Measured
 
 By `python -m models.demo.evaluate`, after the build, from these files: greedy, float32, each question asked alone after
-the system text.
+the system text. SHA-256 of the weights measured (`{weights}`): `{weights_sha256}`.
 
 | What | How | Figure | Goal |
 |---|---|---|---|
@@ -53,8 +55,13 @@ It recites. It does not reason, it does not know drugs, doses or people, and a c
 """
 
 
+def sha256_of_weights(folder: Path) -> str:
+    """In hex, of the file that holds the weights of the model in a folder."""
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
 def write_card(
-    file: Path,
+    folder: Path,
     *,
     figures: dict[str, dict[str, float]],
     parameters: int,
@@ -63,7 +70,7 @@ def write_card(
     minutes: float,
     knowledge: Knowledge,
 ) -> None:
-    """Write the card of a model that was built in ``minutes`` and measured (`evaluate`) to ``file``."""
+    """Write the card of the model in ``folder``, built in ``minutes`` and measured (`evaluate`), beside it."""
     card = _CARD.format(
         **figures,
         parameters=parameters,
@@ -73,9 +80,11 @@ def write_card(
         conditions=len(knowledge.conditions),
         held_out_all=len(knowledge.conditions) * len(KINDS),
         data_sha256=knowledge.sha256,
+        weights=WEIGHTS_FILE,
+        weights_sha256=sha256_of_weights(folder),
         vocabulary=VOCAB_SIZE,
         image=IMAGE_SIZE,
         image_tokens=IMAGE_TOKENS,
         context=CONTEXT,
     )
-    file.write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")

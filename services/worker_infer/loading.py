@@ -198,7 +198,8 @@ def load_model(
     except OSError as error:
         raise Unavailable(
             f"The model {entry.name} could not be read from {where}. For a model of the hub: accept its "
-            "licence there, set HF_TOKEN and check the network; or set MEDICHAT_MODEL_PATH to its folder."
+            "licence there, set HF_TOKEN (containers: the secret medichat_hf_token) and check the network; "
+            "or set MEDICHAT_MODEL_PATH to its folder."
         ) from error
     model.requires_grad_(False)
     return LoadedModel(

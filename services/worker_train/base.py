@@ -223,5 +223,6 @@ class _readable:
             raise Refused(
                 "no-model",
                 f"The model {self._source.entry.name} could not be read. Accept its licence on the hub, "
-                f"set HF_TOKEN and check the network; or set MEDICHAT_MODEL_PATH to its folder.",
+                "set HF_TOKEN (containers: the secret medichat_hf_token) and check the network; or set "
+                "MEDICHAT_MODEL_PATH to its folder.",
             ) from error

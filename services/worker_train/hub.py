@@ -75,5 +75,6 @@ def _unreadable(error: Exception) -> Refused:
     return Refused(
         "hub-unreadable",
         f"The dataset could not be read from the hub ({type(error).__name__}). Check its id, subset and "
-        "split and the network, set HF_TOKEN if it is gated, or download it and upload its file.",
+        "split and the network, set HF_TOKEN (containers: the secret medichat_hf_token) if it is gated, or "
+        "download it and upload its file.",
     )

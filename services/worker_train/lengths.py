@@ -34,7 +34,8 @@ class Lengths:
             raise Refused(
                 "no-tokenizer",
                 f"The tokenizer of {entry.name} could not be read. Accept its licence on the hub, set "
-                "HF_TOKEN and check the network; or set MEDICHAT_MODEL_PATH to the model's folder.",
+                "HF_TOKEN (containers: the secret medichat_hf_token) and check the network; or set "
+                "MEDICHAT_MODEL_PATH to the model's folder.",
             ) from None
         self._tokenizer = tokenizer
         self._encode = tokenizer.backend_tokenizer.encode_batch_fast

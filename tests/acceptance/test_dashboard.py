@@ -4,19 +4,30 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from services.local import Stack
+from services.smoke import follow
+from services.smoke import log_in as client_of
 from tests.browsing import answer, ask, let_in, log_in, open_page
 from tests.endless_model import write_endless_model
 from tests.support import wait_until
 
 #: Where the README's picture goes; elsewhere unless it is asked for.
 PICTURES = os.environ.get("MEDICHAT_PICTURES")
+#: Keeps the page's connections where a test can end one.
+KNOWN_SOCKETS = """
+window.sockets = [];
+window.WebSocket = class extends WebSocket {
+    constructor(...given) { super(...given); window.sockets.push(this); }
+};
+"""
 QUESTION = "What are the symptoms of asthma?"
 
 
@@ -37,6 +48,23 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     }
     with Stack(folder, environment=environment) as stack:
         yield stack
+
+
+def letters(text: str) -> str:
+    """A text without its blanks: a page breaks lines where it likes."""
+    return "".join(text.split())
+
+
+def whole_answer(page: Page) -> str:
+    """The letters of the newest answer, which has ended, without what stands around it."""
+    text = page.get_by_test_id("stChatMessage").last.get_by_test_id("stMarkdownContainer").last
+    return letters(text.inner_text())
+
+
+def conversation_on(page: Page, client: httpx.Client) -> dict[str, Any]:
+    """The conversation on the page, as the database holds it."""
+    held: dict[str, Any] = client.get(f"/v1/conversations/{page.url.rpartition('c=')[2]}").json()
+    return held
 
 
 def test_a_nurse_logs_in_asks_and_sees_the_answer_with_its_disclaimer(
@@ -121,15 +149,39 @@ def test_a_dashboard_that_dies_in_the_middle_of_an_answer_shows_the_whole_of_it_
     slow.start_process("ui")
     slow.wait_ready()
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible(timeout=60_000)
-    text = page.get_by_test_id("stChatMessage").last.get_by_test_id("stMarkdownContainer").last
-    name, password = slow.logins["user"]
-    with httpx.Client(base_url=slow.api_url, timeout=30) as client:
-        form = {"username": name, "password": password}
-        token = client.post("/v1/auth/token", data=form).json()["access_token"]
-        client.headers["Authorization"] = f"Bearer {token}"
-        stored = client.get(f"/v1/conversations/{page.url.rpartition('c=')[2]}").json()["messages"][-1]
+    with closing(client_of(slow, "user")) as client:
+        stored = conversation_on(page, client)["messages"][-1]
     assert stored["role"] == "assistant"
-    assert "".join(text.inner_text().split()) == "".join(stored["text"].split())
+    assert whole_answer(page) == letters(stored["text"])
+    page.context.close()
+
+
+@pytest.mark.parametrize(
+    "breaks", [False, True], ids=["the connection stands still", "the connection breaks"]
+)
+def test_a_browser_without_network_in_the_middle_of_an_answer_shows_the_whole_of_it_afterwards(
+    browser: Browser, slow: Stack, breaks: bool
+) -> None:
+    page = log_in(browser, slow)
+    page.add_init_script(KNOWN_SOCKETS)
+    page.reload()
+    ask(page, "What is a stroke?")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    wait_until(lambda: len(answer(page)) > 300, what="for the answer to begin")
+    page.context.set_offline(True)
+    if breaks:
+        page.evaluate("sockets.at(-1).close()")
+    read = answer(page)
+    with closing(client_of(slow, "user")) as client:
+        *_, (ended, _) = follow(client, conversation_on(page, client)["job"]["id"])
+        stored = conversation_on(page, client)["messages"][-1]
+    assert (ended, stored["role"]) == ("end", "assistant")
+    assert answer(page) == read
+    page.context.set_offline(False)
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible(timeout=60_000)
+    assert len(read) < len(stored["text"])
+    assert whole_answer(page) == letters(stored["text"])
+    assert not breaks or page.evaluate("sockets.length") > 1
     page.context.close()
 
 

@@ -281,17 +281,32 @@ def test_a_python_that_does_not_serve_is_one_clear_line(
     assert "make up PYTHON=python3.13" in line
 
 
-def test_smoke_asks_through_every_process_and_says_how_it_went(tmp_path: Path) -> None:
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Those whose temporary folder it is, or that work in it: Redis hides what its environment was."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(folder) or Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+    return found
+
+
+def test_smoke_asks_through_every_process_says_how_it_went_and_leaves_nothing(tmp_path: Path) -> None:
     """The operator's own settings lead it nowhere: to no database or Redis in use."""
-    elsewhere = tmp_path / "in-use.db"
+    elsewhere, temporary = tmp_path / "in-use", tmp_path / "tmp"
+    elsewhere.mkdir()
+    temporary.mkdir()
     done = run_medichat(
         "smoke",
-        MEDICHAT_DATABASE_URL=f"sqlite:///{elsewhere}",
+        TMPDIR=str(temporary),
+        MEDICHAT_DATABASE_URL=f"sqlite:///{elsewhere / 'in-use.db'}",
         MEDICHAT_REDIS_URL="redis://127.0.0.1:1/0",
-        MEDICHAT_SECRETS_DIR=str(tmp_path),
+        MEDICHAT_SECRETS_DIR=str(elsewhere),
         MEDICHAT_REQUESTS_PER_MINUTE="1",
     )
-    assert list(tmp_path.iterdir()) == []
+    assert not psutil.wait_procs(processes_in(temporary), timeout=5)[1]
+    assert list(temporary.glob("medichat-*")) == []
+    assert list(elsewhere.iterdir()) == []
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     figures = json.loads(line)

@@ -297,6 +297,13 @@ def test_a_picture_that_no_row_names_is_not_found(api: Api, admin: httpx.Client)
     assert admin.get(f"/v1/datasets/{dataset_id}/images/{stray}").status_code == 404
 
 
+def test_words_in_place_of_a_pictures_name_reach_no_event(api: Api, admin: httpx.Client) -> None:
+    dataset_id = uploaded(admin)
+    check(api, picture=PNG)
+    assert admin.get(f"/v1/datasets/{dataset_id}/images/{WORD}").status_code == 422
+    assert api.audit("dataset.image_read") == []
+
+
 def test_a_picture_that_was_changed_is_not_shown(api: Api, admin: httpx.Client) -> None:
     dataset_id = uploaded(admin)
     dataset, manifest = check(api, picture=PNG)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 
 from models.demo.build import build
+from models.demo.card import write_card
 from models.demo.evaluate import (
     WEIGHTS,
     Examinee,
@@ -40,6 +42,33 @@ def test_it_is_a_gemma_3_with_a_vision_tower() -> None:
 
 def test_the_card_names_the_data_that_it_was_trained_on() -> None:
     assert load_knowledge().sha256 in (WEIGHTS / "README.md").read_text()
+
+
+def test_the_cards_figures_are_of_the_weights_beside_it() -> None:
+    weights = (WEIGHTS / "model.safetensors").read_bytes()
+    (named,) = re.findall(
+        r"weights measured \(`model\.safetensors`\): `(\w+)`", (WEIGHTS / "README.md").read_text()
+    )
+    assert named == hashlib.sha256(weights).hexdigest()
+
+
+def test_a_build_writes_the_hash_of_its_weights_into_the_card(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    figures = {
+        "held_out": {"questions": 1.0, "share_at_least_half": 1.0, "mean_rouge_l": 1.0},
+        "off_topic": {"questions": 1.0, "share_declined": 1.0},
+        "pictures": {"pictures": 1.0, "share_right": 1.0},
+    }
+    write_card(
+        tmp_path,
+        figures=figures,
+        parameters=1,
+        steps=1,
+        sight_steps=1,
+        minutes=1,
+        knowledge=load_knowledge(),
+    )
+    assert hashlib.sha256(b"other weights").hexdigest() in (tmp_path / "README.md").read_text()
 
 
 def test_it_answers_held_out_questions(examinee: Examinee) -> None:

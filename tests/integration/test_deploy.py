@@ -101,12 +101,51 @@ def test_every_setting_named_in_a_deployed_file_exists(file: str) -> None:
     assert named <= known
 
 
-def test_every_secret_named_in_the_compose_file_is_a_setting_and_is_made() -> None:
+def without_token() -> dict[str, str]:
+    """The environment of whoever runs the tests, without what they tell the hub."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+
+
+def test_every_secret_named_in_the_compose_file_is_a_setting_and_is_made(tmp_path: Path) -> None:
     settings = {f"medichat_{field}" for field in Settings.model_fields}
-    made = set(re.search(r"for name in (.+?);", (ROOT / "deploy/make-secrets.sh").read_text())[1].split())  # type: ignore[index]
+    shutil.copy(ROOT / "deploy/make-secrets.sh", tmp_path)
+    subprocess.run(["sh", tmp_path / "make-secrets.sh"], check=True, capture_output=True)
+    made = {file.name: file.stat().st_size for file in (tmp_path / "secrets").iterdir()}
     secrets = set(COMPOSE["secrets"])
-    assert secrets == {f"medichat_{name}" for name in made}
-    assert secrets - settings == {"medichat_postgres_password"}  # read by the postgres image itself
+    assert secrets == set(made)
+    assert {name for name, size in made.items() if size == 0} == {"medichat_hf_token"}
+    # read by the postgres image itself, and by the hub's library
+    assert secrets - settings == {"medichat_postgres_password", "medichat_hf_token"}
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_no_secret_is_handed_to_a_service_in_its_environment(name: str) -> None:
+    given = environment(COMPOSE["services"][name])
+    assert [each for each in given if each.endswith(("TOKEN", "PASSWORD", "KEY", "SECRET"))] == []
+
+
+@pytest.mark.parametrize("name", ["worker_infer", "worker_train"])
+@pytest.mark.parametrize(("written", "read"), [("hf_abc\n", "hf_abc"), ("", "None")])
+def test_the_hubs_library_reads_its_token_from_the_secret(
+    name: str, written: str, read: str, tmp_path: Path
+) -> None:
+    service, token = COMPOSE["services"][name], "medichat_hf_token"
+    assert token in service["secrets"]
+    (tmp_path / token).write_text(written)
+    given = {
+        key: value.replace("/run/secrets", str(tmp_path))
+        for key, value in environment(service).items()
+        if value == f"/run/secrets/{token}"
+    }
+    program = "import huggingface_hub; print(huggingface_hub.get_token())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**without_token(), **given, "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == read
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -138,6 +177,37 @@ def test_every_module_in_the_procfile_exists(command: str) -> None:
 
 def test_only_the_proxy_is_published() -> None:
     assert [name for name, service in COMPOSE["services"].items() if "ports" in service] == ["proxy"]
+
+
+def test_redis_keeps_what_it_was_given_and_asks_for_the_password() -> None:
+    redis = COMPOSE["services"]["redis"]
+    command = redis["command"][-1]
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert "--dir /data" in command
+    assert "redis:/data" in redis["volumes"]
+    assert re.search(r"requirepass .*\$\$\(cat /run/secrets/medichat_redis_password\).* > (\S+) ", command)
+    assert redis["secrets"] == ["medichat_redis_password"]
+
+
+@pytest.mark.parametrize("name", ["worker_infer", "worker_train"])
+def test_a_worker_is_given_the_gpu(name: str) -> None:
+    (device,) = COMPOSE["services"][name]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_the_proxy_speaks_tls_and_sends_whoever_comes_without_to_it() -> None:
+    """Caddy does both by itself for a site that names no scheme and no port, unless it is told not to."""
+    rules = (ROOT / "deploy/proxy/Caddyfile").read_text()
+    assert re.findall(r"^(\S+) \{$", rules, re.MULTILINE) == ["{$MEDICHAT_HOST:localhost}"]
+    assert not re.search(r"^\s*(auto_https|tls|bind)\b|http://", rules, re.MULTILINE)
+    proxy = COMPOSE["services"]["proxy"]
+    assert set(proxy["ports"]) == {"80:80", "443:443"}
+    assert environment(proxy)["MEDICHAT_HOST"] == "${MEDICHAT_HOST:-localhost}"
+    for name in ("init", "api", "worker_infer", "worker_train"):
+        given = environment(COMPOSE["services"][name])
+        assert given["MEDICHAT_PUBLIC_API_URL"].startswith("https://")
+        assert given["MEDICHAT_SECURE_COOKIES"] == "true"
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])

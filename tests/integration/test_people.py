@@ -1,5 +1,6 @@
 """Accounts, auditors who need a yes, API keys, and the log of all that."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -240,6 +241,28 @@ def test_reading_the_log_is_in_the_log(api: Api) -> None:
     (event,) = auditor.get("/v1/audit/events", params={"action": "audit.read", "limit": 1}).json()["items"]
     assert event["details"]["action"] in ("session.*", "audit.read")
     assert len(api.audit("audit.read")) == 2
+
+
+def test_the_event_of_a_reading_keeps_ids_and_actions_that_were_looked_for(api: Api) -> None:
+    person = api.person()
+    auditor = api.log_in(Role.AUDITOR)
+    looked = {"actor": person.id, "object": f"user:{person.id}", "action": "session.started"}
+    auditor.get("/v1/audit/events", params=looked)
+    auditor.get("/v1/audit/events", params={"actor": "system", "object": f"adapter:{'a' * 64}"})
+    first, second = (json.loads(row.canonical_bytes)["details"] for row in api.audit("audit.read"))
+    assert {name: first[name] for name in looked} == looked
+    assert (second["actor"], second["object"]) == ("system", f"adapter:{'a' * 64}")
+
+
+@pytest.mark.parametrize("name", ["actor", "object", "action"])
+@pytest.mark.parametrize("typed", ["Hedwig Sonntag", "hedwig.sonntag", "hedwig.*", "patient:hedwig"])
+def test_of_other_words_that_were_looked_for_the_log_keeps_a_hash(api: Api, name: str, typed: str) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    assert auditor.get("/v1/audit/events", params={name: typed}).status_code == 200
+    (event,) = api.audit("audit.read")
+    assert "hedwig" not in event.canonical_bytes.decode().lower()
+    details = json.loads(event.canonical_bytes)["details"]
+    assert details[f"{name}_hmac"] == api.gateway.envelope.fingerprint(typed)
 
 
 def test_the_log_is_filtered_and_comes_in_pages(api: Api) -> None:

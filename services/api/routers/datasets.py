@@ -6,7 +6,7 @@ from pathlib import PureWindowsPath
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -160,11 +160,11 @@ def read_rows(
 @router.get(
     "/{dataset_id}/images/{sha256}",
     response_class=Response,
-    responses={**document(401, 403, 404, 409, 429), 200: {"content": {"image/png": {}}}},
+    responses={**document(401, 403, 404, 409, 422, 429), 200: {"content": {"image/png": {}}}},
 )
 def read_image(
     dataset_id: str,
-    sha256: str,
+    sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
     caller: Admin,
     gateway: GatewayDep,
 ) -> Response:

@@ -1,0 +1,109 @@
+"""What others read from the results of the benchmarks. Nothing is measured here."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from benchmarks import gateway, overhead, report, serving, training
+from benchmarks.systems import Answer
+
+
+class Fast:
+    """A system that answers at once, whatever it is made with."""
+
+    def __init__(self, *_: object) -> None:
+        """It needs nothing of that."""
+
+    def ask(self, question: str) -> Answer:
+        return Answer(tokens=10, first_sentence_s=0.1, total_s=0.2)
+
+    ask_and_wait = ask
+
+    def use_rules_alone(self) -> None:
+        """It has no guard."""
+
+    def peak_mb(self) -> float:
+        return 1.0
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
+def told_by(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
+    """What a benchmark prints for programs."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--quick", "--json"])
+    main()
+    told: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return told
+
+
+def kept(name: str) -> dict[str, Any]:
+    """What the last full run left."""
+    found: dict[str, Any] = json.loads((report.RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def check_serving(result: dict[str, Any]) -> None:
+    for row in result["rows"]:
+        assert row["system"] in ("naive", "engine", "stack")
+        figures = ("tokens_per_s", "first_sentence_ms_p50", "first_sentence_ms_p95")
+        assert all(isinstance(row[name], float) for name in figures)
+        assert all(isinstance(row[name], int) for name in ("concurrency", "adapters"))
+    assert {row["concurrency"] for row in result["rows"]} >= {1, 16}
+    assert all(isinstance(result["overhead_ms"][name], float) for name in ("p50", "p95"))
+
+
+def check_gateway(result: dict[str, Any]) -> None:
+    for dialect in ("sqlite", "postgresql"):
+        assert all(isinstance(result[dialect][name], float) for name in ("accepted_per_s", "bare_per_s"))
+
+
+def check_training(result: dict[str, Any]) -> None:
+    for system in ("baseline", "ours"):
+        figures = ("supervised_tokens_per_s", "eval_loss", "peak_mb")
+        assert all(isinstance(result[system][name], float) for name in figures)
+
+
+def test_serving_tells_rows_of_each_system_and_what_the_path_adds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, names in (
+        (serving, ("Naive", "EngineInProcess", "WholeStack", "Bare")),
+        (overhead, ("EngineInProcess", "WholeStack")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, Fast)
+    monkeypatch.setattr(serving.models, "layers_of_gemma_270m", lambda folder, _: folder)
+    monkeypatch.setattr(serving, "apart", lambda function, *args, **options: function(*args, **options))
+    check_serving(told_by(serving.main, monkeypatch, capsys))
+
+
+def test_gateway_tells_accepted_questions_of_both_by_database(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gateway, "measure", lambda *_, **__: gateway.compared([2.0, 3.0], [4.0, 5.0]))
+    monkeypatch.setattr(gateway, "postgresql", lambda: nullcontext("postgresql+psycopg://"))
+    check_gateway(told_by(gateway.main, monkeypatch, capsys))
+
+
+def test_training_tells_figures_of_the_baseline_and_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = training.figures(tokens=100, seconds=2.0, eval_loss=3.0, peak_mb=4.0, dtype="float32")
+    monkeypatch.setattr(training, "_in_a_process", lambda *_: found)
+    monkeypatch.setattr(training.training_gpu, "measure", lambda **_: "not measured")
+    check_training(told_by(training.main, monkeypatch, capsys))
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [("serving", check_serving), ("gateway", check_gateway), ("training", check_training)],
+)
+def test_the_results_that_were_kept_say_the_same(name: str, check: Callable[[dict[str, Any]], None]) -> None:
+    check(kept(name))
