@@ -1,5 +1,8 @@
 """One's conversations: read, find, rename, take out, answer again, rate."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 
 from services.api.routers.conversations import SEARCHED
@@ -177,6 +180,23 @@ def test_an_answer_is_rated_once_and_the_rating_can_be_taken_back(api: Api) -> N
     assert api.count(feedback) == 1
     assert client.delete(f"/v1/messages/{message}/feedback").status_code == 204
     assert client.get(path).json()["messages"][-1]["feedback"] is None
+
+
+def test_an_answer_rated_many_times_at_once_has_one_rating(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    message = client.get(path).json()["messages"][-1]["id"]
+    together = Barrier(8)
+
+    def rate(number: int) -> int:
+        together.wait()
+        body = {"rating": "up" if number % 2 else "down"}
+        return client.put(f"/v1/messages/{message}/feedback", json=body).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(rate, range(64))) == {204}
+    assert api.count(feedback) == 1
+    assert len(api.audit("feedback.given")) == 64
 
 
 def test_only_answers_are_rated(api: Api) -> None:
