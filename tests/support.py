@@ -298,17 +298,13 @@ class Api:
 
     # -- looking
 
-    def wait_for_lock(self) -> None:
-        """Until a transaction waits for another's row; on PostgreSQL, with maintenance at rest."""
+    def waits_for_lock(self) -> bool:
+        """Whether a transaction waits for another's row; on PostgreSQL, with maintenance at rest."""
         waiting = (
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-
-        def found() -> bool:
-            with self.gateway.database.read() as connection:
-                return connection.exec_driver_sql(waiting).first() is not None
-
-        wait_until(found, what="for a transaction that waits for another")
+        with self.gateway.database.read() as connection:
+            return connection.exec_driver_sql(waiting).first() is not None
 
     def audit(self, action: str | None = None) -> list[Any]:
         """The audit events, oldest first."""

@@ -19,7 +19,7 @@ from shared.jobs.store import Renewal
 from shared.training.adapters import AdapterStore, active, hold_unrecalled
 from tests.conftest import MakeApi
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, sha_of
-from tests.support import Api, Person, ask_async
+from tests.support import Api, Person, ask_async, wait_until
 from tests.training import add_dataset
 
 A, B, C, D = (sha_of(name) for name in "abcd")
@@ -350,7 +350,7 @@ def test_an_evaluation_that_two_cancel_at_the_same_moment_ends_once(make_api: Ma
         with gateway.database.write() as connection:
             assert gateway.jobs.cancel(connection, job_id) is not None
             other = pool.submit(cancel, client, asked)
-            api.wait_for_lock()
+            wait_until(api.waits_for_lock)
         assert other.result() == "cancelled"
     assert not api.audit("evaluation.cancel_asked")
     assert not api.audit("evaluate.cancelled")

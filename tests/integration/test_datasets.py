@@ -478,7 +478,7 @@ def test_hiding_ends_no_check_that_another_is_just_ending(make_api: MakeApi, dia
             assert job_id is not None
             assert gateway.jobs.cancel(connection, job_id) is not None
             other = pool.submit(admin.delete, f"/v1/datasets/{dataset_id}")
-            api.wait_for_lock()
+            wait_until(api.waits_for_lock)
         assert other.result().status_code == 204
     assert not api.audit("validate.cancelled")
 

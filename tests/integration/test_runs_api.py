@@ -13,7 +13,7 @@ from shared.training.progress import StepReport, record_steps
 from shared.training.runs import RunStore
 from shared.training.states import DatasetState
 from tests.conftest import MakeApi
-from tests.support import Api, RedisServer
+from tests.support import Api, RedisServer, wait_until
 from tests.training import School, add_dataset
 from tests.uploads import check, upload
 
@@ -154,7 +154,7 @@ def test_a_run_that_two_cancel_at_the_same_moment_ends_once(make_api: MakeApi, d
         with gateway.database.write() as connection:
             assert gateway.jobs.cancel(connection, job_id) is not None
             other = pool.submit(school.cancel, run["id"])
-            school.api.wait_for_lock()
+            wait_until(school.api.waits_for_lock)
         assert other.result()["state"] == "cancelled"
     assert not school.api.audit("training.cancel_asked")
     assert not school.api.audit("train.cancelled")
