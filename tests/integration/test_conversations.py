@@ -1,12 +1,13 @@
 """One's conversations: read, find, rename, take out, answer again, rate."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Barrier
 
 import pytest
 
-from services.api.routers.conversations import SEARCHED
-from shared.db.tables import conversations, feedback, jobs, messages
+from services.api.routers.conversations import SEARCHED, UNREADABLE
+from shared.db.tables import conversations, data_keys, feedback, jobs, messages
 from shared.jobs.lifecycle import EventKind
 from tests.support import Api, ask_async
 
@@ -81,6 +82,43 @@ def test_a_search_goes_on_after_the_last_one_that_it_gave_out(api: Api) -> None:
     second = client.get("/v1/conversations", params=params).json()
     assert [item["id"] for item in second["items"]] == [made[0]]
     assert second["next_cursor"] is None
+
+
+@pytest.mark.parametrize("harm", ["key destroyed", "key broken", "title broken"])
+def test_one_that_can_no_longer_be_read_is_listed_as_such_among_the_others(api: Api, harm: str) -> None:
+    client = api.log_in()
+    lost, other = talk(api, client, "What is asthma?"), talk(api, client, "And asthma at night?")
+    owned = data_keys.c.owner_id == lost
+    if harm == "key destroyed":
+        api.set(data_keys, owned, wrapped_key=None, destroyed_at=datetime(2026, 1, 1, tzinfo=UTC))
+    elif harm == "key broken":
+        api.set(data_keys, owned, wrapped_key=b"broken")
+    else:
+        api.set(conversations, conversations.c.id == lost, title_ciphertext=b"broken")
+    listed = client.get("/v1/conversations").json()["items"]
+    assert [(item["id"], item["title"]) for item in listed] == [
+        (other, "And asthma at night?"),
+        (lost, UNREADABLE),
+    ]
+    found = client.get("/v1/conversations", params={"search": "asthma"}).json()["items"]
+    assert [item["id"] for item in found] == [other]
+    opened = client.get(f"/v1/conversations/{lost}")
+    assert (opened.status_code, opened.headers["content-type"]) == (410, "application/problem+json")
+    assert "can no longer be read" in opened.json()["detail"]
+    assert client.get(f"/v1/conversations/{other}").status_code == 200
+
+
+def test_asking_on_where_the_key_is_gone_is_refused_in_words(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    api.set(data_keys, data_keys.c.scope == "conversation", wrapped_key=None)
+    refused = [
+        client.post(f"{path}/messages", json={"query": "And at night?"}),
+        client.post(f"{path}/regenerate"),
+        client.patch(path, json={"title": "My lungs"}),
+    ]
+    assert [response.status_code for response in refused] == [410] * 3
+    assert client.delete(path).status_code == 204
 
 
 def test_a_conversation_can_be_renamed(api: Api) -> None:

@@ -34,7 +34,9 @@ def owned_message(message_id: str, request: Request, caller: Asker, gateway: Gat
 Owned = Annotated[tuple[str, str], Depends(owned_message)]
 
 
-@router.put("/{message_id}/feedback", status_code=204, responses=document(401, 403, 404, 409, 413, 422, 429))
+@router.put(
+    "/{message_id}/feedback", status_code=204, responses=document(401, 403, 404, 409, 410, 413, 422, 429)
+)
 def rate(message_id: str, message: Owned, body: FeedbackBody, caller: Asker, gateway: GatewayDep) -> Response:
     """Rate an answer up or down, with a comment if one likes; a second rating replaces the first."""
     conversation, role = message
