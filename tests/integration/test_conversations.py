@@ -27,6 +27,19 @@ def test_a_conversation_holds_question_and_answer(api: Api) -> None:
     assert conversation["job"]["state"] == "succeeded"
 
 
+def test_an_answer_stands_after_its_question_though_a_crisis_came_in_between(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    job = api.claim()
+    api.release(job, "Asthma narrows the airways.")
+    crisis = "I want to kill myself"
+    helped = client.post("/predict", json={"query": crisis, "conversation_id": conversation}).json()
+    api.finish(job)
+    said = client.get(f"/v1/conversations/{conversation}").json()["messages"]
+    texts = [message["text"] for message in said]
+    assert texts == ["What is asthma?", "Asthma narrows the airways.", crisis, helped["answer"]]
+
+
 def test_a_running_answer_is_part_of_it(api: Api) -> None:
     client = api.log_in()
     conversation = ask_async(client)["conversation_id"]
