@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from shared.db.rows import Into, Rows, put
 from shared.db.tables import conversations, data_keys, messages, released_sentences, verdicts
@@ -37,10 +37,12 @@ _NEXT_NUMBER = (
     .values(message_count=conversations.c.message_count + 1, updated_at=bindparam("now"))
     .returning(conversations.c.message_count)
 )
+_asked = messages.alias("asked")
 _SAID = (
     select(messages)
+    .outerjoin(_asked, _asked.c.id == messages.c.parent_id)
     .where(messages.c.conversation_id == bindparam("conversation_id"), messages.c.hidden_at.is_(None))
-    .order_by(messages.c.seq)
+    .order_by(func.coalesce(_asked.c.seq, messages.c.seq), messages.c.seq)
 )
 _RELEASED = (
     select(
@@ -232,7 +234,11 @@ class Conversations:
     def read_messages(
         self, connection: Connection, conversation_id: str, *, key: DataKey | None = None
     ) -> list[Message]:
-        """The messages that are not hidden, oldest first; `key` is the conversation's, if it is at hand."""
+        """The messages that are not hidden: each question, oldest first, with its answer right after it.
+
+        A person in need may ask while an answer is written; that answer is then stored after this question.
+        `key` is the conversation's, if it is at hand.
+        """
         key = key or self.key(connection, conversation_id)
         rows = connection.execute(_SAID, {"conversation_id": conversation_id})
         return [

@@ -107,7 +107,7 @@ class Ring:
         try:
             data = json.loads(message)
             return cls(str(data["job"]), int(data.get("seq", 0)))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 

@@ -208,6 +208,18 @@ class Api:
             account = accounts.get_account(connection, person.id)
             return sessions.start_browser_session(connection, account, life=timedelta(hours=1), now=now)
 
+    def principal(self, person: Person) -> sessions.Principal:
+        """The person as a route knows who calls."""
+        token = self.token(person)
+        with self.gateway.database.read() as connection:
+            return sessions.resolve(
+                connection,
+                token,
+                key=self.settings.secret("token_key"),
+                idle=timedelta(hours=1),
+                now=self.gateway.clock.now(connection),
+            )
+
     def log_in(self, role: Role = Role.USER) -> httpx.Client:
         """A client logged in as a new person of this role."""
         return self.client(self.person(role))
@@ -285,6 +297,14 @@ class Api:
         return self.finish(job)
 
     # -- looking
+
+    def waits_for_lock(self) -> bool:
+        """Whether a transaction waits for another's row; on PostgreSQL, with maintenance at rest."""
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with self.gateway.database.read() as connection:
+            return connection.exec_driver_sql(waiting).first() is not None
 
     def audit(self, action: str | None = None) -> list[Any]:
         """The audit events, oldest first."""

@@ -262,18 +262,19 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
     return job
 
 
-def cancel(gateway: Gateway, caller: Principal, job: Job) -> Job:
+def cancel(gateway: Gateway, caller: Principal, job_id: str) -> Job:
     """Stop a job; what was released stays."""
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        after = gateway.jobs.cancel(connection, job.id)
-        if after.event_seq != job.event_seq:
+        stopped = gateway.jobs.cancel(connection, job_id)
+        if stopped is not None:
             record.append(
-                connection, now=now, actor=caller.actor, action="job.cancel_asked", object=f"job:{job.id}"
+                connection, now=now, actor=caller.actor, action="job.cancel_asked", object=f"job:{job_id}"
             )
-            record_end(connection, gateway.conversations, after, actor=caller.actor, now=now)
-    gateway.bell.cancel(job.id)
-    gateway.bell.news(job.id)
+            record_end(connection, gateway.conversations, stopped, actor=caller.actor, now=now)
+        after = stopped or gateway.jobs.get(connection, job_id)
+    gateway.bell.cancel(job_id)
+    gateway.bell.news(job_id)
     return after
 
 

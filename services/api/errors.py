@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from shared import errors
 from shared.logs import where
+from shared.privacy.envelope import CannotDecrypt
 from shared.storage import StorageAway
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ TITLES = {
     404: "Not found",
     405: "This method is not offered here",
     409: "Not possible at this moment",
+    410: "No longer there to read",
     413: "The request is too large",
     415: "The content type is not understood",
     422: "The request cannot be used",
@@ -127,6 +129,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DataError, _not_storable)
     app.add_exception_handler(StorageAway, _storage_away)
+    app.add_exception_handler(CannotDecrypt, _cannot_open)
     for kind in DATABASE_AWAY:
         app.add_exception_handler(kind, _database_away)
 
@@ -207,6 +210,12 @@ async def _storage_away(_request: Request, error: Exception) -> Response:
     log.error("the storage is not reachable: %s", where(error))
     detail = "The storage is not reachable; try again in a moment."
     return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+
+
+async def _cannot_open(_request: Request, error: Exception) -> Response:
+    log.error("a text cannot be opened: %s", where(error))
+    detail = "This can no longer be read: its texts were erased, or cannot be opened with their key."
+    return problem(410, "no-longer-readable", f"{detail} Ask your admin if you did not expect that.")
 
 
 def unexpected(error: Exception) -> Response:

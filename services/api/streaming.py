@@ -22,6 +22,7 @@ from shared.auth.sessions import is_open
 from shared.conversations import Sentence
 from shared.jobs.lifecycle import TERMINAL, State
 from shared.jobs.records import Job
+from shared.logs import where
 from shared.queue import NEWS_CHANNEL, Ring, redis_url
 from shared.settings import Settings
 
@@ -89,7 +90,9 @@ class News:
                 await self._listen()
             except (RedisError, OSError) as error:
                 log.warning("cannot hear the bell (%s): looking for rows instead", type(error).__name__)
-                await asyncio.sleep(1)
+            except Exception as error:  # the listener must outlive a bug in one round
+                log.error("hearing the bell failed, so rows are looked for: %s", where(error))
+            await asyncio.sleep(1)
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:

@@ -286,15 +286,15 @@ class _Attempt:
         assert job.conversation_id is not None
         key, state = a._conversations.key_and_state(connection, job.conversation_id)
         said = a._conversations.read_messages(connection, job.conversation_id, key=key)
-        asked = next(message for message in said if message.id == job.question_id)
+        place = next(place for place, message in enumerate(said) if message.id == job.question_id)
         released = (
             a._conversations.read_sentences(connection, job.conversation_id, job.id, key=key)
             if job.epoch > 1  # else nobody has worked on it
             else []
         )
         return Question(
-            turns=[Turn(role=m.role, text=m.text) for m in said if m.seq < asked.seq],
-            text=asked.text,
+            turns=[Turn(role=message.role, text=message.text) for message in said[:place]],
+            text=said[place].text,
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
             state=state,

@@ -260,10 +260,12 @@ def _keep_one(connection: Connection, account: Account) -> None:
     """Raises Conflict when this is the last active admin or auditor."""
     if account.role is Role.USER or account.status is not AccountStatus.ACTIVE:
         return
-    others = connection.execute(
-        select(func.count()).where(
-            users.c.role == account.role, users.c.status == AccountStatus.ACTIVE, users.c.id != account.id
-        )
-    ).scalar_one()
-    if not others:
+    # locked, and in one order, so that of two that go at the same moment the second sees the first one gone
+    active = connection.execute(
+        select(users.c.id)
+        .where(users.c.role == account.role, users.c.status == AccountStatus.ACTIVE)
+        .order_by(users.c.id)
+        .with_for_update(key_share=True)
+    ).scalars()
+    if not set(active) - {account.id}:
         raise Conflict(f"This is the last active {account.role}; make another one first.")

@@ -150,7 +150,7 @@ messages = Table(
     Column("parts", JSON, nullable=False),  # kinds only, e.g. [{"type": "text"}]; their text is encrypted
     Column("ciphertext", LargeBinary, nullable=False),
     Column("key_id", Id, ForeignKey("data_keys.key_id"), nullable=False),
-    Column("job_id", Id, index=True),
+    Column("job_id", Id, index=True, unique=True),  # of an answer: no job gives two
     Column("created_at", UtcDateTime, nullable=False),
     Column("hidden_at", UtcDateTime),
     UniqueConstraint("conversation_id", "seq"),

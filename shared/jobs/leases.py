@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared.db import Database
 from shared.jobs.records import Claim
 from shared.jobs.store import JobStore, Renewal
+from shared.logs import where
 from shared.queue import CANCEL_CHANNEL, Ring
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,12 @@ class LeaseKeeper:
         try:
             with self._database.write() as connection:
                 renewal = self._jobs.renew(connection, hold.claim)
+            if renewal is not Renewal.KEPT:
+                hold.tell(renewal)
         except SQLAlchemyError as error:
             log.warning("cannot renew the lease of job %s: %s", hold.claim.job_id, type(error).__name__)
-            return
-        if renewal is not Renewal.KEPT:
-            hold.tell(renewal)
+        except Exception as error:  # a bug with one job must not cost the others their leases
+            log.error("renewing the lease of job %s failed: %s", hold.claim.job_id, where(error))
 
     def _beat(self) -> None:
         while not self._closing.wait(self._heartbeat_s):
@@ -119,6 +121,8 @@ class LeaseKeeper:
                 self._on_beat()
             except SQLAlchemyError as error:
                 log.warning("cannot report to the database: %s", type(error).__name__)
+            except Exception as error:  # the heart must outlive a bug in one round
+                log.error("reporting failed: %s", where(error))
 
     def _listen(self) -> None:
         while not self._closing.is_set():
@@ -126,9 +130,12 @@ class LeaseKeeper:
                 self._listen_until_lost()
             except redis.RedisError as error:
                 log.warning("cannot hear cancellations (%s): looking for them", type(error).__name__)
-                self._closing.wait(min(UNHEARD_S, self._heartbeat_s))
-                for hold in self._held():
-                    self._renew(hold)
+            except Exception as error:  # the listener must outlive a bug in one round
+                log.error("hearing cancellations failed, so they are looked for: %s", where(error))
+            if self._closing.wait(min(UNHEARD_S, self._heartbeat_s)):
+                return
+            for hold in self._held():
+                self._renew(hold)
 
     def _listen_until_lost(self) -> None:
         with self._redis.pubsub(  # type: ignore[no-untyped-call]

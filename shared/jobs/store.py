@@ -296,8 +296,12 @@ class JobStore:
 
     # -- what others do
 
-    def cancel(self, connection: Connection, job_id: str) -> Job:
-        """Stop a job: a queued one ends at once, a running one is asked to, an ended one stays."""
+    def cancel(self, connection: Connection, job_id: str) -> Job | None:
+        """Stop a job: a queued one ends at once, a running one is asked to, an ended one stays.
+
+        Returns the job as it is then; None when that changed nothing, so that what belongs to the change is
+        written once, however many cancel at the same moment.
+        """
         now = self.clock.now(connection)
         while True:
             job = self.get(connection, job_id)
@@ -306,7 +310,7 @@ class JobStore:
             elif job.state is State.RUNNING and job.cancel_requested_at is None:
                 values, kind = {"cancel_requested_at": now}, EventKind.CANCEL_REQUESTED
             else:
-                return job
+                return None
             moved = connection.execute(_moved(job, values)).one_or_none()
             if moved is not None:
                 job = Job.from_row(moved)

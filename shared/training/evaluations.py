@@ -132,9 +132,8 @@ class EvaluationStore:
 
         Raises NotFound.
         """
-        before = self._jobs.get(connection, self.get(connection, evaluation_id).job_id)
-        after = self._jobs.cancel(connection, before.id)
-        if after.event_seq == before.event_seq:
+        stopped = self._jobs.cancel(connection, self.get(connection, evaluation_id).job_id)
+        if stopped is None:
             return None
         record.append(
             connection,
@@ -142,9 +141,9 @@ class EvaluationStore:
             actor=actor,
             action="evaluation.cancel_asked",
             object=f"evaluation:{evaluation_id}",
-            details={"job": after.id},
+            details={"job": stopped.id},
         )
-        return after
+        return stopped
 
     def cancel_all(
         self, connection: Connection, adapter_sha256: str, *, actor: record.Actor, now: datetime

@@ -211,20 +211,23 @@ class RunStore:
         )
         return self.get(connection, run_id)
 
-    def cancel(self, connection: Connection, run_id: str, *, by: By, now: datetime) -> Run:
-        """Ask for the end of a run; returns it as it is then. Raises NotFound."""
-        before = self.get(connection, run_id).job
-        after = self._jobs.cancel(connection, before.id)
-        if after.event_seq != before.event_seq:
-            record.append(
-                connection,
-                now=now,
-                actor=by.actor,
-                action="training.cancel_asked",
-                object=f"training_run:{run_id}",
-                details={"job": before.id},
-            )
-        return self.get(connection, run_id)
+    def cancel(self, connection: Connection, run_id: str, *, by: By, now: datetime) -> Job | None:
+        """Ask for the end of a run. Returns its job as it is then; None when that changed nothing.
+
+        Raises NotFound.
+        """
+        stopped = self._jobs.cancel(connection, self.get(connection, run_id).job.id)
+        if stopped is None:
+            return None
+        record.append(
+            connection,
+            now=now,
+            actor=by.actor,
+            action="training.cancel_asked",
+            object=f"training_run:{run_id}",
+            details={"job": stopped.id},
+        )
+        return stopped
 
     def get(self, connection: Connection, run_id: str) -> Run:
         """One run. Raises NotFound."""

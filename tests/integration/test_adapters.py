@@ -1,6 +1,7 @@
 """Adapters over HTTP: promoted when they may be, rolled back, recalled, named in a question, compared."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,8 +17,9 @@ from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.store import Renewal
 from shared.training.adapters import AdapterStore, active, hold_unrecalled
+from tests.conftest import MakeApi
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, sha_of
-from tests.support import Api, Person, ask_async
+from tests.support import Api, Person, ask_async, wait_until
 from tests.training import add_dataset
 
 A, B, C, D = (sha_of(name) for name in "abcd")
@@ -334,6 +336,24 @@ def test_a_waiting_evaluation_is_cancelled_at_once_by_any_admin_and_logged(
     assert cancel(other, asked) == "cancelled", "an ended one stays as it is"
     assert len(api.audit("evaluation.cancel_asked")) == 1
     assert other.post("/v1/evaluations/nobodys/cancel").status_code == 404
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
+def test_an_evaluation_that_two_cancel_at_the_same_moment_ends_once(make_api: MakeApi, dialect: str) -> None:
+    api = make_api(reconcile_s=600)
+    admin, gateway = api.person(Role.ADMIN), api.gateway
+    client = api.client(admin)
+    add_adapter(api, admin, sha256=A)
+    asked = evaluate(api, client, A)
+    job_id = client.get(f"/v1/evaluations/{asked}").json()["job_id"]
+    with ThreadPoolExecutor(1) as pool:
+        with gateway.database.write() as connection:
+            assert gateway.jobs.cancel(connection, job_id) is not None
+            other = pool.submit(cancel, client, asked)
+            wait_until(api.waits_for_lock)
+        assert other.result() == "cancelled"
+    assert not api.audit("evaluation.cancel_asked")
+    assert not api.audit("evaluate.cancelled")
 
 
 def test_a_running_evaluation_is_asked_to_end(api: Api, admin: Person, client: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from services.api.routers.jobs import cancel_job
 from shared.db.tables import conversations, jobs, messages, users
 from shared.guard.verdict import Category
 from shared.jobs.lifecycle import EventKind, State
@@ -355,3 +356,30 @@ def test_what_was_found_stays_with_the_conversation(api: Api, asked: list[str], 
     )
     assert job.status_code == 202
     assert client.get(f"/v1/conversations/{conversation}").json()["guard_state"] == state
+
+
+# -- an answer that is stopped
+
+
+def test_an_answer_that_ends_while_its_cancel_is_under_way_is_kept_once(api: Api) -> None:
+    person = api.person()
+    ask_async(api.client(person))
+    seen_by_the_route = api.claim()
+    api.release(seen_by_the_route, "Asthma narrows the airways.")
+    api.finish(seen_by_the_route)
+    view = cancel_job(seen_by_the_route, api.principal(person), api.gateway)
+    assert view.state == State.SUCCEEDED
+    assert api.count(messages, messages.c.job_id == view.id) == 1
+    assert len(api.audit("answer.given")) == 1
+    assert not api.audit("job.cancel_asked")
+
+
+def test_a_question_cancelled_twice_at_the_same_moment_ends_once(api: Api) -> None:
+    person = api.person()
+    job_id = ask_async(api.client(person))["id"]
+    with api.gateway.database.read() as connection:
+        seen_by_both = api.gateway.jobs.get(connection, job_id)
+    caller = api.principal(person)
+    ends = [cancel_job(seen_by_both, caller, api.gateway).state for _ in range(2)]
+    assert ends == [State.CANCELLED] * 2
+    assert len(api.audit("answer.cancelled")) == len(api.audit("job.cancel_asked")) == 1

@@ -1,9 +1,13 @@
 """One's conversations: read, find, rename, take out, answer again, rate."""
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Barrier
+
 import pytest
 
-from services.api.routers.conversations import SEARCHED
-from shared.db.tables import conversations, feedback, jobs, messages
+from services.api.routers.conversations import SEARCHED, UNREADABLE
+from shared.db.tables import conversations, data_keys, feedback, jobs, messages
 from shared.jobs.lifecycle import EventKind
 from tests.support import Api, ask_async
 
@@ -21,6 +25,19 @@ def test_a_conversation_holds_question_and_answer(api: Api) -> None:
     assert said == [("user", "What is asthma?"), ("assistant", "Asthma narrows the airways.")]
     assert conversation["title"] == "What is asthma?"
     assert conversation["job"]["state"] == "succeeded"
+
+
+def test_an_answer_stands_after_its_question_though_a_crisis_came_in_between(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    job = api.claim()
+    api.release(job, "Asthma narrows the airways.")
+    crisis = "I want to kill myself"
+    helped = client.post("/predict", json={"query": crisis, "conversation_id": conversation}).json()
+    api.finish(job)
+    said = client.get(f"/v1/conversations/{conversation}").json()["messages"]
+    texts = [message["text"] for message in said]
+    assert texts == ["What is asthma?", "Asthma narrows the airways.", crisis, helped["answer"]]
 
 
 def test_a_running_answer_is_part_of_it(api: Api) -> None:
@@ -78,6 +95,43 @@ def test_a_search_goes_on_after_the_last_one_that_it_gave_out(api: Api) -> None:
     second = client.get("/v1/conversations", params=params).json()
     assert [item["id"] for item in second["items"]] == [made[0]]
     assert second["next_cursor"] is None
+
+
+@pytest.mark.parametrize("harm", ["key destroyed", "key broken", "title broken"])
+def test_one_that_can_no_longer_be_read_is_listed_as_such_among_the_others(api: Api, harm: str) -> None:
+    client = api.log_in()
+    lost, other = talk(api, client, "What is asthma?"), talk(api, client, "And asthma at night?")
+    owned = data_keys.c.owner_id == lost
+    if harm == "key destroyed":
+        api.set(data_keys, owned, wrapped_key=None, destroyed_at=datetime(2026, 1, 1, tzinfo=UTC))
+    elif harm == "key broken":
+        api.set(data_keys, owned, wrapped_key=b"broken")
+    else:
+        api.set(conversations, conversations.c.id == lost, title_ciphertext=b"broken")
+    listed = client.get("/v1/conversations").json()["items"]
+    assert [(item["id"], item["title"]) for item in listed] == [
+        (other, "And asthma at night?"),
+        (lost, UNREADABLE),
+    ]
+    found = client.get("/v1/conversations", params={"search": "asthma"}).json()["items"]
+    assert [item["id"] for item in found] == [other]
+    opened = client.get(f"/v1/conversations/{lost}")
+    assert (opened.status_code, opened.headers["content-type"]) == (410, "application/problem+json")
+    assert "can no longer be read" in opened.json()["detail"]
+    assert client.get(f"/v1/conversations/{other}").status_code == 200
+
+
+def test_asking_on_where_the_key_is_gone_is_refused_in_words(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    api.set(data_keys, data_keys.c.scope == "conversation", wrapped_key=None)
+    refused = [
+        client.post(f"{path}/messages", json={"query": "And at night?"}),
+        client.post(f"{path}/regenerate"),
+        client.patch(path, json={"title": "My lungs"}),
+    ]
+    assert [response.status_code for response in refused] == [410] * 3
+    assert client.delete(path).status_code == 204
 
 
 def test_a_conversation_can_be_renamed(api: Api) -> None:
@@ -177,6 +231,23 @@ def test_an_answer_is_rated_once_and_the_rating_can_be_taken_back(api: Api) -> N
     assert api.count(feedback) == 1
     assert client.delete(f"/v1/messages/{message}/feedback").status_code == 204
     assert client.get(path).json()["messages"][-1]["feedback"] is None
+
+
+def test_an_answer_rated_many_times_at_once_has_one_rating(api: Api) -> None:
+    client = api.log_in()
+    path = f"/v1/conversations/{talk(api, client)}"
+    message = client.get(path).json()["messages"][-1]["id"]
+    together = Barrier(8)
+
+    def rate(number: int) -> int:
+        together.wait()
+        body = {"rating": "up" if number % 2 else "down"}
+        return client.put(f"/v1/messages/{message}/feedback", json=body).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(rate, range(64))) == {204}
+    assert api.count(feedback) == 1
+    assert len(api.audit("feedback.given")) == 64
 
 
 def test_only_answers_are_rated(api: Api) -> None:

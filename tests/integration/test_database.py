@@ -16,7 +16,18 @@ from shared.auth.roles import Role
 from shared.clock import DatabaseClock
 from shared.db import migrate
 from shared.db.engine import Database, connect, is_away
-from shared.db.tables import INSERT_ONLY, audit_events, audit_seals, data_keys, jobs, leases, metadata, users
+from shared.db.tables import (
+    INSERT_ONLY,
+    audit_events,
+    audit_seals,
+    conversations,
+    data_keys,
+    jobs,
+    leases,
+    messages,
+    metadata,
+    users,
+)
 from shared.db.tables_training import datasets, deployments, training_runs
 from shared.ids import new_id
 from shared.policies.store import PolicyStore
@@ -202,6 +213,30 @@ def test_a_former_run_names_the_manifest_only_where_it_is_still_what_was_trained
     migrate.upgrade(empty.writer)
     with empty.read() as connection:
         assert connection.execute(select(training_runs.c.manifest_sha256)).scalar_one() == known
+
+
+def test_an_answer_that_was_stored_twice_is_shown_once_and_can_be_no_more(empty: Database) -> None:
+    migrate.upgrade(empty.writer, "0005")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    answer = {"conversation_id": "c", "role": "assistant", "parts": [], "ciphertext": b"x", "key_id": "k"}
+    with empty.write() as connection:
+        person = {"id": "u", "name": "u", "role": "user", "audience": "patient", "status": "active"}
+        connection.execute(insert(users).values(**person, password_hash="x", created_at=at))
+        key = {"key_id": "k", "scope": "conversation", "owner_id": "c", "wrapped_key": b"x"}
+        connection.execute(insert(data_keys).values(**key, master_key_version=1, created_at=at))
+        talk = {"id": "c", "user_id": "u", "key_id": "k", "created_at": at, "updated_at": at}
+        connection.execute(insert(conversations).values(**talk))
+        for seq, job_id in enumerate((None, "j", "j", "other"), start=1):
+            row = {"id": f"m{seq}", "seq": seq, "job_id": job_id, "created_at": at, **answer}
+            connection.execute(insert(messages).values(row))
+    migrate.upgrade(empty.writer)
+    shown = select(messages.c.id).where(messages.c.hidden_at.is_(None)).order_by(messages.c.seq)
+    with empty.read() as connection:
+        assert connection.execute(shown).scalars().all() == ["m1", "m3", "m4"]
+        assert len(connection.execute(select(messages)).all()) == 4, "nothing is erased"
+    again = {"id": "m5", "seq": 5, "job_id": "j", "created_at": at, **answer}
+    with pytest.raises(IntegrityError), empty.write() as connection:
+        connection.execute(insert(messages).values(again))
 
 
 def test_a_rebuilt_table_gets_its_protection_back(empty: Database, dialect: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from shared.training.dataset_files import Split, image_path, open_sealed, place_
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import SILENT_FOR, By
 from shared.training.options import DatasetOptions
+from tests.conftest import MakeApi
 from tests.support import Api, wait_until
 from tests.uploads import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part, write_picture
 
@@ -470,6 +472,22 @@ def test_hiding_stops_a_check(api: Api, admin: httpx.Client) -> None:
     dataset_id = uploaded(admin)
     assert admin.delete(f"/v1/datasets/{dataset_id}").status_code == 204
     assert api.count(jobs, jobs.c.state == "cancelled") == 1
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
+def test_hiding_ends_no_check_that_another_is_just_ending(make_api: MakeApi, dialect: str) -> None:
+    api = make_api(reconcile_s=600)
+    admin, gateway = api.log_in(Role.ADMIN), api.gateway
+    dataset_id = uploaded(admin)
+    with ThreadPoolExecutor(1) as pool:
+        with gateway.database.write() as connection:
+            job_id = gateway.datasets.get(connection, dataset_id).job_id
+            assert job_id is not None
+            assert gateway.jobs.cancel(connection, job_id) is not None
+            other = pool.submit(admin.delete, f"/v1/datasets/{dataset_id}")
+            wait_until(api.waits_for_lock)
+        assert other.result().status_code == 204
+    assert not api.audit("validate.cancelled")
 
 
 def begin_run(api: Api, dataset: Dataset) -> None:

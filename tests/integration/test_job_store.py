@@ -216,7 +216,10 @@ class Life(RuleBasedStateMachine):
 
     @rule(job_id=submitted)
     def cancel(self, job_id: str) -> None:
-        job = self.jobs.do(self.jobs.store.cancel, job_id)
+        before = self.jobs.get(job_id)
+        moved = self.jobs.do(self.jobs.store.cancel, job_id)
+        job = self.jobs.get(job_id)
+        assert moved == (job if job != before else None)
         assert job.state is not State.QUEUED
         assert job.state is not State.RUNNING or job.cancel_requested_at is not None
 

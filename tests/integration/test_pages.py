@@ -6,9 +6,10 @@ import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from services.api.routers.conversations import SEARCHED
+from services.api.routers.conversations import SEARCHED, UNREADABLE
 from services.ui import client
 from shared.auth.roles import AccountStatus, Role
+from shared.db.tables import data_keys
 from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
@@ -240,6 +241,22 @@ def test_a_question_to_a_conversation_that_is_gone_can_begin_a_new_one(open_app:
     assert app.query_params["c"] != [gone]
     assert "At night too." in texts(app)
     assert "was not sent" not in texts(app)
+
+
+def test_a_conversation_that_can_no_longer_be_read_is_said_and_can_be_removed(
+    open_app: Open, api: Api
+) -> None:
+    person = api.person()
+    lost = ask_async(api.client(person))["conversation_id"]
+    api.answer("Done.")
+    api.set(data_keys, data_keys.c.owner_id == lost, wrapped_key=None)
+    app = open_app(person, conversation=lost)
+    assert "can no longer be read" in texts(app)
+    assert not app.chat_input
+    assert button(app, UNREADABLE)
+    button(app, "Remove from my history").click().run()
+    assert app.chat_input
+    assert api.client(person).get("/v1/conversations").json()["items"] == []
 
 
 def test_history_finds_opens_renames_and_removes(open_app: Open, api: Api) -> None:

@@ -1,14 +1,20 @@
 """Accounts, auditors who need a yes, API keys, and the log of all that."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Connection
 
+from shared.audit.record import Actor
+from shared.auth.accounts import change_account
 from shared.auth.api_keys import SCOPES_OF_ROLE
 from shared.auth.roles import AccountStatus, Role
-from shared.db.tables import api_keys
-from tests.support import Api, ask_async
+from shared.db.tables import api_keys, users
+from shared.errors import Conflict
+from tests.conftest import MakeApi
+from tests.support import Api, Person, ask_async, wait_until
 from tests.training import School, claim_run
 
 
@@ -53,6 +59,33 @@ def test_an_account_that_becomes_an_auditors_waits_for_an_auditors_yes(api: Api)
     assert (changed.status_code, changed.json()["status"]) == (200, "pending")
     again = admin.patch(f"/v1/users/{person.id}", json={"role": "auditor"})
     assert again.json()["status"] == "pending"
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.AUDITOR])
+def test_of_the_last_two_that_go_at_the_same_moment_one_stays(
+    make_api: MakeApi, dialect: str, role: Role
+) -> None:
+    api = make_api(reconcile_s=600)
+    database = api.gateway.database
+    first, second = api.person(role), api.person(role)
+
+    def disable(connection: Connection, person: Person, by: Person) -> None:
+        now = api.gateway.clock.now(connection)
+        change_account(connection, person.id, actor=Actor(by.id), now=now, status=AccountStatus.DISABLED)
+
+    def disable_the_first() -> None:
+        with database.write() as connection:
+            disable(connection, first, by=second)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            disable(connection, second, by=first)
+            other = pool.submit(disable_the_first)
+            wait_until(lambda: other.done() or api.waits_for_lock())
+        with pytest.raises(Conflict, match="last active"):
+            other.result()
+    assert api.count(users, users.c.role == role, users.c.status == AccountStatus.ACTIVE) == 1
 
 
 def test_disabling_and_enabling_is_no_auditors_yes(api: Api) -> None:

@@ -1,5 +1,6 @@
 """Training runs over HTTP: what can be asked for, what is refused, and what is told."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from shared.db.tables import jobs
 from shared.db.tables_training import training_runs
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.progress import StepReport, record_steps
+from shared.training.runs import RunStore
 from shared.training.states import DatasetState
-from tests.support import Api, RedisServer
+from tests.conftest import MakeApi
+from tests.support import Api, RedisServer, wait_until
 from tests.training import School, add_dataset
 from tests.uploads import check, upload
 
@@ -139,6 +142,22 @@ def test_only_a_failed_run_is_started_again_and_the_log_says_so(school: School) 
     assert school.client.post(path).status_code == 409
     again = school.client.post("/v1/training-runs", json=wanted(school), headers=headers).json()
     assert again["id"] == run["id"]
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
+def test_a_run_that_two_cancel_at_the_same_moment_ends_once(make_api: MakeApi, dialect: str) -> None:
+    school = School(make_api(reconcile_s=600))
+    run, gateway = school.submit(), school.api.gateway
+    with gateway.database.read() as connection:
+        job_id = RunStore(gateway.jobs).get(connection, run["id"]).job.id
+    with ThreadPoolExecutor(1) as pool:
+        with gateway.database.write() as connection:
+            assert gateway.jobs.cancel(connection, job_id) is not None
+            other = pool.submit(school.cancel, run["id"])
+            wait_until(school.api.waits_for_lock)
+        assert other.result()["state"] == "cancelled"
+    assert not school.api.audit("training.cancel_asked")
+    assert not school.api.audit("train.cancelled")
 
 
 def test_runs_are_listed_by_page_the_newest_first(school: School) -> None:

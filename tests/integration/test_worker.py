@@ -516,6 +516,27 @@ def test_an_attempt_goes_on_after_what_was_released(clinic: Clinic) -> None:
     assert join(told) == SAFE + REFERRAL
 
 
+def test_an_answer_during_which_a_crisis_was_asked_is_in_later_prompts(clinic: Clinic) -> None:
+    crisis = {"query": "I want to kill myself"}
+
+    def ask_in_need() -> None:
+        clinic.engine.on_submit = lambda: None
+        clinic.client.post("/predict", json={**crisis, "conversation_id": talk}).raise_for_status()
+
+    clinic.engine.on_submit = ask_in_need
+    clinic.engine.script += [SAFE, SAFE]
+    first = clinic.ask("What is asthma?")
+    talk = clinic.job(first).conversation_id
+    assert clinic.answered(first).state is State.SUCCEEDED
+    clinic.answered(clinic.ask("And at night?", conversation_id=talk))
+    prompt = clinic.prompt(1)
+    places = [
+        prompt.find(text) for text in ("What is asthma?", SAFE.strip(), crisis["query"], "And at night?")
+    ]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
 def test_a_job_cancelled_before_the_engine_knew_of_it_ends_cancelled(clinic: Clinic) -> None:
     clinic.engine.script += [SILENCE]
     job_id = clinic.ask()

@@ -1,9 +1,9 @@
 """A person's conversations: list, read, rename, hide, go on asking."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from sqlalchemy import select, update
+from sqlalchemy import Connection, Row, select, update
 
 from services.api.ask import Asked, load_owned, regenerate
 from services.api.deps import Asker, GatewayDep, Reader
@@ -29,17 +29,20 @@ from services.api.schemas import (
     Page,
     TitleBody,
 )
+from services.api.state import Gateway
 from services.api.views import conversation_view, placed_job_view
 from shared.audit import record
-from shared.db.tables import conversations, jobs
+from shared.db.tables import conversations, data_keys, jobs
 from shared.errors import NotFound
 from shared.jobs.store import active
-from shared.privacy.keys import load_data_keys
+from shared.privacy.envelope import CannotDecrypt
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 
 #: One page of a search looks through this many conversations: their texts are encrypted, so each is opened.
 SEARCHED = 300
+#: In place of the title of one whose texts cannot be opened, mostly because their key was destroyed.
+UNREADABLE = "This conversation can no longer be read"
 
 
 def owned_conversation(conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> str:
@@ -78,8 +81,15 @@ def list_conversations(
         .limit(1)
         .scalar_subquery()
     )
-    wanted = select(conversations, active_job.label("active_job_id")).where(
-        conversations.c.user_id == caller.user_id, conversations.c.hidden_at.is_(None)
+    wanted = (
+        select(
+            conversations,
+            data_keys.c.wrapped_key,
+            data_keys.c.master_key_version,
+            active_job.label("active_job_id"),
+        )
+        .select_from(conversations.join(data_keys, data_keys.c.key_id == conversations.c.key_id))
+        .where(conversations.c.user_id == caller.user_id, conversations.c.hidden_at.is_(None))
     )
     if cursor is not None:
         wanted = wanted.where(older_than(conversations.c.updated_at, conversations.c.id, cursor))
@@ -87,18 +97,15 @@ def list_conversations(
     looked_through = SEARCHED if needle else limit
     with gateway.database.read() as connection:
         rows = connection.execute(wanted.limit(looked_through + 1)).all()
-        keys = load_data_keys(connection, gateway.envelope, [row.key_id for row in rows])
         items: list[ConversationItem] = []
         looked_at = 0
         for row in rows[:looked_through]:
             if len(items) == limit:
                 break
             looked_at += 1
-            title = keys[row.key_id].decrypt(row.title_ciphertext, place=f"title:{row.id}")
-            if needle and needle not in title.casefold():
-                said = gateway.conversations.read_messages(connection, row.id, key=keys[row.key_id])
-                if not any(needle in message.text.casefold() for message in said):
-                    continue
+            title = _find(connection, gateway, row, needle)
+            if title is None:
+                continue
             items.append(
                 ConversationItem(
                     id=row.id,
@@ -115,14 +122,30 @@ def list_conversations(
     return Page[ConversationItem](items=items, next_cursor=more)
 
 
-@router.get("/{conversation_id}", responses=document(401, 403, 404, 429))
+def _find(connection: Connection, gateway: Gateway, row: Row[Any], needle: str) -> str | None:
+    """The title of a conversation whose title or messages hold the needle; None when they do not.
+
+    One that can no longer be opened holds nothing, and is listed as UNREADABLE when nothing is searched for.
+    """
+    try:
+        key = gateway.envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
+        title = key.decrypt(row.title_ciphertext, place=f"title:{row.id}")
+        if needle in title.casefold():
+            return title
+        said = gateway.conversations.read_messages(connection, row.id, key=key)
+    except CannotDecrypt:
+        return None if needle else UNREADABLE
+    return title if any(needle in message.text.casefold() for message in said) else None
+
+
+@router.get("/{conversation_id}", responses=document(401, 403, 404, 410, 429))
 def read_conversation(conversation: Owned, caller: Reader, gateway: GatewayDep) -> ConversationView:
     """A conversation, with what is released so far of an answer under way."""
     with gateway.database.read() as connection:
         return conversation_view(connection, gateway, conversation, caller.user_id)
 
 
-@router.patch("/{conversation_id}", responses=document(401, 403, 404, 413, 422, 429))
+@router.patch("/{conversation_id}", responses=document(401, 403, 404, 410, 413, 422, 429))
 def rename_conversation(
     conversation: Owned, body: TitleBody, caller: Asker, gateway: GatewayDep
 ) -> ConversationView:
@@ -176,7 +199,7 @@ async def ask_in_conversation(
 
 
 @router.post(
-    "/{conversation_id}/regenerate", status_code=202, responses=document(401, 403, 404, 409, 429, 503)
+    "/{conversation_id}/regenerate", status_code=202, responses=document(401, 403, 404, 409, 410, 429, 503)
 )
 def regenerate_answer(conversation: Owned, caller: Asker, gateway: GatewayDep) -> JobView:
     """Answer the last question again; the former answer goes once the new one is there."""

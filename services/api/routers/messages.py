@@ -3,7 +3,8 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import delete
+from sqlalchemy.dialects import postgresql, sqlite
 
 from services.api.ask import load_owned_message
 from services.api.deps import Asker, GatewayDep
@@ -33,7 +34,9 @@ def owned_message(message_id: str, request: Request, caller: Asker, gateway: Gat
 Owned = Annotated[tuple[str, str], Depends(owned_message)]
 
 
-@router.put("/{message_id}/feedback", status_code=204, responses=document(401, 403, 404, 409, 413, 422, 429))
+@router.put(
+    "/{message_id}/feedback", status_code=204, responses=document(401, 403, 404, 409, 410, 413, 422, 429)
+)
 def rate(message_id: str, message: Owned, body: FeedbackBody, caller: Asker, gateway: GatewayDep) -> Response:
     """Rate an answer up or down, with a comment if one likes; a second rating replaces the first."""
     conversation, role = message
@@ -43,16 +46,16 @@ def rate(message_id: str, message: Owned, body: FeedbackBody, caller: Asker, gat
         now = gateway.clock.now(connection)
         key = gateway.conversations.key(connection, conversation)
         place = f"feedback:{message_id}:{caller.user_id}"
-        _remove(connection, message_id, caller.user_id)
+        rating = {
+            "rating": body.rating,
+            "comment_ciphertext": key.encrypt(body.comment, place=place) if body.comment else None,
+            "key_id": key.key_id,
+            "updated_at": now,
+        }
+        make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        new = make(feedback).values(message_id=message_id, user_id=caller.user_id, **rating)
         connection.execute(
-            insert(feedback).values(
-                message_id=message_id,
-                user_id=caller.user_id,
-                rating=body.rating,
-                comment_ciphertext=key.encrypt(body.comment, place=place) if body.comment else None,
-                key_id=key.key_id,
-                updated_at=now,
-            )
+            new.on_conflict_do_update(index_elements=[feedback.c.message_id, feedback.c.user_id], set_=rating)
         )
         record.append(
             connection,
@@ -70,7 +73,9 @@ def take_back(message_id: str, _message: Owned, caller: Asker, gateway: GatewayD
     """Take one's rating back."""
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        _remove(connection, message_id, caller.user_id)
+        connection.execute(
+            delete(feedback).where(feedback.c.message_id == message_id, feedback.c.user_id == caller.user_id)
+        )
         record.append(
             connection,
             now=now,
@@ -79,9 +84,3 @@ def take_back(message_id: str, _message: Owned, caller: Asker, gateway: GatewayD
             object=f"message:{message_id}",
         )
     return Response(status_code=204)
-
-
-def _remove(connection: Connection, message_id: str, user_id: str) -> None:
-    connection.execute(
-        delete(feedback).where(feedback.c.message_id == message_id, feedback.c.user_id == user_id)
-    )

@@ -93,7 +93,7 @@ DeskDep = Annotated[Together[Asked, Job], Depends(get_desk)]
 ASKS = [Depends(help_first)]
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "Accepted; the answer is being written", "model": JobView},
-    **document(401, 403, 404, 409, 413, 422, 429, 500, 503, 504),
+    **document(401, 403, 404, 409, 410, 413, 422, 429, 500, 503, 504),
 }
 
 

@@ -126,10 +126,10 @@ def cancel_run(run_id: str, caller: Admin, gateway: GatewayDep) -> RunView:
     store = RunStore(gateway.jobs)
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        before = store.get(connection, run_id)
-        run = store.cancel(connection, run_id, by=_by(caller), now=now)
-        if run.job.event_seq != before.job.event_seq:
-            record_end(connection, gateway.conversations, run.job, actor=caller.actor, now=now)
+        stopped = store.cancel(connection, run_id, by=_by(caller), now=now)
+        if stopped is not None:
+            record_end(connection, gateway.conversations, stopped, actor=caller.actor, now=now)
+        run = store.get(connection, run_id)
         view = _view(connection, gateway, run)
     gateway.bell.cancel(run.job.id)
     gateway.bell.news(run.job.id)

@@ -79,6 +79,10 @@ def _load(gateway: Gateway, conversation_id: str | None) -> Json | None:
     try:
         return gateway.conversation(conversation_id)
     except GatewayError as error:
+        if error.status == 410:
+            st.error(error.detail, icon=":material/error:")
+            history.show_removal(gateway, conversation_id)
+            return None
         if error.status not in (404, 422):
             raise
         st.error(
@@ -168,7 +172,7 @@ def _follow(gateway: Gateway, conversation_id: str) -> None:
     try:
         conversation = gateway.conversation(conversation_id)
     except GatewayError as error:
-        if error.status in (401, 404):
+        if error.status in (401, 404, 410):
             st.rerun()
         st.caption(f"{error.detail} Your answer goes on; trying again.")
         return

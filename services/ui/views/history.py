@@ -68,9 +68,14 @@ def show_title(gateway: Gateway, conversation: Json) -> None:
         name = st.text_input("Title", conversation["title"], max_chars=200, key=f"title-{conversation['id']}")
         if st.button("Rename", key="rename"):
             _do(partial(gateway.rename, conversation["id"], name))
-        st.caption("Removing takes it out of your history. The audit log keeps it.")
-        if st.button("Remove from my history", key="hide"):
-            _do(partial(gateway.hide, conversation["id"]), then=partial(_open, None))
+        show_removal(gateway, conversation["id"])
+
+
+def show_removal(gateway: Gateway, conversation_id: str) -> None:
+    """The way to take the conversation out of the list."""
+    st.caption("Removing takes it out of your history. The audit log keeps it.")
+    if st.button("Remove from my history", key="hide"):
+        _do(partial(gateway.hide, conversation_id), then=partial(_open, None))
 
 
 def _do(act: Callable[[], None], then: Callable[[], None] | None = None) -> None:

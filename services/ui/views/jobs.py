@@ -10,6 +10,7 @@ from services.ui.text import beginning, moment, plain_markdown, seconds_between
 POLL_S = 2
 _PAGE = 20
 _REMOVED = "Removed from your history"
+_UNREADABLE = "This can no longer be read"
 #: Characters shown of a question.
 _WIDTH = 120
 _STATES = ("all", "queued", "running", "succeeded", "failed", "cancelled")
@@ -68,14 +69,15 @@ def _learn_questions(gateway: Gateway, jobs: list[Json], asked: dict[str, str]) 
     for job in jobs:
         if job["question_id"] in asked:
             continue
+        missing = _REMOVED
         try:
             said = gateway.conversation(job["conversation_id"])["messages"]
         except GatewayError as error:
-            if error.status not in (404, 422):
+            if error.status not in (404, 410, 422):
                 raise
-            said = []
+            said, missing = [], _UNREADABLE if error.status == 410 else _REMOVED
         asked.update({each["id"]: each["text"] for each in said if each["role"] == "user"})
-        asked.setdefault(job["question_id"], _REMOVED)
+        asked.setdefault(job["question_id"], missing)
 
 
 def _show_more(shown: int) -> None:
