@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from shared.audit import record
 from shared.clock import Clock
@@ -35,6 +36,9 @@ _ACTIVE = (
 _HELD_STATUS = (
     select(adapters.c.status).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(read=True)
 )
+
+#: How often a version is chosen: each time that it is taken, another run of the name has just ended.
+_NUMBERINGS = 10
 
 _NO_ADAPTER = "There is no adapter of this name; GET /v1/adapters lists them."
 
@@ -223,25 +227,19 @@ class AdapterStore:
     def add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> Adapter:
         """A new candidate with the next version of its name; the same weights again are the same adapter.
 
-        Raises sqlalchemy's IntegrityError when another took the version meanwhile: try again.
+        When two runs of one name end together, the second waits for the first and is numbered after it.
         """
-        known = connection.execute(select(adapters).where(adapters.c.sha256 == new.sha256)).one_or_none()
-        if known is not None:
-            return Adapter.from_row(known)
-        now = self._clock.now(connection)
-        newest = connection.execute(
-            select(func.max(adapters.c.version)).where(adapters.c.name == new.name)
-        ).scalar()
-        row = {
-            **new.__dict__,
-            "version": (newest or 0) + 1,
-            "status": AdapterStatus.CANDIDATE,
-            "created_at": now,
-            "status_at": now,
-        }
-        put(connection, adapters, row)
-        details = {"run": new.run_id, "base_model": new.base_model, "base_revision": new.base_revision}
-        self._log(connection, actor, now, "adapter.added", new.sha256, details)
+        for tries_left in reversed(range(_NUMBERINGS)):
+            known = connection.execute(select(adapters).where(adapters.c.sha256 == new.sha256)).one_or_none()
+            if known is not None:
+                return Adapter.from_row(known)
+            try:
+                with connection.begin_nested():  # what the caller has done stays when the version is taken
+                    self._add(connection, new, actor)
+                break
+            except IntegrityError:
+                if not tries_left:
+                    raise
         return find(connection, new.sha256)
 
     def approve(self, connection: Connection, sha256: str, actor: record.Actor) -> Adapter:
@@ -321,6 +319,23 @@ class AdapterStore:
         return find(connection, sha256)
 
     # -- inside
+
+    def _add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> None:
+        """Raises sqlalchemy's IntegrityError when another took the version or added the weights meanwhile."""
+        now = self._clock.now(connection)
+        newest = connection.execute(
+            select(func.max(adapters.c.version)).where(adapters.c.name == new.name)
+        ).scalar()
+        row = {
+            **new.__dict__,
+            "version": (newest or 0) + 1,
+            "status": AdapterStatus.CANDIDATE,
+            "created_at": now,
+            "status_at": now,
+        }
+        put(connection, adapters, row)
+        details = {"run": new.run_id, "base_model": new.base_model, "base_revision": new.base_revision}
+        self._log(connection, actor, now, "adapter.added", new.sha256, details)
 
     def _check_fit(
         self, connection: Connection, adapter: Adapter, override_reason: str | None = None
