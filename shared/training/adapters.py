@@ -287,7 +287,8 @@ class AdapterStore:
         return find(connection, sha256)
 
     def roll_back(self, connection: Connection, base_model: str, actor: record.Actor) -> str | None:
-        """Let the adapter before answer again; returns it, None for the base model.
+        """Let the adapter before answer again, unless the engine could not verify it since; returns it, None
+        for the base model.
 
         Raises AdapterConflict when no adapter answers.
         """
@@ -396,19 +397,24 @@ class AdapterStore:
         kind: DeploymentKind,
         actor: record.Actor,
     ) -> str | None:
-        """Deploy the adapter before `now_active`."""
+        """Deploy the adapter before `now_active` that may still answer."""
         rows = connection.execute(
             select(deployments.c.kind, deployments.c.adapter_sha256)
             .where(deployments.c.base_model == base_model)
             .order_by(deployments.c.seq)
         )
         history = [(DeploymentKind(row.kind), row.adapter_sha256) for row in rows]
-        recalled = connection.execute(
-            select(adapters.c.sha256).where(
-                adapters.c.base_model == base_model, adapters.c.status == AdapterStatus.RECALLED
+        known = connection.execute(
+            select(adapters.c.sha256, adapters.c.status, adapters.c.verification).where(
+                adapters.c.base_model == base_model
             )
-        ).scalars()
-        before = before_now(history, {*recalled, now_active})
+        )
+        unfit = {
+            row.sha256
+            for row in known
+            if row.status == AdapterStatus.RECALLED or not (row.verification or {}).get("ok")
+        }
+        before = before_now(history, {*unfit, now_active})
         if before is not None:
             self._move(connection, find(connection, before), AdapterStatus.ACTIVE)
         self._deploy(connection, base_model, before, kind, actor, None)

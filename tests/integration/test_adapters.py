@@ -15,7 +15,7 @@ from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.engine import open_database
 from shared.db.tables import data_keys, jobs
-from shared.db.tables_training import comparisons, datasets, deployments
+from shared.db.tables_training import adapters, comparisons, datasets, deployments
 from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.store import Renewal
@@ -317,6 +317,21 @@ def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, clie
     assert (answering(api), status(client, A)) == (A, "active")
     assert promote(client, C, override_reason="please").status_code == 409
     assert client.post(f"/v1/adapters/{C}/recall", json={"reason": "again"}).status_code == 409
+
+
+@pytest.mark.parametrize("act", ["roll-back", "recall"])
+def test_one_whose_later_verification_failed_is_not_gone_back_to(
+    api: Api, admin: Person, client: httpx.Client, act: str
+) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    api.set(adapters, adapters.c.sha256 == B, verification={**GOOD, "ok": False})
+    if act == "recall":
+        client.post(f"/v1/adapters/{C}/recall", json={"reason": "It gives wrong doses."})
+    else:
+        client.post("/v1/adapters/roll-back", json={"base_model": "demo"})
+    assert (answering(api), status(client, A), status(client, B)) == (A, "active", "archived")
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # in SQLite one writes at a time
