@@ -2,6 +2,7 @@
 
     datasets/<id>/raw                      the upload, as it came
     datasets/<id>/v<n>-<attempt>/<split>-00000.jsonl   normalised rows, see `DatasetReader.rows`
+    datasets/<id>/v<n>-<attempt>/report.json   what the check found, until the database has it
     datasets/<id>/images/<sha256>          PNG pictures that rows name
 
 All of them are sealed under the dataset's data key (shared/privacy/sealed.py).
@@ -98,6 +99,11 @@ def version_folder(dataset_id: str, version: int, attempt: str) -> str:
     A worker that lost its lease may still write for a while: into a folder that is its own.
     """
     return f"{folder_of(dataset_id)}/v{version}-{attempt}"
+
+
+def report_path(dataset_id: str, version: int, attempt: str) -> str:
+    """What the attempt found, beside its rows."""
+    return f"{version_folder(dataset_id, version, attempt)}/report.json"
 
 
 def image_path(dataset_id: str, sha256: str) -> str:

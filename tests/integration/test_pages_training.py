@@ -219,10 +219,14 @@ def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
     job = claim_check(api)
     detail = "Two rows name people; choose to mask them."
     with api.gateway.database.write() as connection:
-        api.gateway.datasets.reject(connection, job.claim, code="phi-found", detail=detail, keep_upload=True)
+        api.gateway.datasets.reject(
+            connection, job.claim, code="phi-found", detail=detail, report=REPORT, keep_upload=True
+        )
         api.gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
     app = open_app("data")
     assert [each.value for each in app.error] == [detail]
+    assert ADVICE[Reason.EMPTY_ANSWER] in tables(app)
+    assert not app.toggle, "it has no rows to show"
     app.selectbox(key=f"again-{dataset_id}-phi").set_value("mask").run()
     button(app, "Check with these options").click().run()
     again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()

@@ -31,6 +31,7 @@ from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedReader
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.training.dataset_files import report_path
 from shared.training.options import DatasetOptions
 from shared.training.report import Reason, Report
 from shared.training.states import DatasetState
@@ -82,6 +83,14 @@ class Dataset:
         )
         self.done = Check(task, self.storage, self.settings).run()
         return self
+
+    def refused(self) -> tuple[Refused, Report]:
+        """Run it to its refusal; the report, which is all that it leaves beside the upload."""
+        with pytest.raises(Refused) as caught:
+            self.check()
+        raw, path = self.storage.list("datasets")
+        assert (raw, path) == (f"datasets/{self.id}/raw", report_path(self.id, 1, "a"))
+        return caught.value, Report.model_validate_json(self.open(path))
 
     def open(self, path: str) -> bytes:
         return io.BufferedReader(SealedReader(self.storage.open(path), self.key, place=place_of(path))).read()
@@ -247,11 +256,15 @@ def test_what_identifies_a_person_is_set_aside(checked: Checked) -> None:
 
 def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path, {"phi": "reject"}).upload(jsonl([good(0), PERSONAL]))
-    with pytest.raises(Refused, match="EMAIL 1") as caught:
-        dataset.check()
-    assert caught.value.reason == "phi-found"
-    assert "lines 2" in caught.value.detail
-    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+    refusal, report = dataset.refused()
+    assert refusal.reason == "phi-found"
+    assert "EMAIL 1" in refusal.detail
+    assert "lines 2" in refusal.detail
+    assert (report.phi.policy, report.phi.lines) == ("reject", [2])
+    (dropped,) = report.dropped
+    assert (dropped.reason, [row.line for row in dropped.rows]) == (Reason.PHI, [2])
+    assert "Take out what identifies a person" in dropped.rows[0].advice
+    assert (report.rows_in, set(report.rows_out.values()), report.notes) == (2, {0}, [])
 
 
 GERMAN = {
@@ -427,15 +440,20 @@ def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Pa
     assert [path.split("/")[2] for path in pictures] == ["images"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "code"), [(b"question,answer\n", "no-rows"), (jsonl([good(0, answer="")]), "no-usable-rows")]
-)
-def test_a_file_without_a_row_to_train_on_is_refused(tmp_path: Path, rows: bytes, code: str) -> None:
-    dataset = Dataset(tmp_path, {}).upload(rows)
+def test_a_file_without_a_row_is_refused(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path, {}).upload(b"question,answer\n")
     with pytest.raises(Refused) as caught:
         dataset.check()
-    assert caught.value.reason == code
+    assert caught.value.reason == "no-rows"
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_a_file_without_a_row_to_train_on_is_refused_with_what_to_do_about_each(tmp_path: Path) -> None:
+    rows = [good(0, answer=""), good(1, question=" "), good(2, answer="")]
+    refusal, report = Dataset(tmp_path, {}).upload(jsonl(rows)).refused()
+    assert refusal.reason == "no-usable-rows"
+    found = {(row.line, each.reason) for each in report.dropped for row in each.rows if row.advice}
+    assert found == {(1, Reason.EMPTY_ANSWER), (2, Reason.EMPTY_QUESTION), (3, Reason.EMPTY_ANSWER)}
 
 
 @pytest.mark.parametrize("folder", ["v3", "v3-a-1"])  # the first is of an earlier release
