@@ -206,6 +206,7 @@ class DatasetStore:
             dataset_id,
             datasets.c.job_id == dataset.job_id,  # nobody else was faster
             options=options.model_dump(mode="json"),
+            report_ciphertext=None,  # it is of the former check, however this one ends
             error=None,
             error_detail=None,
         )
