@@ -254,6 +254,14 @@ def test_what_identifies_a_person_is_set_aside(checked: Checked) -> None:
     assert "jane.roe@example.org" in row["messages"][1]["content"]
 
 
+def test_a_name_is_found_beside_a_row_that_writes_it_small(checked: Checked) -> None:
+    small, large = (good(1, answer=f"Ask {name} about it.") for name in ("emily carter", "Emily Carter"))
+    dataset = checked([good(0), small, large], phi="quarantine", validation_fraction=0)
+    assert dataset.report.phi.lines == [3]
+    (row,) = dataset.rows("quarantine")
+    assert (row["line"], row["reason"]) == (3, "phi")
+
+
 def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path, {"phi": "reject"}).upload(jsonl([good(0), PERSONAL]))
     refusal, report = dataset.refused()
