@@ -4,8 +4,7 @@
 
 It reads the database and writes only to storage: what the database shall say goes to the supervisor as
 events. Once the rows are judged the split needs no text, so memory grows by some 600 bytes a row.
-A check that ends in anything but `done` leaves no rows in storage; pictures, which another attempt may have
-found there and use, are removed with the end of the job (`DatasetStore.tidy`).
+A check that ends in anything but `done` leaves neither rows nor pictures in storage.
 """
 
 import argparse
@@ -154,7 +153,7 @@ class Check:
 
     def __init__(self, task: Task, storage: Storage, settings: Settings) -> None:
         self._task, self._storage, self._settings = task, storage, settings
-        self._pictures = Pictures(storage, task.key, f"{task.folder}/images")
+        self._pictures = Pictures(storage, task.key, f"{task.rows_folder}/images")
         self._fates: list[Fate] = []
         self._grouped: set[bytes] = set()
         self._neighbours = Neighbours()
@@ -162,13 +161,14 @@ class Check:
         self._started = self._told = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Check it; returns the fields of the event `done`. Raises Refused, leaving no rows behind: at most a
-        report, with which the supervisor says what was wrong with each.
+        """Check it; returns the fields of the event `done`. Raises Refused, leaving at most a report, with
+        which the supervisor says what was wrong with each row.
         """
         try:
             return self._run()
-        except Refused:
-            raise  # before any row was written
+        except Refused:  # before any row was written
+            self._storage.delete(f"{self._task.rows_folder}/images")
+            raise
         except BaseException:
             self._storage.delete(self._task.rows_folder)
             raise

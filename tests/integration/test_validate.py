@@ -31,7 +31,7 @@ from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedReader
 from shared.settings import Settings
 from shared.storage import Storage
-from shared.training.dataset_files import report_path
+from shared.training.dataset_files import DatasetReader, Manifest, report_path
 from shared.training.options import DatasetOptions
 from shared.training.report import Reason, Report
 from shared.training.states import DatasetState
@@ -385,7 +385,7 @@ def test_pictures_of_a_zip_are_cleaned_sealed_and_named_by_their_hash(checked: C
     assert {picture["sha256"] for picture in dataset.done["manifest"]["images"]} == {
         row["image"] for row in rows if row["image"]
     }
-    image = Image.open(io.BytesIO(dataset.open(f"datasets/{dataset.id}/images/{rows[1]['image']}")))
+    image = Image.open(io.BytesIO(dataset.open(f"datasets/{dataset.id}/v1-a/images/{rows[1]['image']}")))
     assert (image.format, image.size) == ("PNG", (40, 30))
     assert dataset.lines(Reason.BROKEN_IMAGE) == [3]
     assert dataset.report.images == 2
@@ -433,7 +433,7 @@ def test_a_picture_made_to_fill_the_memory_refuses_the_upload_and_is_named(check
     assert refusal.value.reason == "image-bomb"
 
 
-def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Path) -> None:
+def test_a_refusal_leaves_no_picture(tmp_path: Path) -> None:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as file:
         file.writestr(
@@ -443,9 +443,19 @@ def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Pa
     dataset = Dataset(tmp_path, {}).upload(sink.getvalue())
     with pytest.raises(Refused, match="Line 102"):
         dataset.check()
-    *pictures, raw = dataset.storage.list("datasets")
-    assert raw == f"datasets/{dataset.id}/raw"
-    assert [path.split("/")[2] for path in pictures] == ["images"]
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_a_check_loses_no_picture_when_what_another_left_is_removed(checked: Checked) -> None:
+    dataset = checked(with_pictures(red=drawn("red"), blue=drawn("blue")))
+    left = [path for path in dataset.storage.list("datasets") if not path.endswith("/raw")]
+    dataset.check(attempt="b")
+    for path in left:
+        dataset.storage.delete(path)
+    manifest = Manifest.model_validate(dataset.done["manifest"])
+    reader = DatasetReader(dataset.storage, dataset.key, dataset.id, manifest)
+    assert len(manifest.images) == 2
+    assert all(reader.read_image(picture.sha256) for picture in manifest.images)
 
 
 def test_a_file_without_a_row_is_refused(tmp_path: Path) -> None:
