@@ -58,8 +58,9 @@ class Settings(BaseSettings):
     evaluation_answer_tokens: int = Field(128, ge=1)
     #: What an evaluation may take, in seconds; short of time it asks fewer questions and says so.
     evaluation_seconds: float = Field(1800, gt=0)
-    #: JSONL of multiple-choice questions in PubMedQA's form (question, context, answer); none when unset.
-    evaluation_choices: Path | None = None
+    #: JSONL of multiple-choice questions in PubMedQA's form (question, context, answer); MediChat's own when
+    #: unset, and with `none` none are asked.
+    evaluation_choices: str = ""
 
     #: Address that the gateway listens on.
     api_host: str = "127.0.0.1"

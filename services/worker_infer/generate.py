@@ -509,6 +509,7 @@ class _Attempt:
                 self._job.claim,
                 EventKind.SUCCEEDED,
                 finish_reason="guard",
+                adapter_sha256=None,  # it wrote nothing of this, whoever named it
                 first_sentence_at=now,
                 policy_version=guard.policy_version,
             )

@@ -4,7 +4,6 @@ A zip is looked through before anything is unpacked, and nothing of it is ever w
 """
 
 import io
-import re
 import stat
 import zipfile
 import zlib
@@ -21,7 +20,6 @@ _SMALL_BYTES = 1_000_000
 MAX_PARQUET_BYTES = 100_000_000
 _MAX_DIRECTORY_BYTES = 16_000_000
 _END_BYTES = 22
-_SHOWN_CHARS = 80
 _MAX_COMMENT_BYTES = 65_535
 _ROW_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 _NESTED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".jar")
@@ -35,7 +33,7 @@ def open_archive(stream: IO[bytes], *, max_bytes: int) -> Source:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise _damaged() from None
     members = [info for info in archive.infolist() if not info.is_dir() and not _is_litter(info.filename)]
-    _check_members(members, max_bytes)
+    _check_members(archive, members, max_bytes)
     row_files = [info for info in members if info.filename.lower().endswith(_ROW_FILES)]
     if len(row_files) != 1:
         raise Broken(
@@ -55,7 +53,7 @@ def open_archive(stream: IO[bytes], *, max_bytes: int) -> Source:
                     raise Broken(
                         "bomb",
                         f"A picture in the zip is larger than {MAX_PICTURE_BYTES // 10**6} MB: "
-                        f"{_shown(info)}. Shrink it.",
+                        f"{_entry(archive, info)}. Shrink it.",
                     )
                 return _unpack(archive, info)
         raise KeyError
@@ -121,20 +119,20 @@ def _check_directory(stream: IO[bytes]) -> None:
         raise _too_many()
 
 
-def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
+def _check_members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], max_bytes: int) -> None:
     if len(members) > MAX_MEMBERS:
         raise _too_many()
     if len({info.filename for info in members}) != len(members):
         raise Broken("zip-names", "Two files in the zip have the same name. Write it again, and upload that.")
     for info in members:
-        _check_member(info)
+        _check_member(archive, info)
     if sum(info.file_size for info in members) > max_bytes:
         raise Broken(
             "bomb", f"The zip unpacks to more than {max_bytes:,} bytes. Split it into several datasets."
         )
 
 
-def _check_member(info: zipfile.ZipInfo) -> None:
+def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     path = PurePosixPath(info.filename)
     if (
         path.is_absolute()
@@ -144,10 +142,11 @@ def _check_member(info: zipfile.ZipInfo) -> None:
     ):
         raise Broken(
             "zip-path",
-            f"A name in the zip leads out of it: {_shown(info)}. Pack the folder itself, with plain names.",
+            f"A name in the zip leads out of it: {_entry(archive, info)}. Pack the folder itself, with plain "
+            "names.",
         )
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise Broken("zip-path", f"The zip holds a link: {_shown(info)}. Pack the files themselves.")
+        raise Broken("zip-path", f"The zip holds a link: {_entry(archive, info)}. Pack the files themselves.")
     if info.flag_bits & 0x1:
         raise Broken(
             "zip-encrypted", "The zip has a password. Pack it without one; MediChat encrypts what it keeps."
@@ -159,20 +158,20 @@ def _check_member(info: zipfile.ZipInfo) -> None:
     if info.filename.lower().endswith(_NESTED):
         raise Broken(
             "zip-nested",
-            f"The zip holds another archive: {_shown(info)}. Unpack that, and pack its files directly.",
+            f"The zip holds another archive: {_entry(archive, info)}. Unpack that, and pack its files "
+            "directly.",
         )
     if info.file_size > max(_SMALL_BYTES, MAX_RATIO * info.compress_size):
         raise Broken(
             "bomb",
-            f"A file in the zip unpacks to more than {MAX_RATIO} times its size: {_shown(info)}. Upload it "
-            "unpacked.",
+            f"A file in the zip unpacks to more than {MAX_RATIO} times its size: {_entry(archive, info)}. "
+            "Upload it unpacked.",
         )
 
 
-def _shown(info: zipfile.ZipInfo) -> str:
-    """The member's name without its folders, so that it can be found; nothing of it steers a screen."""
-    name = re.split(r"[/\\]", info.filename)[-1][:_SHOWN_CHARS]
-    return "".join(character if character.isprintable() else "?" for character in name)
+def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    """Which member it is, by its place among all that the zip lists; its name may be a patient's."""
+    return f"entry {archive.infolist().index(info) + 1} of its list"
 
 
 def _is_litter(name: str) -> bool:

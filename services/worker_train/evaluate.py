@@ -27,7 +27,7 @@ from services.worker_train import child
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluation import rows as drawn
-from services.worker_train.evaluation.choices import Choice, read_choices, without_learnt
+from services.worker_train.evaluation.choices import Choice, read_chosen, without_learnt
 from services.worker_train.evaluation.loading import load_examinee
 from services.worker_train.evaluation.measure import Material, Outcome, Plan, Tell, measure
 from services.worker_train.memory import is_out_of_memory
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="catalogue name of the base model")
     parser.add_argument("--canaries", type=int, default=0, help="how many canaries were planted")
     parser.add_argument("--canary-seed", type=int, default=SEED, help="the seed of the training")
-    parser.add_argument("--choices", type=Path, help="multiple-choice questions in PubMedQA's form, JSONL")
+    parser.add_argument("--choices", help="multiple-choice questions in PubMedQA's form, JSONL; or none")
     parser.add_argument("--limit-rows", type=int, help="held-out rows and choices scored at the most")
     parser.add_argument("--answers", type=int, help="held-out and training questions asked at the most")
     parser.add_argument("--answer-tokens", type=int, help="longest answer")
@@ -302,9 +302,7 @@ def _tell_person(done: int, total: int, what: str) -> None:
 
 def _choices(settings: Settings, learnt: Iterable[drawn.Record]) -> tuple[list[Choice], int]:
     """Multiple-choice questions, and how many were left out, since the adapter was trained on them."""
-    if settings.evaluation_choices is None:
-        return [], 0
-    found = read_choices(settings.evaluation_choices)
+    found = read_chosen(settings.evaluation_choices)
     unseen = without_learnt(found, learnt)
     return drawn.draw(unseen, settings.evaluation_rows, SEED), len(found) - len(unseen)
 

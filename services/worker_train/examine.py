@@ -1,6 +1,7 @@
 """Judges one row after another: can it be read, may it be used, what is in it. It decides no split."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is found of a row, and of every copy of it."""
+    """What is found of a row, and of every other with the same text."""
 
     tokens: int
     language: str
@@ -101,6 +102,8 @@ class Examiner:
         # many rows may name one picture, which is decoded once
         self._named = lru_cache(maxsize=_PICTURES)(lambda name: self._cleaned(picture(name)))
         self.tally = Tally()
+        #: By everything that a judgement hangs on: what differs in case alone is a copy, and may be judged
+        #: otherwise, for a name is known by its capitals.
         self._seen: dict[bytes, Judgement] = {}
 
     def examine(self, line: int, row: dict[str, object]) -> Examined:
@@ -120,9 +123,7 @@ class Examiner:
         messages = [{**turn, "content": self._lengths.plain(turn["content"])} for turn in found.messages]
         messages, identifies = self._without_phi(line, messages)
         examined = self._identify(line, messages, image, found)
-        if examined.digest not in self._seen:
-            self._seen[examined.digest] = self._judge(messages, image is not None, identifies)
-        judgement = self._seen[examined.digest]
+        judgement = self._judged(messages, image, identifies)
         self._count(line, judgement)
         if judgement.reason is None:
             asked, answered = (_said_by(role, messages) for role in ("user", "assistant"))
@@ -179,6 +180,14 @@ class Examiner:
             digest=digest(image or "", *(text for turn in messages for text in turn.values())),
             unit=b"group:" + digest(found.group) if found.group else digest(image or "", asked),
         )
+
+    def _judged(self, messages: list[Message], image: str | None, identifies: bool) -> Judgement:
+        """What is found of the row, as of an earlier one of the same text."""
+        text = json.dumps([messages, image is not None, identifies]).encode()
+        key = hashlib.sha256(text).digest()
+        if key not in self._seen:
+            self._seen[key] = self._judge(messages, image is not None, identifies)
+        return self._seen[key]
 
     def _judge(self, messages: list[Message], image: bool, identifies: bool) -> Judgement:
         """Whether the row can be used; if not, why, and what to do."""

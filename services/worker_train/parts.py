@@ -76,9 +76,9 @@ class PartWriter:
 
 
 class Pictures:
-    """Stores the cleaned pictures of a dataset, each once, under its SHA-256.
+    """Stores the cleaned pictures that a check finds, each once, under its SHA-256.
 
-    It deletes none, since another attempt at the check may have found one here and name it in its manifest.
+    The folder is the check's own: what an earlier one stored may be removed at any time, once it has ended.
     """
 
     def __init__(self, storage: Storage, key: DataKey, folder: str) -> None:
@@ -86,17 +86,20 @@ class Pictures:
         self._bytes: dict[str, int] = {}
 
     def keep(self, sha256: str, png: bytes) -> None:
-        """Store a picture unless an earlier check stored it."""
-        if sha256 in self._bytes:
-            return
-        path = f"{self._folder}/{sha256}"
-        if not self._storage.exists(path):
-            store_sealed(self._storage, self._key, path, [png])
-        self._bytes[sha256] = len(png)
+        """Store a picture, unless it is stored already."""
+        if sha256 not in self._bytes:
+            store_sealed(self._storage, self._key, self._path(sha256), [png])
+            self._bytes[sha256] = len(png)
 
     def manifest(self, used: set[str]) -> list[dict[str, Any]]:
         """What the manifest says of the pictures that rows use."""
-        return [{"sha256": sha256, "bytes": self._bytes[sha256]} for sha256 in sorted(used)]
+        return [
+            {"path": self._path(sha256), "sha256": sha256, "bytes": self._bytes[sha256]}
+            for sha256 in sorted(used)
+        ]
+
+    def _path(self, sha256: str) -> str:
+        return f"{self._folder}/{sha256}"
 
 
 class _Measured(io.RawIOBase):

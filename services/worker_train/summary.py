@@ -37,14 +37,18 @@ def summarise(
     grouped: set[bytes],
     images: int,
     seconds: float,
+    refused: bool,
 ) -> Report:
-    """The report on rows whose fates are decided; `grouped` are the units that are groups."""
+    """The report on rows whose fates are decided; `grouped` are the units that are groups.
+
+    Of a file that is `refused` no row is kept, whatever its own fate.
+    """
     dropped = _dropped(fates)
     counts = {entry.reason: entry.count for entry in dropped}
-    used = [fate for fate in fates if fate.reason is None]
+    used = [] if refused else [fate for fate in fates if fate.reason is None]
     validation = sum(fate.validation for fate in used)
     groups = {fate.unit: fate.validation for fate in used if fate.unit in grouped}
-    quarantined = sum(counts.get(reason, 0) for reason in Reason if reason.quarantines)
+    quarantined = 0 if refused else sum(counts.get(reason, 0) for reason in Reason if reason.quarantines)
     return Report(
         format=kind,
         shape=shape.name,
@@ -75,7 +79,7 @@ def summarise(
         groups=len(groups) if grouped else None,
         groups_validation=sum(groups.values()) if grouped else None,
         images=images,
-        notes=list(_notes(options, len(used) - validation, validation, grouped)),
+        notes=[] if refused else list(_notes(options, len(used) - validation, validation, grouped)),
         seconds=round(seconds, 3),
         rows_per_s=round(len(fates) / max(seconds, 1e-3), 1),
     )

@@ -4,8 +4,7 @@
 
 It reads the database and writes only to storage: what the database shall say goes to the supervisor as
 events. Once the rows are judged the split needs no text, so memory grows by some 600 bytes a row.
-A check that ends in anything but `done` leaves no rows in storage; pictures, which another attempt may have
-found there and use, are removed with the end of the job (`DatasetStore.tidy`).
+A check that ends in anything but `done` leaves neither rows nor pictures in storage.
 """
 
 import argparse
@@ -42,7 +41,7 @@ from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedFile
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
-from shared.training.dataset_files import Manifest, version_folder
+from shared.training.dataset_files import Manifest, report_path, version_folder
 from shared.training.options import DatasetOptions, PhiPolicy
 from shared.training.report import ADVICE, Reason
 
@@ -154,7 +153,7 @@ class Check:
 
     def __init__(self, task: Task, storage: Storage, settings: Settings) -> None:
         self._task, self._storage, self._settings = task, storage, settings
-        self._pictures = Pictures(storage, task.key, f"{task.folder}/images")
+        self._pictures = Pictures(storage, task.key, f"{task.rows_folder}/images")
         self._fates: list[Fate] = []
         self._grouped: set[bytes] = set()
         self._neighbours = Neighbours()
@@ -162,9 +161,14 @@ class Check:
         self._started = self._told = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Check it; returns the fields of the event `done`. Raises Refused, leaving no rows behind."""
+        """Check it; returns the fields of the event `done`. Raises Refused, leaving at most a report, with
+        which the supervisor says what was wrong with each row.
+        """
         try:
             return self._run()
+        except Refused:  # before any row was written
+            self._storage.delete(f"{self._task.rows_folder}/images")
+            raise
         except BaseException:
             self._storage.delete(self._task.rows_folder)
             raise
@@ -178,17 +182,9 @@ class Check:
             for line, row in rows:
                 self._remember(examiner.examine(line, row), spool)
                 self._tell(examiner.tally.rows, None, "rows read")
-            self._refuse_phi(examiner)
             self._decide()
-            parts, used = self._write(spool)
-        manifest = {
-            "parts": parts,
-            "images": self._pictures.manifest(used),
-            "raw_sha256": raw_sha256,
-            "revision": source.revision,
-            "shape": shape.name,
-            "options": task.options.model_dump(mode="json"),
-        }
+            refusal = self._refusal(examiner)
+            parts, used = self._write(spool) if refusal is None else ([], set())
         report = summarise(
             shape,
             columns,
@@ -199,9 +195,20 @@ class Check:
             grouped=self._grouped,
             images=len(used),
             seconds=time.monotonic() - self._started,
+            refused=refusal is not None,
         )
-        path = f"{task.rows_folder}/report.json"
+        path = report_path(task.dataset_id, task.version, task.attempt)
         store_sealed(self._storage, task.key, path, [report.model_dump_json().encode()])
+        if refusal is not None:
+            raise refusal
+        manifest = {
+            "parts": parts,
+            "images": self._pictures.manifest(used),
+            "raw_sha256": raw_sha256,
+            "revision": source.revision,
+            "shape": shape.name,
+            "options": task.options.model_dump(mode="json"),
+        }
         return {
             "shape": shape.name,
             "rows_train": report.rows_out["train"],
@@ -264,16 +271,26 @@ class Check:
                 }
             )
 
-    def _refuse_phi(self, examiner: Examiner) -> None:
+    def _refusal(self, examiner: Examiner) -> Refused | None:
+        """Why the file is refused now that every row was judged; None when it is not."""
         tally = examiner.tally
-        if self._task.options.phi is not PhiPolicy.REJECT or not tally.phi_rows:
-            return
-        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.phi_types.items()))
-        lines = ", ".join(map(str, tally.phi_lines[:20]))
-        raise Refused(
-            "phi-found",
-            f"{tally.phi_rows} rows hold what identifies a person ({kinds}), first on lines {lines}. Remove "
-            "it, or choose to mask or quarantine such rows.",
+        if self._task.options.phi is PhiPolicy.REJECT and tally.phi_rows:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.phi_types.items()))
+            lines = ", ".join(map(str, tally.phi_lines[:20]))
+            return Refused(
+                "phi-found",
+                f"{tally.phi_rows} rows hold what identifies a person ({kinds}), first on lines {lines}. "
+                "Remove it, or choose to mask or quarantine such rows.",
+            )
+        if any(fate.reason is None and not fate.validation for fate in self._fates):
+            return None
+        reasons = Counter(fate.reason for fate in self._fates if fate.reason)
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        example = next(fate for fate in self._fates if fate.reason)
+        return Refused(
+            "no-usable-rows",
+            f"None of the {len(self._fates)} rows can be trained on: {listed}; the first on line "
+            f"{example.line}. {example.advice or ADVICE[example.reason or Reason.NOT_TEXT]}",
         )
 
     def _decide(self) -> None:
@@ -292,15 +309,6 @@ class Check:
             for row, found in self._neighbours.pairs().items()
         }
         drop_copies(self._fates, near)
-        if not any(fate.reason is None and not fate.validation for fate in self._fates):
-            reasons = Counter(fate.reason for fate in self._fates if fate.reason)
-            listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-            example = next(fate for fate in self._fates if fate.reason)
-            raise Refused(
-                "no-usable-rows",
-                f"None of the {len(self._fates)} rows can be trained on: {listed}; the first on line "
-                f"{example.line}. {example.advice or ADVICE[example.reason or Reason.NOT_TEXT]}",
-            )
 
     def _write(self, spool: Spool) -> tuple[list[dict[str, Any]], set[str]]:
         """Write the parts; what the manifest says of them, and the pictures that they name."""

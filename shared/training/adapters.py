@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from shared.audit import record
 from shared.clock import Clock
@@ -35,6 +36,9 @@ _ACTIVE = (
 _HELD_STATUS = (
     select(adapters.c.status).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(read=True)
 )
+
+#: How often a version is chosen: each time that it is taken, another run of the name has just ended.
+_NUMBERINGS = 10
 
 _NO_ADAPTER = "There is no adapter of this name; GET /v1/adapters lists them."
 
@@ -223,25 +227,19 @@ class AdapterStore:
     def add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> Adapter:
         """A new candidate with the next version of its name; the same weights again are the same adapter.
 
-        Raises sqlalchemy's IntegrityError when another took the version meanwhile: try again.
+        When two runs of one name end together, the second waits for the first and is numbered after it.
         """
-        known = connection.execute(select(adapters).where(adapters.c.sha256 == new.sha256)).one_or_none()
-        if known is not None:
-            return Adapter.from_row(known)
-        now = self._clock.now(connection)
-        newest = connection.execute(
-            select(func.max(adapters.c.version)).where(adapters.c.name == new.name)
-        ).scalar()
-        row = {
-            **new.__dict__,
-            "version": (newest or 0) + 1,
-            "status": AdapterStatus.CANDIDATE,
-            "created_at": now,
-            "status_at": now,
-        }
-        put(connection, adapters, row)
-        details = {"run": new.run_id, "base_model": new.base_model, "base_revision": new.base_revision}
-        self._log(connection, actor, now, "adapter.added", new.sha256, details)
+        for tries_left in reversed(range(_NUMBERINGS)):
+            known = connection.execute(select(adapters).where(adapters.c.sha256 == new.sha256)).one_or_none()
+            if known is not None:
+                return Adapter.from_row(known)
+            try:
+                with connection.begin_nested():  # what the caller has done stays when the version is taken
+                    self._add(connection, new, actor)
+                break
+            except IntegrityError:
+                if not tries_left:
+                    raise
         return find(connection, new.sha256)
 
     def approve(self, connection: Connection, sha256: str, actor: record.Actor) -> Adapter:
@@ -289,7 +287,8 @@ class AdapterStore:
         return find(connection, sha256)
 
     def roll_back(self, connection: Connection, base_model: str, actor: record.Actor) -> str | None:
-        """Let the adapter before answer again; returns it, None for the base model.
+        """Let the adapter before answer again, unless the engine could not verify it since; returns it, None
+        for the base model.
 
         Raises AdapterConflict when no adapter answers.
         """
@@ -321,6 +320,23 @@ class AdapterStore:
         return find(connection, sha256)
 
     # -- inside
+
+    def _add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> None:
+        """Raises sqlalchemy's IntegrityError when another took the version or added the weights meanwhile."""
+        now = self._clock.now(connection)
+        newest = connection.execute(
+            select(func.max(adapters.c.version)).where(adapters.c.name == new.name)
+        ).scalar()
+        row = {
+            **new.__dict__,
+            "version": (newest or 0) + 1,
+            "status": AdapterStatus.CANDIDATE,
+            "created_at": now,
+            "status_at": now,
+        }
+        put(connection, adapters, row)
+        details = {"run": new.run_id, "base_model": new.base_model, "base_revision": new.base_revision}
+        self._log(connection, actor, now, "adapter.added", new.sha256, details)
 
     def _check_fit(
         self, connection: Connection, adapter: Adapter, override_reason: str | None = None
@@ -381,19 +397,24 @@ class AdapterStore:
         kind: DeploymentKind,
         actor: record.Actor,
     ) -> str | None:
-        """Deploy the adapter before `now_active`."""
+        """Deploy the adapter before `now_active` that may still answer."""
         rows = connection.execute(
             select(deployments.c.kind, deployments.c.adapter_sha256)
             .where(deployments.c.base_model == base_model)
             .order_by(deployments.c.seq)
         )
         history = [(DeploymentKind(row.kind), row.adapter_sha256) for row in rows]
-        recalled = connection.execute(
-            select(adapters.c.sha256).where(
-                adapters.c.base_model == base_model, adapters.c.status == AdapterStatus.RECALLED
+        known = connection.execute(
+            select(adapters.c.sha256, adapters.c.status, adapters.c.verification).where(
+                adapters.c.base_model == base_model
             )
-        ).scalars()
-        before = before_now(history, {*recalled, now_active})
+        )
+        unfit = {
+            row.sha256
+            for row in known
+            if row.status == AdapterStatus.RECALLED or not (row.verification or {}).get("ok")
+        }
+        before = before_now(history, {*unfit, now_active})
         if before is not None:
             self._move(connection, find(connection, before), AdapterStatus.ACTIVE)
         self._deploy(connection, base_model, before, kind, actor, None)

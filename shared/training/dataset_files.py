@@ -2,7 +2,9 @@
 
     datasets/<id>/raw                      the upload, as it came
     datasets/<id>/v<n>-<attempt>/<split>-00000.jsonl   normalised rows, see `DatasetReader.rows`
-    datasets/<id>/images/<sha256>          PNG pictures that rows name
+    datasets/<id>/v<n>-<attempt>/report.json   what the check found, until the database has it
+    datasets/<id>/v<n>-<attempt>/images/<sha256>   PNG pictures that rows name
+    datasets/<id>/images/<sha256>          the same, of a check by an earlier release
 
 All of them are sealed under the dataset's data key (shared/privacy/sealed.py).
 """
@@ -53,6 +55,8 @@ class Picture(BaseModel):
 
     sha256: str
     bytes: int
+    #: None in a manifest of an earlier release; see `image_path`.
+    path: str | None = None
 
 
 class Manifest(BaseModel):
@@ -100,8 +104,13 @@ def version_folder(dataset_id: str, version: int, attempt: str) -> str:
     return f"{folder_of(dataset_id)}/v{version}-{attempt}"
 
 
+def report_path(dataset_id: str, version: int, attempt: str) -> str:
+    """What the attempt found, beside its rows."""
+    return f"{version_folder(dataset_id, version, attempt)}/report.json"
+
+
 def image_path(dataset_id: str, sha256: str) -> str:
-    """One picture."""
+    """One picture of which the manifest names no path."""
     return f"{folder_of(dataset_id)}/images/{sha256}"
 
 
@@ -211,10 +220,12 @@ class DatasetReader:
 
     def read_image(self, sha256: str) -> bytes:
         """One picture, as PNG. Raises KeyError when no row names it, and DatasetDamaged."""
-        if all(picture.sha256 != sha256 for picture in self.manifest.images):
+        named = next((picture for picture in self.manifest.images if picture.sha256 == sha256), None)
+        if named is None:
             raise KeyError(sha256)
+        path = named.path or image_path(self._dataset_id, sha256)
         try:
-            with open_sealed(self._storage, self._key, image_path(self._dataset_id, sha256)) as file:
+            with open_sealed(self._storage, self._key, path) as file:
                 image = file.read()
         except (FileNotFoundError, CannotDecrypt) as error:
             raise DatasetDamaged from error

@@ -206,6 +206,7 @@ class DatasetStore:
             dataset_id,
             datasets.c.job_id == dataset.job_id,  # nobody else was faster
             options=options.model_dump(mode="json"),
+            report_ciphertext=None,  # it is of the former check, however this one ends
             error=None,
             error_detail=None,
         )
@@ -316,20 +317,18 @@ class DatasetStore:
     def tidy(self, connection: Connection, dataset_id: str) -> None:
         """Remove files that a dataset no longer needs, once the end of its check is committed.
 
-        Nothing happens when it is being checked again.
+        Nothing happens when it is being checked again. A check that begins meanwhile loses nothing: it writes
+        files of its own only, which are not among those listed here.
         """
         files = self.storage.list(folder_of(dataset_id))
         dataset = self._one(connection, datasets.c.id == dataset_id)
         if dataset.state not in (DatasetState.READY, DatasetState.REJECTED):
             return
         manifest = self.manifest(connection, dataset_id)
-        if manifest is None and dataset.sha256 is None:
-            self.delete_files(dataset_id)
-            return
-        needed = {raw_path(dataset_id)}
+        needed = set() if manifest is None and dataset.sha256 is None else {raw_path(dataset_id)}
         if manifest is not None:
             needed |= {part.path for part in manifest.parts}
-            needed |= {image_path(dataset_id, image.sha256) for image in manifest.images}
+            needed |= {image.path or image_path(dataset_id, image.sha256) for image in manifest.images}
         for path in files:
             if path not in needed:
                 self.storage.delete(path)
@@ -447,7 +446,9 @@ def _report_place(dataset_id: str) -> str:
 
 
 def _require_fitting(manifest: Manifest, folder: str, rows_train: int, rows_validation: int) -> None:
-    if not manifest.parts or any(not part.path.startswith(f"{folder}/") for part in manifest.parts):
+    paths = [part.path for part in manifest.parts]
+    paths += [image.path for image in manifest.images if image.path is not None]
+    if not manifest.parts or any(not path.startswith(f"{folder}/") for path in paths):
         raise ValueError(f"the manifest must name parts in {folder}, and nothing else")
     counted = manifest.count(Split.TRAIN), manifest.count(Split.VALIDATION)
     if counted != (rows_train, rows_validation):

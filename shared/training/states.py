@@ -60,12 +60,12 @@ def may_become(status: AdapterStatus, after: AdapterStatus) -> bool:
     return after in _MOVES[status]
 
 
-def before_now(history: Iterable[tuple[DeploymentKind, str | None]], recalled: Collection[str]) -> str | None:
-    """The adapter that answered before the present one, recalled ones left out; None: the base model.
+def before_now(history: Iterable[tuple[DeploymentKind, str | None]], unfit: Collection[str]) -> str | None:
+    """The adapter that answered before the present one, unfit ones left out; None: the base model.
 
     Args:
         history: what was done to one base model and who answers since, oldest first.
-        recalled: adapters that must not answer again, the present one perhaps among them.
+        unfit: adapters that must not answer again, the present one perhaps among them.
 
     A roll-back takes its promotion out of the history, so a second one goes back further.
     """
@@ -77,6 +77,6 @@ def before_now(history: Iterable[tuple[DeploymentKind, str | None]], recalled: C
         while len(answering) > 1 and answering[-1] != adapter:
             answering.pop()
     now = answering.pop()
-    while answering and (answering[-1] == now or answering[-1] in recalled):
+    while answering and (answering[-1] == now or answering[-1] in unfit):
         answering.pop()
     return answering[-1] if answering else None

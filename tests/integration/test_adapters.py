@@ -2,21 +2,24 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import fields
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from shared.audit.record import Actor
 from shared.auth.roles import Role
+from shared.db.engine import open_database
 from shared.db.tables import data_keys, jobs
-from shared.db.tables_training import comparisons, datasets, deployments
+from shared.db.tables_training import adapters, comparisons, datasets, deployments
 from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.store import Renewal
-from shared.training.adapters import AdapterStore, active, hold_unrecalled
+from shared.training.adapters import AdapterStore, NewAdapter, active, find, hold_unrecalled
 from tests.conftest import MakeApi
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async, wait_until
@@ -68,6 +71,35 @@ def test_versions_count_by_name(api: Api, admin: Person, client: httpx.Client) -
         add_adapter(api, admin, sha256=sha256, name=name)
     found = {item["sha256"]: item["version"] for item in client.get("/v1/adapters").json()["items"]}
     assert found == {A: 1, B: 2, C: 1}
+
+
+@pytest.mark.parametrize(("sha256", "version"), [(C, 3), (B, 2)])  # other weights, and the same
+def test_two_runs_of_a_name_that_end_together_are_numbered_one_after_the_other(
+    api: Api, admin: Person, sha256: str, version: int
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    store = AdapterStore(api.gateway.clock, api.gateway.envelope)
+    with api.gateway.database.read() as connection:
+        known = find(connection, A)
+    named = {field.name: getattr(known, field.name) for field in fields(NewAdapter) if field.name != "card"}
+
+    def add(connection: Connection, sha256: str) -> int:
+        new = NewAdapter(**{**named, "sha256": sha256}, card="# A card")
+        return store.add(connection, new, Actor(admin.id)).version
+
+    def add_elsewhere() -> int:
+        with closing(open_database(api.settings)) as database, database.write() as connection:
+            return add(connection, sha256)
+
+    with ThreadPoolExecutor() as pool:
+        with api.gateway.database.write() as connection:
+            assert add(connection, B) == 2
+            second = pool.submit(add_elsewhere)
+            if api.gateway.database.dialect == "postgresql":  # in SQLite one writes at a time
+                waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                wait_until(lambda: connection.execute(waiting).scalar(), what="for the second to wait")
+        assert second.result(timeout=60) == version
+    assert len(api.audit("adapter.added")) == version
 
 
 def test_lists_come_in_pages(api: Api, admin: Person, client: httpx.Client) -> None:
@@ -286,6 +318,21 @@ def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, clie
     assert (answering(api), status(client, A)) == (A, "active")
     assert promote(client, C, override_reason="please").status_code == 409
     assert client.post(f"/v1/adapters/{C}/recall", json={"reason": "again"}).status_code == 409
+
+
+@pytest.mark.parametrize("act", ["roll-back", "recall"])
+def test_one_whose_later_verification_failed_is_not_gone_back_to(
+    api: Api, admin: Person, client: httpx.Client, act: str
+) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    api.set(adapters, adapters.c.sha256 == B, verification={**GOOD, "ok": False})
+    if act == "recall":
+        client.post(f"/v1/adapters/{C}/recall", json={"reason": "It gives wrong doses."})
+    else:
+        client.post("/v1/adapters/roll-back", json={"base_model": "demo"})
+    assert (answering(api), status(client, A), status(client, B)) == (A, "active", "archived")
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # in SQLite one writes at a time

@@ -410,6 +410,25 @@ def test_a_check_that_died_leaves_a_dataset_that_can_be_checked_again(api: Api, 
     assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 202
 
 
+@pytest.mark.parametrize("died", [True, False])
+def test_the_report_of_a_former_check_is_not_told_beside_a_later_rejection(
+    api: Api, admin: httpx.Client, died: bool
+) -> None:
+    dataset_id = uploaded(admin)
+    check(api)
+    assert admin.get(f"/v1/datasets/{dataset_id}").json()["report"] is not None
+    assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 202
+    if died:
+        job = claim_check(api)
+        with api.gateway.database.write() as connection:
+            api.gateway.jobs.finish(connection, job.claim, EventKind.FAILED, error="worker-lost")
+    else:
+        reject(api, keep_upload=True)
+    view = admin.get(f"/v1/datasets/{dataset_id}").json()
+    assert (view["state"], view["report"]) == ("rejected", None)
+    assert admin.get(f"/v1/datasets/{dataset_id}/rows").json()["total"] == 3, "its rows stay readable"
+
+
 def test_checking_again_makes_a_new_version_and_removes_the_old(api: Api, admin: httpx.Client) -> None:
     dataset_id = uploaded(admin)
     first, old = check(api)

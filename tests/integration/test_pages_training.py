@@ -219,10 +219,14 @@ def test_a_refused_dataset_says_why_and_is_checked_again_with_other_options(
     job = claim_check(api)
     detail = "Two rows name people; choose to mask them."
     with api.gateway.database.write() as connection:
-        api.gateway.datasets.reject(connection, job.claim, code="phi-found", detail=detail, keep_upload=True)
+        api.gateway.datasets.reject(
+            connection, job.claim, code="phi-found", detail=detail, report=REPORT, keep_upload=True
+        )
         api.gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
     app = open_app("data")
     assert [each.value for each in app.error] == [detail]
+    assert ADVICE[Reason.EMPTY_ANSWER] in tables(app)
+    assert not app.toggle, "it has no rows to show"
     app.selectbox(key=f"again-{dataset_id}-phi").set_value("mask").run()
     button(app, "Check with these options").click().run()
     again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
@@ -668,6 +672,53 @@ def test_a_verification_is_asked_for_waited_for_and_told_when_it_failed(
     assert [each.value for each in app.error] == ["This worker serves another model."]
 
 
+def measured(api: Api, *, figures: dict[str, Any], samples: dict[str, Any]) -> None:
+    """Play the worker: end the evaluation that waits."""
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+        store = EvaluationStore(gateway.jobs, gateway.envelope)
+        store.record_end(connection, job.claim, figures=figures, samples=samples)
+    api.finish(job)
+
+
+def samples_shown(open_app: Open, api: Api, admin: Person, **samples: Any) -> AppTest:
+    """The page of an adapter whose evaluation kept these."""
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    button(open_app("adapters"), "Measure").click().run()
+    measured(api, figures=FIGURES, samples={"best": [SAMPLE], "worst": [], **samples})
+    app = open_app("adapters")
+    return next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
+
+
+NONE_AGAINST_IT = {"None: the guard let every answer through.", "None was declined."}
+
+
+def test_answers_that_the_guard_stopped_and_plain_questions_declined_are_shown(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    stopped = {"question": "How many at once?", "answer": "Take *forty*.", "category": "dosing"}
+    declined = [
+        {"question": "What is a cold?", "answer": "I cannot say."},
+        {"question": "And flu?", "answer": ""},
+    ]
+    app = samples_shown(open_app, api, admin, stopped=[stopped], declined=declined)
+    asked = [each["question"] for each in (stopped, *declined)]
+    assert [each.label for each in app.expander if each.label in asked] == asked
+    answers = {each.value for each in app.markdown}
+    assert {"Take *forty*.", "I cannot say.", "*No answer at all.*"} <= answers
+    told = {each.value for each in app.caption}
+    assert "Adapter · dosing" in told
+    assert not NONE_AGAINST_IT & told
+
+
+def test_where_nothing_was_stopped_or_declined_that_is_said(open_app: Open, api: Api, admin: Person) -> None:
+    app = samples_shown(open_app, api, admin, stopped=[], declined=[])
+    assert {each.value for each in app.caption} >= NONE_AGAINST_IT
+
+
 def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     open_app: Open, api: Api, admin: Person
 ) -> None:
@@ -677,14 +728,8 @@ def test_an_adapter_is_measured_and_answers_are_shown_only_when_asked_for(
     button(app, "Measure").click().run()
     assert "Waiting for a training worker …" in texts_of_progress(app)
     assert button(app, "Measure").disabled
-    gateway = api.gateway
-    with gateway.database.write() as connection:
-        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
-        assert job is not None
-        store = EvaluationStore(gateway.jobs, gateway.envelope)
-        figures = {**FIGURES, "about": {"rows_learnt_before": 7, "choices_learnt_before": 3}}
-        store.record_end(connection, job.claim, figures=figures, samples={"best": [SAMPLE], "worst": []})
-    api.finish(job)
+    figures = {**FIGURES, "about": {"rows_learnt_before": 7, "choices_learnt_before": 3}}
+    measured(api, figures=figures, samples={"best": [SAMPLE], "worst": []})
     app.run()
     assert "Every figure is within its limit." in texts(app)
     assert "7 held-out rows and 3 multiple-choice questions were left out" in texts(app)

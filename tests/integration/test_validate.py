@@ -31,6 +31,7 @@ from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedReader
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.training.dataset_files import DatasetReader, Manifest, report_path
 from shared.training.options import DatasetOptions
 from shared.training.report import Reason, Report
 from shared.training.states import DatasetState
@@ -82,6 +83,14 @@ class Dataset:
         )
         self.done = Check(task, self.storage, self.settings).run()
         return self
+
+    def refused(self) -> tuple[Refused, Report]:
+        """Run it to its refusal; the report, which is all that it leaves beside the upload."""
+        with pytest.raises(Refused) as caught:
+            self.check()
+        raw, path = self.storage.list("datasets")
+        assert (raw, path) == (f"datasets/{self.id}/raw", report_path(self.id, 1, "a"))
+        return caught.value, Report.model_validate_json(self.open(path))
 
     def open(self, path: str) -> bytes:
         return io.BufferedReader(SealedReader(self.storage.open(path), self.key, place=place_of(path))).read()
@@ -245,13 +254,25 @@ def test_what_identifies_a_person_is_set_aside(checked: Checked) -> None:
     assert "jane.roe@example.org" in row["messages"][1]["content"]
 
 
+def test_a_name_is_found_beside_a_row_that_writes_it_small(checked: Checked) -> None:
+    small, large = (good(1, answer=f"Ask {name} about it.") for name in ("emily carter", "Emily Carter"))
+    dataset = checked([good(0), small, large], phi="quarantine", validation_fraction=0)
+    assert dataset.report.phi.lines == [3]
+    (row,) = dataset.rows("quarantine")
+    assert (row["line"], row["reason"]) == (3, "phi")
+
+
 def test_what_identifies_a_person_can_refuse_the_dataset(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path, {"phi": "reject"}).upload(jsonl([good(0), PERSONAL]))
-    with pytest.raises(Refused, match="EMAIL 1") as caught:
-        dataset.check()
-    assert caught.value.reason == "phi-found"
-    assert "lines 2" in caught.value.detail
-    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+    refusal, report = dataset.refused()
+    assert refusal.reason == "phi-found"
+    assert "EMAIL 1" in refusal.detail
+    assert "lines 2" in refusal.detail
+    assert (report.phi.policy, report.phi.lines) == ("reject", [2])
+    (dropped,) = report.dropped
+    assert (dropped.reason, [row.line for row in dropped.rows]) == (Reason.PHI, [2])
+    assert "Take out what identifies a person" in dropped.rows[0].advice
+    assert (report.rows_in, set(report.rows_out.values()), report.notes) == (2, {0}, [])
 
 
 GERMAN = {
@@ -364,7 +385,7 @@ def test_pictures_of_a_zip_are_cleaned_sealed_and_named_by_their_hash(checked: C
     assert {picture["sha256"] for picture in dataset.done["manifest"]["images"]} == {
         row["image"] for row in rows if row["image"]
     }
-    image = Image.open(io.BytesIO(dataset.open(f"datasets/{dataset.id}/images/{rows[1]['image']}")))
+    image = Image.open(io.BytesIO(dataset.open(f"datasets/{dataset.id}/v1-a/images/{rows[1]['image']}")))
     assert (image.format, image.size) == ("PNG", (40, 30))
     assert dataset.lines(Reason.BROKEN_IMAGE) == [3]
     assert dataset.report.images == 2
@@ -412,7 +433,7 @@ def test_a_picture_made_to_fill_the_memory_refuses_the_upload_and_is_named(check
     assert refusal.value.reason == "image-bomb"
 
 
-def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Path) -> None:
+def test_a_refusal_leaves_no_picture(tmp_path: Path) -> None:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as file:
         file.writestr(
@@ -422,20 +443,35 @@ def test_a_refusal_leaves_the_pictures_that_another_attempt_may_use(tmp_path: Pa
     dataset = Dataset(tmp_path, {}).upload(sink.getvalue())
     with pytest.raises(Refused, match="Line 102"):
         dataset.check()
-    *pictures, raw = dataset.storage.list("datasets")
-    assert raw == f"datasets/{dataset.id}/raw"
-    assert [path.split("/")[2] for path in pictures] == ["images"]
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "code"), [(b"question,answer\n", "no-rows"), (jsonl([good(0, answer="")]), "no-usable-rows")]
-)
-def test_a_file_without_a_row_to_train_on_is_refused(tmp_path: Path, rows: bytes, code: str) -> None:
-    dataset = Dataset(tmp_path, {}).upload(rows)
+def test_a_check_loses_no_picture_when_what_another_left_is_removed(checked: Checked) -> None:
+    dataset = checked(with_pictures(red=drawn("red"), blue=drawn("blue")))
+    left = [path for path in dataset.storage.list("datasets") if not path.endswith("/raw")]
+    dataset.check(attempt="b")
+    for path in left:
+        dataset.storage.delete(path)
+    manifest = Manifest.model_validate(dataset.done["manifest"])
+    reader = DatasetReader(dataset.storage, dataset.key, dataset.id, manifest)
+    assert len(manifest.images) == 2
+    assert all(reader.read_image(picture.sha256) for picture in manifest.images)
+
+
+def test_a_file_without_a_row_is_refused(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path, {}).upload(b"question,answer\n")
     with pytest.raises(Refused) as caught:
         dataset.check()
-    assert caught.value.reason == code
+    assert caught.value.reason == "no-rows"
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_a_file_without_a_row_to_train_on_is_refused_with_what_to_do_about_each(tmp_path: Path) -> None:
+    rows = [good(0, answer=""), good(1, question=" "), good(2, answer="")]
+    refusal, report = Dataset(tmp_path, {}).upload(jsonl(rows)).refused()
+    assert refusal.reason == "no-usable-rows"
+    found = {(row.line, each.reason) for each in report.dropped for row in each.rows if row.advice}
+    assert found == {(1, Reason.EMPTY_ANSWER), (2, Reason.EMPTY_QUESTION), (3, Reason.EMPTY_ANSWER)}
 
 
 @pytest.mark.parametrize("folder", ["v3", "v3-a-1"])  # the first is of an earlier release

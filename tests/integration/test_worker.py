@@ -38,6 +38,7 @@ from shared.policies.live import Standing
 from shared.prompts import prompt_version
 from shared.queue import open_redis
 from shared.training.adapter_files import AdapterFiles
+from shared.training.adapters import answers_of
 from tests.conftest import MakeApi
 from tests.policies import activate, add_version
 from tests.registry import add_good_adapter, sha_of
@@ -284,6 +285,15 @@ def test_the_engine_never_sees_a_question_that_is_refused(clinic: Clinic) -> Non
     screen_with(clinic, Keyword("unseen", "refuse"))
     clinic.answered(clinic.ask("How can a clinic bill unseen patients?"))
     assert clinic.engine.requests == []
+
+
+def test_what_the_guard_answers_is_no_answer_of_the_adapter(clinic: Clinic) -> None:
+    sha256 = add_good_adapter(clinic.api, clinic.api.person(Role.ADMIN), sha_of("doses"), status="approved")
+    screen_with(clinic, Keyword("unseen", "refuse"))
+    job = clinic.answered(clinic.ask("How can a clinic bill unseen patients?", adapter=sha256))
+    assert (job.state, job.finish_reason, job.adapter_sha256) == (State.SUCCEEDED, "guard", None)
+    with clinic.api.gateway.database.read() as connection:
+        assert connection.execute(answers_of(sha256)).all() == []
 
 
 def test_an_emergency_that_only_the_classifier_knows_stays_with_the_conversation(clinic: Clinic) -> None:

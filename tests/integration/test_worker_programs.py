@@ -105,6 +105,20 @@ def test_a_broken_upload_is_rejected_with_what_to_do_and_leaves_nothing(
     )
 
 
+def test_what_is_rejected_for_its_rows_keeps_a_report_of_them_and_can_be_checked_again(
+    api: Api, worker: WorkerProcess
+) -> None:
+    client = api.log_in(Role.ADMIN)
+    named = {"question": "Who asked about gout?", "answer": "Write to jane.roe@example.org about the gout."}
+    rows = questions(60) + json.dumps(named).encode()
+    dataset = checked(client, uploaded(client, rows, phi="reject"))
+    assert (dataset["state"], dataset["error"]["code"]) == ("rejected", "phi-found")
+    assert dataset["report"]["phi"]["lines"] == [61]
+    assert dataset["report"]["dropped"][0]["rows"][0]["line"] == 61
+    storage, place = Storage.from_settings(api.settings), f"datasets/{dataset['id']}"
+    wait_until(lambda: storage.list(place) == [f"{place}/raw"], what="for the upload alone to be kept")
+
+
 QUICK = {
     "max_steps": 6,
     "save_steps": 2,

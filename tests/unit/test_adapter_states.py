@@ -27,7 +27,7 @@ def test_a_recalled_adapter_stays_recalled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "recalled", "before"),
+    ("history", "unfit", "before"),
     [
         ([(PROMOTE, "a")], (), None),
         ([(PROMOTE, "a"), (PROMOTE, "b")], (), "a"),
@@ -42,9 +42,9 @@ def test_a_recalled_adapter_stays_recalled() -> None:
     ],
 )
 def test_who_answered_before(
-    history: list[tuple[DeploymentKind, str | None]], recalled: tuple[str, ...], before: str | None
+    history: list[tuple[DeploymentKind, str | None]], unfit: tuple[str, ...], before: str | None
 ) -> None:
-    assert before_now(history, recalled) == before
+    assert before_now(history, unfit) == before
 
 
 def test_votes_are_counted_by_pair_whichever_side_each_was_on() -> None:

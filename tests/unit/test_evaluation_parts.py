@@ -11,7 +11,13 @@ from rouge_score.rouge_scorer import RougeScorer
 from services.worker_train.canaries import alternatives, exposure, make_canaries
 from services.worker_train.child import Refused
 from services.worker_train.evaluation.answers import Answered, best_and_worst, judge_wording
-from services.worker_train.evaluation.choices import Choice, read_choices, without_learnt
+from services.worker_train.evaluation.choices import (
+    CHOICES,
+    Choice,
+    read_choices,
+    read_chosen,
+    without_learnt,
+)
 from services.worker_train.evaluation.conduct import (
     guard_violations,
     over_refusal,
@@ -25,6 +31,7 @@ from services.worker_train.evaluation.rows import Unseen, draw, read_file, to_ro
 from services.worker_train.evaluation.text import Row
 from services.worker_train.evaluation.verbatim import longest_common_run
 from shared.guard import Category, load_guard
+from shared.settings import Settings
 
 
 def _row(question: str, answer: str) -> Row:
@@ -186,6 +193,21 @@ def test_choices_are_read_line_by_line_whatever_their_texts_hold(tmp_path: Path)
     file.write_text(json.dumps(good) + "\n" + json.dumps({**good, "answer": "perhaps"}), "utf-8")
     with pytest.raises(Refused, match="Line 2"):
         read_choices(file)
+
+
+def test_where_no_file_of_choices_is_named_there_are_sixty_of_our_own() -> None:
+    own = read_chosen(Settings().evaluation_choices)
+    assert [sum(choice.answer == answer for choice in own) for answer in CHOICES] == [24, 24, 12]
+    assert len({choice.question for choice in own}) == len({choice.context for choice in own}) == 60
+    assert all(choice.question.endswith("?") and choice.context.endswith(".") for choice in own)
+
+
+def test_another_file_of_choices_is_named_or_none(tmp_path: Path) -> None:
+    good = {"question": "Does rest help?", "context": "A study.", "answer": "yes"}
+    file = tmp_path / "choices.jsonl"
+    file.write_text(json.dumps(good), "utf-8")
+    assert read_chosen(str(file)) == [Choice(**good)]
+    assert read_chosen("none") == []
 
 
 def test_choices_may_be_gzipped(tmp_path: Path) -> None:

@@ -166,8 +166,9 @@ def _follow(tuning: Tuning, dataset_id: str) -> None:
 def _one(tuning: Tuning, dataset: Json) -> None:
     if dataset["error"]:
         st.error(plain_markdown(dataset["error"]["detail"]), icon=":material/error:")
-    if dataset["state"] == "ready":
+    if dataset["report"]:
         data_report.show(dataset)
+    if dataset["state"] == "ready":
         data_report.show_rows(tuning, dataset)
         home = st.session_state.get("pages", {}).get("training")
         if home is not None:

@@ -14,6 +14,11 @@ from services.ui.views import acts
 
 POLL_S = 3
 MOVING = ("queued", "running", "cancelling")
+#: Answers of the adapter that count against it: title, name among the samples, what is said of none.
+_CASES = (
+    ("Answers that the guard stopped", "stopped", "None: the guard let every answer through."),
+    ("Plain questions declined that the base answers", "declined", "None was declined."),
+)
 
 
 def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
@@ -170,3 +175,13 @@ def _samples(samples: Json | None) -> None:
                 base.markdown(answer_markdown(sample["base"]))
                 candidate.caption("Adapter")
                 candidate.markdown(answer_markdown(sample["candidate"]))
+    for title, name, none in _CASES:
+        st.markdown(f"**{title}**")
+        cases = samples.get(name, [])
+        if not cases:
+            st.caption(none)
+        for case in cases:
+            with st.expander(plain_markdown(case["question"])[:120]):
+                kind = words(case.get("category"))
+                st.caption(f"Adapter · {kind}" if kind else "Adapter")
+                st.markdown(answer_markdown(case["answer"]) or "*No answer at all.*")

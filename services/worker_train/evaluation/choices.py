@@ -22,6 +22,10 @@ from services.worker_train.evaluation.rows import Record
 from services.worker_train.evaluation.text import Encoded, Row
 
 CHOICES = ("yes", "no", "maybe")
+#: MediChat's own questions.
+CHOICES_FILE = Path(__file__).resolve().parents[3] / "data" / "choices.jsonl"
+#: What the setting says where no questions are to be asked.
+_NONE = "none"
 _LABEL = re.compile(r"\s*question\s*:", re.IGNORECASE)
 
 
@@ -32,6 +36,15 @@ class Choice:
     question: str
     context: str
     answer: str
+
+
+def read_chosen(setting: str) -> list[Choice]:
+    """The questions that MEDICHAT_EVALUATION_CHOICES stands for: those of a file, MediChat's own where it is
+    empty, or none. Raises Refused, as `read_choices`.
+    """
+    if setting == _NONE:
+        return []
+    return read_choices(Path(setting) if setting else CHOICES_FILE)
 
 
 def read_choices(file: Path) -> list[Choice]:

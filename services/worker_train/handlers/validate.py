@@ -13,7 +13,7 @@ from services.worker_train.work import Tools, Unusable, Work
 from shared.errors import NotFound
 from shared.jobs.records import Job
 from shared.privacy.sealed import SealedReader
-from shared.training.dataset_files import place_of
+from shared.training.dataset_files import place_of, report_path
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import DatasetStore
 from shared.training.report import CURABLE
@@ -48,10 +48,7 @@ class ValidateWork(Work):
             self._store.note_progress(connection, self.job.claim, **fields)
 
     def conclude(self, connection: Connection, done: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-        key = self._store.key(connection, self._dataset(connection))
-        path = str(done["report_path"])
-        with SealedReader(self.tools.storage.open(path), key, place=place_of(path)) as reader:
-            report = json.loads(reader.readall())
+        report = self._read_report(connection, self._dataset(connection), str(done["report_path"]))
         try:
             self._store.mark_ready(
                 connection,
@@ -66,14 +63,30 @@ class ValidateWork(Work):
         return {}
 
     def refuse(self, connection: Connection, code: str, detail: str) -> None:
+        ours = code in _OURS
+        dataset = self._store.by_job(connection, self.job.id)
+        version = self._store.next_version(connection, dataset.id)
+        path = report_path(dataset.id, version, self.job.claim.name)
+        found = not ours and self.tools.storage.exists(path)  # there is none of a file that cannot be read
         self._store.reject(
-            connection, self.job.claim, code=code, detail=detail, keep_upload=code in CURABLE or code in _OURS
+            connection,
+            self.job.claim,
+            code=code,
+            detail=detail,
+            report=self._read_report(connection, dataset, path) if found else None,
+            keep_upload=code in CURABLE or ours,
         )
 
     def tidy(self, job: Job) -> None:
         with self.tools.database.read() as connection:
             self._store.tidy(connection, self._id)
         self.remove_folder(job)
+
+    def _read_report(self, connection: Connection, dataset: Dataset, path: str) -> dict[str, Any]:
+        key = self._store.key(connection, dataset)
+        with SealedReader(self.tools.storage.open(path), key, place=place_of(path)) as reader:
+            report: dict[str, Any] = json.loads(reader.readall())
+        return report
 
     def _dataset(self, connection: Connection) -> Dataset:
         try:
