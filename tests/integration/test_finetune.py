@@ -188,6 +188,14 @@ def test_a_halved_batch_is_the_same_training(
     assert losses(events) == pytest.approx(losses(whole[1]), rel=1e-3)
 
 
+def test_passes_are_cut_small_however_many_make_a_step(train: Any, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "many.jsonl", count=80)
+    asked = tiny_recipe(rows, batch_size=64, accumulation=1024)
+    ran = finetune.prepare(asked).recipe
+    assert ran.batch_size < 64
+    assert ran.batch_size * ran.accumulation == 64 * 1024
+
+
 def test_two_processes_give_the_same_training(
     whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
 ) -> None:
