@@ -717,7 +717,8 @@ def test_the_card_counts_rows_without_canaries_and_shows_the_recipe_that_was_cho
 ) -> None:
     rows = write_rows(tmp_path / "many.jsonl", count=80)
     recipe = tiny_recipe(rows, batch_size=64, accumulation=1, max_steps=1, canaries=3)
-    assert train(recipe)[0] is Exit.DONE
+    status, events = train(recipe)
+    assert status is Exit.DONE
     card = (tmp_path / "run" / "output" / "README.md").read_text()
     assert "| Rows | 64 learnt, 16 held out |" in card
     assert "| Canaries | 3 planted, and learnt beside the rows |" in card
@@ -726,6 +727,8 @@ def test_the_card_counts_rows_without_canaries_and_shows_the_recipe_that_was_cho
     assert ran is not None
     assert int(ran[1]) < 64
     assert int(ran[1]) * int(ran[2]) == 64
+    plan = named(events, "plan")
+    assert (plan["batch_size"], plan["accumulation"]) == (int(ran[1]), int(ran[2]))
 
 
 def test_the_card_of_passes_as_they_were_asked_for_says_nothing_of_them(
