@@ -2,7 +2,8 @@
 
 What to do is in `practice.json` in the state folder, read at each start: `steps`, `pause_s` a step,
 `save_every`, and for the faults `exit_at` {step: status} (each only once), `needs_batch` (a larger batch size
-runs out of memory), `cuts_to` (runs with at most this batch size), `wait` (a reason), `refuse` (a detail), `sha256` (a wrong one), `deaf` (ignores SIGTERM).
+runs out of memory), `cuts_to` (runs with at most this batch size), `wait` (a reason), `refuse` (a detail),
+`sha256` (a wrong one), `deaf` (ignores SIGTERM).
 A check waits for the lock of the file `barrier` in the same folder, when there is one.
 """
 
