@@ -9,19 +9,19 @@ import hashlib
 import io
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from PIL import Image
 from sqlalchemy import select
 
 from services.worker_train.child import Refused
-from services.worker_train.hub import with_closed_pictures
-from services.worker_train.reading import read_jsonl
+from services.worker_train.hub import read_hub
+from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
 from services.worker_train.shapes import RowProblem, recognise
 from shared.db import open_database
 from shared.db.tables_training import datasets
@@ -35,6 +35,8 @@ from shared.training.recipe import Data
 from shared.training.report import ADVICE
 
 _OWN = "medichat:"
+#: How a file's name ends; that of a dataset of the hub may hold dots, too.
+_FILES = (".jsonl", ".jsonl.gz")
 _MAX_PIXELS = 40_000_000
 
 
@@ -137,7 +139,7 @@ def _foreign(name: str) -> Rows:
     path = Path(name)
     if path.is_file():
         return _file(path)
-    if path.suffix or name.count("/") != 1:
+    if name.endswith(_FILES) or name.count("/") != 1:
         raise Refused(
             "no-data", "There is no such file; give an existing path, or a dataset's id on the hub."
         )
@@ -155,21 +157,13 @@ def _file(path: Path) -> Rows:
 
 
 def _hub(name: str) -> Rows:
-    from datasets import load_dataset  # type: ignore[import-untyped]
-
-    try:
-        table = load_dataset(name, split="train")
-    except Exception as error:
-        raise Refused(
-            "no-data",
-            "The dataset could not be read from the hub; check its id and the network, or give a file.",
-        ) from error
-    digest = hashlib.sha256(str(table._fingerprint).encode()).hexdigest()
-    numbered = enumerate(cast(Iterable[dict[str, Any]], with_closed_pictures(table)), start=1)
-    return Rows(train=list(_converted(numbered, Path())), validation=[], sha256=digest)
+    max_bytes = UNPACKED * load_settings().max_dataset_bytes
+    source = read_hub(name, subset=None, split="train", max_bytes=max_bytes)
+    digest = hashlib.sha256(f"{name}@{source.revision}".encode()).hexdigest()
+    return Rows(train=list(_converted(source.rows, Path())), validation=[], sha256=digest)
 
 
-def _converted(values: Iterable[tuple[int, dict[str, Any]]], folder: Path) -> Iterator[Row]:
+def _converted(values: NumberedRows, folder: Path) -> Iterator[Row]:
     """The rows, each in whatever shape it is written; pictures are named from `folder`. Raises Refused."""
     for line, value in values:
         try:

@@ -13,7 +13,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from models.demo.pictures import draw_picture
-from services.worker_train import finetune
+from services.worker_train import finetune, hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.rows import read_rows
 from shared.audit.record import canonical_json
@@ -25,7 +25,7 @@ from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
 from shared.training.recipe import Data
 from tests.support import Api
-from tests.tiny_training import conversation, tiny_recipe, write_model
+from tests.tiny_training import conversation, tiny_recipe, write_model, write_rows
 
 
 def seal(storage: Storage, key: DataKey, dataset_id: str, below: str, data: bytes) -> str:
@@ -169,6 +169,45 @@ def test_a_gzip_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"question": "q", "answer": "a"}')[:-9])
     with pytest.raises(Refused, match="compress it again"):
         read_rows(Data(train=str(tmp_path / "rows.jsonl.gz")), seed=0)
+
+
+@pytest.fixture
+def named_as_on_the_hub(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder of this machine, named as a dataset of the hub could be."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = Path(request.param)
+    folder.mkdir(parents=True)
+    write_rows(folder / "train.jsonl", count=3)
+    return folder
+
+
+@pytest.mark.parametrize("named_as_on_the_hub", ["owner/data", "owner/data-1.5"], indirect=True)
+def test_a_folder_of_this_machine_is_never_read_in_the_hubs_stead(named_as_on_the_hub: Path) -> None:
+    with pytest.raises(Refused) as refusal:
+        read_rows(Data(train=str(named_as_on_the_hub)), seed=0)
+    assert refusal.value.reason == "not-on-hub"
+
+
+@pytest.mark.parametrize("named_as_on_the_hub", ["owner/data-1.5"], indirect=True)
+def test_the_rows_of_a_dataset_of_the_hub_are_read(
+    named_as_on_the_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder stands for the hub: `datasets` reads both the same way."""
+    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
+    rows = read_rows(Data(train=str(named_as_on_the_hub), validation_fraction=0), seed=0)
+    same = read_rows(Data(train=str(named_as_on_the_hub / "train.jsonl"), validation_fraction=0), seed=0)
+    assert rows.train == same.train
+    assert len(rows.sha256) == 64
+
+
+@pytest.mark.parametrize("name", ["lost/rows.jsonl", "lost/rows.jsonl.gz", "rows", "a/b/c"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(Refused, match="There is no such file"):
+        read_rows(Data(train=name), seed=0)
 
 
 def test_a_checked_dataset_that_holds_none_out_is_not_split_by_row(api: Api, dataset_id: str) -> None:
