@@ -396,6 +396,18 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     assert looks(again) == pytest.approx(looks(events), abs=1e-5)
 
 
+def test_padded_rows_come_in_the_same_order_when_a_run_goes_on(train, rows: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(rows, packing="off", batch_size=4, accumulation=1)
+    _, events = train(recipe, "whole")
+    stop = StopRequest()
+    stop.asked = True
+    assert finetune.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    _, again = train(recipe, "resumed")
+    assert list(losses(again)) == list(range(2, 11))
+    expected = losses(events)
+    assert losses(again) == pytest.approx({step: expected[step] for step in losses(again)}, abs=1e-5)
+
+
 def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
