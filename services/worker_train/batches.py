@@ -80,7 +80,7 @@ class StepSampler(Sampler[int]):
     def _alike(self, order: list[int], step: int, chance: random.Random) -> list[int]:
         """The same rows, those of like length in one step; a short last step keeps its own."""
         whole = len(order) - len(order) % step
-        alike = []
+        alike: list[int] = []
         for start in range(0, whole, step * _WINDOW):
             window = sorted(
                 order[start : min(start + step * _WINDOW, whole)], key=lambda index: self._lengths[index]
