@@ -188,6 +188,7 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
+        pictures=min(recipe.batch_size, material.pictures),
         tokens=material.tokens,
         device=device.type,
         weight_bytes=dtype.itemsize,

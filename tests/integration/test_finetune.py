@@ -408,23 +408,29 @@ def test_padded_rows_come_in_the_same_order_when_a_run_goes_on(train, rows: Path
     assert losses(again) == pytest.approx({step: expected[step] for step in losses(again)}, abs=1e-5)
 
 
-def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_picture_rows(folder: Path) -> Path:
+    """A file of twenty rows, each with a picture beside it."""
     import numpy as np
 
-    from shared.catalogue import CATALOGUE
-
-    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(CATALOGUE["demo"].folder))
     chance = np.random.default_rng(0)
     lines = []
     for number in range(20):
         side = ("left", "right")[number % 2]
-        Image.fromarray(draw_picture(side, chance)).save(tmp_path / f"{number}.png")
+        Image.fromarray(draw_picture(side, chance)).save(folder / f"{number}.png")
         messages = [
             {"role": "user", "content": "Where is it?"},
             {"role": "assistant", "content": f"Look {side}!"},
         ]
         lines.append(json.dumps({"messages": messages, "image": f"{number}.png"}))
-    (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
+    (folder / "pictures.jsonl").write_text("\n".join(lines))
+    return folder / "pictures.jsonl"
+
+
+def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shared.catalogue import CATALOGUE
+
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(CATALOGUE["demo"].folder))
+    write_picture_rows(tmp_path)
     recipe = tiny_recipe(tmp_path / "pictures.jsonl", epochs=5, save_steps=100)
     status, events = train(recipe)
     assert status is Exit.DONE
@@ -657,6 +663,20 @@ def test_processes_on_a_cpu_take_its_memory_each(train, rows: Path, capsys) -> N
     together = judged(tiny_recipe(rows, accumulation=1, processes=2), capsys)
     assert together["memory_mb"] == pytest.approx(2 * alone["memory_mb"], rel=0.01)
     assert together["seconds"] == pytest.approx(alone["seconds"], rel=0.01)
+
+
+def test_the_estimate_knows_of_pictures(
+    train, rows: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(find_model("demo").folder))
+
+    def trained_tower(rows: Path) -> float:
+        """What the estimate adds when the vision tower is trained, too."""
+        language = tiny_recipe(rows, batch_size=16, accumulation=1, packing="off")
+        both = language.changed({"target": "all-linear"})
+        return float(judged(both, capsys)["memory_mb"] - judged(language, capsys)["memory_mb"])
+
+    assert 0 < trained_tower(rows) < trained_tower(write_picture_rows(tmp_path)) - 1
 
 
 def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]]) -> None:
