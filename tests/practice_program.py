@@ -2,7 +2,8 @@
 
 What to do is in `practice.json` in the state folder, read at each start: `steps`, `pause_s` a step,
 `save_every`, and for the faults `exit_at` {step: status} (each only once), `needs_batch` (a larger batch size
-runs out of memory), `wait` (a reason), `refuse` (a detail), `sha256` (a wrong one), `deaf` (ignores SIGTERM).
+runs out of memory), `cuts_to` (runs with at most this batch size), `wait` (a reason), `refuse` (a detail),
+`sha256` (a wrong one), `deaf` (ignores SIGTERM).
 A check waits for the lock of the file `barrier` in the same folder, when there is one.
 """
 
@@ -31,6 +32,9 @@ class Practice:
         self.folder = run_file.parent
         self.recipe = yaml.safe_load(run_file.read_text())
         self.wishes = wishes
+        asked = self.recipe["batch_size"]
+        self.batch_size = min(asked, wishes.get("cuts_to", asked))
+        self.accumulation = self.recipe["accumulation"] * asked // self.batch_size
         self.told_to_stop = False
 
     def on_term(self, _number: int, _frame: FrameType | None) -> None:
@@ -53,8 +57,6 @@ class Practice:
             stop(Exit.REFUSED, "diverged", self.wishes["refuse"])
         if "wait" in self.wishes:
             stop(Exit.WAIT, "no-room", self.wishes["wait"])
-        if self.recipe["batch_size"] > self.wishes.get("needs_batch", 1_000):
-            stop(Exit.OUT_OF_MEMORY, "out-of-memory", "Too large.")
 
     def crash_if_asked(self, step: int) -> None:
         status = self.wishes.get("exit_at", {}).get(str(step))
@@ -65,7 +67,15 @@ class Practice:
 
     def train(self) -> None:
         first, last = self.last_step() + 1, self.wishes.get("steps", 30)
-        emit("plan", total_steps=last, base_revision="r1")
+        emit(
+            "plan",
+            total_steps=last,
+            base_revision="r1",
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+        )
+        if self.batch_size > self.wishes.get("needs_batch", 1_000):
+            stop(Exit.OUT_OF_MEMORY, "out-of-memory", "Too large.")
         for step in range(first, last + 1):
             time.sleep(self.wishes.get("pause_s", 0.01))  # the work
             self.crash_if_asked(step)

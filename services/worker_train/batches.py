@@ -2,7 +2,7 @@
 
 Text is packed: the samples of a pass lie behind one another in one row, and attention keeps them apart
 (attention.py), so no arithmetic is spent on padding. Pictures need a mask of their own, so samples with
-pictures are padded, and those of like length go together.
+pictures are padded, and those of like length, of the rows of some steps, go together.
 """
 
 import random
@@ -22,10 +22,14 @@ from services.worker_train.tokens import Sample
 
 #: The label of what is not to be predicted.
 IGNORED = -100
+#: Steps among which padded rows of like length are brought together.
+_WINDOW = 8
 
 
 class StepSampler(Sampler[int]):
     """The order of an epoch: the rows of each step are random, and dealt so that its passes are of like size.
+    Where they are padded, the rows of `_WINDOW` steps are random, and each step has those of like length, be
+    it the longer or the shorter ones.
 
     A step's gradient does not depend on how its rows are dealt to passes, so halving the batch and doubling
     the accumulation gives the same training. Equal seed and epoch give the equal order, which is all that a
@@ -52,6 +56,8 @@ class StepSampler(Sampler[int]):
         order = list(range(len(self._lengths)))
         chance.shuffle(order)
         step = self._batch_size * self._passes
+        if not self._packed:
+            order = self._alike(order, step, chance)
         for start in range(0, len(order), step):
             yield from self._dealt(order[start : start + step])
 
@@ -70,6 +76,19 @@ class StepSampler(Sampler[int]):
     def _size(self, indices: Sequence[int]) -> int:
         lengths = [self._lengths[index] for index in indices]
         return sum(lengths) if self._packed else max(lengths) * len(lengths)
+
+    def _alike(self, order: list[int], step: int, chance: random.Random) -> list[int]:
+        """The same rows, those of like length in one step; a short last step keeps its own."""
+        whole = len(order) - len(order) % step
+        alike: list[int] = []
+        for start in range(0, whole, step * _WINDOW):
+            window = sorted(
+                order[start : min(start + step * _WINDOW, whole)], key=lambda index: self._lengths[index]
+            )
+            steps = [window[first : first + step] for first in range(0, len(window), step)]
+            chance.shuffle(steps)
+            alike += chain.from_iterable(steps)
+        return alike + order[whole:]
 
     def _dealt(self, indices: list[int]) -> list[int]:
         longest_first = sorted(indices, key=lambda index: self._lengths[index], reverse=True)

@@ -38,8 +38,37 @@ _FLOPS = {"cpu": 60e9, "cuda": 400e12}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tower:
+    """The sizes of the vision tower that matter; its weights are among the model's."""
+
+    #: Of one picture; each goes through the tower as a token does through the language model.
+    patches: int
+    layers: int
+    hidden: int
+    intermediate: int
+
+    @classmethod
+    def of(cls, config: Any) -> "Tower | None":
+        """From a transformers configuration; None for a model that reads no pictures."""
+        vision = getattr(config, "vision_config", None)
+        if vision is None:
+            return None
+        return cls(
+            patches=(vision.image_size // vision.patch_size) ** 2,
+            layers=vision.num_hidden_layers,
+            hidden=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+        )
+
+    @property
+    def adapter_per_rank(self) -> int:
+        """Weights of a rank-1 adapter on every linear layer."""
+        return self.layers * (4 * 2 * self.hidden + 2 * (self.hidden + self.intermediate))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """The sizes of the language model that matter."""
+    """The sizes of the model that matter: the language model's, and its vision tower."""
 
     parameters: int
     embedding: int
@@ -50,6 +79,7 @@ class Shapes:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    tower: Tower | None = None
 
     @classmethod
     def of(cls, config: Any, parameters: int) -> "Shapes":
@@ -65,11 +95,12 @@ class Shapes:
             kv_heads=text.num_key_value_heads,
             head_dim=text.head_dim,
             vocabulary=text.vocab_size,
+            tower=Tower.of(config),
         )
 
     @property
     def adapter_per_rank(self) -> int:
-        """Weights of a rank-1 adapter on every linear layer."""
+        """Weights of a rank-1 adapter on every linear layer of the language model."""
         query, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = (self.hidden + query) * 2 + (self.hidden + keys) * 2
         return self.layers * (attention + 3 * (self.hidden + self.intermediate))
@@ -120,6 +151,7 @@ def estimate(
     *,
     largest_pass: int,
     longest_row: int,
+    pictures: int,
     tokens: int,
     device: str,
     weight_bytes: int,
@@ -131,6 +163,7 @@ def estimate(
     Args:
         largest_pass: most tokens in one pass, padding included.
         longest_row: most tokens in one row.
+        pictures: most pictures in one pass.
         tokens: tokens of the whole training, over all its steps.
         device: "cpu" or "cuda".
         weight_bytes: of one number of the arithmetic, 2 or 4.
@@ -138,11 +171,16 @@ def estimate(
 
     Processes have a GPU each, and share the memory and the arithmetic of a CPU.
     """
+    tower = shapes.tower
     adapter = shapes.adapter_per_rank * recipe.r
+    activations = _activation_bytes(recipe, shapes, largest_pass, longest_row, weight_bytes)
+    if tower is not None:
+        adapter += tower.adapter_per_rank * recipe.r if recipe.target == "all-linear" else 0
+        activations += _tower_bytes(recipe, tower, pictures, weight_bytes)
     needed = (
         _base_bytes(shapes, weight_bytes, nf4=recipe.quantisation == "nf4")
         + adapter * (8 + _MOMENTS[recipe.optimiser])
-        + _activation_bytes(recipe, shapes, largest_pass, longest_row, weight_bytes) * _SCATTERED[device]
+        + activations * _SCATTERED[device]
         + _TILE[device] * _TILE_BYTES
         + _RUNTIME[device]
     )
@@ -211,6 +249,20 @@ def _activation_bytes(
     if recipe.gradient_checkpointing:
         return shapes.layers * kept + layer + masks
     return shapes.layers * layer + masks
+
+
+def _tower_bytes(recipe: Recipe, tower: Tower, pictures: int, weight_bytes: int) -> float:
+    """What the vision tower keeps of a pass for the way back, as the language model does. Where it is not
+    trained it keeps nothing, but for the inputs of layers that would be computed again.
+    """
+    patches = pictures * tower.patches
+    adapted = recipe.target == "all-linear"
+    lora = 6 * recipe.r + (5 * tower.hidden + tower.intermediate if recipe.dropout else 0)
+    numbers = 8 * tower.hidden + 3 * tower.intermediate + (lora if adapted else 0)
+    layer = numbers * weight_bytes * patches * (2 if weight_bytes == 2 else 1)
+    if recipe.gradient_checkpointing:
+        return tower.layers * tower.hidden * weight_bytes * patches + layer
+    return (tower.layers if adapted else 1) * layer
 
 
 def _layer_bytes(shapes: Shapes, tokens: int, weight_bytes: int, *, lora: int = 0) -> float:

@@ -144,7 +144,13 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
     trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
     newest = newest_checkpoint(checkpoints)
-    say("plan", total_steps=trainer.total_steps(), base_revision=revision)
+    say(
+        "plan",
+        total_steps=trainer.total_steps(),
+        base_revision=revision,
+        batch_size=recipe.batch_size,
+        accumulation=recipe.accumulation,
+    )
     for text in material.notes() if newest is None else ():
         say("note", text=text)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
@@ -182,6 +188,7 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
+        pictures=min(recipe.batch_size, material.pictures),
         tokens=material.tokens,
         device=device.type,
         weight_bytes=dtype.itemsize,

@@ -46,6 +46,13 @@ class Material:
         return round(sum(len(sample.ids) for sample in self.train) * epochs)
 
     @property
+    def pictures(self) -> int:
+        """How many samples have a picture: among those learnt, or those held out where they are more."""
+        return max(
+            sum(sample.picture is not None for sample in samples) for samples in (self.train, self.validation)
+        )
+
+    @property
     def used(self) -> tuple[int, int]:
         """How many rows are learnt, planted canaries not counted, and how many held out."""
         return len(self.train) - self.recipe.canaries, len(self.validation)

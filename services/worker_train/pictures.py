@@ -1,7 +1,12 @@
-"""Turns an uploaded picture into one that is safe to keep. It does not know which row it belongs to."""
+"""Opens pictures with limits, and turns an uploaded one into one that is safe to keep. It does not know which
+row it belongs to.
+"""
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 from PIL import Image, ImageOps
 
@@ -23,21 +28,38 @@ class PictureBomb(Exception):
 
 
 def clean_picture(data: bytes) -> bytes:
-    """The first frame as an RGB PNG, upright and on white, with nothing of what the file said besides.
+    """The picture as a PNG, with nothing of what the file said besides. Raises as `read_picture`."""
+    return _encode(read_picture(io.BytesIO(data), max_pixels=MAX_PIXELS))
+
+
+def read_picture(file: IO[bytes], *, max_pixels: int) -> Image.Image:
+    """The first frame in RGB, upright and on white.
 
     Its head tells how large it would unpack; nothing is unpacked that is too large.
 
     Raises:
-        BrokenPicture: it does not open, or has more than `MAX_PIXELS`.
+        BrokenPicture: it does not open, or has more than `max_pixels`.
         PictureBomb: it would have more pixels than any camera's, 89 million.
     """
+    with _opened(file, max_pixels) as image:
+        return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def check_picture(file: IO[bytes], *, max_pixels: int) -> None:
+    """Look at its head alone. Raises as `read_picture`, which may find more that is wrong."""
+    with _opened(file, max_pixels):
+        pass
+
+
+@contextmanager
+def _opened(file: IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _too_large()
-                return _encode(_as_rgb(ImageOps.exif_transpose(image)))
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise _too_large(max_pixels)
+                yield image
     except BrokenPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -65,5 +87,5 @@ def _encode(image: Image.Image) -> bytes:
     return sink.getvalue()
 
 
-def _too_large() -> BrokenPicture:
-    return BrokenPicture(f"The picture has more than {MAX_PIXELS // 10**6} million pixels. Shrink it.")
+def _too_large(max_pixels: int) -> BrokenPicture:
+    return BrokenPicture(f"The picture has more than {max_pixels // 10**6} million pixels. Shrink it.")

@@ -17,6 +17,8 @@ MAX_LINE_BYTES = 1_000_000
 MAX_PICTURE_BYTES = 30_000_000
 #: Most rows of one dataset.
 MAX_ROWS = 5_000_000
+#: A file may unpack to this many times the largest upload, and the rows of the hub come to it.
+UNPACKED = 4
 _MAX_COLUMNS = 200
 _BOM = b"\xef\xbb\xbf"
 #: How a zip begins: with a member, empty, or as a piece of one that was split.

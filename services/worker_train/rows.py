@@ -9,19 +9,20 @@ import hashlib
 import io
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any
 
 from PIL import Image
 from sqlalchemy import select
 
 from services.worker_train.child import Refused
-from services.worker_train.hub import with_closed_pictures
-from services.worker_train.reading import read_jsonl
+from services.worker_train.hub import read_hub
+from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
+from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
 from services.worker_train.shapes import RowProblem, recognise
 from shared.db import open_database
 from shared.db.tables_training import datasets
@@ -32,9 +33,11 @@ from shared.settings import load_settings
 from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.recipe import Data
-from shared.training.report import ADVICE
+from shared.training.report import ADVICE, Reason
 
 _OWN = "medichat:"
+#: How a file's name ends; that of a dataset of the hub may hold dots, too.
+_FILES = (".jsonl", ".jsonl.gz")
 _MAX_PIXELS = 40_000_000
 
 
@@ -130,14 +133,16 @@ def _row(reader: DatasetReader, values: dict[str, Any]) -> Row:
 
 def _stored_picture(reader: DatasetReader, sha256: str) -> Image.Image:
     with _unaltered():
-        return _decode(reader.read_image(sha256))
+        data = reader.read_image(sha256)
+    with _usable("A row of the dataset"):
+        return read_picture(io.BytesIO(data), max_pixels=_MAX_PIXELS)
 
 
 def _foreign(name: str) -> Rows:
     path = Path(name)
     if path.is_file():
         return _file(path)
-    if path.suffix or name.count("/") != 1:
+    if name.endswith(_FILES) or name.count("/") != 1:
         raise Refused(
             "no-data", "There is no such file; give an existing path, or a dataset's id on the hub."
         )
@@ -155,43 +160,60 @@ def _file(path: Path) -> Rows:
 
 
 def _hub(name: str) -> Rows:
-    from datasets import load_dataset  # type: ignore[import-untyped]
-
-    try:
-        table = load_dataset(name, split="train")
-    except Exception as error:
-        raise Refused(
-            "no-data",
-            "The dataset could not be read from the hub; check its id and the network, or give a file.",
-        ) from error
-    digest = hashlib.sha256(str(table._fingerprint).encode()).hexdigest()
-    numbered = enumerate(cast(Iterable[dict[str, Any]], with_closed_pictures(table)), start=1)
-    return Rows(train=list(_converted(numbered, Path())), validation=[], sha256=digest)
+    max_bytes = UNPACKED * load_settings().max_dataset_bytes
+    source = read_hub(name, subset=None, split="train", max_bytes=max_bytes)
+    digest = hashlib.sha256(f"{name}@{source.revision}".encode()).hexdigest()
+    return Rows(train=list(_converted(source.rows, None)), validation=[], sha256=digest)
 
 
-def _converted(values: Iterable[tuple[int, dict[str, Any]]], folder: Path) -> Iterator[Row]:
-    """The rows, each in whatever shape it is written; pictures are named from `folder`. Raises Refused."""
+def _converted(values: NumberedRows, folder: Path | None) -> Iterator[Row]:
+    """The rows, each in whatever shape it is written; pictures are named from `folder`, and cannot be named
+    where there is none. Raises Refused.
+    """
     for line, value in values:
+        which = f"The row on line {line}"
         try:
             found = recognise(value, {}).read(value)
         except RowProblem as problem:
             advice = problem.advice or ADVICE[problem.reason]
-            raise Refused("bad-data", f"The row on line {line} cannot be learnt. {advice}") from None
-        yield Row(messages=found.messages, picture=_picture(found.image, folder))
+            raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None
+        yield Row(messages=found.messages, picture=_picture(found.image, folder, which))
 
 
-def _picture(image: str | bytes | None, folder: Path) -> Callable[[], Image.Image] | None:
-    if isinstance(image, str):
-        return _picture_file(folder / image)
-    return None if image is None else partial(_decode, image)
+def _picture(image: str | bytes | None, folder: Path | None, which: str) -> Callable[[], Image.Image] | None:
+    """What reads the picture of a row, whose head was looked at. Raises Refused."""
+    if image is None:
+        return None
+    opens = partial(_open, image, folder)
+    with _usable(which), opens() as file:
+        check_picture(file, max_pixels=_MAX_PIXELS)
+    return partial(_read, opens, which)
 
 
-def _picture_file(path: Path) -> Callable[[], Image.Image]:
-    return lambda: _decode(path.read_bytes())
+def _open(image: str | bytes, folder: Path | None) -> IO[bytes]:
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
+    if folder is None:
+        raise FileNotFoundError
+    return (folder / image).open("rb")
 
 
-def _decode(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise Refused("bad-data", "A picture is too large; keep pictures under 40 million pixels.")
-        return image.convert("RGB")
+def _read(opens: Callable[[], IO[bytes]], which: str) -> Image.Image:
+    with _usable(which), opens() as file:
+        return read_picture(file, max_pixels=_MAX_PIXELS)
+
+
+@contextmanager
+def _usable(which: str) -> Iterator[None]:
+    """The picture opened in it can be used. Raises Refused, naming the row."""
+    try:
+        yield
+    except BrokenPicture as problem:
+        advice = problem.advice or ADVICE[Reason.BROKEN_IMAGE]
+    except PictureBomb:
+        advice = f"Keep pictures under {_MAX_PIXELS // 10**6} million pixels."
+    except (OSError, ValueError):  # the latter: a name that no file can have
+        advice = "The picture that it names cannot be opened; name one as it lies beside the file."
+    else:
+        return
+    raise Refused("bad-data", f"{which} cannot be learnt. {advice}")

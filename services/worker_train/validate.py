@@ -47,8 +47,6 @@ from shared.training.report import ADVICE, Reason
 
 #: Rows looked at before the shape is decided.
 _FIRST_ROWS = 100
-#: A file may unpack to this many times the largest upload, and the rows of the hub come to it.
-_UNPACKED = 4
 _PROGRESS_S = 1.0
 SPLITS = ("train", "validation", "quarantine")
 
@@ -233,7 +231,7 @@ class Check:
     def _open(self, opened: ExitStack) -> tuple[reading.Source, str]:
         """The rows, and the SHA-256 of the file (of a dataset of the hub: of its name)."""
         task = self._task
-        max_bytes = _UNPACKED * self._settings.max_dataset_bytes
+        max_bytes = reading.UNPACKED * self._settings.max_dataset_bytes
         if task.source == "hub":
             options = task.options
             named = f"{task.source_name}/{options.subset}/{options.split}"

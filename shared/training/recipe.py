@@ -21,6 +21,9 @@ from shared.errors import InvalidInput
 
 _PRESETS = Path(__file__).parent / "presets"
 _COMMENT_WIDTH = 100
+#: Most rows of a step in one process. It binds batch size and accumulation together, lest a halved batch with
+#: twice the accumulation be refused.
+_STEP_ROWS = 256 * 1024
 _R = TypeVar("_R", bound="Recipe")
 
 
@@ -101,7 +104,7 @@ class Recipe(BaseModel):
     accumulation: int = Field(
         4,
         ge=1,
-        le=1024,
+        le=_STEP_ROWS,
         description="Passes whose gradients make one step: batch size × accumulation × processes rows a "
         "step. More gives calmer steps and fewer of them; it costs no memory.",
     )
@@ -252,6 +255,8 @@ class Recipe(BaseModel):
         if self.max_tokens > find_model(self.model).context_tokens:
             limit = find_model(self.model).context_tokens
             raise ValueError(f"max_tokens: {self.model} is served with at most {limit} tokens")
+        if self.batch_size * self.accumulation > _STEP_ROWS:
+            raise ValueError(f"batch_size × accumulation: a step has at most {_STEP_ROWS:,} rows")
         if self.dora and self.quantisation == "nf4":
             raise ValueError(
                 "dora with nf4: DoRA needs the norm of every weight at every step, so the 4-bit weights "

@@ -188,6 +188,14 @@ def test_a_halved_batch_is_the_same_training(
     assert losses(events) == pytest.approx(losses(whole[1]), rel=1e-3)
 
 
+def test_passes_are_cut_small_however_many_make_a_step(train: Any, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "many.jsonl", count=80)
+    asked = tiny_recipe(rows, batch_size=64, accumulation=1024)
+    ran = finetune.prepare(asked).recipe
+    assert ran.batch_size < 64
+    assert ran.batch_size * ran.accumulation == 64 * 1024
+
+
 def test_two_processes_give_the_same_training(
     whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
 ) -> None:
@@ -388,23 +396,41 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     assert looks(again) == pytest.approx(looks(events), abs=1e-5)
 
 
-def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padded_rows_come_in_the_same_order_when_a_run_goes_on(train, rows: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(rows, packing="off", batch_size=4, accumulation=1)
+    _, events = train(recipe, "whole")
+    stop = StopRequest()
+    stop.asked = True
+    assert finetune.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    _, again = train(recipe, "resumed")
+    assert list(losses(again)) == list(range(2, 11))
+    expected = losses(events)
+    assert losses(again) == pytest.approx({step: expected[step] for step in losses(again)}, abs=1e-5)
+
+
+def write_picture_rows(folder: Path) -> Path:
+    """A file of twenty rows, each with a picture beside it."""
     import numpy as np
 
-    from shared.catalogue import CATALOGUE
-
-    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(CATALOGUE["demo"].folder))
     chance = np.random.default_rng(0)
     lines = []
     for number in range(20):
         side = ("left", "right")[number % 2]
-        Image.fromarray(draw_picture(side, chance)).save(tmp_path / f"{number}.png")
+        Image.fromarray(draw_picture(side, chance)).save(folder / f"{number}.png")
         messages = [
             {"role": "user", "content": "Where is it?"},
             {"role": "assistant", "content": f"Look {side}!"},
         ]
         lines.append(json.dumps({"messages": messages, "image": f"{number}.png"}))
-    (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
+    (folder / "pictures.jsonl").write_text("\n".join(lines))
+    return folder / "pictures.jsonl"
+
+
+def test_pictures_are_learnt(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shared.catalogue import CATALOGUE
+
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(CATALOGUE["demo"].folder))
+    write_picture_rows(tmp_path)
     recipe = tiny_recipe(tmp_path / "pictures.jsonl", epochs=5, save_steps=100)
     status, events = train(recipe)
     assert status is Exit.DONE
@@ -639,6 +665,20 @@ def test_processes_on_a_cpu_take_its_memory_each(train, rows: Path, capsys) -> N
     assert together["seconds"] == pytest.approx(alone["seconds"], rel=0.01)
 
 
+def test_the_estimate_knows_of_pictures(
+    train, rows: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(find_model("demo").folder))
+
+    def trained_tower(rows: Path) -> float:
+        """What the estimate adds when the vision tower is trained, too."""
+        language = tiny_recipe(rows, batch_size=16, accumulation=1, packing="off")
+        both = language.changed({"target": "all-linear"})
+        return float(judged(both, capsys)["memory_mb"] - judged(language, capsys)["memory_mb"])
+
+    assert 0 < trained_tower(rows) < trained_tower(write_picture_rows(tmp_path)) - 1
+
+
 def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]]) -> None:
     judged = named(whole[1], "estimate")["memory_mb"]
     peak = max(event["memory_mb"] for event in whole[1] if "memory_mb" in event and event["event"] == "step")
@@ -709,7 +749,8 @@ def test_the_card_counts_rows_without_canaries_and_shows_the_recipe_that_was_cho
 ) -> None:
     rows = write_rows(tmp_path / "many.jsonl", count=80)
     recipe = tiny_recipe(rows, batch_size=64, accumulation=1, max_steps=1, canaries=3)
-    assert train(recipe)[0] is Exit.DONE
+    status, events = train(recipe)
+    assert status is Exit.DONE
     card = (tmp_path / "run" / "output" / "README.md").read_text()
     assert "| Rows | 64 learnt, 16 held out |" in card
     assert "| Canaries | 3 planted, and learnt beside the rows |" in card
@@ -718,6 +759,8 @@ def test_the_card_counts_rows_without_canaries_and_shows_the_recipe_that_was_cho
     assert ran is not None
     assert int(ran[1]) < 64
     assert int(ran[1]) * int(ran[2]) == 64
+    plan = named(events, "plan")
+    assert (plan["batch_size"], plan["accumulation"]) == (int(ran[1]), int(ran[2]))
 
 
 def test_the_card_of_passes_as_they_were_asked_for_says_nothing_of_them(

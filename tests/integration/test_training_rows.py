@@ -13,7 +13,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from models.demo.pictures import draw_picture
-from services.worker_train import finetune
+from services.worker_train import finetune, hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.rows import read_rows
 from shared.audit.record import canonical_json
@@ -25,7 +25,7 @@ from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
 from shared.training.recipe import Data
 from tests.support import Api
-from tests.tiny_training import conversation, tiny_recipe, write_model
+from tests.tiny_training import conversation, tiny_recipe, write_model, write_rows
 
 
 def seal(storage: Storage, key: DataKey, dataset_id: str, below: str, data: bytes) -> str:
@@ -165,10 +165,112 @@ def test_a_picture_is_found_beside_the_file(tmp_path: Path) -> None:
     assert found.picture().size == (9, 7)
 
 
+@pytest.fixture
+def named_as_on_the_hub(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder of this machine, named as a dataset of the hub could be."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = Path(request.param)
+    folder.mkdir(parents=True)
+    write_rows(folder / "train.jsonl", count=3)
+    return folder
+
+
+def write_pictures(folder: Path, *names: str) -> Data:
+    """A file of a row without a picture, and one row for each of these."""
+    rows = [{"question": "What is it?", "answer": "A rash.", "image": name} for name in ("", *names)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return Data(train=str(folder / "rows.jsonl"), validation_fraction=0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_may_be_of_every_kind_that_a_dataset_may_have(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7), "red").save(tmp_path / "a", kind)
+    read = read_rows(write_pictures(tmp_path, "a"), seed=0).train[1].picture
+    assert read is not None
+    assert (read().mode, read().size) == ("RGB", (9, 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("lost.png", "cannot be opened"),
+        (".", "cannot be opened"),
+        ("\0", "cannot be opened"),
+        ("a" * 300, "cannot be opened"),
+        ("text.png", "PNG, JPEG or WebP"),
+        ("large.png", "more than 40 million pixels"),
+        ("bomb.png", "under 40 million pixels"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_refused_before_the_training(
+    name: str, advice: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("1", (9000, 5000)).save(tmp_path / "large.png")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(Refused, match=rf"^The row on line 2 cannot be learnt\..*{advice}") as refusal:
+        read_rows(write_pictures(tmp_path, name), seed=0)
+    assert refusal.value.reason == "bad-data"
+
+
+def test_a_picture_that_breaks_off_or_goes_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:-900])
+    read = read_rows(write_pictures(tmp_path, "a.png"), seed=0).train[1].picture
+    assert read is not None
+    with pytest.raises(Refused, match=r"^The row on line 2 cannot be learnt\. Give the row a PNG"):
+        read()
+    path.unlink()
+    with pytest.raises(Refused, match=r"^The row on line 2 cannot be learnt\. The picture that it names"):
+        read()
+
+
+@pytest.mark.parametrize("named_as_on_the_hub", ["owner/data"], indirect=True)
+def test_a_dataset_of_the_hub_names_no_picture_of_this_machine(
+    named_as_on_the_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    row = {"question": "What is it?", "answer": "A rash.", "image": str(tmp_path / "a.png")}
+    (named_as_on_the_hub / "train.jsonl").write_text(json.dumps(row))
+    with pytest.raises(Refused, match="The row on line 1 cannot be learnt"):
+        read_rows(Data(train=str(named_as_on_the_hub)), seed=0)
+
+
 def test_a_gzip_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"question": "q", "answer": "a"}')[:-9])
     with pytest.raises(Refused, match="compress it again"):
         read_rows(Data(train=str(tmp_path / "rows.jsonl.gz")), seed=0)
+
+
+@pytest.mark.parametrize("named_as_on_the_hub", ["owner/data", "owner/data-1.5"], indirect=True)
+def test_a_folder_of_this_machine_is_never_read_in_the_hubs_stead(named_as_on_the_hub: Path) -> None:
+    with pytest.raises(Refused) as refusal:
+        read_rows(Data(train=str(named_as_on_the_hub)), seed=0)
+    assert refusal.value.reason == "not-on-hub"
+
+
+@pytest.mark.parametrize("named_as_on_the_hub", ["owner/data-1.5"], indirect=True)
+def test_the_rows_of_a_dataset_of_the_hub_are_read(
+    named_as_on_the_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder stands for the hub: `datasets` reads both the same way."""
+    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
+    rows = read_rows(Data(train=str(named_as_on_the_hub), validation_fraction=0), seed=0)
+    same = read_rows(Data(train=str(named_as_on_the_hub / "train.jsonl"), validation_fraction=0), seed=0)
+    assert rows.train == same.train
+    assert len(rows.sha256) == 64
+
+
+@pytest.mark.parametrize("name", ["lost/rows.jsonl", "lost/rows.jsonl.gz", "rows", "a/b/c"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(Refused, match="There is no such file"):
+        read_rows(Data(train=name), seed=0)
 
 
 def test_a_checked_dataset_that_holds_none_out_is_not_split_by_row(api: Api, dataset_id: str) -> None:

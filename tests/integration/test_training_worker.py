@@ -217,6 +217,17 @@ def test_out_of_memory_halves_the_batch_and_says_so(school: School, worker: Work
 
 
 @on_one_database
+def test_out_of_memory_halves_the_passes_that_ran(school: School, worker: Worker) -> None:
+    school.wish(cuts_to=4, needs_batch=2)
+    run_id = school.submit(changes={"batch_size": 32, "accumulation": 1})["id"]
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["recipe"]["batch_size"], run["recipe"]["accumulation"]) == ("succeeded", 2, 16)
+    started_again = [note for note in school.notes(run_id).splitlines() if "ran out of memory" in note]
+    assert len(started_again) == 1
+    assert "batch size 2 and accumulation 16" in started_again[0]
+
+
+@on_one_database
 def test_out_of_memory_with_one_row_fails_with_advice(school: School, worker: Worker) -> None:
     school.wish(needs_batch=0)
     run = school.wait_for_end(school.submit()["id"])

@@ -35,6 +35,7 @@ def test_defaults_of_the_knobs_make_a_recipe() -> None:
         ({"dora": True, "quantisation": "nf4"}, "dora with nf4"),
         ({"dora": True, "rslora": True}, "dora with rslora"),
         ({"max_tokens": 4096}, "served with at most 2048 tokens"),
+        ({"batch_size": 256, "accumulation": 1025}, "a step has at most 262,144 rows"),
         ({"r": 0}, "r: Input should be greater than or equal to 1"),
         ({"model": "gpt"}, "there is no model"),
         ({"lr": 1}, "lr: Extra inputs are not permitted"),
@@ -97,3 +98,13 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_step() -> None:
     while (after := after.after_out_of_memory()) is not None:
         tried.append((after.batch_size, after.accumulation, after.gradient_checkpointing))
     assert tried == [(2, 4, False), (1, 8, False), (1, 8, True)]
+
+
+@pytest.mark.parametrize("batch_size", [256, 4, 255])
+def test_the_most_accumulation_may_grow_when_the_batch_is_halved(batch_size: int) -> None:
+    recipe = Recipe(batch_size=batch_size, accumulation=1024)
+    rows = batch_size * recipe.accumulation
+    while (smaller := recipe.after_out_of_memory()) is not None:
+        recipe = smaller
+    assert (recipe.batch_size, recipe.accumulation) == (1, rows)
+    assert read_recipe(recipe.to_yaml()) == recipe

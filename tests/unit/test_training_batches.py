@@ -51,6 +51,27 @@ def test_padded_passes_hold_rows_of_like_length() -> None:
         assert step == sorted(step, reverse=True)
 
 
+@pytest.mark.parametrize(("batch_size", "passes"), [(4, 1), (2, 2)])
+def test_padding_is_little_however_few_passes_a_step_has(batch_size: int, passes: int) -> None:
+    lengths = [10 + number * 37 % 400 for number in range(34)]
+    order = list(sampler(batch_size, passes, packed=False, lengths=lengths))
+    assert sorted(order) == list(range(34))
+    steps = [[lengths[index] for index in order[start : start + 4]] for start in range(0, 34, 4)]
+    padded = sum(max(step) * len(step) for step in steps[:8])
+    assert padded < 1.2 * sum(map(sum, steps[:8]))
+    longest = [max(step) for step in steps[:8]]
+    assert longest not in (sorted(longest), sorted(longest, reverse=True)), "steps are in random order"
+
+
+def test_the_order_of_padded_rows_depends_on_nothing_but_seed_and_epoch() -> None:
+    order, halved = (sampler(*shape, packed=False, lengths=LENGTHS * 3) for shape in ((2, 2), (1, 4)))
+    first = list(order)
+    order.set_epoch(1)
+    assert list(order) != first
+    order.set_epoch(0)
+    assert list(order) == list(halved) == first
+
+
 def test_the_largest_pass_is_known_beforehand() -> None:
     order = sampler()
     sizes = [sum(LENGTHS[index] for index in list(order)[start : start + 2]) for start in range(0, 16, 2)]

@@ -42,6 +42,8 @@ class TrainWork(Work):
         super().__init__(tools, job)
         self._run: Row[Any] | None = None
         self._recipe = Recipe()
+        #: As the program that runs said that it runs: it may cut the passes smaller.
+        self._ran = self._recipe
         self._card = self._files_sha256 = ""
         #: Whether the program that runs has not reported a step yet.
         self._fresh = True
@@ -91,7 +93,7 @@ class TrainWork(Work):
 
     def started(self, connection: Connection, now: datetime) -> None:
         super().started(connection, now)
-        self._fresh = True
+        self._fresh, self._ran = True, self._recipe
         if not self._begun and self._was_lost(connection):
             self.note(
                 connection,
@@ -134,6 +136,8 @@ class TrainWork(Work):
             elif event.name == "plan":
                 plan = {name: event.fields[name] for name in ("total_steps", "base_revision")}
                 self._set(connection, **plan, waiting_reason=None)
+                passes = {name: event.fields[name] for name in ("batch_size", "accumulation")}
+                self._ran = self._recipe.changed(passes)
             elif event.name == "checkpoint" and self._mirror_failed:
                 self.note(
                     connection, "A checkpoint could not be copied to the storage; only this host has it.", now
@@ -143,7 +147,7 @@ class TrainWork(Work):
         add_note(connection, self.run.id, text, now)
 
     def shrink(self, connection: Connection, now: datetime) -> bool:
-        smaller = self._recipe.after_out_of_memory()
+        smaller = self._ran.after_out_of_memory()
         if smaller is None:
             return False
         self._recipe = smaller

@@ -1,0 +1,114 @@
+"""What a training is judged to take for the vision tower, by what the tower of a small model keeps."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
+from services.worker_train.base import lora_config
+from services.worker_train.estimate import Shapes, estimate
+from shared.training.recipe import Recipe
+from tests.tiny_model import tiny_tokenizer
+
+PICTURES = 16
+
+
+def adapted(recipe: Recipe) -> PeftModel:
+    """The demo's shape with the recipe's adapter, as the trainer gets it ready."""
+    model = new_model(len(tiny_tokenizer())).requires_grad_(False).train()
+    model.config.use_cache = False
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    made = get_peft_model(model, lora_config(recipe))
+    assert isinstance(made, PeftModel)
+    return made
+
+
+def kept_by_the_tower(recipe: Recipe) -> int:
+    """Bytes that the vision tower keeps of a pass for the way back, its weights not counted."""
+    model = adapted(recipe)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+    inside = False
+
+    def enter(*_: object) -> None:
+        nonlocal inside
+        inside = True
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        inside = False
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage().data_ptr()
+        if inside and storage not in weights:
+            kept[storage] = tensor
+        return tensor
+
+    tower = model.get_base_model().model.vision_tower
+    tower.register_forward_pre_hook(enter)
+    tower.register_forward_hook(leave)
+    ids = torch.full((PICTURES, IMAGE_TOKENS + 2), 9)
+    ids[:, 1:-1] = model.config.image_token_id
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(
+            input_ids=ids,
+            token_type_ids=ids.eq(model.config.image_token_id).long(),
+            pixel_values=torch.zeros(PICTURES, 3, IMAGE_SIZE, IMAGE_SIZE),
+            labels=ids,
+        )
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def judged(recipe: Recipe, pictures: int) -> float:
+    """Bytes in float32 on a GPU, whose memory is not taken to be scattered."""
+    config = new_model(len(tiny_tokenizer())).config
+    found = estimate(
+        recipe,
+        Shapes.of(config, 6_300_000),
+        largest_pass=1000,
+        longest_row=100,
+        pictures=pictures,
+        tokens=100_000,
+        device="cuda",
+        weight_bytes=4,
+        free=0,
+        total=0,
+    )
+    return found.memory_mb * 1e6
+
+
+@pytest.mark.parametrize("target", ["language", "all-linear"])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_estimate_covers_what_the_tower_keeps(
+    target: str, gradient_checkpointing: bool, dropout: float
+) -> None:
+    recipe = Recipe(target=target, gradient_checkpointing=gradient_checkpointing, dropout=dropout)
+    assert kept_by_the_tower(recipe) < taken_by_the_tower(recipe)
+
+
+def taken_by_the_tower(recipe: Recipe) -> float:
+    """Bytes that the estimate adds for pictures."""
+    return judged(recipe, PICTURES) - judged(recipe, 0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_estimate_is_near_what_a_trained_tower_keeps(dropout: float) -> None:
+    recipe = Recipe(target="all-linear", gradient_checkpointing=False, dropout=dropout)
+    assert taken_by_the_tower(recipe) < 2 * kept_by_the_tower(recipe)
+    for change in ({"target": "language"}, {"gradient_checkpointing": True}):
+        assert taken_by_the_tower(recipe.changed(change)) < 0.7 * taken_by_the_tower(recipe)
+
+
+def test_the_estimate_counts_the_towers_adapter() -> None:
+    recipe = Recipe(target="all-linear", r=512)
+    weights = sum(
+        parameter.numel()
+        for name, parameter in adapted(recipe).named_parameters()
+        if "vision_tower" in name and "lora_" in name
+    )
+    language = recipe.changed({"target": "language"})
+    # each with its gradient and two moments, in float32
+    assert judged(recipe, 0) - judged(language, 0) == pytest.approx(16 * weights, rel=0.01)
