@@ -181,13 +181,24 @@ async def follow(
             await news.wait(event)
 
 
-async def wait_for_end(gateway: Gateway, news: News, job_id: str, seconds: float) -> Job | None:
-    """The job once it has ended; None when it has not within `seconds`."""
+async def wait_for_end(
+    gateway: Gateway, news: News, job_id: str, seconds: float, tell: Callable[[Connection, Job], T]
+) -> tuple[Job, T] | None:
+    """The job once it has ended; None when it has not within `seconds`.
+
+    It comes with what `tell` reads about it, in the same transaction and thread.
+    """
+
+    def read() -> tuple[Job, T] | None:
+        with gateway.database.read() as connection:
+            job = gateway.jobs.get(connection, job_id)
+            return (job, tell(connection, job)) if job.state in TERMINAL else None
+
     try:
         async with asyncio.timeout(seconds):
-            async for seen, _ in follow(gateway, news, job_id, lambda connection, seen: None):
-                if seen.ended:
-                    return seen.job
+            with news.listening(job_id) as event:
+                while (ended := await run_in_threadpool(read)) is None:
+                    await news.wait(event)
+                return ended
     except TimeoutError:
-        pass
-    return None
+        return None

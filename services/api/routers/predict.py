@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, Question
@@ -132,10 +134,14 @@ async def respond(
 ) -> Response | AnswerView:
     """The answer if it is there within the wait, else 202 with the job."""
     wait_s = usual_wait_s if prefer.wait_s is None else prefer.wait_s
-    if job.finished_at is None and wait_s > 0:
-        job = await wait_for_end(gateway, news, job.id, wait_s) or job
-    if job.state is State.SUCCEEDED:
-        return await run_in_threadpool(_answer, gateway, job)
+    answer = None
+    if job.finished_at is not None:
+        answer = await run_in_threadpool(_read_answer, gateway, job)
+    elif wait_s > 0:
+        ended = await wait_for_end(gateway, news, job.id, wait_s, partial(_answer, gateway))
+        job, answer = ended or (job, None)
+    if answer is not None:
+        return answer
     if job.state is State.FAILED:
         code = job.error or "internal"
         return problem(_FAILED.get(code, 500), code, job.error_detail or "The answer failed.")
@@ -144,9 +150,14 @@ async def respond(
     return _accepted(job, respond_async=prefer.respond_async)
 
 
-def _answer(gateway: Gateway, job: Job) -> AnswerView:
+def _answer(gateway: Gateway, connection: Connection, job: Job) -> AnswerView | None:
+    """What the job's person reads; None unless it succeeded."""
+    return answer_view(connection, gateway, job) if job.state is State.SUCCEEDED else None
+
+
+def _read_answer(gateway: Gateway, job: Job) -> AnswerView | None:
     with gateway.database.read() as connection:
-        return answer_view(connection, gateway, job)
+        return _answer(gateway, connection, job)
 
 
 def _accepted(job: Job, *, respond_async: bool) -> Response:
