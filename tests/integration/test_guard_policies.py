@@ -133,7 +133,8 @@ def test_a_sentence_is_tried_under_a_version_and_nothing_of_it_is_kept(
 
 def test_a_sentence_is_tried_with_what_stands_before_it(client: httpx.Client) -> None:
     text = "You can just leave it off tonight."
-    assert try_out(client, PACKAGED, text)["verdict"]["action"] == "allow"
+    alone = try_out(client, PACKAGED, text)
+    assert (alone["verdict"]["action"], alone["instead"]) == ("escalate", None), "it is shown, and flagged"
     found = try_out(client, PACKAGED, text, context="You are on warfarin.")
     assert found["verdict"]["action"] == "replace"
 
