@@ -28,8 +28,8 @@ from tests.postgresql import PostgresServer
 from tests.support import ask_async, sse_events, wait_until
 
 TOKENS = 800
-#: Of an answer whose tokens are counted. What was released is turned into tokens again, and may be half as many
-#: again as it was.
+#: Of an answer whose tokens are counted. What was released is turned into tokens again, and may be half as
+#: many again as it was.
 MOST_TOKENS = 1200
 TIMES = {
     "MEDICHAT_LEASE_S": "4",
