@@ -21,7 +21,7 @@ def knowledge() -> Knowledge:
 
 
 def patient_guard() -> Guard:
-    """The packaged policy with time for a slow machine: that a check takes long is not the sentence's fault."""
+    """The packaged policy with time for a slow machine; a slow check is no fault of the sentence."""
     policy = packaged_policy()
     values = yaml.safe_load(policy["policy.yaml"]) | {"sentence_time_budget_s": 5}
     return compile_guard({**policy, "policy.yaml": yaml.safe_dump(values)})
