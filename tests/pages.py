@@ -34,7 +34,7 @@ def open_with(
 ) -> AppTest:
     """The dashboard in a browser that holds this log-in, at a page and with what its address says."""
     monkeypatch.setattr(session, "token", lambda: cookie)
-    app = AppTest.from_file(str(APP), default_timeout=60)
+    app = AppTest.from_file(str(APP), default_timeout=20)
     for name, value in query.items():
         app.query_params[name] = value
     return to_page(app.run(), page) if page else app.run()

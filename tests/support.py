@@ -45,11 +45,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery"
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0, what: str = "") -> Any:
-    """Look until `condition()` is true and return it; fails the test after `timeout_s`.
-
-    The time is there to end a test that hangs: a slow machine must not fail it.
-    """
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
+    """Look until `condition()` is true and return it; fails the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain {what}"
@@ -70,7 +67,7 @@ class RedisServer:
         """Start with whatever the folder holds, and wait until it answers."""
         command = [str(redis_binary()), "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self._answers, what="for Redis")
+        wait_until(self._answers, 10, "for Redis")
         return self
 
     def kill(self) -> None:
@@ -133,7 +130,7 @@ class Api:
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        wait_until(lambda: self._server.started, what="for the gateway")
+        wait_until(lambda: self._server.started, 20, "for the gateway")
         self.url = settings.api_url
         self._clients: list[httpx.Client] = []
 
@@ -153,7 +150,7 @@ class Api:
 
     def wait_for_maintenance(self) -> None:
         """Until the gateway's own maintenance has worked."""
-        wait_until(lambda: self.count(leases), what="for the maintenance")
+        wait_until(lambda: self.count(leases), 10, "for the maintenance")
 
     # -- people
 
@@ -245,7 +242,7 @@ class Api:
             with self.gateway.database.write() as connection:
                 return self.gateway.jobs.claim(connection, Kind.INFER, worker_id)
 
-        job: Job = wait_until(claimed, what="for a job to claim")
+        job: Job = wait_until(claimed, 10, "for a job to claim")
         return job
 
     def release(

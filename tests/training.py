@@ -128,7 +128,7 @@ class School:
     def wait_until_alone(self, run_id: str) -> None:
         """No program of the run and no helper of it is alive."""
         for pid in self.program_pids(run_id):
-            wait_until(lambda pid=pid: not _alive(pid), what=f"for process {pid} to be gone")
+            wait_until(lambda pid=pid: not _alive(pid), 15, f"for process {pid} to be gone")
 
 
 def _alive(pid: int) -> bool:

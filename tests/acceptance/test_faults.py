@@ -214,7 +214,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(clinic: Clini
     frozen = clinic.worker_of(job_id)
     clinic.stack.signal(frozen, signal.SIGSTOP)
     released = len(clinic.sentences(job_id))
-    wait_until(lambda: clinic.job(job_id).epoch == 2, what="for another worker to take over")
+    wait_until(lambda: clinic.job(job_id).epoch == 2, 30, "for another worker to take over")
     clinic.stack.signal(frozen, signal.SIGCONT)  # while the other one is writing
     job = clinic.wait_for_end(job_id)
     noticed = f"job {job_id} belongs to another worker now"

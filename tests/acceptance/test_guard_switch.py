@@ -59,9 +59,7 @@ def test_an_answer_that_is_being_written_ends_when_answers_are_stopped(
     admin: httpx.Client, client: httpx.Client
 ) -> None:
     job = ask_async(client)
-    wait_until(
-        lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running", what="for the worker"
-    )
+    wait_until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running", 30, "for the worker")
     began = time.monotonic()
     assert admin.post("/v1/guard/stop", json={"reason": "A test."}).status_code == 200
 

@@ -27,7 +27,7 @@ def test_a_process_whose_configuration_is_wrong_is_given_up_at_once(tmp_path: Pa
 def test_any_other_is_tried_again_until_it_is_stopped(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     kept = keep("sh", "-c", f"echo x >> {starts}; exit 1")
-    wait_until(lambda: starts.exists() and starts.read_text().count("x") == 2)
+    wait_until(lambda: starts.exists() and starts.read_text().count("x") == 2, 30)
     kept.terminate()
     assert kept.wait(10) in (0, 1)
 
@@ -37,7 +37,7 @@ def test_a_process_ends_with_the_one_whose_it_is(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     with subprocess.Popen(["sleep", "600"]) as owner:
         kept = keep("--of", str(owner.pid), "sh", "-c", f"echo x >> {starts}; exec sleep 600")
-        wait_until(starts.exists)
+        wait_until(starts.exists, 30)
         assert kept.poll() is None
         owner.kill()
     assert kept.wait(10) == -signal.SIGTERM % 256

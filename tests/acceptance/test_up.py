@@ -198,7 +198,7 @@ def test_whatever_ends_it_ends_every_process(
         processes = running.children()
         assert len(processes) >= 4
         end(running)
-        running.process.wait(timeout=120)
+        running.process.wait(timeout=40)
         _, alive = psutil.wait_procs(processes, timeout=0 if end is not Up.kill else 30)
         assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 

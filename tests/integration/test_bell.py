@@ -31,7 +31,7 @@ def test_news_and_cancellations_reach_who_listens(redis: RedisServer) -> None:
         bell = Bell(settings)
         bell.news("j", 3)
         bell.cancel("j")
-        heard = [wait_until(lambda: listener.get_message(timeout=1)) for _ in range(2)]
+        heard = [wait_until(lambda: listener.get_message(timeout=1), 5) for _ in range(2)]
         bell.close()
     assert [Ring.from_json(message["data"]) for message in heard] == [Ring("j", 3), Ring("j", 0)]
 
@@ -98,7 +98,7 @@ def test_ringing_works_again_once_redis_is_back(redis: RedisServer) -> None:
             bell.work(Kind.INFER, "heard")
             return int(client.llen("infer"))
 
-        wait_until(heard, what="for a ring to arrive")
+        wait_until(heard, 20, "for a ring to arrive")
     bell.close()
 
 

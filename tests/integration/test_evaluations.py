@@ -310,7 +310,7 @@ def test_an_evaluation_without_enough_memory_fails_with_advice_that_fits(
     path = f"/v1/evaluations/{submit(api, registered).id}"
     full = (sys.executable, "-c", f"raise SystemExit({Exit.OUT_OF_MEMORY:d})")
     with worker_thread(api.settings, {Kind.EVALUATE: full}):
-        wait_until(lambda: admin.get(path).json()["state"] == "failed", what="for its end")
+        wait_until(lambda: admin.get(path).json()["state"] == "failed", 30, "for its end")
     told = admin.get(path).json()["error"]
     assert told["code"] == "out-of-memory"
     assert "MEDICHAT_QUANTISE" in told["detail"]
@@ -326,13 +326,13 @@ def test_an_evaluation_under_way_is_stopped_within_seconds(
     path = f"/v1/evaluations/{submit(api, registered).id}"
     for_ever = (sys.executable, "-c", "import signal; signal.sigwait([])")
     with worker_thread(api.settings, {Kind.EVALUATE: for_ever}):
-        wait_until(lambda: admin.get(path).json()["state"] == "running", what="for its start")
+        wait_until(lambda: admin.get(path).json()["state"] == "running", 30, "for its start")
         if recalled:
             body = {"reason": "It gives wrong doses."}
             admin.post(f"/v1/adapters/{registered.sha256}/recall", json=body).raise_for_status()
         else:
             assert admin.post(f"{path}/cancel").status_code == 202
-        wait_until(lambda: admin.get(path).json()["state"] == "cancelled", what="for its end")
+        wait_until(lambda: admin.get(path).json()["state"] == "cancelled", 10, "for its end")
     assert api.audit("evaluate.cancelled")
 
 
@@ -372,7 +372,7 @@ def test_an_evaluation_without_room_waits_with_the_reason_and_burns_no_attempt(
         f"stop(Exit.WAIT, 'waiting-for-memory', os.environ[{WANTED_BY_SERVING!r}])"
     )
     with worker_thread(api.settings, {Kind.EVALUATE: (sys.executable, "-c", waits)}):
-        wait_until(lambda: admin.get(path).json()["waiting_reason"], what="for it to wait")
+        wait_until(lambda: admin.get(path).json()["waiting_reason"], 30, "for it to wait")
     seen = admin.get(path).json()
     assert (seen["state"], seen["waiting_reason"]) == ("queued", '{"gpu:a": 7}')
     with gateway.database.write() as connection:
@@ -381,7 +381,7 @@ def test_an_evaluation_without_room_waits_with_the_reason_and_burns_no_attempt(
         connection.execute(jobs.update().values(available_at=now))  # a minute later
     refused = (sys.executable, "-c", f"raise SystemExit({Exit.REFUSED:d})")
     with worker_thread(api.settings, {Kind.EVALUATE: refused}):
-        wait_until(lambda: admin.get(path).json()["state"] == "failed", what="for its end")
+        wait_until(lambda: admin.get(path).json()["state"] == "failed", 30, "for its end")
     assert admin.get(path).json()["waiting_reason"] is None
 
 

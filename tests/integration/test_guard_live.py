@@ -53,7 +53,7 @@ def shadow_rows(clinic: Clinic, job_id: str, count: int) -> list[Any]:
             rows = list(connection.execute(wanted.order_by(verdicts.c.sentence_seq)))
         return rows if len(rows) == count else []
 
-    found: list[Any] = wait_until(look, what="for the shadow's verdicts")
+    found: list[Any] = wait_until(look, 10, "for the shadow's verdicts")
     return found
 
 
@@ -106,11 +106,11 @@ def test_a_process_takes_a_change_up_within_ten_seconds(clinic: Clinic, admin: h
     version = add_version(admin, refer="[dosing]")
     with closing(LiveGuard(clinic.api.gateway.database)) as live:
         live.start()
-        wait_until(lambda: live.stats()["policy_version"] == PACKAGED, what="for the first look")
+        wait_until(lambda: live.stats()["policy_version"] == PACKAGED, 10, "for the first look")
         activate(admin, version)
-        wait_until(lambda: live.now.guard.policy_version == version, what="for the new policy")
+        wait_until(lambda: live.now.guard.policy_version == version, 10, "for the new policy")
         admin.post("/v1/guard/stop", json={"reason": "A test."})
-        wait_until(lambda: live.now.stopped, what="for the switch")
+        wait_until(lambda: live.now.stopped, 10, "for the switch")
 
 
 def test_nothing_is_compiled_again_while_nothing_changes(clinic: Clinic, admin: httpx.Client) -> None:
@@ -274,7 +274,7 @@ def test_an_answer_half_written_ends_and_keeps_what_was_shown(clinic: Clinic, ad
     job_id = clinic.ask()
     worker = threading.Thread(target=clinic.worker.answer_next)
     worker.start()
-    wait_until(lambda: told(clinic, job_id) == SAFE.strip(), what="for the first sentence")
+    wait_until(lambda: told(clinic, job_id) == SAFE.strip(), 10, "for the first sentence")
     stop(admin)
     worker.join(timeout=10)
     assert not worker.is_alive()

@@ -64,7 +64,7 @@ def test_what_nobody_rings_for_is_done(api: Api, hands: Hands) -> None:
     with closing(lookout(hands)) as looking:
         looking.start()
         asked = ask(api, 5)
-        wait_until(lambda: set(hands.held) == asked, what="for all to be taken up")
+        wait_until(lambda: set(hands.held) == asked, 20, "for all to be taken up")
 
 
 def test_no_more_is_begun_than_there_are_places(api: Api, hands: Hands) -> None:
@@ -72,19 +72,19 @@ def test_no_more_is_begun_than_there_are_places(api: Api, hands: Hands) -> None:
     with closing(lookout(hands)) as looking:
         with looking.places:  # somebody works whom a ring woke
             looking.start()
-            wait_until(lambda: len(hands.held) == 1, what="for the other place to be taken")
+            wait_until(lambda: len(hands.held) == 1, 20, "for the other place to be taken")
             looking.look()
             assert len(hands.held) == 1
-        wait_until(lambda: len(hands.held) == PLACES, what="for the place that is free now")
+        wait_until(lambda: len(hands.held) == PLACES, 20, "for the place that is free now")
         hands.let_go.set()
-        wait_until(lambda: len(hands.held) == 4, what="for the rest")
+        wait_until(lambda: len(hands.held) == 4, 20, "for the rest")
 
 
 def test_closing_waits_for_the_work_under_way(api: Api, hands: Hands) -> None:
     (job_id,) = ask(api, 1)
     looking = lookout(hands)
     looking.start()
-    wait_until(lambda: hands.held, what="for the job to be taken up")
+    wait_until(lambda: hands.held, 20, "for the job to be taken up")
     closer = threading.Thread(target=looking.close)
     closer.start()
     assert closer.is_alive()
@@ -106,4 +106,4 @@ def test_work_that_fails_gives_its_place_back(api: Api, hands: Hands) -> None:
     asked = ask(api, 1)
     with closing(lookout(hands, stumble)) as looking:
         looking.start()
-        wait_until(lambda: set(hands.held) == asked, what="for the work that goes well")
+        wait_until(lambda: set(hands.held) == asked, 20, "for the work that goes well")

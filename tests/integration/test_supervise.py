@@ -56,7 +56,7 @@ def test_killing_it_ends_helpers_in_sessions_of_their_own(tmp_path: Path) -> Non
         program.kill()
         assert list(batches) == []
     assert program.wait() == -9
-    wait_until(lambda: not alive(pid), what="for the helper to be gone")
+    wait_until(lambda: not alive(pid), 5, "for the helper to be gone")
 
 
 def test_an_error_of_its_supervisor_ends_it(tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_a_program_that_finds_nobody_listening_ends_with_all_its_helpers() -> No
         pid = int(json.loads(process.stdout.readline())["pid"])
         process.stdout.close()
         assert process.wait(timeout=30) == -9
-        wait_until(lambda: not alive(pid), what="for the helper to be gone")
+        wait_until(lambda: not alive(pid), 5, "for the helper to be gone")

@@ -87,7 +87,7 @@ def test_a_run_becomes_a_curve_and_a_candidate(school: School, worker: Worker) -
 def test_the_storage_holds_the_adapter_and_nothing_that_is_not_needed(school: School, worker: Worker) -> None:
     run = school.wait_for_end(school.submit()["id"])
     storage = Storage.from_settings(school.api.settings)
-    wait_until(lambda: not storage.list("runs"), what="for the checkpoints to be removed")
+    wait_until(lambda: not storage.list("runs"), 10, "for the checkpoints to be removed")
     names = ("README.md", "adapter_config.json", "adapter_model.safetensors", "probe.json")
     assert storage.list("adapters") == [f"adapters/{run['adapter_sha256']}/{name}" for name in names]
 
@@ -124,7 +124,7 @@ def test_a_cancelled_run_ends_within_seconds(school: School, worker: Worker) -> 
     run_id = school.submit()["id"]
     school.wait_for_step(run_id)
     assert school.cancel(run_id)["state"] in ("cancelling", "cancelled")
-    assert school.wait_for_end(run_id, timeout_s=20)["state"] == "cancelled"
+    assert school.wait_for_end(run_id, timeout_s=5)["state"] == "cancelled"
     assert [event.action for event in school.api.audit() if event.action.startswith("train")] == [
         "training.submitted",
         "training.cancel_asked",
@@ -140,7 +140,7 @@ def test_a_run_is_cancelled_within_seconds_by_a_worker_without_redis(make_api) -
         run_id = school.submit()["id"]
         school.wait_for_step(run_id)
         school.cancel(run_id)
-        assert school.wait_for_end(run_id, timeout_s=20)["state"] == "cancelled"
+        assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
 
 
 @on_one_database
@@ -152,7 +152,7 @@ def test_a_program_that_ignores_being_cancelled_is_killed(
     run_id = school.submit()["id"]
     school.wait_for_step(run_id)
     school.cancel(run_id)
-    assert school.wait_for_end(run_id, timeout_s=20)["state"] == "cancelled"
+    assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
 
 
 @on_one_database
@@ -274,7 +274,7 @@ def test_a_run_without_room_waits_with_the_reason_and_burns_no_attempt(
 ) -> None:
     school.wish(wait="The model that serves leaves 2,000 MB.")
     run_id = school.submit()["id"]
-    wait_until(lambda: school.run(run_id)["state"] == "waiting", what="for the run to wait")
+    wait_until(lambda: school.run(run_id)["state"] == "waiting", 20, "for the run to wait")
     waiting = school.run(run_id)
     assert (waiting["waiting_reason"], waiting["attempt"]) == ("The model that serves leaves 2,000 MB.", 0)
     assert events(school)[-1] == EventKind.POSTPONED
@@ -327,7 +327,7 @@ def test_the_end_of_a_run_removes_checkpoints_of_one_that_failed_over_a_month_ag
     storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=31)
     assert storage.list(f"runs/{run_id}")
     school.wait_for_end(school.submit()["id"])
-    wait_until(lambda: not storage.list(f"runs/{run_id}"), what="for the checkpoints to be removed")
+    wait_until(lambda: not storage.list(f"runs/{run_id}"), 10, "for the checkpoints to be removed")
     assert not (school.folder(run_id) / "checkpoints").exists()
 
 
@@ -412,7 +412,7 @@ def test_a_dataset_is_checked_while_a_run_has_the_device(school: School) -> None
         run_id = school.submit()["id"]
         school.wait_for_step(run_id)
         dataset_id = uploaded(school.client)
-        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", what="for the check")
+        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
         assert seen(school, dataset_id)["error"]["code"] == "unknown-shape"
         assert school.run(run_id)["state"] == "running"
 
@@ -432,15 +432,15 @@ def test_a_run_starts_however_many_datasets_wait_for_their_check(make_api) -> No
         assert {seen(school, check)["state"] for check in checks} == {"validating"}
         fcntl.flock(barrier, fcntl.LOCK_UN)
         for check in checks:
-            wait_until(lambda check=check: seen(school, check)["state"] == "rejected", what="for the checks")
+            wait_until(lambda check=check: seen(school, check)["state"] == "rejected", 30, "for the checks")
         assert school.run(run_id)["state"] == "running"
 
 
 @on_one_database
 def test_a_refused_check_leaves_no_folder(school: School, worker: Worker) -> None:
     dataset_id = uploaded(school.client)
-    wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", what="for the check")
-    wait_until(lambda: not list((school.state_dir / "work").iterdir()), what="for its folder to go")
+    wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
+    wait_until(lambda: not list((school.state_dir / "work").iterdir()), 10, "for its folder to go")
 
 
 @on_one_database
@@ -448,7 +448,7 @@ def test_a_crashed_check_leaves_its_log(school: School) -> None:
     crash = (sys.executable, "-c", "import sys; sys.exit('Out of luck')")
     with worker_thread(school.api.settings, {Kind.VALIDATE: crash}):
         dataset_id = uploaded(school.client)
-        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", what="for the check")
+        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
     (folder,) = (school.state_dir / "work").iterdir()
     assert f"work/{folder.name}/log.txt" in seen(school, dataset_id)["error"]["detail"]
     assert "Out of luck" in (folder / "log.txt").read_text()
@@ -483,10 +483,10 @@ def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_kills_its_progra
         frozen.process.send_signal(signal.SIGSTOP)
         orphans = school.program_pids(run_id)
         with worker_thread(school.api.settings):
-            wait_until(lambda: school.run(run_id)["attempt"] == 2, what="for another to take over")
+            wait_until(lambda: school.run(run_id)["attempt"] == 2, 20, "for another to take over")
             frozen.process.send_signal(signal.SIGCONT)
             run = school.wait_for_end(run_id)
-        wait_until(lambda: "belongs to another worker" in frozen.log.read_text(), what="for it to notice")
+        wait_until(lambda: "belongs to another worker" in frozen.log.read_text(), 20, "for it to notice")
     assert run["state"] == "succeeded"
     assert orphans != school.program_pids(run_id)
     assert school.api.count(adapters) == 1
@@ -495,5 +495,5 @@ def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_kills_its_progra
 def test_a_worker_is_seen_by_the_gateway(school: School, api: Api) -> None:
     with WorkerProcess(school.api.settings):
         client = school.api.client()
-        wait_until(lambda: client.get("/readyz").json()["trainers"] == 1, what="for the worker")
+        wait_until(lambda: client.get("/readyz").json()["trainers"] == 1, 20, "for the worker")
         assert client.get("/readyz").json()["workers"] == 0

@@ -553,7 +553,7 @@ def test_a_job_cancelled_before_the_engine_knew_of_it_ends_cancelled(clinic: Cli
 
     def cancel() -> None:
         clinic.client.post(f"/v1/jobs/{job_id}/cancel")
-        wait_until(lambda: clinic.engine.cancelled, what="for the worker to hear of it")
+        wait_until(lambda: clinic.engine.cancelled, 10, "for the worker to hear of it")
 
     clinic.engine.on_submit = cancel
     assert clinic.answered(job_id).state is State.CANCELLED
@@ -565,13 +565,13 @@ def test_a_worker_whose_engine_is_not_well_leaves_jobs_to_others(clinic: Clinic)
     assert clinic.worker.answer_next() is False
     assert clinic.job(job_id).state is State.QUEUED
     with closing(open_redis(clinic.api.settings)) as redis:
-        wait_until(lambda: redis.llen("infer"), what="for the gateway's ring")
+        wait_until(lambda: redis.llen("infer"), 10, "for the gateway's ring")
         redis.delete("infer")
         clinic.worker.ring_when_well()
         clinic.engine.well = True
         clinic.worker.ring_when_well()
         clinic.worker.ring_when_well()
-        wait_until(lambda: redis.llen("infer"), what="for a ring")
+        wait_until(lambda: redis.llen("infer"), 10, "for a ring")
         assert redis.llen("infer") == 1
 
 

@@ -73,7 +73,8 @@ def test_an_upload_is_checked_and_its_report_kept(api: Api, worker: WorkerProces
     storage, place = Storage.from_settings(api.settings), f"datasets/{dataset['id']}"
     wait_until(  # the worker tidies after the row says that it is ready
         lambda: not any(name.endswith("report.json") for name in storage.list(place)),
-        what="for the report to be in the database only",
+        10,
+        "for the report to be in the database only",
     )
 
 
@@ -178,7 +179,7 @@ def test_a_run_is_killed_handed_back_and_cancelled_and_loses_nothing(api: Api, w
         )
         (program,) = psutil.Process(another.process.pid).children()
         client.post(f"/v1/training-runs/{run_id}/cancel")
-        wait_until(lambda: run_of(client, run_id)["state"] == "cancelled", what="for the end")
+        wait_until(lambda: run_of(client, run_id)["state"] == "cancelled", 15, "for the end")
         assert not program.is_running()
     steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
     assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))

@@ -7,7 +7,7 @@ import yaml
 
 from models.demo.dialogues import Dialogues
 from models.demo.knowledge import KINDS, DataError, Knowledge, four_grams, load_knowledge
-from shared.guard import Guard, compile_guard, load_guard, packaged_policy
+from shared.guard import load_guard
 from shared.guard.gate import ADDED
 from shared.guard.verdict import Action, Audience
 
@@ -18,13 +18,6 @@ HELP = re.compile(r"\b(?:urgent doctor|hospital assessment|emergency (?:number|e
 @pytest.fixture(scope="module")
 def knowledge() -> Knowledge:
     return load_knowledge()
-
-
-def patient_guard() -> Guard:
-    """The packaged policy with time for a slow machine; a slow check is no fault of the sentence."""
-    policy = packaged_policy()
-    values = yaml.safe_load(policy["policy.yaml"]) | {"sentence_time_budget_s": 5}
-    return compile_guard({**policy, "policy.yaml": yaml.safe_dump(values)})
 
 
 def test_there_are_enough_conditions_and_off_topic_questions(knowledge: Knowledge) -> None:
@@ -65,7 +58,7 @@ def test_a_held_out_question_that_overlaps_is_refused(tmp_path) -> None:  # type
 def test_the_guard_lets_every_answer_through_and_finds_a_referral_in_its_last_sentence(
     knowledge: Knowledge,
 ) -> None:
-    guard = patient_guard()
+    guard = load_guard()
     for condition in knowledge.conditions:
         for kind in KINDS:
             gate = guard.gate(Audience.PATIENT, "")
