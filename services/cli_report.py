@@ -1,4 +1,4 @@
-"""Writes what the check of a dataset found, as lines to read at a terminal. It asks nobody."""
+"""Writes what the check of a dataset found, and its rows, as lines to read at a terminal. It asks nobody."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,6 +19,17 @@ def told(report: Json) -> list[str]:
         *_dropped(report["dropped"]),
         *(f"note: {note}" for note in report["notes"]),
     ]
+
+
+def row_told(row: Json) -> Iterator[str]:
+    """A row of a dataset: its number, what is to be known of it, and what each side says."""
+    facts = [f"row {row['id']}"]
+    if row["line"] is not None:
+        facts.append(f"line {row['line']}")
+    facts += [f"{name} {_shown(row[name])}" for name in ("reason", "group", "image") if row[name]]
+    yield f"-- {', '.join(facts)}"
+    for message in row["messages"]:
+        yield f"{message['role']}: {_text(message['content'])}"
 
 
 def _read_as(report: Json) -> Iterator[str]:
@@ -89,6 +100,11 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _shown(column: str) -> str:
-    """A column's name, from a file that anybody may have written, without what would steer a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in column)
+def _shown(name: str) -> str:
+    """A name, from a file that anybody may have written, without what would steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name)
+
+
+def _text(said: str) -> str:
+    """What may have several lines; those after the first are indented."""
+    return "\n  ".join(_shown(line.replace("\t", "  ")) for line in said.splitlines())

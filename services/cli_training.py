@@ -12,6 +12,7 @@ import httpx
 from services import cli_report
 from services.cli_client import CommandRefused, Json, ProgressLine, expect, follow, log_in
 from shared.settings import Settings, load_settings
+from shared.training.dataset_files import Split
 from shared.training.options import PhiPolicy
 
 ACCEPTED, REFUSED, REJECTED = 0, 1, 3
@@ -25,7 +26,7 @@ _UNDER_WAY = ("receiving", "validating")
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `dataset` to the command line."""
-    text = "send datasets to fine-tune on, and list them"
+    text = "send datasets to fine-tune on, look at them, check them again, remove them"
     dataset = commands.add_parser("dataset", help=text, description=text)
     actions = dataset.add_subparsers(required=True, metavar="ACTION")
 
@@ -50,6 +51,25 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     show.add_argument("dataset", metavar="ID", help="see `medichat dataset list`")
     show.add_argument("--json", action="store_true", help="print the report of its check alone, as JSON")
     show.set_defaults(run=_show)
+
+    again = actions.add_parser("check", help="check one again, with other options", epilog=_EPILOG)
+    again.add_argument("dataset", metavar="ID", help="options that are left out stay as they were")
+    _add_options(again)
+    again.set_defaults(run=_check_again)
+
+    rows = actions.add_parser(
+        "rows", help="its rows as training sees them, or those set aside", epilog=_EPILOG
+    )
+    rows.add_argument("dataset", metavar="ID", help="each look at rows is logged")
+    rows.add_argument("--split", choices=[each.value for each in Split], default=Split.TRAIN.value)
+    rows.add_argument("--offset", type=int, default=0, metavar="N", help="rows to pass over")
+    rows.add_argument("--limit", type=int, default=20, metavar="N", help="rows to print, 1 to 100")
+    rows.set_defaults(run=_rows)
+
+    remove = actions.add_parser("remove", help="take one out of the list", epilog=_EPILOG)
+    remove.add_argument("dataset", metavar="ID", help="adapters that were trained on it stay")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    remove.set_defaults(run=_remove)
 
     listed = actions.add_parser("list", help="the newest datasets", epilog=_EPILOG)
     listed.set_defaults(run=_list)
@@ -91,16 +111,20 @@ def _chosen(options: argparse.Namespace) -> Json:
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
-def _import(options: argparse.Namespace) -> int:
+def _chosen_with_columns(options: argparse.Namespace) -> Json:
     chosen = _chosen(options)
     if options.column:
         pairs = [pair.partition(":") for pair in options.column]
         chosen["columns"] = {meaning: name for meaning, _, name in pairs}
+    return chosen
+
+
+def _import(options: argparse.Namespace) -> int:
     body = {
         "name": options.name or options.location[-100:],
         "source": options.source,
         "location": options.location,
-        "options": chosen,
+        "options": _chosen_with_columns(options),
     }
     with log_in(load_settings()) as client:
         made = expect(client.post("/v1/datasets/import", json=body))
@@ -118,6 +142,50 @@ def _show(options: argparse.Namespace) -> int:
         return ACCEPTED
     print(f"{dataset['id']}  {dataset['name']}: {dataset['state']}")
     return _tell(dataset) if dataset["state"] not in _UNDER_WAY else ACCEPTED
+
+
+def _check_again(options: argparse.Namespace) -> int:
+    path = f"/v1/datasets/{options.dataset}"
+    with log_in(load_settings()) as client:
+        former = expect(client.get(path))["options"]
+        made = expect(
+            client.post(f"{path}/validate", json={"options": former | _chosen_with_columns(options)})
+        )
+        print(f"{made['id']}  {made['name']}: to be checked again")
+        return _follow(client, made["id"]) if options.wait else ACCEPTED
+
+
+def _rows(options: argparse.Namespace) -> int:
+    asked = {"split": options.split, "offset": options.offset, "limit": options.limit}
+    with log_in(load_settings()) as client:
+        found = expect(client.get(f"/v1/datasets/{options.dataset}/rows", params=asked))
+    for row in found["items"]:
+        print("\n".join(cli_report.row_told(row)))
+    print(f"{len(found['items'])} of {found['total']} rows, from row {options.offset} on")
+    if found["next_offset"] is not None:
+        print(f"the next: --offset {found['next_offset']}")
+    return ACCEPTED
+
+
+def _remove(options: argparse.Namespace) -> int:
+    path = f"/v1/datasets/{options.dataset}"
+    with log_in(load_settings()) as client:
+        name = expect(client.get(path))["name"]
+        if not (options.yes or _agreed(f"Remove {name}? It cannot be trained on any more. [y/N] ")):
+            raise CommandRefused("nothing was removed; `--yes` removes it without asking")
+        answer = client.delete(path)
+        if answer.is_error:
+            expect(answer)
+    print(f"{options.dataset}  {name}: removed")
+    return ACCEPTED
+
+
+def _agreed(question: str) -> bool:
+    """What the person at the terminal says; where nobody sits at one, no."""
+    try:
+        return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _send(client: httpx.Client, path: Path, size: int, query: Json) -> Json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services import cli, cli_training
+from services import cli, cli_report, cli_training
 from shared.auth.roles import Role
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import EventKind
@@ -239,3 +239,60 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
 def test_without_an_import_folder_nothing_is_taken_from_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["dataset", "import", "path", "notes.jsonl"]) == 1
     assert "MEDICHAT_DATASET_IMPORT_DIR" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("key")
+def test_rows_are_shown_a_part_at_a_time(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN))
+    check(api)
+    assert cli.main(["dataset", "rows", dataset_id, "--offset", "1", "--limit", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "-- row 1",
+        "user: Q1",
+        f"assistant: {WORD} 1",
+        "1 of 3 rows, from row 1 on",
+        "the next: --offset 2",
+    ]
+    assert cli.main(["dataset", "rows", dataset_id, "--split", "quarantine"]) == 0
+    said = capsys.readouterr().out
+    assert "-- row 901, line 5, reason dangerous\n" in said
+    assert "the next" not in said
+
+
+def test_a_row_cannot_steer_the_terminal() -> None:
+    said = [{"role": "user", "content": "One.\n\x1b[2JTwo.\tThree."}]
+    row = {"id": 4, "messages": said, "image": None, "group": "bed\r7", "line": None, "reason": None}
+    assert list(cli_report.row_told(row)) == ["-- row 4, group bed?7", "user: One.\n  ?[2JTwo.  Three."]
+
+
+@pytest.mark.usefixtures("key")
+def test_a_dataset_is_checked_again_with_the_options_it_had_but_for_those_given(
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["dataset", "add", str(file), "--phi", "quarantine", "--seed", "7"]) == 0
+    made, _ = check(api)
+    capsys.readouterr()
+    thread, status = in_the_background("dataset", "check", made.id, "--seed", "8", "--wait")
+    wait_until(lambda: api.count(datasets, datasets.c.state == "validating"))
+    again, _ = check(api, report=REPORT)
+    thread.join()
+    assert status == [0]
+    assert (again.id, again.options["phi"], again.options["seed"]) == (made.id, "quarantine", 8)
+    assert f"{made.id}  ward notes: to be checked again\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("key")
+def test_a_dataset_is_removed_when_the_person_says_so(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN), name="Ward notes")
+    assert cli.main(["dataset", "remove", dataset_id]) == cli_training.REFUSED  # nobody to ask
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _question: "n")
+    assert cli.main(["dataset", "remove", dataset_id]) == cli_training.REFUSED
+    assert "nothing was removed; `--yes` removes it" in capsys.readouterr().err
+    monkeypatch.setattr("builtins.input", lambda _question: "y")
+    assert cli.main(["dataset", "remove", dataset_id]) == 0
+    assert capsys.readouterr().out == f"{dataset_id}  Ward notes: removed\n"
+    assert cli.main(["dataset", "list"]) == 0
+    assert capsys.readouterr().out == ""
