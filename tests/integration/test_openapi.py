@@ -68,23 +68,27 @@ def test_no_request_ends_in_a_5xx_whether_it_keeps_to_the_description_or_not(api
     for operation in operations:
         own = {name: value for name, value in ids.items() if "{" + name + "}" in operation.path}
         read = False
+        negatable = True  # for some operations no request is wrong, which takes long to find out
         for role in Role:
             # a new log-in each time: one of the routes ends it
             person = asker if role is Role.USER else api.person(role)
             headers = {"Authorization": f"Bearer {api.token(person)}", "Prefer": "wait=0"}
             well_formed = fuzz(operation, GenerationMode.POSITIVE, headers, own, found)
             turned_away = well_formed == {403}  # before anything that depends on the role is read
-            if not turned_away or (role is list(Role)[-1] and not read):
+            if negatable and (not turned_away or (role is list(Role)[-1] and not read)):
                 read = True
                 headers["Authorization"] = f"Bearer {api.token(person)}"
-                fuzz(operation, GenerationMode.NEGATIVE, headers, {}, found)
+                negatable = bool(fuzz(operation, GenerationMode.NEGATIVE, headers, {}, found))
     assert not found
 
 
 def fuzz(
     operation: Any, mode: GenerationMode, headers: dict[str, str], own: dict[str, str], found: list[str]
 ) -> set[int]:
-    """Send generated requests; note those that end in a 5xx. Returns every status that came."""
+    """Send generated requests; note those that end in a 5xx. Returns every status that came.
+
+    Those are none where nothing can be wrong about a request, and wrong ones were asked for.
+    """
     strategy = operation.as_strategy(generation_mode=mode, **({"path_parameters": own} if own else {}))
     statuses: set[int] = set()
 
@@ -106,7 +110,7 @@ def fuzz(
     try:
         send()
     except Unsatisfiable:
-        assert mode is GenerationMode.NEGATIVE, operation.label  # nothing can be wrong about it
+        assert mode is GenerationMode.NEGATIVE, operation.label
     return statuses
 
 

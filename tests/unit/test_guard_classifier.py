@@ -33,6 +33,7 @@ from shared.guard import load_guard
 from shared.guard.classifier import CARD, FOLDER, NETWORK, TOKENIZER, Classifier, Reader, load_classifier
 
 ROWS = Path(__file__).parents[1] / "data"
+BENCHMARK_ROWS = Path(__file__).parents[2] / "benchmarks" / "rows"
 
 
 # -- what it can do
@@ -200,9 +201,16 @@ def test_a_part_is_set_aside_with_its_neighbours_and_not_learnt() -> None:
 # -- its rows
 
 
-def test_no_row_to_measure_with_is_one_to_learn_from() -> None:
-    measured = [row for name in ("guard_output", "guard_input") for row in read_rows(ROWS / f"{name}.jsonl")]
-    learnt = [shingles(f"{row.context} {row.text}") for row in read_training_rows()]
+@pytest.fixture(scope="module")
+def training_rows() -> list[Row]:
+    return read_training_rows()
+
+
+def test_no_row_to_measure_with_is_one_to_learn_from(training_rows: list[Row]) -> None:
+    files = [*ROWS.glob("guard_*.jsonl"), *BENCHMARK_ROWS.glob("guard_*.jsonl")]
+    assert len(files) >= 5
+    measured = [row for file in files for row in read_rows(file)]
+    learnt = [shingles(f"{row.context} {row.text}") for row in training_rows]
     index: dict[str, list[int]] = {}
     for number, own in enumerate(learnt):
         for shingle in own:
@@ -213,14 +221,13 @@ def test_no_row_to_measure_with_is_one_to_learn_from() -> None:
         assert all(count / len(own | learnt[number]) < NEAR for number, count in shared.items()), row
 
 
-def test_no_opening_is_a_template() -> None:
-    rows = read_training_rows()
-    openings = Counter(" ".join(row.text.lower().split()[:4]) for row in rows)
-    assert openings.most_common(1)[0][1] <= len(rows) * 0.01
+def test_no_opening_is_a_template(training_rows: list[Row]) -> None:
+    openings = Counter(" ".join(row.text.lower().split()[:4]) for row in training_rows)
+    assert openings.most_common(1)[0][1] <= len(training_rows) * 0.01
 
 
-def test_every_label_has_hundreds_of_rows() -> None:
-    counts = Counter(row.label for row in read_training_rows())
+def test_every_label_has_hundreds_of_rows(training_rows: list[Row]) -> None:
+    counts = Counter(row.label for row in training_rows)
     assert min(counts.values()) >= 150
 
 
