@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 #: Longer words carry no tag and are cut to this length.
 MAX_WORD_CHARS = 40
+#: What stands for the start of a text among its words.
+START = "^"
 #: Texts that stay read: layers, and the gate, read the same sentence and context one after the other.
 _KEPT = 64
+_KEPT_WORDS = 8192
 
 _HIDDEN = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _WORD = re.compile(
@@ -32,13 +35,15 @@ _IS_AFTER = frozenset(("it", "that", "he", "she", "there", "what", "who", "here"
 class Tagged:
     """A text as one line of tagged words, each `word/tag/tag/ `, with its place in the original text.
 
-    `line[offsets[i]:]` begins with word i, which stands at `spans[i]` of the original text.
+    `line[offsets[i]:]` begins with word i, which stands at `spans[i]` of the original text. `places` says at
+    which offsets each word stands, and each class as "/tag"; `keys` are those words and classes.
     """
 
     line: str
     offsets: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
     keys: frozenset[str]
+    places: Mapping[str, Sequence[int]]
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """The characters of the original text that `line[start:end]` was made from."""
@@ -83,7 +88,8 @@ class Lexicon:
                 self._add(tag, entry, phrases)
         for phrase in sorted(phrases, key=len, reverse=True):
             self._phrases.setdefault(phrase[0], []).append((phrase, tuple(sorted(phrases[phrase]))))
-        self.tags_of = lru_cache(maxsize=8192)(self._tags_of)
+        self.tags_of = lru_cache(maxsize=_KEPT_WORDS)(self._tags_of)
+        self._words_of = lru_cache(maxsize=_KEPT_WORDS)(self._plain)
         #: The text as tagged words; linear in its length.
         self.read: Callable[[str], Tagged] = lru_cache(maxsize=_KEPT)(self._read)
 
@@ -111,8 +117,12 @@ class Lexicon:
         tags = self._tag(words)
         items = ["/".join((word, *some)) + "/ " for word, some in zip(words, tags, strict=True)]
         offsets = [0, *itertools.accumulate(map(len, items))]
-        keys = {f"/{tag}" for some in set(tags) for tag in some}.union(words)
-        return Tagged("".join(items), tuple(offsets[:-1]), tuple(spans), frozenset(keys))
+        places: dict[str, list[int]] = {START: [0]}
+        for word, some, offset in zip(words, tags, offsets, strict=False):
+            places.setdefault(word, []).append(offset)
+            for tag in some:
+                places.setdefault(f"/{tag}", []).append(offset)
+        return Tagged("".join(items), tuple(offsets[:-1]), tuple(spans), frozenset(places), places)
 
     def _tag(self, words: list[str]) -> list[tuple[str, ...]]:
         """The tags of every word; those of a phrase go to its last word."""
@@ -137,21 +147,21 @@ class Lexicon:
         words: list[str] = []
         spans: list[tuple[int, int]] = []
         for match in _WORD.finditer(text):
-            for word in self._plain(match.group(), text, match):
+            raw = match.group()
+            is_mark = len(raw) == 1 and not raw.isalnum()
+            for word in _mark(raw, text, match) if is_mark else self._words_of(raw):
                 words.append(word)
                 spans.append(match.span())
         return words, spans
 
-    def _plain(self, raw: str, text: str, match: re.Match[str]) -> list[str]:
-        """The words that one piece of text stands for: none for Markdown, several for a contraction."""
-        if len(raw) == 1 and not raw.isalnum():
-            return _mark(raw, text, match)
+    def _plain(self, raw: str) -> Sequence[str]:
+        """The words that a piece of text, no mark, stands for: several for a contraction."""
         word = raw.lower()
         if not raw.isascii():
             word = unicodedata.normalize("NFKC", word).translate(_STRIP_HIDDEN).replace("’", "'")
         word = word[:MAX_WORD_CHARS]
         if not word:
-            return []
+            return ()
         if word in self._replacements:
             return self._replacements[word]
         return _expand(word)

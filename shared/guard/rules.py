@@ -140,8 +140,10 @@ class ScopedText:
 
     def first(self, triggers: Iterable[Pattern], unless: Iterable[Scope]) -> tuple[int, int] | None:
         """Where in the tagged line one of the patterns first fits outside every scope."""
-        scopes = tuple(unless)
+        scopes, keys = tuple(unless), self.text.keys
         for trigger in triggers:
+            if trigger.keys.isdisjoint(keys):  # here too: most are, and a call for each takes long
+                continue
             for match in trigger.matches(self.text):
                 if not self.lifted(scopes, *match.span()):
                     return match.span()
