@@ -2,13 +2,18 @@
 
 import logging
 
+_NOISY = (
+    *("httpx", "httpcore", "celery", "kombu", "amqp", "alembic", "urllib3"),
+    *("transformers", "presidio-analyzer"),
+)
+
 
 def configure_logging(service: str, *, level: int = logging.INFO) -> None:
     """Write `time level service logger message`; libraries speak only when something is wrong."""
     logging.basicConfig(
         level=level, format=f"%(asctime)s %(levelname)s {service} %(name)s: %(message)s", force=True
     )
-    for noisy in ("httpx", "httpcore", "celery", "kombu", "amqp", "alembic", "urllib3", "transformers"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -148,6 +148,7 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
         first = ask(client)
         assert first.status_code == 200
         assert "wheez" in first.json()["answer"]
+        assert " INFO worker_infer presidio-analyzer" not in running.printed(), "libraries speak when asked"
 
         worker = next(
             child
