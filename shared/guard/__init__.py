@@ -7,7 +7,7 @@ policy counts at this moment is in shared/policies/live.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -21,11 +21,11 @@ from shared.guard.knobs import Knobs
 from shared.guard.language import LanguageJudge
 from shared.guard.layers import AnswerJudge, Asker, QuestionJudge, Scorer
 from shared.guard.lexicon import Lexicon
-from shared.guard.patterns import compile_pattern
+from shared.guard.patterns import Pattern
 from shared.guard.policy import packaged_policy, version_of
 from shared.guard.question import screen_question
 from shared.guard.responses import Responses
-from shared.guard.rules import RuleSet, build_rules
+from shared.guard.rules import PatternCompiler, RuleSet, ScopedText, build_rules, build_scopes
 from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
 
 __all__ = [
@@ -87,8 +87,12 @@ class Guard:
             scorer,
             self._knobs,
         )
-        self._urgent = tuple(compile_pattern(source, answer["macros"]) for source in answer["urgent"])
-        self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])
+        compiler = PatternCompiler(answer["macros"])
+        scopes = build_scopes(answer["scopes"], compiler)
+        self._urgent = compiler.all(answer["urgent"])
+        self._referral = compiler.all(answer["referral"])
+        self._advice_unless = [scopes[name] for name in answer.get("advice_unless", ())]
+        self._emergency_signs = compiler.all(answer.get("emergency_signs", ()))
         self._texts = documents["responses.yaml"]
         self._resources = documents["resources.yaml"]
 
@@ -115,17 +119,19 @@ class Guard:
 
     def refers(self, text: str) -> bool:
         """Whether a text of an answer sends its reader to a clinician."""
-        tagged = self._lexicon.read(text)
-        return any(pattern.found(tagged) for pattern in self._referral)
+        return self._advises(text, self._referral)
 
     def warns_of_emergency(self, text: str) -> bool:
         """Whether a text names signs of an emergency."""
-        return "/redflag" in self._lexicon.read(text).keys
+        tagged = self._lexicon.read(text)
+        return "/redflag" in tagged.keys or any(sign.found(tagged) for sign in self._emergency_signs)
 
     def urges(self, text: str) -> bool:
         """Whether a text of an answer sends its reader to urgent care."""
-        tagged = self._lexicon.read(text)
-        return any(pattern.found(tagged) for pattern in self._urgent)
+        return self._advises(text, self._urgent)
+
+    def _advises(self, text: str, advice: Sequence[Pattern]) -> bool:
+        return ScopedText(self._lexicon, text, "").first(advice, self._advice_unless) is not None
 
     def responses(self, locale: str = "intl") -> Responses:
         """The safe texts for one locale."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.guard.dose_words import NUMBER_WORDS
-from shared.guard.doses import StatedDose, read_amount, read_doses, read_strength
+from shared.guard.doses import StatedDose, read_amount, read_count, read_doses, read_strength
 from shared.guard.named_text import NamedText
 from shared.guard.names import Named, listed
 from shared.guard.rules import Scope
@@ -116,7 +116,7 @@ class DoseFacts:
         before = [] if named else [name for name in reading.named_before if name.name in self._ceilings]
         if not named and not before:
             return None
-        for dose in read_doses(text, named):
+        for dose in read_doses(text, named) or _count(text, reading.before, named):
             medicine = _medicine(text, dose, named) or (before[-1] if before else None)
             excess = self._excess(medicine.name, dose, text, context) if medicine else None
             if excess is not None and not self._is_lifted(reading, dose, named):
@@ -146,6 +146,12 @@ class DoseFacts:
         if nearest is not None and not nearest.name:
             return True
         return reading.lifted(self._unless, *reading.text.line_span(dose.start, dose.end))
+
+
+def _count(text: str, context: str, named: Sequence[Named]) -> list[StatedDose]:
+    """So many a day of the tablets whose strength the sentence before states."""
+    sentence_before = _ENDED.split(context.rstrip())[-1]
+    return read_count(text) if not named and read_strength(sentence_before) else []
 
 
 def _medicine(text: str, dose: StatedDose, named: Sequence[Named]) -> Named | None:

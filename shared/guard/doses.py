@@ -40,6 +40,7 @@ _WEEKLY = re.compile(r"(?:V|(?:NT)?N[YX])?(?:[AE]W|k)")
 _OTHER_DAY = re.compile(r"EOD")
 _AGAIN = re.compile(r"[Gg][^p]{0,5}?(?:i(?:N|A)A?[HM]|(?:N|A)A?[HM]i)")
 _ANOTHER = re.compile(r"g[^p]{0,3}?(?:i(?:N|A)A?[HM]|(?:N|A)A?[HM]i)")
+_COUNT = re.compile(r"(?:NT)?N(?=[AE]D|d)")
 _A_DAY = re.compile(r"(?<!r)[AE]D|d|[iE]y?N?D")
 
 
@@ -93,10 +94,18 @@ def read_doses(text: str, medicines: Iterable[Named] = ()) -> list[StatedDose]:
     ]
 
 
+def read_count(text: str) -> list[StatedDose]:
+    """The tablets of a whole day in a text that names no form: "sixteen a day", "up to 16 daily"."""
+    tokens = read_words(text, ())
+    kinds = _kinds(tokens)
+    parts = [tokens[match.start() : match.end()] for match in _COUNT.finditer(kinds)]
+    return [replace(_dose("tablets", part), total=True) for part in parts]
+
+
 def read_strength(text: str) -> float | None:
     """The strength of the tablets that a text names last, in mg; None when it names none."""
     tokens = read_words(text, ())
-    matches = list(re.finditer(r"NU(?=F)|F[yvw(]{0,2}NU", _kinds(tokens)))
+    matches = list(re.finditer(r"NU(?=w{0,2}F)|F[yvw(]{0,2}NU", _kinds(tokens)))
     return _masses(tokens[matches[-1].start() : matches[-1].end()])[-1] if matches else None
 
 

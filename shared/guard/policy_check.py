@@ -96,8 +96,9 @@ class _RulesCheck:
             for number, source in enumerate(sources):
                 self._patterns.check_elements(("macros", name, number), source)
         self._patterns.check_scopes(document["scopes"])
-        for part in ("referral", "urgent"):
+        for part in ("referral", "urgent", "emergency_signs"):
             self._patterns.check((part,), document.get(part, []))
+        self._patterns.check_names(("advice_unless",), document.get("advice_unless", []), document["scopes"])
         self._check_rule(("defaults",), document["defaults"])
         ids: set[str] = set()
         for number, rule in enumerate(document["rules"]):

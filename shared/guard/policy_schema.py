@@ -86,6 +86,9 @@ class AnswerRulesFile(QuestionRulesFile):
 
     referral: Annotated[list[Text], Field(min_length=1)]
     urgent: Annotated[list[Text], Field(min_length=1)]
+    #: Policies from before these were asked have neither.
+    advice_unless: list[Text] = []
+    emergency_signs: list[Text] = []
 
 
 class ResponsesFile(_Strict):

@@ -53,6 +53,9 @@ def changed(name: str, before: str, after: str) -> dict[str, str]:
         ("Take methotrexate 10 mg every day.", "dosing.methotrexate.hours"),
         ("Give yourself 30 ml of the 120 mg/ml paracetamol syrup.", "dosing.paracetamol.dose"),
         ("The maximum daily dose of paracetamol is 8 g.", "dosing.paracetamol.day"),
+        ("Take 1 g of elemental iron a day.", "dosing.elemental_iron.day"),
+        ("You can take ten ferrous sulfate tablets a day.", "dosing.ferrous_sulfate.day"),
+        ("Take 20 g of potassium chloride at once.", "dosing.potassium_chloride.dose"),
     ],
 )
 def test_a_dose_over_its_ceiling_is_stopped(text: str, source: str) -> None:
@@ -82,6 +85,8 @@ def test_a_dose_over_its_ceiling_is_stopped(text: str, source: str) -> None:
         "Zollinger-Ellison syndrome is treated with omeprazole 120 mg three times a day.",
         "Paracetamol is a painkiller; 20 g of fibre a day helps your bowel.",
         "Co-amoxiclav 875/125 mg twice daily, and paracetamol for the fever.",
+        "Ferrous sulfate 325 mg three times a day.",
+        "Potassium chloride 1.5 g twice a day.",
     ],
 )
 def test_a_dose_that_is_right_or_not_recommended_passes(text: str) -> None:
@@ -98,6 +103,15 @@ def test_the_strength_of_the_tablets_may_have_been_named_before() -> None:
     four = "Take four tablets every six hours."
     assert judge(four, "Your ibuprofen tablets are 400 mg tablets.").source == "dosing.ibuprofen.dose"
     assert judge(four, "Your ibuprofen tablets are 200 mg tablets.") == Verdict.ALLOWED
+
+
+def test_a_number_a_day_is_one_of_the_tablets_whose_strength_was_just_named() -> None:
+    before = "You take 500 mg paracetamol tablets."
+    assert judge("Sixteen a day is the usual amount.", before).source == "dosing.paracetamol.day"
+    assert judge("Eight a day is the usual amount.", before) == Verdict.ALLOWED
+    assert judge("No more than sixteen a day.", before) == Verdict.ALLOWED
+    assert judge("Sixteen a day is the usual amount.", f"{before} Cigarettes harm.") == Verdict.ALLOWED
+    assert judge("Sixteen people a day call.", before) == Verdict.ALLOWED
 
 
 def test_a_dose_is_the_nearest_medicines() -> None:

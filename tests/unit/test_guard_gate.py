@@ -184,6 +184,35 @@ def test_an_answer_that_refers_is_untouched(answer: str) -> None:
     assert "".join(release.text for release in run(gate(Recorder()), [answer])) == answer
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "You do not have to ask your pharmacist.",
+        "There is no need to see a doctor.",
+        "Nobody needs to call a nurse.",
+        "Gout was what your doctor diagnosed.",
+        "The pharmacist sells it.",
+        "You can take it without asking your doctor.",
+    ],
+)
+def test_a_clinician_who_is_only_named_is_no_referral(answer: str) -> None:
+    assert not GUARD.refers(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Do not hesitate to call your nurse.",
+        "Do not take it without asking your doctor.",
+        "Do not stop before you have talked to your GP.",
+        "A lump like that should be felt by a doctor.",
+        "No harm is known. Ask your pharmacist.",
+    ],
+)
+def test_advice_to_ask_is_a_referral_beside_a_negation(answer: str) -> None:
+    assert GUARD.refers(answer)
+
+
 def test_a_referral_released_by_an_earlier_gate_counts() -> None:
     releases = run(gate(Recorder(), released="Ask your doctor."), [" Rest well."])
     assert [release.text for release in releases] == [" Rest well."]
@@ -235,6 +264,43 @@ def test_the_signs_may_be_in_the_question() -> None:
 )
 def test_an_answer_that_urges_is_untouched(said: str) -> None:
     assert URGENT_ADDED not in verdicts(gate(Recorder()), f"{STROKE} {said}")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The signs do not all come at once.",
+        "You go home the same day.",
+        "The pain fades right away.",
+        "You do not need to call 999.",
+    ],
+)
+def test_words_of_haste_alone_do_not_urge(said: str) -> None:
+    assert URGENT_ADDED in verdicts(gate(Recorder()), f"{STROKE} {said}")
+
+
+@pytest.mark.parametrize(
+    "said", ["See a doctor the same day.", "Get help right away.", "Call a nurse at once.", "A&E at once."]
+)
+def test_haste_to_get_help_urges(said: str) -> None:
+    assert GUARD.urges(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "He vomits blood.",
+        "She has been coughing up blood.",
+        "A seizure may last longer than five minutes.",
+        "A sudden loss of vision can follow.",
+        "Some have suicidal feelings.",
+        "The wound causes severe bleeding.",
+        "The tongue may be swelling.",
+    ],
+)
+def test_signs_of_several_words_are_signs(said: str) -> None:
+    assert GUARD.warns_of_emergency(said)
+    assert not GUARD.warns_of_emergency("The gums bleed, the tongue is sore, a fit of coughing may follow.")
 
 
 def test_a_clinician_is_not_told_to_call_an_ambulance() -> None:

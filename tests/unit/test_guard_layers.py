@@ -13,7 +13,7 @@ from shared.guard.layers import LAYER
 from shared.guard.verdict import Severity, Side, Verdict
 
 KNOBS = {"alone": 0.8, "with_rule": 0.3, "refuse": 0.7, "emergency": 0.6, "crisis": 0.5}
-RULED = "You should stop taking your warfarin today."  # what a rule stops
+RULED = "You should stop taking your warfarin as soon as you feel well."  # what a rule stops
 GRAVE = "Nobody would miss you, so go ahead and end your life."  # what a rule of the gravest kind stops
 PLAIN = "Asthma narrows the airways."
 

@@ -64,6 +64,13 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
             "another rule has the same id",
         ),
         ("rules_answer.yaml", "id: dosing.no_limit", "id: dosage.no_limit", "a rule's id is CATEGORY.NAME"),
+        (
+            "rules_answer.yaml",
+            "s: [not_advised]",
+            "s: [not_advised, nothing]",
+            "there is no scope of this name",
+        ),
+        ("rules_answer.yaml", "emergency_signs:\n", 'emergency_signs:\n  - "a? .."\n', "no element"),
         ("rules_answer.yaml", "  severity: high", "  severity: awful", "input should be"),
         ("rules_answer.yaml", "  body: [", "  body: [<nothing>, ", "there is no macro of this name"),
         ("rules_answer.yaml", "  body: [", '  body: ["<body>", ', "the macro names itself"),
@@ -175,6 +182,15 @@ def test_the_time_that_a_sentence_may_take_is_the_policys() -> None:
     guard = with_knobs("budget_s: 0.25", "budget_s: 0.000000001")
     (release, *_) = guard.gate().feed("Rest well. And sleep.")
     assert release.verdict.source == "guard_failure"
+
+
+def test_a_policy_that_names_no_signs_and_no_scopes_of_advice_is_good() -> None:
+    text = packaged_policy()["rules_answer.yaml"]
+    head, rest = text.split("advice_unless:", 1)
+    earlier = {**packaged_policy(), "rules_answer.yaml": f"{head}rules:{rest.split('rules:', 1)[1]}"}
+    check_policy(earlier)
+    assert Guard(earlier).urges("You need not call 999.")
+    assert not Guard(earlier).warns_of_emergency("He vomits blood.")
 
 
 def test_a_version_of_an_earlier_release_is_completed_with_the_packaged_files() -> None:
