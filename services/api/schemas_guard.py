@@ -126,7 +126,10 @@ class TryView(BaseModel):
     verdict: VerdictView
     instead: str | None = Field(description="What would be said instead; null when the text is shown.")
     refers: bool = Field(description="Whether the text sends its reader to a clinician.")
-    ms: float = Field(description="How long all layers took, in milliseconds.")
+    doubted: bool = Field(
+        description="Whether a worker whose base model judges would ask it about the text; here none is."
+    )
+    ms: float = Field(description="How long the verdict took, in milliseconds.")
 
 
 class ReasonBody(Body):

@@ -1,5 +1,6 @@
 """The dashboard's page of the guard, run by Streamlit's own test runner against a real gateway."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,6 +54,14 @@ def tables(app: AppTest) -> str:
 
 def press(app: AppTest, key: str) -> AppTest:
     """Click the button of this key."""
+def classifier(**changes: str) -> dict[str, str]:
+    """policy.yaml with these thresholds of the classifier, or of the judge, changed."""
+    text = packaged_policy()["policy.yaml"]
+    for name, value in changes.items():
+        text = re.sub(rf"^  {name}: .*$", f"  {name}: {value}", text, count=1, flags=re.MULTILINE)
+    return {"policy.yaml": text}
+
+
     return next(each for each in app.button if each.key == key).click().run()
 
 
@@ -111,6 +120,21 @@ def test_a_harmless_sentence_is_allowed(open_app: Open) -> None:
 
 def test_what_is_tried_is_shown_as_it_was_written(open_app: Open) -> None:
     app = judge(open_app(), "![x](http://evil.example/x) " + DOSE.strip())
+def test_a_sentence_that_is_only_flagged_is_said_to_be_shown(open_app: Open, client: httpx.Client) -> None:
+    activate(client, add_version(client, classifier(with_rule="1.0")))
+    app = judge(open_app(), DOSE.strip())
+    assert any("**Shown as it is, and flagged in the log for a reviewer**" in e.value for e in app.info)
+    assert "What is said instead" not in texts(app)
+
+
+def test_what_the_model_would_be_asked_about_is_said_not_to_be_asked_here(
+    open_app: Open, client: httpx.Client
+) -> None:
+    assert "not asked here" not in tables(judge(open_app(), "Rest well."))
+    activate(client, add_version(client, classifier(ask_from="0.0")))
+    assert "not asked here" in tables(judge(open_app(), "Rest well."))
+
+
     assert "![x](" not in texts(app)
 
 
