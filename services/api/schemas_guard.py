@@ -157,7 +157,10 @@ class CountsView(BaseModel):
     sentences: int
     questions: int
     erased: int = Field(description="Answers whose texts were erased, which are left out.")
-    changed: dict[str, int]
+    by_model: int = Field(
+        0, description="Sentences on which a judge by the model decided then; it is not asked again."
+    )
+    changed: dict[str, int] = Field(description="Judged otherwise: the two below, and all others.")
     newly_stopped: dict[str, int] = Field(description="Shown or answered then, and not under this version.")
     newly_released: dict[str, int] = Field(description="Not shown or answered then, and under this version.")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from shared.auth.roles import Role
@@ -228,7 +229,8 @@ COUNTS = {
     "sentences": 9,
     "questions": 5,
     "erased": 1,
-    "changed": {"dosing": 3},
+    "by_model": 4,
+    "changed": {"dosing": 5, "interaction": 1},
     "newly_stopped": {"dosing": 2},
     "newly_released": {"dosing": 1},
 }
@@ -278,3 +280,38 @@ def test_an_auditor_reads_versions_and_texts_and_changes_nothing(
     assert DOSE.strip() in tables(app)
     assert "replace (dosing)" in tables(app)
     assert len(api.audit("replay.texts_read")) == 1
+def drawn(app: AppTest) -> list[tuple[str, str, int]]:
+    """The bars of a replay's plot, in order."""
+    (chart,) = app.get("vega_lite_chart")
+    (rows,) = chart.proto.datasets
+    found = convert_arrow_bytes_to_pandas_df(rows.data.data)
+    return [tuple(row) for row in found[["category", "what", "texts"]].values.tolist()]
+
+
+def test_no_text_is_drawn_twice(open_app: Open, api: Api, client: httpx.Client) -> None:
+    replay(api, client, COUNTS, [])
+    assert drawn(open_app()) == [
+        ("dosing", "newly stopped", 2),
+        ("dosing", "newly released", 1),
+        ("dosing", "otherwise changed", 2),
+        ("interaction", "otherwise changed", 1),
+    ]
+
+
+def test_what_the_model_judged_then_is_said_to_be_left_out(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    replay(api, client, COUNTS, [])
+    assert "4 sentences more are left out: the model itself judged them then" in texts(open_app())
+
+
+def test_more_changes_than_were_kept_are_told(open_app: Open, api: Api, client: httpx.Client) -> None:
+    job = ask_async(api.log_in())["id"]
+    api.answer(DOSE)
+    change = {"job": job, "side": "answer", "seq": 1, "before": ["allow", None]}
+    replay(api, client, COUNTS, [{**change, "after": ["replace", "dosing"]}])
+    app = open_app(api.person(Role.AUDITOR))
+    app.toggle[0].set_value(True).run()
+    assert "Of 6 texts that are judged otherwise, the first 1 were kept." in texts(app)
+
+
