@@ -50,6 +50,13 @@ class ProcessView(BaseModel):
     policy_version: str | None
     shadow_version: str | None
     refused: str | None = Field(description="A version that should count here and cannot be compiled.")
+    shadow_refused: str | None = Field(
+        description="A version that should judge in the shadow here and cannot be compiled."
+    )
+    shadow_left_out: int | None = Field(
+        description="Sentences that the shadow did not judge since the process began, for it could not keep "
+        "up or failed; null where none is judged."
+    )
 
 
 class GuardStateView(BaseModel):

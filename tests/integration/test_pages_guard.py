@@ -13,6 +13,7 @@ from shared.auth.roles import Role
 from shared.guard.policy import packaged_policy, version_of
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.policies.replays import ReplayStore
+from shared.registration import Registration
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.policies import DOSE, activate, add_version, knobs
 from tests.support import Api, Person, ask_async
@@ -53,8 +54,6 @@ def tables(app: AppTest) -> str:
     return "\n".join(each.value.to_string() for each in app.dataframe)
 
 
-def press(app: AppTest, key: str) -> AppTest:
-    """Click the button of this key."""
 def classifier(**changes: str) -> dict[str, str]:
     """policy.yaml with these thresholds of the classifier, or of the judge, changed."""
     text = packaged_policy()["policy.yaml"]
@@ -63,6 +62,8 @@ def classifier(**changes: str) -> dict[str, str]:
     return {"policy.yaml": text}
 
 
+def press(app: AppTest, key: str) -> AppTest:
+    """Click the button of this key."""
     return next(each for each in app.button if each.key == key).click().run()
 
 
@@ -119,8 +120,6 @@ def test_a_harmless_sentence_is_allowed(open_app: Open) -> None:
     assert any("**Allowed**: nothing found." in each.value for each in app.success)
 
 
-def test_what_is_tried_is_shown_as_it_was_written(open_app: Open) -> None:
-    app = judge(open_app(), "![x](http://evil.example/x) " + DOSE.strip())
 def test_a_sentence_that_is_only_flagged_is_said_to_be_shown(open_app: Open, client: httpx.Client) -> None:
     activate(client, add_version(client, classifier(with_rule="1.0")))
     app = judge(open_app(), DOSE.strip())
@@ -136,6 +135,8 @@ def test_what_the_model_would_be_asked_about_is_said_not_to_be_asked_here(
     assert "not asked here" in tables(judge(open_app(), "Rest well."))
 
 
+def test_what_is_tried_is_shown_as_it_was_written(open_app: Open) -> None:
+    app = judge(open_app(), "![x](http://evil.example/x) " + DOSE.strip())
     assert "![x](" not in texts(app)
 
 
@@ -186,6 +187,26 @@ def test_a_process_that_cannot_follow_is_named(open_app: Open, api: Api, client:
     now = api.gateway.guards.now
     api.gateway.guards._now = type(now)(guard=now.guard, refused="0123456789ab")
     assert any("cannot compile version 0123456789ab" in each.value for each in open_app().error)
+
+
+def test_a_shadow_that_cannot_be_compiled_is_to_be_ended_and_nothing_rolled_back(
+    open_app: Open, api: Api
+) -> None:
+    now = api.gateway.guards.now
+    api.gateway.guards._now = type(now)(guard=now.guard, shadow_refused="0123456789ab")
+    (error,) = open_app().error
+    assert "cannot compile version 0123456789ab for the shadow" in error.value
+    assert "End the shadow" in error.value
+    assert "Roll back" not in error.value
+
+
+def test_how_many_sentences_the_shadow_left_out_stands_beside_its_process(open_app: Open, api: Api) -> None:
+    gateway = api.gateway
+    worker = Registration(gateway.database, gateway.clock, "infer@host:1")
+    worker.enter(Kind.INFER, "demo", {})
+    worker.report({**gateway.guards.stats(), "shadow_left_out": 3})
+    (table,) = (each.value for each in open_app().dataframe if "judges under" in each.value)
+    assert table.set_index("process")["left out by the shadow"]["infer@host:1"] == 3
 
 
 # -- the stop switch
@@ -261,25 +282,6 @@ def test_a_replays_counts_are_drawn_and_its_texts_kept_from_admins(
     assert len(app.toggle) == 0
 
 
-def test_an_auditor_reads_versions_and_texts_and_changes_nothing(
-    open_app: Open, api: Api, client: httpx.Client
-) -> None:
-    asked = ask_async(api.log_in())
-    job = api.claim()
-    api.release(job, DOSE)
-    api.finish(job)
-    change = {"job": asked["id"], "side": "answer", "seq": 1, "before": ["allow", None]}
-    replay(api, client, COUNTS, [{**change, "after": ["replace", "dosing"]}])
-    app = open_app(api.person(Role.AUDITOR))
-    assert not app.exception
-    assert [each.label for each in app.button if each.key and each.key.endswith("-yes")] == []
-    next(each for each in app.selectbox if each.label == "File").set_value("policy.yaml").run()
-    assert "sentence_time_budget_s" in texts(app)
-    assert DOSE.strip() not in tables(app)
-    app.toggle[0].set_value(True).run()
-    assert DOSE.strip() in tables(app)
-    assert "replace (dosing)" in tables(app)
-    assert len(api.audit("replay.texts_read")) == 1
 def drawn(app: AppTest) -> list[tuple[str, str, int]]:
     """The bars of a replay's plot, in order."""
     (chart,) = app.get("vega_lite_chart")
@@ -315,3 +317,22 @@ def test_more_changes_than_were_kept_are_told(open_app: Open, api: Api, client: 
     assert "Of 6 texts that are judged otherwise, the first 1 were kept." in texts(app)
 
 
+def test_an_auditor_reads_versions_and_texts_and_changes_nothing(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    asked = ask_async(api.log_in())
+    job = api.claim()
+    api.release(job, DOSE)
+    api.finish(job)
+    change = {"job": asked["id"], "side": "answer", "seq": 1, "before": ["allow", None]}
+    replay(api, client, COUNTS, [{**change, "after": ["replace", "dosing"]}])
+    app = open_app(api.person(Role.AUDITOR))
+    assert not app.exception
+    assert [each.label for each in app.button if each.key and each.key.endswith("-yes")] == []
+    next(each for each in app.selectbox if each.label == "File").set_value("policy.yaml").run()
+    assert "sentence_time_budget_s" in texts(app)
+    assert DOSE.strip() not in tables(app)
+    app.toggle[0].set_value(True).run()
+    assert DOSE.strip() in tables(app)
+    assert "replace (dosing)" in tables(app)
+    assert len(api.audit("replay.texts_read")) == 1

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from sqlalchemy import Connection
@@ -250,11 +250,13 @@ def _state(connection: Connection, gateway: Gateway) -> GuardStateView:
     )
 
 
-def _process(stats: dict[str, str | None]) -> dict[str, str | None]:
+def _process(stats: dict[str, Any]) -> dict[str, Any]:
     return {
         "policy_version": stats.get("policy_version"),
         "shadow_version": stats.get("shadow_version"),
         "refused": stats.get("policy_refused"),
+        "shadow_refused": stats.get("shadow_refused"),
+        "shadow_left_out": stats.get("shadow_left_out"),
     }
 
 
