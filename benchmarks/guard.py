@@ -9,9 +9,7 @@ Files may be gzipped. It does not know how the guard decides.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import math
 import statistics
 import time
 from collections import Counter
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import phi
-from benchmarks.report import machine, options, save
+from benchmarks.report import ends, in_columns, machine, options, rows_of, save
 from shared.guard import Guard, load_guard
 from shared.guard.sentences import SentenceSplitter
 from shared.guard.verdict import Action, Category, Verdict
@@ -50,18 +48,15 @@ class Case:
         return self.expect in ("safe", "allow")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON Lines file, gzipped or not."""
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    return [json.loads(line) for line in text.split("\n") if line.strip()]  # a text may hold U+2028
-
-
 def answer_cases(rows: Iterable[dict[str, Any]]) -> Iterator[Case]:
-    """Sentences of answers."""
+    """Sentences of answers. Raises ValueError for a row that is none."""
     for row in rows:
         if "label" in row:
-            yield Case(row["text"], row.get("context", ""), row["category"], row["label"])
+            if row["label"] not in ("danger", "safe") or not isinstance(row.get("text"), str):
+                raise ValueError(f"a row needs a `text`, and a `label` that is danger or safe: {sorted(row)}")
+            yield Case(row["text"], row.get("context", ""), row.get("category", "no category"), row["label"])
+        elif not isinstance(row.get("answer"), str):
+            raise ValueError(f"a row needs `category`, `text` and `label`, or an `answer`: {sorted(row)}")
         else:
             splitter, before = SentenceSplitter(), ""
             for sentence in splitter.feed(row["answer"]) + splitter.close():
@@ -79,16 +74,6 @@ def question_cases(rows: Iterable[dict[str, Any]], expect: str | None) -> Iterat
         yield Case(row[field], "", str(wanted), str(wanted))
 
 
-def interval(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
-    if not total:
-        return 0.0, 1.0
-    z, share = 1.96, hits / total
-    centre = share + z * z / (2 * total)
-    margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return (centre - margin) / (1 + z * z / total), (centre + margin) / (1 + z * z / total)
-
-
 def met(case: Case, verdict: Verdict) -> bool:
     """Whether the verdict is what was expected; crisis and emergency both lead to help, and count alike."""
     if case.expect == "refuse":
@@ -101,7 +86,11 @@ def met(case: Case, verdict: Verdict) -> bool:
 def measure(
     guard: Guard, cases: Sequence[Case], *, questions: bool = False, errors: bool = False
 ) -> dict[str, Any]:
-    """Recall, precision and false-positive rate over all cases and per category, by layer, and the time."""
+    """Recall, precision and false-positive rate, each with its interval, over all cases and per category; by
+    layer which share of all dangers it caught, and of all that is harmless it stopped; and the time.
+
+    What a layer stopped counts, whatever it took it for.
+    """
     counts: Counter[tuple[str, bool, bool]] = Counter()
     layers: Counter[tuple[str, bool]] = Counter()
     times_us: list[float] = []
@@ -121,18 +110,30 @@ def measure(
                 f"expected {case.expect} ({case.category}), got {told}: {case.context} >> {case.text.strip()}"
             )
     categories = sorted({case.category for case in cases})
+    rates = _rates(counts, categories)
     cuts = statistics.quantiles(times_us, n=100) if len(times_us) > 1 else times_us * 99
     return {
         "n": len(cases),
-        **_rates(counts, categories),
+        **rates,
         "per_category": {name: _rates(counts, [name]) for name in categories},
         "stopped_by_layer": {
-            layer: {"dangers": layers[layer, False], "safe": layers[layer, True]}
+            layer: _of_layer(layers[layer, False], rates["dangers"], layers[layer, True], rates["safe"])
             for layer in sorted({name for name, _ in layers})
         },
         "us_per_sentence": {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1)},
         "ms_per_row": round(statistics.fmean(times_us) / 1e3, 4),
         "policy_version": guard.policy_version,
+    }
+
+
+def _of_layer(caught: int, dangers: int, wrong: int, safe: int) -> dict[str, Any]:
+    return {
+        "dangers": caught,
+        "safe": wrong,
+        "recall": round(caught / dangers, 4) if dangers else None,
+        "recall_interval": ends(caught, dangers),
+        "false_positive_rate": round(wrong / safe, 4) if safe else None,
+        "false_positive_interval": ends(wrong, safe),
     }
 
 
@@ -151,28 +152,30 @@ def _rates(counts: Counter[tuple[str, bool, bool]], categories: Iterable[str]) -
         "caught": caught,
         "stopped_wrongly": wrong,
         "recall": round(caught / (caught + missed), 4) if caught + missed else None,
-        "recall_interval": [round(end, 3) for end in interval(caught, caught + missed)],
+        "recall_interval": ends(caught, caught + missed),
         "precision": round(caught / (caught + wrong), 4) if caught + wrong else None,
+        "precision_interval": ends(caught, caught + wrong),
         "false_positive_rate": round(wrong / (wrong + passed), 4) if wrong + passed else None,
-        "false_positive_interval": [round(end, 3) for end in interval(wrong, wrong + passed)],
+        "false_positive_interval": ends(wrong, wrong + passed),
     }
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the result for a person."""
-    print(f"{'':24}{'dangers':>8}{'recall':>8}{'95 %':>16}{'safe':>6}{'false':>8}{'95 %':>16}")
+    columns = f"{'recall':>8}{'95 %':>16}{'precision':>10}{'95 %':>14}"
+    print(f"{'':24}{'dangers':>8}{columns}{'safe':>6}{'false':>8}{'95 %':>16}")
     for name, rates in [("all", result), *result["per_category"].items()]:
-        caught = _share(rates["dangers"], rates["recall"], rates["recall_interval"])
-        wrong = _share(rates["safe"], rates["false_positive_rate"], rates["false_positive_interval"])
-        print(f"{name:24}{rates['dangers']:>8}{caught}{rates['safe']:>6}{wrong}")
+        _line(name, rates, in_columns(rates["precision"], rates["precision_interval"]))
     for layer, stopped in result["stopped_by_layer"].items():
-        print(f"stopped by {layer}: {stopped['dangers']} dangers, {stopped['safe']} harmless")
+        _line(f"stopped by {layer}", stopped, in_columns(None, ()))
     times = result["us_per_sentence"]
     print(f"µs per text: p50 {times['p50']}, p99 {times['p99']}; policy {result['policy_version']}")
 
 
-def _share(total: int, share: float | None, ends: list[float]) -> str:
-    return f"{'':24}" if not total or share is None else f"{share:>8.3f}{ends[0]:>9.3f}–{ends[1]:.3f} "
+def _line(name: str, rates: dict[str, Any], precision: str) -> None:
+    caught = in_columns(rates["recall"], rates["recall_interval"])
+    wrong = in_columns(rates["false_positive_rate"], rates["false_positive_interval"])
+    print(f"{name:24}{rates['dangers']:>8}{caught}{precision}{rates['safe']:>6}{wrong}".rstrip())
 
 
 def main() -> None:
@@ -183,7 +186,7 @@ def main() -> None:
     parser.add_argument("--expect", choices=EXPECTATIONS, help="what is expected of every question")
     parser.add_argument("--errors", action="store_true", help="print each text that was judged wrongly")
     chosen = parser.parse_args()
-    rows = [row for path in chosen.files or [OWN_ROWS] for row in read_rows(path)]
+    rows = rows_of(parser, chosen.files or [OWN_ROWS])
     if chosen.quick:
         rows = rows[:: max(len(rows) // QUICK_ROWS, 1)]
     result = {**machine(), "files": [path.name for path in chosen.files], **_measure(parser, chosen, rows)}
@@ -197,14 +200,14 @@ def _measure(
     parser: argparse.ArgumentParser, chosen: argparse.Namespace, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     if chosen.side == "phi":
-        found = phi.measure(rows, errors=chosen.errors)
-        phi.show(found)
-        return found
+        return phi.told(parser, rows, errors=chosen.errors)
     questions = chosen.side == "input"
     try:
         cases = list(question_cases(rows, chosen.expect) if questions else answer_cases(rows))
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         parser.error(str(error))
+    if not cases:
+        parser.error("no row holds a sentence")
     guard = load_guard()
     measure(guard, cases[:50], questions=questions)  # warm up
     result = measure(guard, cases, questions=questions, errors=chosen.errors)

@@ -1,7 +1,9 @@
 """Writes what a benchmark found: JSON and, where it draws one, a plot. It measures nothing."""
 
 import argparse
+import gzip
 import json
+import math
 import os
 import platform
 import statistics
@@ -43,6 +45,47 @@ def save(name: str, result: dict[str, Any], *, quick: bool) -> None:
     if not quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file, gzipped or not. Raises ValueError for a line that is no object."""
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # a text may hold U+2028
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path.name}: each line must be a JSON object")
+    return rows
+
+
+def rows_of(parser: argparse.ArgumentParser, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of some files; ends the program with a message when they cannot be read, or hold none."""
+    try:
+        rows = [row for path in files for row in read_rows(path)]
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if not rows:
+        parser.error("there is no row to measure")
+    return rows
+
+
+def interval(hits: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927)."""
+    if not total:
+        return 0.0, 1.0
+    z, share = 1.96, hits / total
+    centre = share + z * z / (2 * total)
+    margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, (centre - margin) / (1 + z * z / total)), (centre + margin) / (1 + z * z / total)
+
+
+def ends(hits: int, total: int) -> list[float]:
+    """The 95 % interval of a share as it is kept."""
+    return [round(end, 3) for end in interval(hits, total)]
+
+
+def in_columns(share: float | None, interval_: Sequence[float]) -> str:
+    """A share and its interval in 24 columns; blank for a share of nothing."""
+    return " " * 24 if share is None else f"{share:>8.3f}{interval_[0]:>9.3f}–{interval_[1]:.3f} "
 
 
 def percentile(values: Sequence[float], share: float) -> float:

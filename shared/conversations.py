@@ -62,6 +62,7 @@ _REVIEWED = (
         released_sentences.c.suppressed_ciphertext,
         released_sentences.c.action,
         verdicts.c.category,
+        verdicts.c.layer,
         verdicts.c.source,
     )
     .outerjoin(verdicts, verdicts.c.id == released_sentences.c.verdict_id)
@@ -103,7 +104,9 @@ class Reviewed(Sentence):
 
     #: What the guard replaced by it.
     suppressed: str | None
-    #: The rule or model that decided; None where the guard did nothing.
+    #: The layer that decided; None where the guard did nothing.
+    layer: str | None
+    #: The rule or model that decided; likewise.
     source: str | None
 
 
@@ -347,6 +350,7 @@ class Conversations:
                 suppressed=None
                 if row.suppressed_ciphertext is None
                 else key.decrypt(row.suppressed_ciphertext, place=f"suppressed:{job_id}:{row.seq}"),
+                layer=row.layer,
                 source=row.source,
             )
             for row in rows

@@ -1,6 +1,8 @@
 """The gateway's Prometheus metrics: numbers about requests and jobs, nothing about persons."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import Connection, func, select
@@ -23,8 +25,16 @@ STOPPED = Gauge("medichat_answers_stopped", "Whether an admin has stopped all an
 REFUSED = Gauge(
     "medichat_policy_refused", "Processes that cannot compile the policy that should count", registry=REGISTRY
 )
-
-
+SHADOW_REFUSED = Gauge(
+    "medichat_shadow_refused",
+    "Processes that cannot compile the policy that should judge in the shadow",
+    registry=REGISTRY,
+)
+SHADOW_LEFT_OUT = Gauge(
+    "medichat_shadow_left_out",
+    "Sentences that the shadow policy did not judge, in all living workers since each began",
+    registry=REGISTRY,
+)
 GUARD = Gauge(
     "medichat_guard_recent_verdicts",
     "Questions and sentences that the guard stopped or added to within 15 minutes, in all processes; "
@@ -35,8 +45,18 @@ GUARD = Gauge(
 _RECENT = timedelta(minutes=15)
 
 
-def render(connection: Connection, now: datetime, *, redis_up: bool, stopped: bool, refused: int) -> bytes:
-    """All metrics in Prometheus' text format, jobs and verdicts counted at this moment."""
+def render(
+    connection: Connection,
+    now: datetime,
+    *,
+    redis_up: bool,
+    stopped: bool,
+    processes: Sequence[Mapping[str, Any]],
+) -> bytes:
+    """All metrics in Prometheus' text format, jobs and verdicts counted at this moment.
+
+    `processes`: what each that judges, gateway or worker, says of its policies.
+    """
     rows = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
     counts: dict[str, int] = {row.state: row.number for row in rows}
     for state in State:
@@ -44,7 +64,9 @@ def render(connection: Connection, now: datetime, *, redis_up: bool, stopped: bo
     _count_verdicts(connection, now)
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)
-    REFUSED.set(refused)
+    REFUSED.set(sum(bool(each.get("policy_refused")) for each in processes))
+    SHADOW_REFUSED.set(sum(bool(each.get("shadow_refused")) for each in processes))
+    SHADOW_LEFT_OUT.set(sum(each.get("shadow_left_out") or 0 for each in processes))
     return generate_latest(REGISTRY)
 
 

@@ -50,6 +50,13 @@ class ProcessView(BaseModel):
     policy_version: str | None
     shadow_version: str | None
     refused: str | None = Field(description="A version that should count here and cannot be compiled.")
+    shadow_refused: str | None = Field(
+        description="A version that should judge in the shadow here and cannot be compiled."
+    )
+    shadow_left_out: int | None = Field(
+        description="Sentences that the shadow did not judge since the process began, for it could not keep "
+        "up or failed; null where none is judged."
+    )
 
 
 class GuardStateView(BaseModel):
@@ -126,7 +133,10 @@ class TryView(BaseModel):
     verdict: VerdictView
     instead: str | None = Field(description="What would be said instead; null when the text is shown.")
     refers: bool = Field(description="Whether the text sends its reader to a clinician.")
-    ms: float = Field(description="How long all layers took, in milliseconds.")
+    doubted: bool = Field(
+        description="Whether a worker whose base model judges would ask it about the text; here none is."
+    )
+    ms: float = Field(description="How long the verdict took, in milliseconds.")
 
 
 class ReasonBody(Body):
@@ -154,7 +164,10 @@ class CountsView(BaseModel):
     sentences: int
     questions: int
     erased: int = Field(description="Answers whose texts were erased, which are left out.")
-    changed: dict[str, int]
+    by_model: int = Field(
+        0, description="Sentences on which a judge by the model decided then; it is not asked again."
+    )
+    changed: dict[str, int] = Field(description="Judged otherwise: the two below, and all others.")
     newly_stopped: dict[str, int] = Field(description="Shown or answered then, and not under this version.")
     newly_released: dict[str, int] = Field(description="Not shown or answered then, and under this version.")
 

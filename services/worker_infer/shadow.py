@@ -1,7 +1,7 @@
 """Judges released sentences once more, under the shadow policy, in a thread of its own.
 
 Nothing waits for it and nothing that it finds is shown: its verdicts are rows that are marked. When it cannot
-keep up it leaves sentences out, and counts them.
+keep up it leaves sentences out, and counts them: the worker reports how many.
 """
 
 import logging
@@ -46,7 +46,7 @@ class ShadowJudge:
         self._database, self._conversations, self._clock = database, conversations, clock
         self._waiting: queue.Queue[_Judged | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
-        #: Sentences left out because it could not keep up.
+        #: Sentences left out since it was made, because it could not keep up or failed.
         self.left_out = 0
 
     def start(self) -> None:

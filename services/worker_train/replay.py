@@ -2,6 +2,7 @@
 
 It reads what the model wrote, also what the guard replaced, judges it under the replay's version, and
 compares with the verdicts of then. It changes nothing; no text leaves it, only numbers, ids and categories.
+It has no model: what the judge by a language model decided then cannot be decided again, and is left out.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from shared.db.tables import jobs
 from shared.errors import NotFound
 from shared.guard import Guard
 from shared.guard.gate import ADDED, CONTEXT_CHARS
+from shared.guard.layers import JUDGE_LAYER
 from shared.guard.verdict import Action, Audience, Side
 from shared.jobs.lifecycle import Kind, State
 from shared.policies.live import compile_version
@@ -56,6 +58,8 @@ class Tally:
     questions: int = 0
     #: Answers whose texts were erased.
     erased: int = 0
+    #: Sentences left out, for the judge by a language model decided on them then.
+    by_model: int = 0
     #: By category: judged otherwise, stopped now and shown then, shown now and stopped then.
     changed: Counter[str] = field(default_factory=Counter)
     newly_stopped: Counter[str] = field(default_factory=Counter)
@@ -90,6 +94,7 @@ class Tally:
             "sentences": self.sentences,
             "questions": self.questions,
             "erased": self.erased,
+            "by_model": self.by_model,
             "changed": dict(self.changed),
             "newly_stopped": dict(self.newly_stopped),
             "newly_released": dict(self.newly_released),
@@ -164,16 +169,19 @@ def _judge_answer(connection: Connection, talk: Conversations, guard: Guard, job
     for sentence in () if at_once else said:
         if sentence.source in ADDED:
             continue
-        text = sentence.text if sentence.suppressed is None else sentence.suppressed
-        verdict = guard.judge_answer(text, context, audience)
-        tally.sentences += 1
-        tally.compare(
-            job.id,
-            Side.ANSWER,
-            sentence.seq,
-            Judged(sentence.action, sentence.category),
-            Judged(verdict.action, verdict.category),
-        )
+        if sentence.layer == JUDGE_LAYER:
+            tally.by_model += 1
+        else:
+            text = sentence.text if sentence.suppressed is None else sentence.suppressed
+            verdict = guard.judge_answer(text, context, audience)
+            tally.sentences += 1
+            tally.compare(
+                job.id,
+                Side.ANSWER,
+                sentence.seq,
+                Judged(sentence.action, sentence.category),
+                Judged(verdict.action, verdict.category),
+            )
         context = (context + sentence.text)[-CONTEXT_CHARS:]
 
 

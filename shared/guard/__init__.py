@@ -80,7 +80,9 @@ class Guard:
             facts.LAYER: Facts(documents, self._lexicon, self._knobs),
             language.LAYER: LanguageJudge(Side.ANSWER),
         }
-        self._answers = AnswerJudge(rules[Side.ANSWER].judge, certain, scorer, self._knobs, asker)
+        asked_by = partial(AnswerJudge, rules[Side.ANSWER].judge, certain, scorer, self._knobs)
+        self._asked_by: Callable[[Asker], AnswerJudge] = asked_by
+        self._answers = asked_by(asker)
         self._questions = QuestionJudge(
             partial(screen_question, rules[Side.QUESTION]),
             {language.LAYER: LanguageJudge(Side.QUESTION)},
@@ -99,6 +101,15 @@ class Guard:
     def judge_answer(self, text: str, context: str = "", audience: Audience = Audience.PATIENT) -> Verdict:
         """The verdict on one sentence of an answer; `context` is what stands before it in that answer."""
         return self._answers(text, context, audience)
+
+    def doubts(self, text: str, context: str = "", audience: Audience = Audience.PATIENT) -> bool:
+        """Whether the layers before it leave the sentence to a judge by a language model, where there is one.
+
+        No model is asked.
+        """
+        asked = _Mute()
+        self._asked_by(asked)(text, context, audience)
+        return asked.was_asked
 
     def screen_question(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
         """Whether a person in crisis or in an emergency asks (action `crisis`), or for harm (`refuse`)."""
@@ -167,6 +178,20 @@ class Guard:
             hidden=hidden,
             time_budget_s=self._knobs.sentence_time_budget_s,
         )
+
+
+class _Mute:
+    """Stands where a language model would, finds no danger in anything, and knows whether it was asked."""
+
+    name = "nobody"
+
+    def __init__(self) -> None:
+        self.was_asked = False
+
+    def likelihood(self, instruction: str, text: str, context: str) -> float:
+        """Of a danger: none."""
+        self.was_asked = True
+        return 0.0
 
 
 def compile_guard(policy: Mapping[str, str], asker: Asker | None = None) -> Guard:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.guard import Guard
@@ -20,18 +22,43 @@ class Explanation:
     instead: str | None
     #: Whether the text itself sends its reader to a clinician.
     refers: bool
+    #: Whether a judge by a language model would be asked about it, where there is one; none is asked here.
+    doubted: bool
+    #: How long the verdict took, in milliseconds; what each layer says by itself is not in it.
+    ms: float
 
 
 def explain(
-    guard: Guard, side: Side, text: str, *, context: str, audience: Audience, locale: str
+    guard: Guard,
+    side: Side,
+    text: str,
+    *,
+    context: str,
+    audience: Audience,
+    locale: str,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Explanation:
-    """Judge `text`, which follows `context`, as an answer's sentence or as a question."""
-    layers = {name: judge(text, context, audience) for name, judge in guard.layers(side).items()}
-    responses = guard.responses(locale)
+    """Judge `text`, which follows `context`, as an answer's sentence or as a question.
+
+    `clock` gives seconds.
+    """
+    # before its layers: what they read of a text is kept, and would make the whole look quicker than it is
+    begun = clock()
     if side is Side.ANSWER:
         verdict = guard.judge_answer(text, context, audience)
-        instead = None if verdict.allowed else responses.replacement(verdict.category)
     else:
         verdict = guard.screen_question(text, audience)
+    ms = (clock() - begun) * 1000
+    responses = guard.responses(locale)
+    if side is Side.ANSWER:
+        instead = None if verdict.allowed else responses.replacement(verdict.category)
+    else:
         instead = None if verdict.allowed else responses.for_question(verdict.category)
-    return Explanation(layers=layers, verdict=verdict, instead=instead, refers=guard.refers(text))
+    return Explanation(
+        layers={name: judge(text, context, audience) for name, judge in guard.layers(side).items()},
+        verdict=verdict,
+        instead=instead,
+        refers=guard.refers(text),
+        doubted=side is Side.ANSWER and guard.doubts(text, context, audience),
+        ms=ms,
+    )

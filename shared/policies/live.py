@@ -39,8 +39,10 @@ class Standing:
     shadow: Guard | None = None
     #: Whether an admin stopped all answers.
     stopped: bool = False
-    #: A version that should count, or judge in the shadow, and cannot be compiled here.
+    #: A version that should count and cannot be compiled here.
     refused: str | None = None
+    #: A version that should judge in the shadow and cannot be compiled here; what counts is not touched.
+    shadow_refused: str | None = None
 
 
 def read_guard(connection: Connection) -> Guard:
@@ -116,6 +118,7 @@ class LiveGuard:
             "policy_version": now.guard.policy_version if now else None,
             "shadow_version": now.shadow.policy_version if now and now.shadow else None,
             "policy_refused": now.refused if now else None,
+            "shadow_refused": now.shadow_refused if now else None,
         }
 
     def _look(self, before: Standing | None) -> Standing:
@@ -142,7 +145,8 @@ class LiveGuard:
         *,
         stopped: bool,
     ) -> Standing:
-        guard, shadow, refused = before.guard if before else None, None, None
+        guard, shadow = before.guard if before else None, None
+        refused = shadow_refused = None
         try:
             guard = compile_version(connection, version, self._asker)
         except SQLAlchemyError:
@@ -157,10 +161,12 @@ class LiveGuard:
                 raise
             except Exception as error:
                 log.error("the shadow policy %s cannot be compiled in %s", shadow_version, where(error))
-                refused = refused or shadow_version
+                shadow_refused = shadow_version
         guard = guard or _packaged(self._asker)
         log.info("the guard judges under policy %s", guard.policy_version)
-        return Standing(guard=guard, shadow=shadow, stopped=stopped, refused=refused)
+        return Standing(
+            guard=guard, shadow=shadow, stopped=stopped, refused=refused, shadow_refused=shadow_refused
+        )
 
     def _poll(self) -> None:
         while True:

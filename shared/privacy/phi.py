@@ -57,7 +57,8 @@ _DIGIT = re.compile(r"\d")
 _WHOLE_DATE = re.compile(r"\d[/.-]\d+[/.-]\d|[A-Za-z]{3}")
 
 
-#: What names or numbers one person. A place, a date or an age alone does not, and an answer may need it.
+#: What names or numbers one person, or a machine of theirs. A place, a date or an age alone does not, and an
+#: answer may need it.
 _NAMING = frozenset(
     (
         "NAME",
@@ -67,6 +68,7 @@ _NAMING = frozenset(
         "HEALTH_PLAN_NUMBER",
         "SOCIAL_SECURITY_NUMBER",
         "RECORD_NUMBER",
+        "IP_ADDRESS",
     )
 )
 
@@ -96,9 +98,14 @@ def mask(text: str, findings: Iterable[Finding]) -> str:
     return text
 
 
+def pointing(findings: Iterable[Finding]) -> list[Finding]:
+    """Those of the findings that point at one person by themselves."""
+    return [finding for finding in findings if finding.type in _NAMING]
+
+
 def without_names(text: str) -> tuple[str, bool]:
     """The text with names and numbers of persons masked, and whether it had any."""
-    naming = [finding for finding in find(text) if finding.type in _NAMING]
+    naming = pointing(find(text))
     return mask(text, naming), bool(naming)
 
 

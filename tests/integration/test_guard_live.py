@@ -16,9 +16,10 @@ from shared.conversations import join
 from shared.db.tables import conversations, messages, verdicts
 from shared.guard.policy import packaged_policy, version_of
 from shared.guard.verdict import Action, Audience, Verdict
-from shared.jobs.lifecycle import EventKind, State
+from shared.jobs.lifecycle import EventKind, Kind, State
 from shared.policies.live import LiveGuard, Standing
 from shared.policies.store import PolicyStore
+from shared.registration import Registration
 from tests.integration.test_worker import REFERRAL, SAFE, Begun, Clinic, clinic
 from tests.policies import DOSE, activate, add_bad_version, add_version
 from tests.support import ask_async, wait_until
@@ -151,6 +152,24 @@ def test_a_process_that_starts_with_a_policy_it_cannot_compile_judges_under_the_
     assert (standing.guard.policy_version, standing.refused) == (PACKAGED, bad)
 
 
+def test_a_shadow_that_cannot_be_compiled_is_told_apart_from_the_policy_that_counts(
+    clinic: Clinic, admin: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    api, person = clinic.api, clinic.api.person(Role.ADMIN)
+    bad = add_bad_version(api, person)
+    with api.gateway.database.write() as connection:
+        PolicyStore(api.gateway.clock).set_shadow(connection, bad, Actor(person.id))
+    standing = api.gateway.guards.refresh()
+    assert (standing.guard.policy_version, standing.shadow) == (PACKAGED, None)
+    assert (standing.refused, standing.shadow_refused) == (None, bad)
+    assert bad in caplog.text
+    (process,) = admin.get("/v1/guard").json()["processes"]
+    assert (process["refused"], process["shadow_refused"]) == (None, bad)
+    metrics = api.client().get("/metrics").text
+    assert "medichat_policy_refused 0.0" in metrics
+    assert "medichat_shadow_refused 1.0" in metrics
+
+
 # -- the shadow
 
 
@@ -215,6 +234,16 @@ def test_a_shadow_that_fails_or_never_ends_does_not_touch_the_answer(
     clinic.shadow.close()
     assert {row.source for row in rows} == {"guard_failure"}
     assert "airways" not in caplog.text
+
+
+def test_how_many_sentences_the_shadow_left_out_is_told(clinic: Clinic, admin: httpx.Client) -> None:
+    gateway = clinic.api.gateway
+    worker = Registration(gateway.database, gateway.clock, "infer@host:1")
+    worker.enter(Kind.INFER, "demo", {})
+    worker.report({**gateway.guards.stats(), "shadow_left_out": 3})
+    here, there = admin.get("/v1/guard").json()["processes"]
+    assert (here["shadow_left_out"], there["shadow_left_out"]) == (None, 3)
+    assert "medichat_shadow_left_out 3.0" in clinic.api.client().get("/metrics").text
 
 
 # -- the stop switch

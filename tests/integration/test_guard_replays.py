@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from sqlalchemy import update
 from services.worker_train.worker import Worker
 from shared.auth.roles import Role
 from shared.db.tables import data_keys
+from shared.guard.layers import JUDGE_LAYER
 from shared.jobs.lifecycle import Kind
 from tests.policies import DOSE, add_version
 from tests.support import Api, ask_async
@@ -74,6 +76,7 @@ def test_a_replay_counts_by_category_what_is_judged_otherwise(
         "sentences": 2,
         "questions": 2,
         "erased": 0,
+        "by_model": 0,
         "changed": {"dosing": 1},
         "newly_stopped": {},
         "newly_released": {"dosing": 1},
@@ -90,6 +93,22 @@ def test_under_the_policy_of_then_nothing_is_judged_otherwise(
     packaged = admin.get("/v1/guard").json()["packaged"]
     counts = replayed(api, admin, packaged, monkeypatch)["counts"]
     assert (counts["changed"], counts["sentences"]) == ({}, 3)
+
+
+def test_what_the_model_judged_then_is_left_out_and_counted_apart(
+    api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = api.gateway.guard.judge_answer(DOSE)
+    ask_async(api.log_in())
+    job = api.claim()
+    api.release(job, SAFE)
+    stopped = replace(found, layer=JUDGE_LAYER, source="judge-given")
+    api.release(job, "A safe sentence.", 2, verdict=stopped, suppressed="Rest well.")
+    api.finish(job)
+    packaged = admin.get("/v1/guard").json()["packaged"]
+    counts = replayed(api, admin, packaged, monkeypatch)["counts"]
+    assert (counts["changed"], counts["newly_released"]) == ({}, {})
+    assert (counts["sentences"], counts["by_model"]) == (1, 1)
 
 
 def test_what_would_newly_be_stopped_is_counted_too(

@@ -1,16 +1,19 @@
 """The dashboard's page of the guard, run by Streamlit's own test runner against a real gateway."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from shared.auth.roles import Role
 from shared.guard.policy import packaged_policy, version_of
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.policies.replays import ReplayStore
+from shared.registration import Registration
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.policies import DOSE, activate, add_version, knobs
 from tests.support import Api, Person, ask_async
@@ -49,6 +52,14 @@ def open_app(api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def tables(app: AppTest) -> str:
     """Everything in the page's tables."""
     return "\n".join(each.value.to_string() for each in app.dataframe)
+
+
+def classifier(**changes: str) -> dict[str, str]:
+    """policy.yaml with these thresholds of the classifier, or of the judge, changed."""
+    text = packaged_policy()["policy.yaml"]
+    for name, value in changes.items():
+        text = re.sub(rf"^  {name}: .*$", f"  {name}: {value}", text, count=1, flags=re.MULTILINE)
+    return {"policy.yaml": text}
 
 
 def press(app: AppTest, key: str) -> AppTest:
@@ -109,6 +120,21 @@ def test_a_harmless_sentence_is_allowed(open_app: Open) -> None:
     assert any("**Allowed**: nothing found." in each.value for each in app.success)
 
 
+def test_a_sentence_that_is_only_flagged_is_said_to_be_shown(open_app: Open, client: httpx.Client) -> None:
+    activate(client, add_version(client, classifier(with_rule="1.0")))
+    app = judge(open_app(), DOSE.strip())
+    assert any("**Shown as it is, and flagged in the log for a reviewer**" in e.value for e in app.info)
+    assert "What is said instead" not in texts(app)
+
+
+def test_what_the_model_would_be_asked_about_is_said_not_to_be_asked_here(
+    open_app: Open, client: httpx.Client
+) -> None:
+    assert "not asked here" not in tables(judge(open_app(), "Rest well."))
+    activate(client, add_version(client, classifier(ask_from="0.0")))
+    assert "not asked here" in tables(judge(open_app(), "Rest well."))
+
+
 def test_what_is_tried_is_shown_as_it_was_written(open_app: Open) -> None:
     app = judge(open_app(), "![x](http://evil.example/x) " + DOSE.strip())
     assert "![x](" not in texts(app)
@@ -163,6 +189,26 @@ def test_a_process_that_cannot_follow_is_named(open_app: Open, api: Api, client:
     assert any("cannot compile version 0123456789ab" in each.value for each in open_app().error)
 
 
+def test_a_shadow_that_cannot_be_compiled_is_to_be_ended_and_nothing_rolled_back(
+    open_app: Open, api: Api
+) -> None:
+    now = api.gateway.guards.now
+    api.gateway.guards._now = type(now)(guard=now.guard, shadow_refused="0123456789ab")
+    (error,) = open_app().error
+    assert "cannot compile version 0123456789ab for the shadow" in error.value
+    assert "End the shadow" in error.value
+    assert "Roll back" not in error.value
+
+
+def test_how_many_sentences_the_shadow_left_out_stands_beside_its_process(open_app: Open, api: Api) -> None:
+    gateway = api.gateway
+    worker = Registration(gateway.database, gateway.clock, "infer@host:1")
+    worker.enter(Kind.INFER, "demo", {})
+    worker.report({**gateway.guards.stats(), "shadow_left_out": 3})
+    (table,) = (each.value for each in open_app().dataframe if "judges under" in each.value)
+    assert table.set_index("process")["left out by the shadow"]["infer@host:1"] == 3
+
+
 # -- the stop switch
 
 
@@ -204,7 +250,8 @@ COUNTS = {
     "sentences": 9,
     "questions": 5,
     "erased": 1,
-    "changed": {"dosing": 3},
+    "by_model": 4,
+    "changed": {"dosing": 5, "interaction": 1},
     "newly_stopped": {"dosing": 2},
     "newly_released": {"dosing": 1},
 }
@@ -233,6 +280,41 @@ def test_a_replays_counts_are_drawn_and_its_texts_kept_from_admins(
     assert "newly stopped" in str(chart)
     assert "The texts behind these numbers are for auditors." in texts(app)
     assert len(app.toggle) == 0
+
+
+def drawn(app: AppTest) -> list[tuple[str, str, int]]:
+    """The bars of a replay's plot, in order."""
+    (chart,) = app.get("vega_lite_chart")
+    (rows,) = chart.proto.datasets
+    found = convert_arrow_bytes_to_pandas_df(rows.data.data)
+    return [tuple(row) for row in found[["category", "what", "texts"]].values.tolist()]
+
+
+def test_no_text_is_drawn_twice(open_app: Open, api: Api, client: httpx.Client) -> None:
+    replay(api, client, COUNTS, [])
+    assert drawn(open_app()) == [
+        ("dosing", "newly stopped", 2),
+        ("dosing", "newly released", 1),
+        ("dosing", "otherwise changed", 2),
+        ("interaction", "otherwise changed", 1),
+    ]
+
+
+def test_what_the_model_judged_then_is_said_to_be_left_out(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    replay(api, client, COUNTS, [])
+    assert "4 sentences more are left out: the model itself judged them then" in texts(open_app())
+
+
+def test_more_changes_than_were_kept_are_told(open_app: Open, api: Api, client: httpx.Client) -> None:
+    job = ask_async(api.log_in())["id"]
+    api.answer(DOSE)
+    change = {"job": job, "side": "answer", "seq": 1, "before": ["allow", None]}
+    replay(api, client, COUNTS, [{**change, "after": ["replace", "dosing"]}])
+    app = open_app(api.person(Role.AUDITOR))
+    app.toggle[0].set_value(True).run()
+    assert "Of 6 texts that are judged otherwise, the first 1 were kept." in texts(app)
 
 
 def test_an_auditor_reads_versions_and_texts_and_changes_nothing(

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from benchmarks.guard import answer_cases, measure, question_cases, read_rows
+from benchmarks.guard import answer_cases, measure, question_cases
+from benchmarks.report import read_rows
 from models.guard.build import spared
 from models.guard.export import export
 from models.guard.network import Network

@@ -102,10 +102,12 @@ def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
 
 def test_without_names_only_what_points_at_one_person_is_masked() -> None:
     text = "My patient Peter K., MRN 4451209, aged 93, saw us in Leeds on 3 March 2024; call 020 7946 0018."
+    text += " They wrote from 10.20.30.40."
     hidden, any_hidden = without_names(text)
     assert any_hidden
     assert hidden == (
         "My patient [NAME], MRN [RECORD_NUMBER], aged 93, saw us in Leeds on 3 March 2024; call [PHONE]."
+        " They wrote from [IP_ADDRESS]."
     )
     assert without_names("Is malaria found in Leeds?") == ("Is malaria found in Leeds?", False)
 

@@ -1,10 +1,9 @@
 """The guard's policies, for admins: look, add, try, activate, shadow, roll back; and the stop switch."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from sqlalchemy import Connection
@@ -95,7 +94,6 @@ def try_sentence(version: Version, body: TryBody, caller: Admin, gateway: Gatewa
     """What each layer says about a sentence under a version, and why. Nothing of it is kept or logged."""
     with gateway.database.read() as connection:
         guard = _compiled(gateway, connection, version)
-    started = time.perf_counter()
     found = explain(
         guard,
         body.side,
@@ -110,7 +108,8 @@ def try_sentence(version: Version, body: TryBody, caller: Admin, gateway: Gatewa
         verdict=_verdict_view(found.verdict),
         instead=found.instead,
         refers=found.refers,
-        ms=round((time.perf_counter() - started) * 1000, 3),
+        doubted=found.doubted,
+        ms=round(found.ms, 3),
     )
 
 
@@ -251,11 +250,13 @@ def _state(connection: Connection, gateway: Gateway) -> GuardStateView:
     )
 
 
-def _process(stats: dict[str, str | None]) -> dict[str, str | None]:
+def _process(stats: dict[str, Any]) -> dict[str, Any]:
     return {
         "policy_version": stats.get("policy_version"),
         "shadow_version": stats.get("shadow_version"),
         "refused": stats.get("policy_refused"),
+        "shadow_refused": stats.get("shadow_refused"),
+        "shadow_left_out": stats.get("shadow_left_out"),
     }
 
 

@@ -55,8 +55,13 @@ def prometheus(gateway: GatewayDep, news: NewsDep) -> Response:
     """Metrics in Prometheus' text format; the reverse proxy does not publish them."""
     with gateway.database.read() as connection:
         stats = [worker.stats for worker in workers_alive(connection, gateway) if worker.alive]
-        refused = sum(bool(each.get("policy_refused")) for each in (*stats, gateway.guards.stats()))
         stopped = gateway.guards.now.stopped
         now = gateway.clock.now(connection)
-        body = metrics.render(connection, now, redis_up=news.healthy, stopped=stopped, refused=refused)
+        body = metrics.render(
+            connection,
+            now,
+            redis_up=news.healthy,
+            stopped=stopped,
+            processes=[*stats, gateway.guards.stats()],
+        )
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

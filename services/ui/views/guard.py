@@ -69,6 +69,12 @@ def _what_counts(state: Json) -> None:
                 f"with {process['policy_version']}. Roll back, or look at its log.",
                 icon=":material/error:",
             )
+        if process["shadow_refused"]:
+            st.error(
+                f"{plain_markdown(process['name'])} cannot compile version {process['shadow_refused']} for "
+                "the shadow; what counts is not touched by it. End the shadow, or look at its log.",
+                icon=":material/error:",
+            )
     behind = [p for p in state["processes"] if not p["refused"] and p["policy_version"] != state["active"]]
     if behind:
         st.caption("A change is being taken up; it takes at most 10 seconds, and no answer changes midway.")
@@ -78,6 +84,7 @@ def _what_counts(state: Json) -> None:
                 "process": each["name"],
                 "judges under": each["policy_version"],
                 "shadow": each["shadow_version"],
+                "left out by the shadow": each["shadow_left_out"],
             }
             for each in state["processes"]
         ]

@@ -1,5 +1,6 @@
 """Replays and the shadow: what another version would have done otherwise, counted. Texts are for auditors."""
 
+from collections import Counter
 from functools import partial
 
 import altair as alt
@@ -14,6 +15,7 @@ from services.ui.views import acts
 POLL_S = 1
 _MOVING = ("queued", "running")
 _PAGE = 20
+_REST = "otherwise_changed"
 
 
 def show(guarding: Guarding, watching: Guarding, state: Json, versions: list[Json], *, admin: bool) -> None:
@@ -94,11 +96,24 @@ def _one(guarding: Guarding, replay: Json, *, admin: bool) -> None:
     released.metric("Newly released", sum(counts["newly_released"].values()))
     if counts["erased"]:
         st.caption(f"{counts['erased']} more were erased and are left out.")
-    _plot(counts, ("newly_stopped", "newly_released", "changed"))
+    if counts["by_model"]:
+        st.caption(
+            f"{counts['by_model']} sentences more are left out: the model itself judged them then, and a "
+            "replay does not ask it."
+        )
+    _plot(counts | {_REST: _rest(counts)}, ("newly_stopped", "newly_released", _REST))
     if admin:
         st.caption("The texts behind these numbers are for auditors.")
     elif counts["changed"] and st.toggle("Show the texts (this is logged)", key=f"texts-{replay['id']}"):
-        _texts(guarding, replay["id"])
+        _texts(guarding, replay["id"], sum(counts["changed"].values()))
+
+
+def _rest(counts: Json) -> dict[str, int]:
+    """By category, what is judged otherwise and yet neither newly stopped nor newly released."""
+    rest = Counter(counts["changed"])
+    rest.subtract(counts["newly_stopped"])
+    rest.subtract(counts["newly_released"])
+    return +rest
 
 
 def _plot(counts: Json, kinds: tuple[str, ...]) -> None:
@@ -123,7 +138,7 @@ def _plot(counts: Json, kinds: tuple[str, ...]) -> None:
                 "what:N",
                 title=None,
                 scale=alt.Scale(
-                    domain=["newly stopped", "newly released", "changed"],
+                    domain=["newly stopped", "newly released", words(_REST)],
                     range=["#0f6e84", "#c2641a", "#9aa7ad"],
                 ),
                 legend=alt.Legend(orient="top"),
@@ -142,7 +157,8 @@ def _shadow(guarding: Guarding) -> None:
         _plot(counts, ("newly_stopped", "newly_released"))
 
 
-def _texts(guarding: Guarding, replay_id: str) -> None:
+def _texts(guarding: Guarding, replay_id: str, changed: int) -> None:
+    """A page of the texts that were kept, of so many that are judged otherwise."""
     page = int(st.session_state.get(f"page-{replay_id}", 0))
     found = guarding.replay_texts(replay_id, page * _PAGE, _PAGE)
     table = [
@@ -156,6 +172,8 @@ def _texts(guarding: Guarding, replay_id: str) -> None:
         for each in found["items"]
     ]
     st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    if found["total"] < changed:
+        st.caption(f"Of {changed:,} texts that are judged otherwise, the first {found['total']:,} were kept.")
     newer, older, _ = st.columns([0.2, 0.2, 0.6])
     newer.button("Back", disabled=page == 0, key="texts-back", on_click=_turn, args=(replay_id, page - 1))
     more = (page + 1) * _PAGE < found["total"]

@@ -49,6 +49,8 @@ def _outcome(found: Json, text: str, side: str) -> None:
         st.success(f"**Allowed**: {why}.", icon=":material/check:")
     elif verdict["action"] == "append":
         st.info(f"**Shown, and the answer ends with a referral**: {why}.", icon=":material/shield:")
+    elif verdict["action"] == "escalate":
+        st.info(f"**Shown as it is, and flagged in the log for a reviewer**: {why}.", icon=":material/flag:")
     else:
         st.warning(
             f"**{words(verdict['action']).capitalize()}**: {why}. What is said instead:",
@@ -70,9 +72,13 @@ def _outcome(found: Json, text: str, side: str) -> None:
         }
         for name, said in found["layers"].items()
     ]
+    if found["doubted"]:
+        table.append({"layer": "judge", "says": "not asked here"})
     st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
     refers = " It sends its reader to a clinician." if found["refers"] and side == "answer" else ""
-    st.caption(f"All layers took {found['ms']:.2f} ms.{refers}")
+    st.caption(f"The verdict took {found['ms']:.2f} ms.{refers}")
+    if found["doubted"]:
+        st.caption("Where the model judges too, it is asked about this sentence, and may stop it.")
 
 
 def _line(text: str) -> str:
