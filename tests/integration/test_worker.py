@@ -378,6 +378,16 @@ def test_the_model_reads_no_names_and_the_answer_says_so(clinic: Clinic) -> None
     assert (answer["guard"]["action"], answer["guard"]["category"]) == ("append", "identifiers")
 
 
+def test_an_answer_that_the_guard_ends_says_all_that_is_due(clinic: Clinic) -> None:
+    clinic.engine.script += ["A drooping face can be a stroke. " + HARMFUL + "More."]
+    job = clinic.answered(clinic.ask(PATIENT + " What helps?"))
+    responses = clinic.api.gateway.guard.responses()
+    assert (job.state, job.finish_reason) == (State.SUCCEEDED, "guard")
+    _, replaced, *due = told(clinic, job)
+    assert replaced.action is Action.REPLACE
+    assert [sentence.text.strip() for sentence in due] == [responses.urgent, responses.hidden]
+
+
 def test_nor_does_it_read_the_names_of_earlier_turns(clinic: Clinic) -> None:
     clinic.engine.script += [SAFE, SAFE]
     first = clinic.answered(clinic.ask(PATIENT))
