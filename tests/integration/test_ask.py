@@ -358,6 +358,37 @@ def test_what_was_found_stays_with_the_conversation(api: Api, asked: list[str], 
     assert client.get(f"/v1/conversations/{conversation}").json()["guard_state"] == state
 
 
+CHEST = "I have crushing chest pain and my left arm is numb"
+FOREIGN = "Vous pouvez arrêter votre traitement dès aujourd'hui?"
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "category"),
+    [
+        ("I want to kill myself", CHEST, Category.EMERGENCY),
+        ("I want to kill myself", FOREIGN, Category.LANGUAGE),
+        (CHEST, FOREIGN, Category.LANGUAGE),
+    ],
+)
+def test_what_the_guard_says_later_begins_with_where_help_is_found(
+    api: Api, before: str, asked: str, category: Category
+) -> None:
+    client, responses = api.log_in(), api.gateway.guard.responses(api.settings.locale)
+    talk = client.post("/predict", json={"query": before}).json()["conversation_id"]
+    answer = client.post("/predict", json={"query": asked, "conversation_id": talk}).json()["answer"]
+    state = Category.EMERGENCY if before == CHEST else Category.CRISIS
+    assert answer == f"{responses.still(state)}\n\n{responses.for_question(category)}"
+
+
+@pytest.mark.parametrize("before", ["I want to kill myself", CHEST])
+def test_what_is_said_in_a_crisis_is_not_preceded_by_anything(api: Api, before: str) -> None:
+    client = api.log_in()
+    talk = client.post("/predict", json={"query": before}).json()["conversation_id"]
+    again = {"query": "I want to kill myself", "conversation_id": talk}
+    answer = client.post("/predict", json=again).json()["answer"]
+    assert answer == api.gateway.guard.responses(api.settings.locale).crisis
+
+
 # -- an answer that is stopped
 
 

@@ -30,7 +30,7 @@ from shared.db.tables import jobs, released_sentences, verdicts
 from shared.guard import Guard, packaged_policy
 from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 from shared.guard.layers import Scorer
-from shared.guard.verdict import Action
+from shared.guard.verdict import Action, Category
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
@@ -294,6 +294,20 @@ def test_what_the_guard_answers_is_no_answer_of_the_adapter(clinic: Clinic) -> N
     assert (job.state, job.finish_reason, job.adapter_sha256) == (State.SUCCEEDED, "guard", None)
     with clinic.api.gateway.database.read() as connection:
         assert connection.execute(answers_of(sha256)).all() == []
+
+
+@pytest.mark.parametrize("label", ["refuse", "emergency"])
+def test_what_the_worker_says_for_the_guard_after_a_crisis_begins_with_where_help_is_found(
+    clinic: Clinic, label: str
+) -> None:
+    screen_with(clinic, Keyword("unseen", label))
+    crisis = clinic.client.post("/predict", json={"query": "I want to kill myself"}).json()
+    query = "How can a clinic bill unseen patients?"
+    job = clinic.answered(clinic.ask(query, conversation_id=crisis["conversation_id"]))
+    (answer,) = told(clinic, job)
+    responses = clinic.api.gateway.guard.responses()
+    said = responses.refusal if label == "refuse" else responses.emergency
+    assert answer.text == f"{responses.still(Category.CRISIS)}\n\n{said}"
 
 
 def test_an_emergency_that_only_the_classifier_knows_stays_with_the_conversation(clinic: Clinic) -> None:
