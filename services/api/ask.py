@@ -309,9 +309,12 @@ def check_question(
 
 
 def check_not_stopped(gateway: Gateway, verdict: Verdict) -> None:
-    """Raises AnswersStopped while an admin has all answers stopped, except for a person in need."""
+    """Raises AnswersStopped while an admin has all answers stopped, except for a person in need.
+
+    It says where help is found: who is in need may have said so in words that no rule knows.
+    """
     if gateway.guards.now.stopped and verdict.action is not Action.CRISIS:
-        raise AnswersStopped
+        raise AnswersStopped(f"{AnswersStopped.__doc__} {gateway.help_line}")
 
 
 def submit(

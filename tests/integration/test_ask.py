@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -68,8 +69,22 @@ def test_a_failed_answer_says_so_and_what_to_do(api: Api, code: str, status: int
         wait_until(lambda: api.count(jobs))
         api.finish(api.claim(), EventKind.FAILED, error=code, error_detail="Do this.")
         response = pending.result(timeout=20)
-    assert (response.status_code, response.json()["detail"]) == (status, "Do this.")
+    help_line = api.gateway.guard.responses(api.settings.locale).unanswered
+    assert (response.status_code, response.json()["detail"]) == (status, f"Do this. {help_line}")
     assert response.json()["type"] == f"urn:medichat:problem:{code}"
+
+
+def test_an_answer_that_comes_too_late_says_where_help_is_found_with_every_worker_down(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(locale="gb", reconcile_s=600)
+    client = api.log_in()
+    job_id = ask_async(client)["id"]
+    api.set(jobs, jobs.c.id == job_id, deadline_at=datetime(2020, 1, 1, tzinfo=UTC))
+    with api.gateway.database.write() as connection:
+        api.gateway.jobs.expire(connection)
+    error = client.get(f"/v1/jobs/{job_id}").json()["error"]
+    assert error["code"] == "deadline"
+    assert "999" in error["detail"]
+    assert "Samaritans" in error["detail"]
 
 
 def test_the_question_is_kept_encrypted(api: Api) -> None:
