@@ -8,7 +8,7 @@ from sqlalchemy import Connection, update
 from shared.audit import record
 from shared.conversations import Conversations, StoredVerdict
 from shared.db.tables import conversations as talks
-from shared.guard import Guard
+from shared.guard import Guard, Responses
 from shared.guard.verdict import Action, Category, Verdict
 from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
@@ -87,18 +87,19 @@ def respond(
     """Answer in the guard's own words: help for a person in need, a refusal of a harmful request.
 
     In the transaction that ends the job, before `record_end`. A crisis or an emergency is kept with the
-    conversation.
+    conversation, and what it is told later begins with where help is found.
     """
     assert job.conversation_id is not None
+    key, state = conversations.key_and_state(connection, job.conversation_id)
     stored = StoredVerdict(verdict=verdict, policy_version=guard.policy_version, text=question)
     verdict_id = conversations.store_verdict(connection, job_id=job.id, stored=stored, now=now)
     conversations.release(
         connection,
-        conversations.key(connection, job.conversation_id),
+        key,
         job_id=job.id,
         seq=1,
         epoch=job.epoch,
-        text=guard.responses(locale).for_question(verdict.category),
+        text=_said(guard.responses(locale), verdict.category, state),
         suppressed=None,
         verdict_id=verdict_id,
         action=verdict.action,
@@ -124,6 +125,14 @@ def respond(
             "policy_version": guard.policy_version,
         },
     )
+
+
+def _said(responses: Responses, category: Category | None, state: Category | None) -> str:
+    """The answer to a question of this category in a conversation of this state."""
+    said = responses.for_question(category)
+    if state is None or category in (state, Category.CRISIS):  # then it says as much itself
+        return said
+    return f"{responses.still(state)}\n\n{said}"
 
 
 def _record_work(connection: Connection, job: Job, *, actor: record.Actor, now: datetime) -> None:

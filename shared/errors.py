@@ -159,10 +159,7 @@ class AnswersStopped(Unavailable):
 
     code = "answers-stopped"
     #: What is said of a question that was stored before.
-    unfinished = (
-        "An admin stopped all answers before this one was finished. Ask again later; in an emergency call "
-        "your emergency number now."
-    )
+    unfinished = "An admin stopped all answers before this one was finished. Ask again later."
 
 
 class StorageFull(Unavailable):

@@ -76,8 +76,8 @@ class Stored:
 
     @property
     def settled(self) -> bool:
-        """Whether the guard answers at once."""
-        return self.verdict.answered_at_once
+        """Whether the guard answers at once; whatever else it has to say waits for all of its layers."""
+        return self.verdict.names_help
 
 
 def accept(gateway: Gateway, group: list[Asked]) -> list[Job | Exception]:
@@ -309,9 +309,12 @@ def check_question(
 
 
 def check_not_stopped(gateway: Gateway, verdict: Verdict) -> None:
-    """Raises AnswersStopped while an admin has all answers stopped, except for a person in need."""
+    """Raises AnswersStopped while an admin has all answers stopped, except for a person in need.
+
+    It says where help is found: who is in need may have said so in words that no rule knows.
+    """
     if gateway.guards.now.stopped and verdict.action is not Action.CRISIS:
-        raise AnswersStopped
+        raise AnswersStopped(f"{AnswersStopped.__doc__} {gateway.help_line}")
 
 
 def submit(
@@ -332,7 +335,10 @@ def submit(
     adapter: str | None = None,
     seed: int | None = None,
 ) -> Job:
-    """The job of a screened question and its event; settled already when the guard answers at once."""
+    """The job of a screened question and its event; settled already when the guard answers at once.
+
+    What the first layers refuse is no exception: the worker asks all of them before its engine begins.
+    """
     settings = gateway.settings
     new = NewJob(
         id=new_id(),
@@ -349,9 +355,9 @@ def submit(
         seed=secrets.randbits(31) if seed is None else seed,
         sampling=sampling,
         policy_version=guard.policy_version,
-        adapter_sha256=None if verdict.answered_at_once else adapter,
+        adapter_sha256=None if verdict.names_help else adapter,
     )
-    if verdict.answered_at_once:
+    if verdict.names_help:
         job = gateway.jobs.submit_settled(into, new, now, finish_reason="guard")
     else:
         job = gateway.jobs.submit(into, new, now)
@@ -378,7 +384,7 @@ def submit(
 def answer_at_once(
     gateway: Gateway, connection: Connection, stored: Stored, text: str, now: datetime
 ) -> None:
-    """Give a person in need the resources, or refuse a harmful request: no queue and no model in between."""
+    """Say where help is found: no queue and no model in between."""
     respond(
         connection,
         gateway.conversations,

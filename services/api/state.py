@@ -36,6 +36,11 @@ class Gateway:
         """The guard that counts now; take it once for what belongs together."""
         return self.guards.now.guard
 
+    @property
+    def help_line(self) -> str:
+        """Where help is found, for somebody whose question is not answered: no layer may have read it all."""
+        return self.guard.responses(self.settings.locale).unanswered
+
     def close(self) -> None:
         """Give back connections and stop the threads."""
         self.guards.close()

@@ -10,7 +10,7 @@ from services.api.state import Gateway
 from shared.conversations import Message, Sentence, join
 from shared.db.tables import conversations, feedback, jobs, messages, verdicts
 from shared.guard.verdict import Action, Severity, Side
-from shared.jobs.lifecycle import Lane, State
+from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import Job
 from shared.prompts import DISCLAIMER
 from shared.training.states import BASE
@@ -24,16 +24,23 @@ _VERDICTS_OF = (
 )
 
 
-def placed_job_view(connection: Connection, job: Job) -> schemas.JobView:
+def placed_job_view(connection: Connection, gateway: Gateway, job: Job) -> schemas.JobView:
     """A job, with its place in the queue."""
-    return job_view(job, position=_position(connection, job) if job.state is State.QUEUED else None)
+    return job_view(gateway, job, position=_position(connection, job) if job.state is State.QUEUED else None)
 
 
-def job_view(job: Job, *, position: int | None = None) -> schemas.JobView:
+def error_view(gateway: Gateway, job: Job) -> schemas.ErrorView | None:
+    """Why a job failed; of an answer with where help is found, for the question may wait for its check."""
+    if job.error is None:
+        return None
+    detail = job.error_detail or ""
+    if job.kind is Kind.INFER:
+        detail = f"{detail} {gateway.help_line}".lstrip()
+    return schemas.ErrorView(code=job.error, detail=detail)
+
+
+def job_view(gateway: Gateway, job: Job, *, position: int | None = None) -> schemas.JobView:
     """A job; its place in the queue is not looked up."""
-    error = None
-    if job.error is not None:
-        error = schemas.ErrorView(code=job.error, detail=job.error_detail or "")
     links = {
         "self": f"/v1/jobs/{job.id}",
         "events": f"/v1/jobs/{job.id}/events",
@@ -55,7 +62,7 @@ def job_view(job: Job, *, position: int | None = None) -> schemas.JobView:
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested_at is not None,
-        error=error,
+        error=error_view(gateway, job),
         model_id=job.model_id,
         adapter_sha256=_adapter(job),
         prompt_tokens=job.prompt_tokens,
@@ -148,7 +155,7 @@ def conversation_view(
         updated_at=row.updated_at,
         guard_state=row.guard_state,
         messages=_message_views(connection, said, user_id),
-        job=placed_job_view(connection, job) if job is not None else None,
+        job=placed_job_view(connection, gateway, job) if job is not None else None,
         released=[sentence_view(sentence) for sentence in released],
     )
 

@@ -112,11 +112,17 @@ class Guard:
         return asked.was_asked
 
     def screen_question(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
-        """Whether a person in crisis or in an emergency asks (action `crisis`), or for harm (`refuse`)."""
+        """Whether a person in crisis or in an emergency asks (action `crisis`), or for harm (`refuse`).
+
+        Who is in need is found in what the first layers refuse too.
+        """
         return self._questions(text, "", audience)
 
     def screen_at_once(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
-        """What the layers without a network say of a question: quick enough for one who waits."""
+        """What the layers without a network say of a question: quick enough for one who waits.
+
+        What they refuse may still be a crisis by `screen_question`.
+        """
         return self._questions.at_once(text, "", audience)
 
     @property

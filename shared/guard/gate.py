@@ -50,7 +50,8 @@ class Gate:
 
     No character of a sentence is released before its verdict, and the releases are the same for every way
     of cutting the answer into chunks. The first sentence that may not be shown is replaced by a safe one
-    and stops the gate. A judge that raises or takes too long counts as such a sentence.
+    and stops the gate. A judge that raises or takes too long counts as such a sentence. However an answer
+    ends, what it lacks as a whole follows its last sentence: a referral, whom to call, what was hidden.
 
     Args:
         judge: the rail that decides.
@@ -106,17 +107,13 @@ class Gate:
         return [] if self._stopped else self._release(self._splitter.feed(chunk))
 
     def close(self) -> list[Release]:
-        """Say that the model is done and return what is left, with a referral when the answer has none."""
+        """Say that the model is done and return what is left, with what the answer lacks as a whole."""
         if self._stopped:
             return []
         releases = self._release(self._splitter.close())
-        if not self._stopped and self._needs_referral():
-            releases.append(self._added(self._responses.referral, REFERRAL_ADDED))
-        if not self._stopped and self._needs_urgent_line():
-            releases.append(self._added(self._responses.urgent, URGENT_ADDED))
-        if not self._stopped and self._hidden:
-            releases.append(self._added(self._responses.hidden, IDENTIFIERS_HIDDEN))
-        self._stopped = True
+        if not self._stopped:
+            self._stopped = True
+            releases += self._additions()
         return releases
 
     def _release(self, sentences: list[str]) -> list[Release]:
@@ -127,14 +124,31 @@ class Gate:
             verdict = self._checked(sentence)
             if not verdict.allowed:
                 self._stopped = True
-                releases.append(self._replaced(sentence, verdict))
+                replaced = self._replaced(sentence, verdict)
+                self._note(replaced.text)
+                releases += [replaced, *self._additions()]
                 break
             releases.append(Release(sentence, verdict))
             self._referral_due = self._referral_due or verdict.action is Action.APPEND
-            self._referred = self._referred or self._reader.refers(sentence)
-            self._urged = self._urged or self._reader.urges(sentence)
-            self._warned = self._warned or self._reader.warns_of_emergency(sentence)
-            self._context = (self._context + sentence)[-CONTEXT_CHARS:]
+            self._note(sentence)
+        return releases
+
+    def _note(self, shown: str) -> None:
+        """Remember what the answer says so far."""
+        self._referred = self._referred or self._reader.refers(shown)
+        self._urged = self._urged or self._reader.urges(shown)
+        self._warned = self._warned or self._reader.warns_of_emergency(shown)
+        self._context = (self._context + shown)[-CONTEXT_CHARS:]
+
+    def _additions(self) -> list[Release]:
+        """What the answer lacks as a whole, after its last sentence."""
+        releases: list[Release] = []
+        if self._needs_referral():
+            releases.append(self._added(self._responses.referral, REFERRAL_ADDED))
+        if self._needs_urgent_line():
+            releases.append(self._added(self._responses.urgent, URGENT_ADDED))
+        if self._hidden:
+            releases.append(self._added(self._responses.hidden, IDENTIFIERS_HIDDEN))
         return releases
 
     def _checked(self, sentence: str) -> Verdict:

@@ -12,6 +12,8 @@ from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Si
 #: The layers of the classifier and of the language model in a verdict.
 LAYER, JUDGE_LAYER = "classifier", "judge"
 _GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, Category.EMERGENCY)
+#: Who needs help first.
+_NEEDS: Mapping[Category | None, int] = {Category.CRISIS: 2, Category.EMERGENCY: 1}
 #: Longer questions are scored in overlapping parts of this many characters.
 _PART_CHARS, _OVERLAP = 700, 100
 #: So many parts at once: more would take much memory and gain nothing.
@@ -141,7 +143,10 @@ class AnswerJudge:
 
 
 class QuestionJudge:
-    """Judges a whole question, by rules, by what else needs no network, then by the classifier."""
+    """Judges a whole question, by rules, by what else needs no network, then by the classifier.
+
+    A person in crisis counts for more than one in an emergency, and both for more than what is refused.
+    """
 
     def __init__(
         self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
@@ -152,7 +157,14 @@ class QuestionJudge:
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`; `context` is not read."""
         found = self.at_once(text, context, audience)
-        return self._scored(text, audience) if found.allowed else found
+        if found.action is Action.CRISIS:
+            return found
+        if found.allowed:
+            return self._scored(text, audience, self._thresholds)
+        # what is refused in any case may tell of somebody in need too, in words that no rule knows
+        need = {label: self._thresholds[label] for label in ("emergency", "crisis")}
+        scored = self._scored(text, audience, need)
+        return found if scored.allowed else scored
 
     def at_once(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict of the layers that need no network."""
@@ -168,27 +180,33 @@ class QuestionJudge:
         return {"rules": self._rules, **self._certain, **network}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
-        return self._scored(text, audience)
+        return self._scored(text, audience, self._thresholds)
 
-    def _scored(self, text: str, audience: Audience) -> Verdict:
-        """The classifier's verdict on a question: that of its worst part."""
-        worst = Verdict.ALLOWED_QUESTION
-        if self._scorer is None or min(self._thresholds.values()) >= 1:  # nothing could come of it
-            return worst
+    def _scored(self, text: str, audience: Audience, thresholds: Mapping[str, float]) -> Verdict:
+        """The classifier's verdict on a question: that of its gravest part, of equals the likeliest."""
+        if self._scorer is None or min(thresholds.values()) >= 1:  # nothing could come of it
+            return Verdict.ALLOWED_QUESTION
         parts = [part for part in _parts(text) if part]
-        for first in range(0, len(parts), _PARTS_TOGETHER):
-            for scores in self._scorer.score_questions(parts[first : first + _PARTS_TOGETHER]):
-                found = self._worst(scores, audience)
-                if found is not None and found.score > worst.score:
-                    worst = found
-        return worst
+        found = [
+            verdict
+            for first in range(0, len(parts), _PARTS_TOGETHER)
+            for scores in self._scorer.score_questions(parts[first : first + _PARTS_TOGETHER])
+            if (verdict := self._likeliest(scores, audience, thresholds)) is not None
+        ]
+        return max(
+            found,
+            key=lambda verdict: (_NEEDS.get(verdict.category, 0), verdict.score),
+            default=Verdict.ALLOWED_QUESTION,
+        )
 
-    def _worst(self, scores: Mapping[str, float], audience: Audience) -> Verdict | None:
-        """The likeliest danger over its threshold."""
+    def _likeliest(
+        self, scores: Mapping[str, float], audience: Audience, thresholds: Mapping[str, float]
+    ) -> Verdict | None:
+        """What one part most likely is, of that which is over its threshold."""
         assert self._scorer is not None
         over = {
             label: scores[label]
-            for label, threshold in self._thresholds.items()
+            for label, threshold in thresholds.items()
             # a clinician writes about a patient, who is in care
             if scores[label] >= threshold and not (label == "emergency" and audience is Audience.CLINICIAN)
         }

@@ -101,6 +101,7 @@ class ResponsesFile(_Strict):
     unknown_language: Text | None = None
     injection: Text | None = None
     hidden: Text | None = None
+    unanswered: Text | None = None
     replacements: dict[Category, Text]
     refusal: Text
     urgent: Text

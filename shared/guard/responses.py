@@ -9,6 +9,7 @@ from shared.guard.verdict import Category
 
 #: What a policy of an earlier release lacks.
 HIDDEN = "(Personal details in your question were not shown to the model.)"
+UNANSWERED = "In an emergency call {emergency}; if you think of harming yourself, reach {crisis}."
 
 
 class Responses:
@@ -44,6 +45,7 @@ class Responses:
             for name in ("not_screened", "unknown_language", "injection")
         )
         self.hidden = self._filled(texts.get("hidden") or HIDDEN)
+        self.unanswered = self._filled(texts.get("unanswered") or UNANSWERED)
         self._replacements = {
             Category(name): self._filled(text) for name, text in texts["replacements"].items()
         }

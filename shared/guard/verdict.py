@@ -110,6 +110,13 @@ class Verdict:
         """Whether the guard answers the question itself, so that no model sees it."""
         return self.action in (Action.CRISIS, Action.REFUSE)
 
+    @property
+    def names_help(self) -> bool:
+        """Whether that answer says where help is found: it waits for no layer that might find more."""
+        return self.action is Action.CRISIS or (
+            self.action is Action.REFUSE and self.category is Category.LANGUAGE
+        )
+
 
 Verdict.ALLOWED = Verdict(side=Side.ANSWER, action=Action.ALLOW)
 Verdict.ALLOWED_QUESTION = Verdict(side=Side.QUESTION, action=Action.ALLOW)

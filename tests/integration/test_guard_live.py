@@ -280,6 +280,35 @@ def test_a_person_in_need_is_helped_while_answers_are_stopped(clinic: Clinic, ad
         assert answer.json()["guard"]["category"] == category
 
 
+#: What no rule knows, and the classifier is sure of.
+UNKNOWN_CRISIS = "I bought the rope today, everybody will finally be free of me."
+
+
+def test_while_answers_are_stopped_whoever_is_refused_is_told_where_help_is(
+    clinic: Clinic, admin: httpx.Client
+) -> None:
+    guard, help_line = clinic.api.gateway.guard, clinic.api.gateway.help_line
+    assert guard.screen_at_once(UNKNOWN_CRISIS).allowed
+    stop(admin)
+    refused = clinic.client.post("/predict", json={"query": UNKNOWN_CRISIS})
+    assert refused.json()["type"] == "urn:medichat:problem:answers-stopped"
+    assert refused.json()["detail"].endswith(help_line)
+    assert "crisis line" in help_line
+    assert "local emergency number" in help_line
+
+
+def test_a_question_that_waited_when_answers_were_stopped_is_told_where_help_is(
+    clinic: Clinic, admin: httpx.Client
+) -> None:
+    job_id = clinic.ask(UNKNOWN_CRISIS)
+    stop(admin)
+    job = clinic.client.get(f"/v1/jobs/{job_id}").json()
+    assert job["error"]["code"] == "answers-stopped"
+    assert job["error"]["detail"].endswith(f" {clinic.api.gateway.help_line}")
+    talk = clinic.client.get(f"/v1/conversations/{job['conversation_id']}").json()
+    assert talk["job"]["error"] == job["error"]
+
+
 def test_regenerating_is_refused_too(clinic: Clinic, admin: httpx.Client) -> None:
     clinic.engine.script += [SAFE + REFERRAL]
     job = clinic.answered(clinic.ask())

@@ -99,7 +99,8 @@ def test_a_failed_job_ends_the_stream_with_the_reason(api: Api) -> None:
     api.finish(api.claim(), EventKind.FAILED, error="worker-lost", error_detail="Ask again.")
     (end,) = follow(client, job["id"])
     assert end[0] == "end"
-    assert json.loads(end[2])["error"] == {"code": "worker-lost", "detail": "Ask again."}
+    help_line = api.gateway.guard.responses(api.settings.locale).unanswered
+    assert json.loads(end[2])["error"] == {"code": "worker-lost", "detail": f"Ask again. {help_line}"}
 
 
 def test_a_cancelled_answer_keeps_what_was_released(api: Api) -> None:

@@ -329,3 +329,42 @@ def test_an_answer_says_last_that_names_were_kept_from_the_model() -> None:
     releases = hidden.feed("Rest well.") + hidden.close()
     assert [release.text for release in releases] == ["Rest well.", " " + GUARD.responses().hidden]
     assert releases[-1].verdict == IDENTIFIERS_HIDDEN
+
+
+def test_an_answer_that_the_guard_ends_still_says_whom_to_call() -> None:
+    opened = GUARD.gate(question="What does crushing chest pain mean?")
+    said = "Crushing chest pain can mean a heart attack. Stop your aspirin. It will pass."
+    shown, replaced, urgent = run(opened, [said])
+    assert (shown.verdict.action, replaced.suppressed) == (Action.ALLOW, " Stop your aspirin.")
+    assert (urgent.text, urgent.verdict) == (" " + GUARD.responses().urgent, URGENT_ADDED)
+
+
+def test_a_replacement_that_says_whom_to_call_is_not_followed_by_it_again() -> None:
+    releases = run(GUARD.gate(), ["You have crushing chest pain, so just sleep it off. It will pass."])
+    assert [release.verdict.category for release in releases] == [Category.EMERGENCY_MINIMISED]
+
+
+def test_an_answer_that_the_guard_ends_still_says_that_names_were_hidden() -> None:
+    opened = GUARD.gate(Audience.CLINICIAN, hidden=True)
+    releases = run(opened, ["Rest well. You have lupus, that is certain. More."])
+    assert [release.verdict.action for release in releases[:2]] == [Action.ALLOW, Action.REPLACE]
+    assert [release.verdict for release in releases[2:]] == [IDENTIFIERS_HIDDEN]
+
+
+def test_an_answer_that_ends_with_a_replacement_without_a_referral_gets_one() -> None:
+    policy = dict(packaged_policy())
+    policy["responses.yaml"] = policy["responses.yaml"].replace(
+        "  dosing: I cannot work out a dose for you;", "  dosing: This is left out. #"
+    )
+    releases = run(Guard(policy).gate(), ["Rest well. Take as much ibuprofen as you like. More."])
+    assert releases[1].text == " This is left out."
+    assert [release.verdict for release in releases[2:]] == [REFERRAL_ADDED]
+
+
+@given(text=texts, size=st.integers(min_value=1, max_value=50))
+def test_what_an_answer_lacks_does_not_depend_on_the_chunks(text: str, size: int) -> None:
+    def opened() -> Gate:
+        return gate(Recorder(), question="My chest pain came back", state=Category.CRISIS)
+
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    assert run(opened(), chunks) == run(opened(), [text])

@@ -269,6 +269,7 @@ def test_every_safe_text_passes_the_rules() -> None:
             responses.refusal,
             responses.referral,
             responses.urgent,
+            responses.unanswered,
         ]
         texts += [responses.still(Category.CRISIS), responses.still(Category.EMERGENCY), responses.disclaimer]
         for text in texts:

@@ -146,7 +146,7 @@ def verify_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep) -> 
             details={"job": job.id},
         )
     gateway.bell.work(job.kind, job.id)
-    return job_view(job)
+    return job_view(gateway, job)
 
 
 @router.post("/adapters/{sha256}/approve", responses=document(401, 403, 404, 409, 422, 429))

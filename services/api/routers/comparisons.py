@@ -18,7 +18,6 @@ from services.api.ask import (
 )
 from services.api.deps import Admin, GatewayDep
 from services.api.errors import document
-from services.api.schemas import ErrorView
 from services.api.schemas_adapters import (
     CompareBody,
     ComparisonItem,
@@ -29,6 +28,7 @@ from services.api.schemas_adapters import (
     VoteBody,
 )
 from services.api.state import Gateway
+from services.api.views import error_view
 from shared.auth.sessions import Principal
 from shared.conversations import join
 from shared.db.tables import conversations
@@ -176,13 +176,11 @@ def _view(connection: Connection, gateway: Gateway, comparison: Comparison) -> C
 
 
 def _side(connection: Connection, gateway: Gateway, job: Job) -> SideView:
-    answer, error = None, None
+    answer = None
     if job.state is State.SUCCEEDED:
         assert job.conversation_id is not None
         answer = join(gateway.conversations.read_sentences(connection, job.conversation_id, job.id))
-    if job.error is not None:
-        error = ErrorView(code=job.error, detail=job.error_detail or "")
-    return SideView(state=job.state, answer=answer, error=error)
+    return SideView(state=job.state, answer=answer, error=error_view(gateway, job))
 
 
 def _identities(comparison: Comparison) -> dict[str, Any]:

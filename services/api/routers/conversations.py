@@ -205,4 +205,4 @@ def regenerate_answer(conversation: Owned, caller: Asker, gateway: GatewayDep) -
     """Answer the last question again; the former answer goes once the new one is there."""
     job = regenerate(gateway, caller, conversation)
     with gateway.database.read() as connection:
-        return placed_job_view(connection, job)
+        return placed_job_view(connection, gateway, job)

@@ -164,7 +164,8 @@ def roll_back(caller: Admin, gateway: GatewayDep) -> GuardStateView:
 def stop_answers(body: ReasonBody, caller: Admin, gateway: GatewayDep) -> StoppedView:
     """Stop all answers: those being written end within 10 seconds, those that wait fail at once.
 
-    New questions are refused with `answers-stopped`; a person in crisis or in an emergency is still helped.
+    New questions are refused with `answers-stopped`, which says where help is found; a person in crisis or in
+    an emergency whom a rule knows is still helped.
     """
     with _one_at_a_time(), gateway.database.write() as connection:
         PolicyStore(gateway.clock).stop(connection, body.reason, caller.actor)

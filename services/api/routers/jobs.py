@@ -72,7 +72,9 @@ def list_jobs(
     wanted = wanted.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
     with gateway.database.read() as connection:
         rows = connection.execute(wanted).all()
-        items = [placed_job_view(connection, gateway.jobs.get(connection, row.id)) for row in rows[:limit]]
+        items = [
+            placed_job_view(connection, gateway, gateway.jobs.get(connection, row.id)) for row in rows[:limit]
+        ]
     more = encode_cursor(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
     return Page[JobView](items=items, next_cursor=more)
 
@@ -81,7 +83,7 @@ def list_jobs(
 def get_job(job: OwnedJob, gateway: GatewayDep) -> JobView:
     """One job's state."""
     with gateway.database.read() as connection:
-        return placed_job_view(connection, job)
+        return placed_job_view(connection, gateway, job)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=document(401, 403, 404, 429))
@@ -89,7 +91,7 @@ def cancel_job(job: OwnedJob, caller: Asker, gateway: GatewayDep) -> JobView:
     """Stop a job. A queued one ends at once, a running one within moments; an ended one stays as it is."""
     after = cancel(gateway, caller, job.id)
     with gateway.database.read() as connection:
-        return placed_job_view(connection, after)
+        return placed_job_view(connection, gateway, after)
 
 
 @router.get(
@@ -123,7 +125,7 @@ async def job_events(
 
 
 def _end_view(connection: Connection, gateway: Gateway, job: Job) -> EndView:
-    view = EndView(**placed_job_view(connection, job).model_dump())
+    view = EndView(**placed_job_view(connection, gateway, job).model_dump())
     if job.state is State.SUCCEEDED:
         view.answer = answer_view(connection, gateway, job)
     return view

@@ -13,11 +13,11 @@ from services.api.ask import Asked, Question
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import document, problem
 from services.api.in_need import help_first
-from services.api.schemas import AnswerView, AskBody, JobView, PredictBody
+from services.api.schemas import AnswerView, AskBody, ErrorView, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
 from services.api.together import Together
-from services.api.views import answer_view, job_view
+from services.api.views import answer_view, error_view, job_view
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
 
@@ -143,11 +143,11 @@ async def respond(
     if answer is not None:
         return answer
     if job.state is State.FAILED:
-        code = job.error or "internal"
-        return problem(_FAILED.get(code, 500), code, job.error_detail or "The answer failed.")
+        failed = error_view(gateway, job) or ErrorView(code="internal", detail="The answer failed.")
+        return problem(_FAILED.get(failed.code, 500), failed.code, failed.detail)
     if job.state is State.CANCELLED:
         return problem(409, "cancelled", "The answer was cancelled before it was finished.")
-    return _accepted(job, respond_async=prefer.respond_async)
+    return _accepted(gateway, job, respond_async=prefer.respond_async)
 
 
 def _answer(gateway: Gateway, connection: Connection, job: Job) -> AnswerView | None:
@@ -160,12 +160,12 @@ def _read_answer(gateway: Gateway, job: Job) -> AnswerView | None:
         return _answer(gateway, connection, job)
 
 
-def _accepted(job: Job, *, respond_async: bool) -> Response:
+def _accepted(gateway: Gateway, job: Job, *, respond_async: bool) -> Response:
     headers = {"Location": f"/v1/jobs/{job.id}"}
     if respond_async:
         headers["Preference-Applied"] = "respond-async"
     return Response(
-        job_view(job).model_dump_json(),
+        job_view(gateway, job).model_dump_json(),
         status_code=202,
         media_type="application/json",
         headers=headers,
