@@ -91,6 +91,8 @@ class Guard:
         self._referral = tuple(compile_pattern(source, answer["macros"]) for source in answer["referral"])
         self._texts = documents["responses.yaml"]
         self._resources = documents["resources.yaml"]
+        for locale in (*self._resources["locales"], self._resources["default"]):
+            self.responses(locale)  # a text that cannot be filled in shall fail here, not when it is due
 
     def judge_answer(self, text: str, context: str = "", audience: Audience = Audience.PATIENT) -> Verdict:
         """The verdict on one sentence of an answer; `context` is what stands before it in that answer."""

@@ -72,12 +72,14 @@ def _check_responses(responses: Located, resources: Located) -> None:
             raise resources.refusal(("aliases", alias), "this is none of the locales")
     for place, text in strings(responses, responses.document, ()):
         try:
-            names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            fields = [part[1:] for part in string.Formatter().parse(text) if part[1] is not None]
         except ValueError:
             raise responses.refusal(place, "a brace that opens or closes nothing") from None
-        if not names <= set(Lines.model_fields):
+        # a format or a conversion, as in {name:d} or {name!r}, can fail when the text is due
+        if any(name not in Lines.model_fields or form or conversion for name, form, conversion in fields):
             known = ", ".join(f"{{{name}}}" for name in Lines.model_fields)
-            raise responses.refusal(place, f"only {known} are filled in")
+            reason = f"only {known} are filled in, with nothing after the name"
+            raise responses.refusal(place, reason)
 
 
 class _RulesCheck:

@@ -57,6 +57,10 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
         ("resources.yaml", "{uk: gb}", "{uk: mars}", "this is none of the locales"),
         ("responses.yaml", "call {emergency} or", "call {number} or", "are filled in"),
         ("responses.yaml", "call {emergency} or", "call {emergency or", "a brace"),
+        ("responses.yaml", "call {emergency} or", "call {emergency:d} or", "nothing after the name"),
+        ("responses.yaml", "call {emergency} or", "call {emergency!z} or", "nothing after the name"),
+        ("responses.yaml", "call {emergency} or", "call {emergency:{x}} or", "nothing after the name"),
+        ("responses.yaml", "call {emergency} or", "call {} or", "nothing after the name"),
         (
             "rules_answer.yaml",
             "id: dosing.no_limit",
@@ -92,6 +96,12 @@ def test_a_bad_file_is_refused_with_its_line_and_the_reason(
     if reason != "this is not YAML":  # the parser's line is where it noticed
         where = after.strip().splitlines()[0 if "known" in reason else -1] if after else "defaults:"
         assert refused.value.line == line_of(name, texts, where)
+
+
+@pytest.mark.parametrize("filled", ["{emergency:d}", "{emergency!z}", "{emergency:{x}}"])
+def test_a_guard_with_a_text_that_cannot_be_filled_in_is_never_made(filled: str) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        Guard(changed("responses.yaml", "call {emergency} or", f"call {filled} or"))
 
 
 def test_a_file_that_unfolds_without_bound_is_refused() -> None:
