@@ -14,7 +14,8 @@ from shared.guard.facts_check import check_facts
 from shared.guard.located import Located, Place
 from shared.guard.pattern_check import PatternCheck, strings
 from shared.guard.policy import MOST_CHARS
-from shared.guard.policy_schema import FILES, Lines
+from shared.guard.policy_schema import FILES, QUESTION_ACTIONS, Lines
+from shared.guard.verdict import Category
 
 #: A number carries this class by itself; see lexicon.py.
 _NUMBER = "num"
@@ -107,6 +108,8 @@ class _RulesCheck:
                 raise self._located.refusal(("rules", number, "id"), "another rule has the same id")
             ids.add(rule["id"])
             self._check_rule(("rules", number), rule)
+            if self._located.name == "rules_question.yaml":
+                self._check_action(number, {**document["defaults"], **rule})
 
     def _check_rule(self, place: Place, rule: Mapping[str, Any]) -> None:
         for part in ("any", "also", "nearby"):
@@ -114,6 +117,13 @@ class _RulesCheck:
         self._patterns.check_names(
             (*place, "unless"), rule.get("unless", []), self._located.document["scopes"]
         )
+
+    def _check_action(self, number: int, rule: Mapping[str, Any]) -> None:
+        """Whether a rule for questions, its defaults filled in, ends as questions of its category do."""
+        if rule["action"] != QUESTION_ACTIONS[Category(rule["id"].partition(".")[0])]:
+            reason = "crisis and emergency go with the action crisis, the other categories with refuse"
+            own = self._located.document["rules"][number]
+            raise self._located.refusal(("rules", number, "action" if "action" in own else "id"), reason)
 
     def _check_no_circle(self, name: str, above: tuple[str, ...]) -> None:
         if name in above:
