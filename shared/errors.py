@@ -7,6 +7,7 @@ MediChatError
 │   ├── IdempotencyMismatch
 │   ├── AdapterRefused
 │   │   └── AdapterRecalled
+│   ├── PolicyNotCompiled
 │   └── PolicyRefused
 ├── NotAuthenticated
 │   └── AccountLocked
@@ -73,6 +74,12 @@ class AdapterRecalled(AdapterRefused):
     """An admin recalled the adapter that wrote this answer, so it ends here; ask again without it."""
 
     code = "adapter-unavailable"
+
+
+class PolicyNotCompiled(InvalidInput):
+    """This version of the guard's policy cannot be compiled; its files look right, so see the log for why."""
+
+    code = "policy-refused"
 
 
 class PolicyRefused(InvalidInput):

@@ -6,7 +6,7 @@ import httpx
 from sqlalchemy import insert
 
 from shared.db.tables_guard import guard_policies
-from shared.guard.policy import packaged_policy
+from shared.guard.policy import packaged_policy, version_of
 from tests.support import Api, Person
 
 #: Replaced under the packaged policy.
@@ -40,7 +40,13 @@ def activate(client: httpx.Client, version: str) -> dict[str, Any]:
 
 def add_bad_version(api: Api, person: Person, version: str = "0123456789ab") -> str:
     """A version that no release can compile, as if it had been stored by another one."""
+    return store_version(api, person, {"policy.yaml": "x: y"}, version)
+
+
+def store_version(api: Api, person: Person, texts: dict[str, str], version: str = "") -> str:
+    """A version with just these files, unchecked, as another release may have stored it; returns its name."""
+    version = version or version_of(texts)
     with api.gateway.database.write() as connection:
-        row = {"version": version, "texts": {"policy.yaml": "x: y"}, "note": "", "created_by": person.id}
+        row = {"version": version, "texts": texts, "note": "", "created_by": person.id}
         connection.execute(insert(guard_policies), {**row, "created_at": api.gateway.clock.now(connection)})
     return version

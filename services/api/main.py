@@ -37,6 +37,7 @@ from services.api.routers import (
 from services.api.state import open_gateway
 from services.api.streaming import News
 from services.api.together import Together
+from shared.guard.policy import MOST_BYTES
 from shared.settings import Settings, get_settings
 
 #: Handlers that run at the same time. They are short, and more of them than this only wait for Python's lock:
@@ -101,6 +102,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     for module in ROUTERS:
         app.include_router(module.router)
-    uploads = {("POST", "/v1/datasets"): settings.max_dataset_bytes}
-    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, larger=uploads)
+    larger = {
+        ("POST", "/v1/datasets"): settings.max_dataset_bytes,
+        ("POST", "/v1/guard/policies"): MOST_BYTES + settings.max_body_bytes,
+    }
+    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, larger=larger)
     return app

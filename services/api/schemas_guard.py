@@ -65,6 +65,7 @@ class GuardStateView(BaseModel):
     active: str
     packaged: str = Field(description="The version that comes with the program, and counts until another is.")
     shadow: str | None
+    before: str | None = Field(description="The version that a roll-back leads to; null: there is none.")
     switch: SwitchView
     processes: list[ProcessView]
     history: list[ActivationView] = Field(description="The newest first.")

@@ -394,7 +394,12 @@ class _Attempt:
         if taken > QUESTION_TIME_BUDGET_S:
             log.error("the check of the question of job %s took %.1f s", self._job.id, taken)
             return QUESTION_FAILURE
-        return verdict if verdict.answered_at_once else None
+        if verdict.allowed:
+            return None
+        if not verdict.answered_at_once:
+            log.error("the question of job %s got a verdict that is none on questions", self._job.id)
+            return QUESTION_FAILURE
+        return verdict
 
     def _deadline(self, now: datetime) -> float | None:
         if self._job.deadline_at is None:

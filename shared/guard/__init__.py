@@ -52,16 +52,21 @@ class Guard:
         policy: the text of each policy file, by name.
         scorer: the classifier; without it the layers before it decide alone.
         asker: a language model that is asked about what the classifier doubts, as far as the policy says.
+        version: the name under which the policy is stored, when files were added to it since.
 
     Raises:
         ValueError: a policy file is malformed.
     """
 
     def __init__(
-        self, policy: Mapping[str, str], scorer: Scorer | None = None, asker: Asker | None = None
+        self,
+        policy: Mapping[str, str],
+        scorer: Scorer | None = None,
+        asker: Asker | None = None,
+        version: str | None = None,
     ) -> None:
         #: Twelve hexadecimal digits that change with any word of the policy.
-        self.policy_version = version_of(policy)
+        self.policy_version = version or version_of(policy)
         documents: dict[str, Any] = {
             name: yaml.load(text, Loader=yaml.CSafeLoader) for name, text in policy.items()
         }
@@ -97,6 +102,8 @@ class Guard:
         self._emergency_signs = compiler.all(answer.get("emergency_signs", ()))
         self._texts = documents["responses.yaml"]
         self._resources = documents["resources.yaml"]
+        for locale in (*self._resources["locales"], self._resources["default"]):
+            self.responses(locale)  # a text that cannot be filled in shall fail here, not when it is due
 
     def judge_answer(self, text: str, context: str = "", audience: Audience = Audience.PATIENT) -> Verdict:
         """The verdict on one sentence of an answer; `context` is what stands before it in that answer."""
@@ -200,9 +207,9 @@ class _Mute:
         return 0.0
 
 
-def compile_guard(policy: Mapping[str, str], asker: Asker | None = None) -> Guard:
+def compile_guard(policy: Mapping[str, str], asker: Asker | None = None, version: str | None = None) -> Guard:
     """A guard under this policy, with the packaged classifier. Raises ValueError for a malformed file."""
-    return Guard(policy, load_classifier(), asker)
+    return Guard(policy, load_classifier(), asker, version)
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
 from shared.guard.doses import read_amount
+from shared.guard.knobs import Number
 from shared.guard.names import listed, words_of
 from shared.guard.rules import Where
 
@@ -38,7 +39,7 @@ class MedicineFields(_Strict):
     names: NameList
     dose: Amount = ""
     day: Amount = ""
-    hours: float = Field(0, gt=0)
+    hours: Number = Field(0, gt=0)
     tablet: Amount = ""
     unless: NameList = ""
     source: Text
@@ -90,7 +91,7 @@ class DoseWording(_Strict):
 class PairWording(_Strict):
     """Some ways to endorse a pair."""
 
-    score: float = Field(ge=0, le=1)
+    score: Number = Field(ge=0, le=1)
     any: Patterns
     unless: list[Text]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
 
 from shared.guard.rules import Rule
 from shared.guard.verdict import Action, Audience, Category, Severity
@@ -29,6 +29,8 @@ def _may_change(categories: list[Category]) -> list[Category]:
     return categories
 
 
+#: A number and nothing that only reads like one: YAML's `on` and `yes` would else be 1.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Categories = Annotated[list[Category], AfterValidator(_may_change)]
 
 
@@ -42,7 +44,7 @@ class AudienceKnobs(BaseModel):
     #: Categories whose sentences are shown with a referral instead of replaced.
     refer: Categories
     #: Rules with a lower score do not count.
-    least_score: float = Field(ge=0, le=0.8)
+    least_score: Number = Field(ge=0, le=0.8)
 
     def action(self, category: Category, action: Action, severity: Severity, score: float) -> Action:
         """What is done about a finding, ALLOW for one that does not count. A critical one stays as it is."""
@@ -68,15 +70,22 @@ class ClassifierKnobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: A sentence against which no rule speaks.
-    alone: float = Field(gt=0, le=1)
+    alone: Number = Field(gt=0, le=1)
     #: A sentence that is shown and flagged for a reviewer; 1 flags none.
-    flag: float = Field(1.0, gt=0, le=1)
+    flag: Number = Field(1.0, gt=0, le=1)
     #: A sentence that a rule would stop: below this the classifier has it let through.
-    with_rule: float = Field(ge=0, le=1)
+    with_rule: Number = Field(ge=0, le=1)
     #: A question, by what it would be.
-    refuse: float = Field(gt=0, le=1)
-    emergency: float = Field(gt=0, le=1)
-    crisis: float = Field(gt=0, le=1)
+    refuse: Number = Field(gt=0, le=1)
+    emergency: Number = Field(gt=0, le=1)
+    crisis: Number = Field(gt=0, le=1)
+
+    @field_validator("with_rule")
+    @classmethod
+    def _not_above_alone(cls, with_rule: float, info: ValidationInfo) -> float:
+        if with_rule > info.data.get("alone", 1):
+            raise ValueError("above `alone` a rule's finding would free what is stopped without it")
+        return with_rule
 
     @property
     def reads_answers(self) -> bool:
@@ -94,9 +103,9 @@ class JudgeKnobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: From which score of the classifier on it is asked, up to `alone`; 1 never asks it.
-    ask_from: float = Field(ge=0, le=1)
+    ask_from: Number = Field(ge=0, le=1)
     #: From which likelihood of "yes" on the sentence is stopped.
-    stop_from: float = Field(gt=0, le=1)
+    stop_from: Number = Field(gt=0, le=1)
     #: What it is asked; the sentence and the text before it follow.
     instruction: StrictStr = Field(min_length=1)
 
@@ -107,7 +116,7 @@ class Knobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: How long the verdict on one sentence may take, in seconds.
-    sentence_time_budget_s: float = Field(gt=0, le=5)
+    sentence_time_budget_s: Number = Field(gt=0, le=5)
     classifier: ClassifierKnobs
     #: What becomes of names and numbers of persons in a question before the model reads it.
     identifiers: Literal["hide", "keep"] = "hide"

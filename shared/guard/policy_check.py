@@ -14,7 +14,8 @@ from shared.guard.facts_check import check_facts
 from shared.guard.located import Located, Place
 from shared.guard.pattern_check import PatternCheck, strings
 from shared.guard.policy import MOST_CHARS
-from shared.guard.policy_schema import FILES, Lines
+from shared.guard.policy_schema import FILES, QUESTION_ACTIONS, Lines
+from shared.guard.verdict import Category
 
 #: A number carries this class by itself; see lexicon.py.
 _NUMBER = "num"
@@ -72,12 +73,14 @@ def _check_responses(responses: Located, resources: Located) -> None:
             raise resources.refusal(("aliases", alias), "this is none of the locales")
     for place, text in strings(responses, responses.document, ()):
         try:
-            names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            fields = [part[1:] for part in string.Formatter().parse(text) if part[1] is not None]
         except ValueError:
             raise responses.refusal(place, "a brace that opens or closes nothing") from None
-        if not names <= set(Lines.model_fields):
+        # a format or a conversion, as in {name:d} or {name!r}, can fail when the text is due
+        if any(name not in Lines.model_fields or form or conversion for name, form, conversion in fields):
             known = ", ".join(f"{{{name}}}" for name in Lines.model_fields)
-            raise responses.refusal(place, f"only {known} are filled in")
+            reason = f"only {known} are filled in, with nothing after the name"
+            raise responses.refusal(place, reason)
 
 
 class _RulesCheck:
@@ -106,6 +109,8 @@ class _RulesCheck:
                 raise self._located.refusal(("rules", number, "id"), "another rule has the same id")
             ids.add(rule["id"])
             self._check_rule(("rules", number), rule)
+            if self._located.name == "rules_question.yaml":
+                self._check_action(number, {**document["defaults"], **rule})
 
     def _check_rule(self, place: Place, rule: Mapping[str, Any]) -> None:
         for part in ("any", "also", "nearby"):
@@ -113,6 +118,13 @@ class _RulesCheck:
         self._patterns.check_names(
             (*place, "unless"), rule.get("unless", []), self._located.document["scopes"]
         )
+
+    def _check_action(self, number: int, rule: Mapping[str, Any]) -> None:
+        """Whether a rule for questions, its defaults filled in, ends as questions of its category do."""
+        if rule["action"] != QUESTION_ACTIONS[Category(rule["id"].partition(".")[0])]:
+            reason = "crisis and emergency go with the action crisis, the other categories with refuse"
+            own = self._located.document["rules"][number]
+            raise self._located.refusal(("rules", number, "action" if "action" in own else "id"), reason)
 
     def _check_no_circle(self, name: str, above: tuple[str, ...]) -> None:
         if name in above:

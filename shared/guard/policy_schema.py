@@ -5,12 +5,13 @@ Lists of patterns may hold lists, which stand for shared groups, so they are loo
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
 from shared.guard.facts_schema import DosesFile, FactsFile, InteractionsFile
-from shared.guard.knobs import Knobs
+from shared.guard.knobs import Knobs, Number
 from shared.guard.rules import Where
 from shared.guard.verdict import Action, Audience, Category, Severity
 
@@ -19,16 +20,40 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _rule_id(text: str) -> str:
+#: What is done about a question, by what it was found to be.
+QUESTION_ACTIONS = {
+    Category.CRISIS: Action.CRISIS,
+    Category.EMERGENCY: Action.CRISIS,
+    Category.HARMFUL_REQUEST: Action.REFUSE,
+    Category.INJECTION: Action.REFUSE,
+    Category.LANGUAGE: Action.REFUSE,
+}
+#: An answer may be of these; of the others only a question.
+_OF_ANSWERS = frozenset(Category) - (QUESTION_ACTIONS.keys() - {Category.LANGUAGE}) - {Category.IDENTIFIERS}
+
+
+def _question_id(text: str) -> str:
+    return _rule_id(text, QUESTION_ACTIONS.keys())
+
+
+def _answer_id(text: str) -> str:
+    return _rule_id(text, _OF_ANSWERS)
+
+
+def _rule_id(text: str, categories: Collection[str]) -> str:
     category, _, rest = text.partition(".")
-    if category not in list(Category) or not rest:
-        raise ValueError("a rule's id is CATEGORY.NAME, with one of the guard's categories")
+    if category not in categories or not rest:
+        raise ValueError("a rule's id is CATEGORY.NAME, with one of the categories of its side")
     return text
 
 
 Text = Annotated[StrictStr, Field(min_length=1)]
 Patterns = Annotated[list[Any], Field(min_length=1)]
 Groups = list[Patterns]
+Score = Annotated[Number, Field(ge=0, le=1)]
+Audiences = Annotated[list[Audience], Field(min_length=1)]
+QuestionAction = Literal["crisis", "refuse"]
+AnswerAction = Literal["append", "replace", "escalate"]
 
 
 class LexiconFile(_Strict):
@@ -39,29 +64,52 @@ class LexiconFile(_Strict):
 
 
 class RuleDefaults(_Strict):
-    """What a rule may leave out."""
+    """What a rule of either side may leave out."""
 
-    action: Action
     severity: Severity
-    score: float = Field(ge=0, le=1)
-    audiences: list[Audience]
+    score: Score
+    audiences: Audiences
     also: Groups
     nearby: Groups
     unless: list[Any]
 
 
-class RuleFields(_Strict):
-    """A rule; what it leaves out is the file's default, not the one here."""
+class QuestionRuleDefaults(RuleDefaults):
+    """What a rule for questions may leave out."""
 
-    id: Annotated[StrictStr, AfterValidator(_rule_id)]
+    action: QuestionAction
+
+
+class AnswerRuleDefaults(RuleDefaults):
+    """What a rule for answers may leave out."""
+
+    action: AnswerAction
+
+
+class RuleFields(_Strict):
+    """A rule of either side; what it leaves out is the file's default, not the one here."""
+
     any: Patterns
-    action: Action = Action.REPLACE
     severity: Severity = Severity.HIGH
-    score: float = Field(0.8, ge=0, le=1)
-    audiences: list[Audience] = []
+    score: Score = 0.8
+    audiences: Audiences = []
     also: Groups = []
     nearby: Groups = []
     unless: list[Any] = []
+
+
+class QuestionRule(RuleFields):
+    """A rule for questions."""
+
+    id: Annotated[StrictStr, AfterValidator(_question_id)]
+    action: QuestionAction = "crisis"
+
+
+class AnswerRule(RuleFields):
+    """A rule for answers."""
+
+    id: Annotated[StrictStr, AfterValidator(_answer_id)]
+    action: AnswerAction = "replace"
 
 
 class ScopeFields(_Strict):
@@ -72,18 +120,25 @@ class ScopeFields(_Strict):
     not_after: list[Any] = []
 
 
-class QuestionRulesFile(_Strict):
-    """rules_question.yaml."""
+class RulesFile(_Strict):
+    """What the rules of both sides have."""
 
-    defaults: RuleDefaults
     macros: dict[str, Annotated[list[Text], Field(min_length=1)]]
     scopes: dict[str, ScopeFields]
-    rules: Annotated[list[RuleFields], Field(min_length=1)]
 
 
-class AnswerRulesFile(QuestionRulesFile):
+class QuestionRulesFile(RulesFile):
+    """rules_question.yaml."""
+
+    defaults: QuestionRuleDefaults
+    rules: Annotated[list[QuestionRule], Field(min_length=1)]
+
+
+class AnswerRulesFile(RulesFile):
     """rules_answer.yaml."""
 
+    defaults: AnswerRuleDefaults
+    rules: Annotated[list[AnswerRule], Field(min_length=1)]
     referral: Annotated[list[Text], Field(min_length=1)]
     urgent: Annotated[list[Text], Field(min_length=1)]
     #: Policies from before these were asked have neither.

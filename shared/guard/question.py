@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.guard.rules import RuleSet
+from shared.guard.rules import RuleSet, gravity
 from shared.guard.verdict import Audience, Verdict
 
 #: Longer questions are read in overlapping parts of this many characters.
@@ -15,6 +15,5 @@ def screen_question(rules: RuleSet, text: str, context: str, audience: Audience)
     worst = Verdict.ALLOWED_QUESTION
     for start in range(0, max(len(text) - _OVERLAP, 1), PART_CHARS - _OVERLAP):
         verdict = rules.judge(text[start : start + PART_CHARS], "", audience)
-        if (verdict.severity.rank, verdict.score) > (worst.severity.rank, worst.score):
-            worst = verdict
+        worst = max(worst, verdict, key=gravity)
     return worst

@@ -89,7 +89,7 @@ class RuleSet:
         for rule in self._candidates(reading.text):
             if audience in rule.audiences and (span := reading.find(rule)) is not None:
                 verdict = self._verdict(rule, reading.text.original_span(*span))
-                worst = max(worst, verdict, key=_gravity)
+                worst = max(worst, verdict, key=gravity)
         return worst
 
     def _candidates(self, text: Tagged) -> list[Rule]:
@@ -110,7 +110,8 @@ class RuleSet:
         )
 
 
-def _gravity(verdict: Verdict) -> tuple[bool, int, float]:
+def gravity(verdict: Verdict) -> tuple[bool, int, float]:
+    """What orders verdicts: one that keeps a text from being shown is graver than any that does not."""
     return not verdict.allowed, verdict.severity.rank, verdict.score
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from yaml import YAMLError
 
 from shared.db import Database
 from shared.guard import Guard, compile_guard, load_guard
@@ -185,12 +186,13 @@ def compile_version(connection: Connection, version: str | None, asker: Asker | 
 
     Raises NotFound, or ValueError when it cannot be compiled.
     """
-    texts = texts_of(connection, version)
-    if version_of(texts) == load_guard().policy_version:
+    if version is None or version == version_of(packaged_policy()):
         return _packaged(asker)
+    texts = texts_of(connection, version)
     try:
-        return compile_guard(texts, asker)
-    except (KeyError, TypeError, RecursionError) as error:  # not of the shape that this release reads
+        return compile_guard(texts, asker, version)
+    except (KeyError, TypeError, AttributeError, RecursionError, YAMLError) as error:
+        # not of the shape that this release reads
         raise ValueError("the policy is malformed") from error
 
 

@@ -4,7 +4,7 @@ Every method runs in the caller's transaction, so that a change and its audit ev
 not at all. Rows are only ever added: the newest counts. With none the packaged policy counts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -99,6 +99,12 @@ def versions(connection: Connection) -> list[PolicyVersion]:
     return [PolicyVersion(**row._mapping) for row in rows]
 
 
+def before(connection: Connection) -> str | None:
+    """The version that a roll-back leads to now; None when there is none."""
+    earlier = _earlier(connection)
+    return (earlier[-1] or version_of(packaged_policy())) if earlier else None
+
+
 def texts_of(connection: Connection, version: str | None) -> dict[str, str]:
     """The text of every file of a version, of the packaged policy for None or its own version.
 
@@ -149,15 +155,12 @@ class PolicyStore:
 
     def roll_back(self, connection: Connection, actor: record.Actor) -> None:
         """Let the version before judge again; a second time goes back further. Raises Conflict at the end."""
-        now = newest_activation(connection)
-        if now is None or now.version is None:
-            raise Conflict("The packaged policy is active; there is nothing to roll back to.")
-        rows = connection.execute(
-            select(guard_activations.c.kind, guard_activations.c.version).order_by(guard_activations.c.seq)
-        )
-        before = version_before([(ActivationKind(row.kind), row.version) for row in rows])
-        shadow = None if now.shadow == before else now.shadow
-        self._move(connection, ActivationKind.ROLL_BACK, before, shadow, actor, "policy.rolled_back")
+        now, wanted = newest_activation(connection), before(connection)
+        if now is None or wanted is None:
+            raise Conflict("No other policy was active before; there is nothing to roll back to.")
+        shadow = None if now.shadow == wanted else now.shadow
+        named = self._named(connection, wanted)
+        self._move(connection, ActivationKind.ROLL_BACK, named, shadow, actor, "policy.rolled_back")
 
     def set_shadow(self, connection: Connection, version: str | None, actor: record.Actor) -> None:
         """Let a version judge beside the active one, without effect; None ends that.
@@ -263,15 +266,18 @@ class PolicyStore:
         record.append(connection, now=now, actor=actor, action=action, object=object, details=details)
 
 
-def version_before(rows: Iterable[tuple[ActivationKind, str | None]]) -> str | None:
-    """The version that a roll-back leads to, from every activation, oldest first; None: the packaged one."""
+def _earlier(connection: Connection) -> list[str | None]:
+    """The versions that roll-backs lead to, the next one last; None among them: the packaged one."""
+    rows = connection.execute(
+        select(guard_activations.c.kind, guard_activations.c.version).order_by(guard_activations.c.seq)
+    )
     stack: list[str | None] = [None]
     for kind, version in rows:
-        if kind is ActivationKind.ACTIVATE:
+        if kind == ActivationKind.ACTIVATE:
             stack.append(version)
-        elif kind is ActivationKind.ROLL_BACK and len(stack) > 1:
+        elif kind == ActivationKind.ROLL_BACK:
             stack.pop()
-    return stack[-2] if len(stack) > 1 else None
+    return stack[:-1]
 
 
 def _next(connection: Connection, table: Table) -> int:

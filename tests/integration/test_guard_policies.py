@@ -9,8 +9,8 @@ from sqlalchemy import select
 from shared.auth.roles import Role
 from shared.db.tables import audit_events, jobs, messages, verdicts
 from shared.db.tables_guard import guard_activations, guard_policies
-from shared.guard.policy import packaged_policy, version_of
-from tests.policies import DOSE, activate, add_bad_version, add_version, knobs
+from shared.guard.policy import MOST_CHARS, packaged_policy, version_of
+from tests.policies import DOSE, activate, add_bad_version, add_version, knobs, store_version
 from tests.support import Api, Person
 
 PACKAGED = version_of(packaged_policy())
@@ -95,6 +95,18 @@ def test_the_same_policy_is_stored_once(client: httpx.Client) -> None:
     assert client.post("/v1/guard/policies", json=packaged).status_code == 409
 
 
+def test_a_policy_is_taken_with_every_file_as_long_as_it_may_be(client: httpx.Client) -> None:
+    texts = {name: text.ljust(MOST_CHARS, "#") for name, text in packaged_policy().items()}
+    assert client.get(f"/v1/guard/policies/{add_version(client, texts)}").json()["texts"] == texts
+
+
+def test_a_file_that_is_longer_is_refused_by_its_name(client: httpx.Client) -> None:
+    body = {"texts": {"lexicon.yaml": "#" * (MOST_CHARS + 1)}, "note": "Too long."}
+    refused = client.post("/v1/guard/policies", json=body)
+    assert refused.status_code == 422
+    assert [each["field"] for each in refused.json()["errors"]] == ["body.texts.lexicon.yaml"]
+
+
 def test_a_file_that_no_policy_has_is_refused(client: httpx.Client) -> None:
     body = {"texts": {"other.yaml": "x: y"}, "note": "What is this?"}
     assert client.post("/v1/guard/policies", json=body).status_code == 422
@@ -169,6 +181,40 @@ def test_what_this_release_cannot_compile_is_not_activated(
     assert api.count(guard_activations) == 0
 
 
+def test_what_cannot_be_compiled_is_refused_with_the_place_that_is_wrong(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    resources = packaged_policy()["resources.yaml"].replace("default: intl", "default: mars")
+    bad = store_version(api, admin, {"resources.yaml": resources})
+    refused = client.post(f"/v1/guard/policies/{bad}/activate").json()
+    line = resources[: resources.index("default: mars")].count("\n") + 1
+    assert refused["detail"] == f"resources.yaml, line {line}: this is none of the locales."
+
+
+def test_what_cannot_be_compiled_for_no_reason_that_is_known_names_no_place(
+    api: Api, admin: Person, client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "%YAML 1.3\n---\n" + packaged_policy()["policy.yaml"]  # one of two parsers reads that
+    bad = store_version(api, admin, {"policy.yaml": text})
+    refused = client.post(f"/v1/guard/policies/{bad}/activate")
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:medichat:problem:policy-refused")
+    assert "errors" not in refused.json()
+    assert "line" not in refused.json()["detail"]
+    assert bad in caplog.text
+
+
+def test_a_version_that_lacks_a_file_of_today_judges_under_its_own_name(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    texts = packaged_policy() | knobs(refer="[dosing]")
+    del texts["facts.yaml"]
+    version = store_version(api, admin, texts)
+    assert client.post(f"/v1/guard/policies/{version}/shadow").status_code == 200
+    assert api.gateway.guards.stats()["shadow_version"] == version
+    state = activate(client, version)
+    assert (state["active"], state["processes"][0]["policy_version"]) == (version, version)
+
+
 def test_rolling_back_goes_back_step_by_step_to_the_packaged_policy(client: httpx.Client) -> None:
     first, second = add_version(client, refer="[dosing]"), add_version(client, ignore="[dosing]")
     activate(client, first)
@@ -179,6 +225,7 @@ def test_rolling_back_goes_back_step_by_step_to_the_packaged_policy(client: http
     activate(client, second)
     state = client.post("/v1/guard/roll-back").json()
     assert state["active"] == PACKAGED
+    assert state["before"] is None
     kinds = [each["kind"] for each in state["history"]]
     assert kinds == ["roll_back", "activate", "roll_back", "roll_back", "activate", "activate"]
 
@@ -191,6 +238,23 @@ def test_the_packaged_policy_can_be_activated_again(api: Api, client: httpx.Clie
             select(guard_activations.c.version).order_by(guard_activations.c.seq.desc())
         ).scalars()
         assert next(newest) is None  # whatever a later release packages
+
+
+def test_after_the_packaged_policy_was_activated_the_one_before_it_can_come_back(
+    client: httpx.Client,
+) -> None:
+    version = add_version(client, refer="[dosing]")
+    activate(client, version)
+    assert activate(client, PACKAGED)["before"] == version
+    state = client.post("/v1/guard/roll-back").json()
+    assert (state["active"], state["before"]) == (version, PACKAGED)
+
+
+def test_the_packaged_policy_casts_no_shadow_after_a_roll_back_to_it(client: httpx.Client) -> None:
+    activate(client, add_version(client, refer="[dosing]"))
+    assert client.post(f"/v1/guard/policies/{PACKAGED}/shadow").json()["shadow"] == PACKAGED
+    state = client.post("/v1/guard/roll-back").json()
+    assert (state["active"], state["shadow"]) == (PACKAGED, None)
 
 
 def test_a_shadow_begins_and_ends(api: Api, client: httpx.Client) -> None:

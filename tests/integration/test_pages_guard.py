@@ -183,6 +183,14 @@ def test_a_roll_back_brings_the_version_before_back(open_app: Open, client: http
     assert f"Version `{PACKAGED}` (the packaged one) judges." in texts(app)
 
 
+def test_the_packaged_policy_is_rolled_back_too(open_app: Open, client: httpx.Client) -> None:
+    version = add_version(client, refer="[dosing]")
+    activate(client, version)
+    activate(client, PACKAGED)
+    app = press(open_app(), "roll-back-yes")
+    assert f"Version `{version}` judges." in texts(app)
+
+
 def test_a_process_that_cannot_follow_is_named(open_app: Open, api: Api, client: httpx.Client) -> None:
     now = api.gateway.guards.now
     api.gateway.guards._now = type(now)(guard=now.guard, refused="0123456789ab")

@@ -365,6 +365,16 @@ def test_a_question_that_cannot_be_checked_is_not_answered(clinic: Clinic) -> No
     assert counted in clinic.api.client().get("/metrics").text
 
 
+def test_a_question_with_a_verdict_that_no_question_ends_with_is_not_answered(clinic: Clinic) -> None:
+    policy = dict(packaged_policy())
+    rules = policy["rules_question.yaml"]
+    policy["rules_question.yaml"] = rules.replace("action: crisis", "action: replace", 1)
+    clinic.api.gateway.guards._now = Standing(guard=Guard(policy))
+    (answer,) = told(clinic, clinic.answered(clinic.ask("I want to kill myself tonight.")))
+    assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
+    assert clinic.engine.requests == []
+
+
 def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

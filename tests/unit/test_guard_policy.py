@@ -57,6 +57,10 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
         ("resources.yaml", "{uk: gb}", "{uk: mars}", "this is none of the locales"),
         ("responses.yaml", "call {emergency} or", "call {number} or", "are filled in"),
         ("responses.yaml", "call {emergency} or", "call {emergency or", "a brace"),
+        ("responses.yaml", "call {emergency} or", "call {emergency:d} or", "nothing after the name"),
+        ("responses.yaml", "call {emergency} or", "call {emergency!z} or", "nothing after the name"),
+        ("responses.yaml", "call {emergency} or", "call {emergency:{x}} or", "nothing after the name"),
+        ("responses.yaml", "call {emergency} or", "call {} or", "nothing after the name"),
         (
             "rules_answer.yaml",
             "id: dosing.no_limit",
@@ -72,6 +76,34 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
         ),
         ("rules_answer.yaml", "emergency_signs:\n", 'emergency_signs:\n  - "a? .."\n', "no element"),
         ("rules_answer.yaml", "  severity: high", "  severity: awful", "input should be"),
+        ("rules_answer.yaml", "  action: replace", "  action: allow", "input should be 'append'"),
+        ("rules_answer.yaml", "  action: replace", "  action: refuse", "input should be 'append'"),
+        ("rules_answer.yaml", "  audiences: [patient, clinician]", "  audiences: []", "at least 1 item"),
+        ("rules_answer.yaml", "id: dosing.no_limit", "id: crisis.no_limit", "categories of its side"),
+        ("rules_answer.yaml", "  score: 0.8", "  score: on", "input should be a valid number"),
+        ("rules_question.yaml", "  action: crisis", "  action: allow", "input should be 'crisis'"),
+        ("rules_question.yaml", "  action: crisis", "  action: replace", "input should be 'crisis'"),
+        ("rules_question.yaml", "  audiences: [patient]", "  audiences: []", "at least 1 item"),
+        ("rules_question.yaml", "id: crisis.wants_to_die", "id: dosing.ask", "categories of its side"),
+        (
+            "rules_question.yaml",
+            "id: crisis.wants_to_die",
+            "id: crisis.wants_to_die\n    action: refuse",
+            "go with the action crisis",
+        ),
+        (
+            "rules_question.yaml",
+            "id: crisis.wants_to_die",
+            "id: harmful_request.wants_to_die",
+            "the other categories with refuse",
+        ),
+        ("policy.yaml", "  crisis: 0.15", "  crisis: on", "input should be a valid number"),
+        ("policy.yaml", "  crisis: 0.15", "  crisis: yes", "input should be a valid number"),
+        ("policy.yaml", "  crisis: 0.15", '  crisis: "0.15"', "input should be a valid number"),
+        ("policy.yaml", "  crisis: 0.15", "  crisis: .nan", "input should be a finite number"),
+        ("policy.yaml", "budget_s: 0.25", "budget_s: on", "input should be a valid number"),
+        ("policy.yaml", "  with_rule: 0.1", "  with_rule: 0.86", "above `alone`"),
+        ("doses.yaml", "    hours: 4", "    hours: on", "input should be a valid number"),
         ("rules_answer.yaml", "  body: [", "  body: [<nothing>, ", "there is no macro of this name"),
         ("rules_answer.yaml", "  body: [", '  body: ["<body>", ', "the macro names itself"),
         ("rules_answer.yaml", "  body: [", '  body: ["{nothing}", ', "there is no class of words"),
@@ -99,6 +131,12 @@ def test_a_bad_file_is_refused_with_its_line_and_the_reason(
     if reason != "this is not YAML":  # the parser's line is where it noticed
         where = after.strip().splitlines()[0 if "known" in reason else -1] if after else "defaults:"
         assert refused.value.line == line_of(name, texts, where)
+
+
+@pytest.mark.parametrize("filled", ["{emergency:d}", "{emergency!z}", "{emergency:{x}}"])
+def test_a_guard_with_a_text_that_cannot_be_filled_in_is_never_made(filled: str) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        Guard(changed("responses.yaml", "call {emergency} or", f"call {filled} or"))
 
 
 def test_a_file_that_unfolds_without_bound_is_refused() -> None:
@@ -168,6 +206,12 @@ def test_rules_that_are_not_sure_enough_do_not_count() -> None:
     guard = with_knobs("least_score: 0.0", "least_score: 0.7")
     assert guard.judge_answer(sentence).action is Action.ALLOW
     assert guard.judge_answer(DOSE).action is Action.REPLACE
+
+
+def test_a_question_that_a_rule_finds_is_found_however_little_the_rule_says_of_it() -> None:
+    texts = changed("rules_question.yaml", "severity: critical\n  score: 0.9", "severity: none\n  score: 0.0")
+    check_policy(texts)
+    assert Guard(texts).screen_question("I want to kill myself tonight.").category is Category.CRISIS
 
 
 def test_a_critical_finding_stays_whatever_the_knobs_say() -> None:

@@ -1,5 +1,6 @@
 """The guard's policies, for admins: look, add, try, activate, shadow, roll back; and the stop switch."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +32,7 @@ from services.api.schemas_guard import (
 from services.api.state import Gateway
 from shared.answers import record_end
 from shared.audit import record
-from shared.errors import AnswersStopped, Conflict, PolicyRefused
+from shared.errors import AnswersStopped, Conflict, PolicyNotCompiled
 from shared.guard import Guard
 from shared.guard.explain import explain
 from shared.guard.policy import packaged_policy, version_of
@@ -39,10 +40,12 @@ from shared.guard.policy_check import check_policy
 from shared.guard.verdict import Verdict
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import Job
+from shared.logs import where
 from shared.policies import store as policies
 from shared.policies.shadow import shadow_counts
 from shared.policies.store import PolicyStore
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/guard", tags=["guard"])
 
 Version = Annotated[str, Path(max_length=64)]
@@ -204,12 +207,13 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _compiled(gateway: Gateway, connection: Connection, version: str) -> Guard:
-    """The guard under a version. Raises NotFound or PolicyRefused."""
+    """The guard under a version. Raises NotFound, PolicyRefused or PolicyNotCompiled."""
     try:
         return gateway.guards.guard_of(connection, version)
     except ValueError as error:
-        reason = "this version was stored by another release and cannot be compiled by this one"
-        raise PolicyRefused("policy.yaml", 1, reason) from error
+        check_policy(policies.texts_of(connection, version))  # says where, if it finds it
+        log.error("the policy %s cannot be compiled in %s", version, where(error))
+        raise PolicyNotCompiled from error
 
 
 def _taken_up(gateway: Gateway) -> GuardStateView:
@@ -236,6 +240,7 @@ def _state(connection: Connection, gateway: Gateway) -> GuardStateView:
         active=(now.version if now else None) or packaged,
         packaged=packaged,
         shadow=now.shadow if now else None,
+        before=policies.before(connection),
         switch=_switch(connection),
         processes=processes,
         history=[

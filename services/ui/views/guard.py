@@ -25,7 +25,7 @@ def show(gateway: Gateway, me: Json) -> None:
     else:
         which, replay = st.tabs(["Versions", "Replay"], key="guard-tab")
     with which:
-        guard_versions.show(guarding, versions, admin=admin)
+        guard_versions.show(guarding, versions, before=state["before"], admin=admin)
     with replay:
         guard_replay.show(guarding, Guarding(gateway.watching()), state, versions, admin=admin)
 

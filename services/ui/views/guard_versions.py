@@ -13,8 +13,8 @@ from services.ui.text import moment, plain_markdown
 from services.ui.views import acts
 
 
-def show(guarding: Guarding, versions: list[Json], *, admin: bool) -> None:
-    """The list, and one version."""
+def show(guarding: Guarding, versions: list[Json], *, before: str | None, admin: bool) -> None:
+    """The list, and one version; `before` is the one that a roll-back leads to."""
     table = [
         {
             "version": each["version"],
@@ -28,7 +28,7 @@ def show(guarding: Guarding, versions: list[Json], *, admin: bool) -> None:
     chosen = _choose(versions)
     active = next(each for each in versions if each["active"])
     if admin:
-        _acts(guarding, chosen, active)
+        _acts(guarding, chosen, before)
     texts, active_texts = guarding.texts(chosen["version"]), guarding.texts(active["version"])
     if not chosen["active"]:
         _differences(active_texts, texts)
@@ -60,7 +60,7 @@ def _choose(versions: list[Json]) -> Json:
     return by_name[chosen]
 
 
-def _acts(guarding: Guarding, chosen: Json, active: Json) -> None:
+def _acts(guarding: Guarding, chosen: Json, before: str | None) -> None:
     version = chosen["version"]
     first, second, third = st.columns(3)
     with first:
@@ -95,10 +95,10 @@ def _acts(guarding: Guarding, chosen: Json, active: Json) -> None:
                 icon=":material/visibility:",
             )
     with third:
-        if not active["packaged"]:
+        if before is not None:
             acts.confirm(
                 "Roll back",
-                "The version that was active before counts again.",
+                f"Version {before}, which was active before, counts again.",
                 guarding.roll_back,
                 key="roll-back",
                 done="Rolled back.",
