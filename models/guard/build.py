@@ -13,11 +13,13 @@ import sys
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
 from models.demo.knowledge import load_knowledge
@@ -92,12 +94,35 @@ def spared(aside: list[Row], learnt: list[Row]) -> list[Row]:
     return [row for row in dict.fromkeys(aside) if row not in known]
 
 
-def trained(base: Path, rows: list[Row], reader: Reader, recipe: Recipe) -> Network:
-    """The base after one training on these rows; each begins with the same new layers."""
+def train_into(file: Path, base: Path, rows: list[Row], tokenizer: Path, recipe: Recipe) -> None:
+    """Write the weights of the base after one training on these rows.
+
+    Each begins with the same new layers, and has one thread: two side by side take three quarters of the
+    time that they take one after the other.
+    """
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     network = load_base(base)
-    train(network, rows, reader, recipe, say)
-    return network
+    train(network, rows, Reader(tokenizer), recipe, lambda line: say(f"training {file.stem}, {line}"))
+    save_file(network.state_dict(), file)
+
+
+def mean_of_trainings(base: Path, learnt: list[list[Row]], tokenizer: Path, recipe: Recipe) -> Network:
+    """Train on both sets of rows at once, and mix what was learnt."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch, f"{number}.safetensors") for number in range(len(learnt))]
+        with ProcessPoolExecutor(len(files), get_context("spawn")) as pool:
+            trainings = [
+                pool.submit(train_into, file, base, rows, tokenizer, recipe)
+                for file, rows in zip(files, learnt, strict=True)
+            ]
+            for training in trainings:
+                training.result()
+        network, later = load_base(base), load_base(base)
+        for each, file in zip((network, later), files, strict=True):
+            each.load_state_dict(load_file(file))
+    mean_of(network, later, LATER_SHARE)
+    return network.eval()
 
 
 def build(base: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -113,8 +138,7 @@ def build(base: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
     aside = spared(aside + late_aside, first + all_rows)
     learnt = [rows + plain_rows() for rows in (first, all_rows)]
     say(f"{len(learnt[0])} and {len(learnt[1])} rows to learn, {len(aside)} to calibrate")
-    network, later = (trained(base, rows, reader, recipe) for rows in learnt)
-    mean_of(network, later, LATER_SHARE)
+    network = mean_of_trainings(base, learnt, folder / TOKENIZER, recipe)
     export(network, folder / NETWORK)
     exact, small = judge_all(network, reader, aside), _judge_small(folder, aside)
     card = {

@@ -21,8 +21,9 @@ POLICY_FILES = (
 )
 #: The longest text of one file, in characters.
 MOST_CHARS = 400_000
-#: The longest policy as JSON, in bytes: a character is at most four in UTF-8, an escape such as `\n` two.
-MOST_BYTES = 4 * MOST_CHARS * len(POLICY_FILES)
+#: The longest policy that is taken over HTTP, in bytes: its files are English, a byte a character. More would be more
+#: that somebody without a log-in could have the gateway hold.
+MOST_BYTES = MOST_CHARS * len(POLICY_FILES)
 
 
 def version_of(texts: Mapping[str, str]) -> str:
