@@ -21,8 +21,8 @@ POLICY_FILES = (
 )
 #: The longest text of one file, in characters.
 MOST_CHARS = 400_000
-#: The longest policy that is taken over HTTP, in bytes: its files are English, a byte a character. More would be more
-#: that somebody without a log-in could have the gateway hold.
+#: The longest policy that is taken over HTTP, in bytes: its files are English, a byte a character. More would
+#: be more that somebody without a log-in could have the gateway hold.
 MOST_BYTES = MOST_CHARS * len(POLICY_FILES)
 
 
