@@ -22,10 +22,11 @@ class ModelAsker:
         self.name = f"judge-{model.model_id.rpartition('/')[2]}@{model.revision[:12]}"
         self._choices = [model.text.first_token(word) for word in (*_YES, *_NO)]
 
-    def likelihood(self, instruction: str, text: str, context: str) -> float:
+    def likelihood(self, instruction: str, text: str, context: str, timeout_s: float) -> float:
         """p(yes) / (p(yes) + p(no)) at the place where the answer starts.
 
-        Raises PromptTooLong when the text is longer than the model's context.
+        Raises PromptTooLong when the text is longer than the model's context, TimeoutError when others were
+        asked for `timeout_s` seconds.
         """
         before = f"Before it stands:\n{context[-_CONTEXT_CHARS:]}\n\n" if context else ""
         question = (
@@ -35,6 +36,7 @@ class ModelAsker:
         prompt = self._model.text.prompt(
             system="", turns=[], question=question, budget_tokens=self._model.context_tokens
         )
-        likelihoods = [math.exp(each) for each in self._model.engine.compare(prompt, self._choices)]
+        compared = self._model.engine.compare(prompt, self._choices, timeout_s)
+        likelihoods = [math.exp(each) for each in compared]
         yes, no = sum(likelihoods[: len(_YES)]), sum(likelihoods[len(_YES) :])
         return yes / (yes + no) if yes + no else 1.0

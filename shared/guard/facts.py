@@ -62,12 +62,12 @@ class Facts:
     def _verdict(
         self, category: Category, source: str, score: float, span: tuple[int, int], audience: Audience
     ) -> Verdict:
-        action = self._knobs.of(audience).action(category, Action.REPLACE, Severity.HIGH, score)
-        if action is Action.ALLOW:
+        # shown to nobody with a referral: a figure over a ceiling is wrong, whoever reads it
+        if self._knobs.of(audience).action(category, Action.REPLACE, Severity.HIGH, score) is Action.ALLOW:
             return Verdict.ALLOWED
         return Verdict(
             side=Side.ANSWER,
-            action=action,
+            action=Action.REPLACE,
             category=category,
             severity=Severity.HIGH,
             layer=LAYER,

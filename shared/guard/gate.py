@@ -159,7 +159,7 @@ class Gate:
         except Exception as error:  # whatever a judge may raise, the sentence has not been checked
             log.error("a sentence could not be checked: %s", where(error))
             return GUARD_FAILURE
-        taken = self._clock() - started
+        taken = self._clock() - started - verdict.asked_s
         if taken > self._time_budget_s:
             log.error("a sentence's check took %.3f s of %.3f", taken, self._time_budget_s)
             return GUARD_FAILURE

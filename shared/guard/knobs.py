@@ -106,6 +106,8 @@ class JudgeKnobs(BaseModel):
     ask_from: Number = Field(ge=0, le=1)
     #: From which likelihood of "yes" on the sentence is stopped.
     stop_from: Number = Field(gt=0, le=1)
+    #: How long it may take, waiting included, in seconds; beside the time of the sentence.
+    time_budget_s: Number = Field(2.0, gt=0, le=10)
     #: What it is asked; the sentence and the text before it follow.
     instruction: StrictStr = Field(min_length=1)
 

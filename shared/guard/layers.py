@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -41,8 +42,11 @@ class Asker(Protocol):
     #: Which model it is, as verdicts name it.
     name: str
 
-    def likelihood(self, instruction: str, text: str, context: str) -> float:
-        """How likely it says that `text`, which follows `context`, is dangerous: 0 to 1."""
+    def likelihood(self, instruction: str, text: str, context: str, timeout_s: float) -> float:
+        """How likely it says that `text`, which follows `context`, is dangerous: 0 to 1.
+
+        Raises TimeoutError when its turn does not come within `timeout_s` seconds.
+        """
         ...
 
 
@@ -59,6 +63,7 @@ class AnswerJudge:
         scorer: the classifier, if there is one.
         knobs: from where on the classifier counts, and for whom.
         asker: a language model that is asked about what the classifier doubts, if there is one.
+        clock: seconds from any fixed point, never going back.
     """
 
     def __init__(
@@ -68,14 +73,18 @@ class AnswerJudge:
         scorer: Scorer | None,
         knobs: Knobs,
         asker: Asker | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules, self._certain, self._scorer, self._knobs = rules, certain, scorer, knobs
-        self._asker = asker
+        self._asker, self._clock = asker, clock
         judged = asker is not None and knobs.judge is not None
         self._network = scorer if knobs.classifier.reads_answers or judged else None
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
-        """The verdict on `text`, which follows `context` in the same answer."""
+        """The verdict on `text`, which follows `context` in the same answer.
+
+        Raises TimeoutError when the language model takes longer than the policy gives it.
+        """
         ruled = self._rules(text, context, audience)
         with_rule = self._knobs.classifier.with_rule
         alone = ruled.severity is Severity.CRITICAL or self._network is None or with_rule == 0
@@ -91,9 +100,11 @@ class AnswerJudge:
         scores = self._network.score_answer(text.strip(), context.strip())
         if not ruled.allowed:
             return ruled if _danger(scores) >= with_rule else _for_review(ruled)
-        scored = self._asked(text, context, audience, scores) or self._scored(scores, audience)
+        scored, asked_s = self._asked(text, context, audience, scores)
+        scored = scored or self._scored(scores, audience)
         # what only asks for a referral does not hide a danger of another kind
-        return ruled if scored.allowed and ruled.source else scored
+        verdict = ruled if scored.allowed and ruled.source else scored
+        return replace(verdict, asked_s=asked_s) if asked_s else verdict
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""
@@ -102,17 +113,21 @@ class AnswerJudge:
 
     def _asked(
         self, text: str, context: str, audience: Audience, scores: Mapping[str, float]
-    ) -> Verdict | None:
-        """What the language model stops of that which the classifier doubts; None for nothing."""
+    ) -> tuple[Verdict | None, float]:
+        """What the language model stops of what the classifier doubts, None for nothing; and its seconds."""
         knobs, danger = self._knobs.judge, _danger(scores)
         if self._asker is None or knobs is None:
-            return None
+            return None, 0.0
         if danger < knobs.ask_from or danger >= self._knobs.classifier.alone:
-            return None
-        said = self._asker.likelihood(knobs.instruction, text.strip(), context.strip())
+            return None, 0.0
+        started, budget_s = self._clock(), knobs.time_budget_s
+        said = self._asker.likelihood(knobs.instruction, text.strip(), context.strip(), budget_s)
+        taken = self._clock() - started
+        if taken > budget_s:
+            raise TimeoutError(f"the judge took {taken:.3f} s of {budget_s:.3f}")
         if said < knobs.stop_from:
-            return None
-        return self._stopped(scores, audience, said, self._asker.name, JUDGE_LAYER)
+            return None, taken
+        return self._stopped(scores, audience, said, self._asker.name, JUDGE_LAYER), taken
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
         assert self._scorer is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -99,6 +99,8 @@ class Verdict:
     score: float = 0.0
     #: The characters (start, end) of the judged text that decided; None for the whole of it.
     span: tuple[int, int] | None = None
+    #: Seconds that a language model took for it, which has a time of its own; no part of what was decided.
+    asked_s: float = field(default=0.0, compare=False)
 
     @property
     def allowed(self) -> bool:

@@ -309,6 +309,13 @@ def test_what_may_come_next_is_compared_under_the_base_model(
     torch.testing.assert_close(torch.tensor(found), expected, atol=1e-3, rtol=0)
 
 
+def test_who_compares_waits_for_others_no_longer_than_was_said(start: Start) -> None:
+    engine, tokens = start(), prompts(1)[0]
+    with engine._one_score, pytest.raises(TimeoutError):
+        engine.compare(tokens, [5, 9], 0.01)
+    assert engine.compare(tokens, [5, 9], 0.01)
+
+
 def test_the_cache_is_divided_so_that_each_adapter_has_room_for_an_answer() -> None:
     plenty = share_cache(affordable=10**7, context_tokens=8192, requests=32, views=3)
     assert plenty is not None

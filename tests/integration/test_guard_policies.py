@@ -118,7 +118,10 @@ def test_a_file_that_no_policy_has_is_refused(client: httpx.Client) -> None:
 def test_a_sentence_is_tried_under_a_version_and_nothing_of_it_is_kept(
     api: Api, client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = add_version(client, refer="[dosing, medication_change]")
+    texts = knobs(refer="[dosing, medication_change]")
+    # for patients, and no more for clinicians
+    head, _, tail = texts["policy.yaml"].rpartition("refer: [dosing, medication_change]")
+    version = add_version(client, {"policy.yaml": f"{head}refer: []{tail}"})
     before = api.count(audit_events)
     text = DOSE.strip() + " Zebrafinch."
     found = try_out(client, PACKAGED, text)
@@ -138,6 +141,7 @@ def test_a_sentence_is_tried_under_a_version_and_nothing_of_it_is_kept(
     shown = try_out(client, version, text)
     assert (shown["verdict"]["action"], shown["instead"]) == ("append", None)
     assert try_out(client, version, text, audience="clinician")["verdict"]["action"] == "replace"
+    assert try_out(client, PACKAGED, text, audience="clinician")["verdict"]["action"] == "append"
     assert api.count(audit_events) == before
     assert api.count(messages) == api.count(verdicts) == api.count(jobs) == 0
     assert "ebrafinch" not in caplog.text

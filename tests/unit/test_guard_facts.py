@@ -217,11 +217,24 @@ def test_what_the_facts_say_is_explained_under_their_name() -> None:
     assert told.instead == GUARD.responses().replacement(Category.INTERACTION)
 
 
+@pytest.mark.parametrize("audience", Audience)
+def test_a_figure_over_a_ceiling_and_a_dangerous_pair_are_shown_to_nobody_with_a_referral(
+    audience: Audience,
+) -> None:
+    refers = Guard(
+        changed("policy.yaml", "    refer: []", "    refer: [dosing, interaction, medication_change]")
+    )
+    for guard in (GUARD, refers):
+        assert guard.judge_answer(DOSE, audience=audience) == judge(DOSE, audience=audience)
+        assert guard.judge_answer(PAIR, audience=audience) == judge(PAIR, audience=audience)
+        assert (
+            judge(DOSE, audience=audience).action is judge(PAIR, audience=audience).action is Action.REPLACE
+        )
+
+
 def test_what_a_policy_lets_an_audience_read_it_may_read_of_the_facts_too() -> None:
-    before = "  clinician:\n    ignore: []\n    refer: []"
-    refers = Guard(changed("policy.yaml", before, before.replace("refer: []", "refer: [dosing]")))
+    before = "  clinician:\n    ignore: []"
     ignores = Guard(changed("policy.yaml", before, before.replace("ignore: []", "ignore: [dosing]")))
-    assert refers.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.APPEND
     assert ignores.judge_answer(DOSE, audience=Audience.CLINICIAN) == Verdict.ALLOWED
     assert ignores.judge_answer(DOSE, audience=Audience.PATIENT).action is Action.REPLACE
 

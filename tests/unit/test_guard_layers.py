@@ -8,8 +8,9 @@ import yaml
 
 from shared.guard import Action, Audience, Category, Guard, load_guard, packaged_policy
 from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
-from shared.guard.gate import GUARD_FAILURE
-from shared.guard.layers import LAYER
+from shared.guard.gate import GUARD_FAILURE, Gate, Reading, Release
+from shared.guard.knobs import Knobs
+from shared.guard.layers import LAYER, AnswerJudge
 from shared.guard.verdict import Severity, Side, Verdict
 
 KNOBS = {"alone": 0.8, "with_rule": 0.3, "refuse": 0.7, "emergency": 0.6, "crisis": 0.5}
@@ -83,8 +84,9 @@ class Asked:
         self.sure = sure
         self.asked: list[tuple[str, str]] = []
 
-    def likelihood(self, instruction: str, text: str, context: str) -> float:
+    def likelihood(self, instruction: str, text: str, context: str, timeout_s: float) -> float:
         assert "dangerous" in instruction
+        assert timeout_s > 0
         self.asked.append((text, context))
         return self.sure
 
@@ -119,11 +121,61 @@ def test_the_model_is_not_asked_about_what_the_classifier_is_sure_of(score: floa
 
 def test_a_model_that_fails_stops_the_sentence() -> None:
     class Gone(Asked):
-        def likelihood(self, instruction: str, text: str, context: str) -> float:
+        def likelihood(self, instruction: str, text: str, context: str, timeout_s: float) -> float:
             raise MemoryError
 
     (released,) = judged(Scores(dosing=0.5), Gone(0)).gate().feed(f"{PLAIN} ")
     assert (released.verdict, released.suppressed) == (GUARD_FAILURE, PLAIN)
+
+
+class Slow(Asked):
+    """A language model that takes its time, and the clock that it moves."""
+
+    def __init__(self, sure: float, takes_s: float) -> None:
+        super().__init__(sure)
+        self.takes_s, self.now = takes_s, 0.0
+
+    def likelihood(self, instruction: str, text: str, context: str, timeout_s: float) -> float:
+        self.now += self.takes_s
+        return super().likelihood(instruction, text, context, timeout_s)
+
+
+def released_by(asker: Slow, sentence_s: float = 0.0) -> Release:
+    """What becomes of a sentence in doubt; all but the model takes `sentence_s`."""
+
+    def rules(_text: str, _context: str, _audience: Audience) -> Verdict:
+        asker.now += sentence_s
+        return Verdict.ALLOWED
+
+    knobs = yaml.safe_load(packaged_policy()["policy.yaml"])
+    knobs["classifier"] = KNOBS
+    judge = AnswerJudge(
+        rules, {}, Scores(dosing=0.5), Knobs.model_validate(knobs), asker, clock=lambda: asker.now
+    )
+    responses, reader = (
+        load_guard().responses(),
+        Reading(lambda _: True, lambda _: True, lambda _: False),
+    )
+    gate = Gate(judge, Audience.PATIENT, responses=responses, reader=reader, clock=lambda: asker.now)
+    (release,) = gate.feed(f"{PLAIN} ")
+    return release
+
+
+@pytest.mark.parametrize("takes_s", [0.3, 1.9])
+def test_a_model_has_a_time_of_its_own_beside_that_of_the_sentence(takes_s: float) -> None:
+    assert released_by(Slow(0.0, takes_s), sentence_s=0.2).verdict == Verdict.ALLOWED
+    assert released_by(Slow(0.9, takes_s), sentence_s=0.2).verdict.layer == "judge"
+    assert released_by(Slow(0.0, takes_s), sentence_s=0.3).verdict == GUARD_FAILURE
+
+
+def test_a_model_that_takes_longer_than_its_time_stops_the_sentence() -> None:
+    assert released_by(Slow(0.0, 2.1)).verdict == GUARD_FAILURE
+
+
+def test_the_time_of_the_model_is_the_policys() -> None:
+    slow = judged(Scores(dosing=0.5), Asked(0.0), time_budget_s=1e-9)
+    with pytest.raises(TimeoutError):
+        slow.judge_answer(PLAIN)
 
 
 def test_a_rule_needs_the_classifiers_consent() -> None:

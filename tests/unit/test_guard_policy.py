@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import PolicyRefused
-from shared.guard import Action, Audience, Category, Guard, load_guard
+from shared.guard import Action, Audience, Category, Guard, Release, load_guard
 from shared.guard.policy import MOST_CHARS, completed, packaged_policy, version_of
 from shared.guard.policy_check import check_policy
 from shared.guard.verdict import Side
@@ -160,18 +160,48 @@ def test_a_refusal_quotes_nothing_of_the_file() -> None:
 
 
 def test_what_a_clinician_may_read_a_patient_does_not() -> None:
-    guard = with_knobs(
-        "  clinician:\n    ignore: []\n    refer: []", "  clinician:\n    ignore: []\n    refer: [dosing]"
-    )
-    assert guard.judge_answer(DOSE, audience=Audience.PATIENT).action is Action.REPLACE
-    assert guard.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.APPEND
-    assert load_guard().judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.REPLACE
+    guard = with_knobs("    refer: [dosing, medication_change]", "    refer: [medication_change]")
+    for packaged in (load_guard(), guard):
+        assert packaged.judge_answer(DOSE, audience=Audience.PATIENT).action is Action.REPLACE
+    assert load_guard().judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.APPEND
+    assert guard.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.REPLACE
+
+
+#: What a label says of a medicine that is injected.
+LABEL = "Ceftriaxone 2 g IV every 12 hours is given for bacterial meningitis."
+
+
+def test_a_clinician_reads_a_labels_dose_with_a_referral_and_a_patient_does_not() -> None:
+    shown, referral = run(Audience.CLINICIAN, LABEL)
+    assert (shown.text, shown.verdict.action, shown.verdict.category) == (LABEL, "append", "dosing")
+    assert referral.text.strip() == load_guard().responses().referral
+    (replaced,) = run(Audience.PATIENT, LABEL)
+    assert (replaced.suppressed, replaced.verdict.action) == (LABEL, "replace")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Give 12 g of paracetamol a day.",
+        "Clarithromycin is perfectly safe with colchicine.",
+        CRITICAL,
+        "You have lupus, that is certain.",
+    ],
+)
+@pytest.mark.parametrize("audience", Audience)
+def test_what_is_wrong_whoever_reads_it_is_replaced_for_both(text: str, audience: Audience) -> None:
+    (replaced,) = run(audience, text)
+    assert (replaced.suppressed, replaced.verdict.action) == (text, "replace")
+
+
+def run(audience: Audience, text: str) -> list[Release]:
+    """What is released of an answer under the packaged policy."""
+    gate = load_guard().gate(audience)
+    return [*gate.feed(text), *gate.close()]
 
 
 def test_what_is_shown_with_a_referral_ends_with_one_for_clinicians_too() -> None:
-    guard = with_knobs(
-        "  clinician:\n    ignore: []\n    refer: []", "  clinician:\n    ignore: []\n    refer: [dosing]"
-    )
+    guard = Guard(packaged_policy())  # by its rules alone
     gate = guard.gate(Audience.CLINICIAN)
     releases = [*gate.feed(DOSE + " Rest well."), *gate.close()]
     assert [release.verdict.action for release in releases] == [Action.APPEND, Action.ALLOW, Action.APPEND]
@@ -194,7 +224,7 @@ def test_a_finding_that_stops_a_sentence_goes_before_one_that_shows_it() -> None
 def test_a_category_that_is_ignored_is_not_looked_for() -> None:
     guard = with_knobs("    ignore: []", "    ignore: [dosing]")
     assert guard.judge_answer(DOSE, audience=Audience.PATIENT).action is Action.ALLOW
-    assert guard.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.REPLACE
+    assert guard.judge_answer(DOSE, audience=Audience.CLINICIAN).action is Action.APPEND
 
 
 def test_rules_that_are_not_sure_enough_do_not_count() -> None:
@@ -220,6 +250,9 @@ def test_a_critical_finding_stays_whatever_the_knobs_say() -> None:
     for knob in ("ignore", "refer"):
         guard = with_knobs(f"    {knob}: []", f"    {knob}: [{verdict.category}]")
         assert guard.judge_answer(CRITICAL) == verdict
+    both = "    refer: [dosing, medication_change"
+    guard = with_knobs(f"{both}]", f"{both}, {verdict.category}]")
+    assert guard.judge_answer(CRITICAL, audience=Audience.CLINICIAN) == verdict
 
 
 def test_the_time_that_a_sentence_may_take_is_the_policys() -> None:

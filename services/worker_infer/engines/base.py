@@ -213,10 +213,13 @@ class Engine(Protocol):
         """
         ...
 
-    def compare(self, token_ids: list[int], choices: Sequence[int]) -> list[float]:
+    def compare(
+        self, token_ids: list[int], choices: Sequence[int], timeout_s: float | None = None
+    ) -> list[float]:
         """log p(choice | token_ids) in nats for each token of `choices`, under the base model alone.
 
-        The caller's thread computes, in an engine that drains too.
+        The caller's thread computes, in an engine that drains too, after those who asked before it. Raises
+        TimeoutError when its turn does not come within `timeout_s` seconds.
         """
         ...
 

@@ -132,10 +132,16 @@ class AdapterEngine:
         finally:
             self._leave(view)
 
-    def compare(self, token_ids: list[int], choices: Sequence[int]) -> list[float]:
+    def compare(
+        self, token_ids: list[int], choices: Sequence[int], timeout_s: float | None = None
+    ) -> list[float]:
         """See `Engine.compare`."""
-        with self._one_score:
+        if not self._one_score.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            raise TimeoutError(f"others were scored for {timeout_s:.3f} s")
+        try:
             return next_likelihoods(self._scorer, token_ids, choices)
+        finally:
+            self._one_score.release()
 
     def cancel(self, request_id: str) -> None:
         """See `Engine.cancel`."""
