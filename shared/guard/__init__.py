@@ -201,7 +201,7 @@ class _Mute:
     def __init__(self) -> None:
         self.was_asked = False
 
-    def likelihood(self, instruction: str, text: str, context: str) -> float:
+    def likelihood(self, instruction: str, text: str, context: str, timeout_s: float) -> float:
         """Of a danger: none."""
         self.was_asked = True
         return 0.0
