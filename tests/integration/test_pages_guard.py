@@ -121,8 +121,8 @@ def test_a_harmless_sentence_is_allowed(open_app: Open) -> None:
 
 
 def test_a_sentence_that_is_only_flagged_is_said_to_be_shown(open_app: Open, client: httpx.Client) -> None:
-    activate(client, add_version(client, classifier(with_rule="1.0")))
-    app = judge(open_app(), DOSE.strip())
+    activate(client, add_version(client, classifier(flag="0.0001")))
+    app = judge(open_app(), "Rest well.")
     assert any("**Shown as it is, and flagged in the log for a reviewer**" in e.value for e in app.info)
     assert "What is said instead" not in texts(app)
 
