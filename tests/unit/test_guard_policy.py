@@ -168,7 +168,7 @@ def test_what_a_clinician_may_read_a_patient_does_not() -> None:
 
 
 #: What a label says of a medicine that is injected.
-LABEL = "Ceftriaxone 2 g IV every 12 hours is given for bacterial meningitis."
+LABEL = "Give ceftriaxone 2 g IV every 12 hours in bacterial meningitis."
 
 
 def test_a_clinician_reads_a_labels_dose_with_a_referral_and_a_patient_does_not() -> None:
