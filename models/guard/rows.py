@@ -11,7 +11,7 @@ from pathlib import Path
 from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 
 DATA = Path(__file__).parent / "data"
-#: Files written last, most of whose rows look dangerous and are not, or ask for harm in an even tone.
+#: Files most of whose rows look dangerous and are not, or ask for harm in an even tone.
 LATEST = ("output/*_5.jsonl", "output/plain_2.jsonl", "input/requests_6.jsonl")
 #: Rows that share this part of their three-word sequences are the same row.
 NEAR = 0.7

@@ -102,7 +102,7 @@ def test_the_packaged_policy_has_nothing_wrong() -> None:
         ("policy.yaml", "  crisis: 0.15", '  crisis: "0.15"', "input should be a valid number"),
         ("policy.yaml", "  crisis: 0.15", "  crisis: .nan", "input should be a finite number"),
         ("policy.yaml", "budget_s: 0.25", "budget_s: on", "input should be a valid number"),
-        ("policy.yaml", "  with_rule: 0.1", "  with_rule: 0.86", "above `alone`"),
+        ("policy.yaml", "  with_rule: 0.2", "  with_rule: 0.86", "above `alone`"),
         ("doses.yaml", "    hours: 4", "    hours: on", "input should be a valid number"),
         ("rules_answer.yaml", "  body: [", "  body: [<nothing>, ", "there is no macro of this name"),
         ("rules_answer.yaml", "  body: [", '  body: ["<body>", ', "the macro names itself"),
