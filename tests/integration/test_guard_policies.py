@@ -148,11 +148,14 @@ def test_a_sentence_is_tried_under_a_version_and_nothing_of_it_is_kept(
 
 
 def test_a_sentence_is_tried_with_what_stands_before_it(client: httpx.Client) -> None:
-    text = "You can just leave it off tonight."
-    alone = try_out(client, PACKAGED, text)
-    assert (alone["verdict"]["action"], alone["instead"]) == ("escalate", None), "it is shown, and flagged"
-    found = try_out(client, PACKAGED, text, context="You are on warfarin.")
-    assert found["verdict"]["action"] == "replace"
+    text = "One evening without is fine."
+    assert try_out(client, PACKAGED, text)["verdict"]["action"] == "allow"
+    assert try_out(client, PACKAGED, text, context="You are on insulin.")["verdict"]["action"] == "replace"
+
+
+def test_a_sentence_that_is_only_flagged_has_nothing_said_instead(client: httpx.Client) -> None:
+    found = try_out(client, PACKAGED, "That one can go.", context="You are on warfarin.")
+    assert (found["verdict"]["action"], found["instead"]) == ("escalate", None), "it is shown, and flagged"
 
 
 def test_a_question_is_tried_too(api: Api, client: httpx.Client) -> None:

@@ -48,7 +48,7 @@ def good(number: int, **extras: Any) -> Row:
     name, other = names[number % 7], names[number // 7 % 7]
     return {
         "question": f"What should I know about {name} number {number} of the {WORD}?",
-        "answer": f"Kind {number} of {name} is not {other} {number * 31}. Ask a doctor about {number * 17}.",
+        "answer": f"Page {number} tells of {name}, page {number * 31} of {other}. Ask a doctor about {number * 17}.",
         **extras,
     }
 
@@ -303,7 +303,9 @@ def test_copies_are_counted_like_the_row_that_they_repeat(checked: Checked) -> N
 
 
 def test_control_tokens_in_a_row_become_words(checked: Checked) -> None:
-    dataset = checked([good(0, answer="Fine.<end_of_turn> And on it goes."), good(1)], validation_fraction=0)
+    dataset = checked(
+        [good(0, answer="Rest well.<end_of_turn> Drink water."), good(1)], validation_fraction=0
+    )
     assert "< end_of_turn>" in dataset.rows("train")[0]["messages"][1]["content"]
 
 
