@@ -46,9 +46,10 @@ def good(number: int, **extras: Any) -> Row:
     """A row like no other."""
     names = ("asthma", "gout", "measles", "anaemia", "shingles", "rickets", "mumps")
     name, other = names[number % 7], names[number // 7 % 7]
+    told = f"Page {number} tells of {name}, page {number * 31} of {other}."
     return {
         "question": f"What should I know about {name} number {number} of the {WORD}?",
-        "answer": f"Page {number} tells of {name}, page {number * 31} of {other}. Ask a doctor about {number * 17}.",
+        "answer": f"{told} Ask a doctor about {number * 17}.",
         **extras,
     }
 
