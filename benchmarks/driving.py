@@ -27,6 +27,7 @@ class Run:
             "system": self.system,
             "concurrency": self.concurrency,
             "adapters": 0,
+            "tokens_per_answer": round(sum(a.tokens for a in self.answers) / len(self.answers), 1),
             "tokens_per_s": round(sum(answer.tokens for answer in self.answers) / self.wall_s, 1),
             "first_sentence_ms_p50": round(report.percentile(first, 0.5), 1),
             "first_sentence_ms_p95": round(report.percentile(first, 0.95), 1),

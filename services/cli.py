@@ -102,11 +102,10 @@ def _init(_options: argparse.Namespace) -> None:
 
 def _migrate(_options: argparse.Namespace) -> None:
     from services import setup
-    from shared.db import migrate
     from shared.settings import load_settings
 
     with setup.open_as_owner(load_settings()) as database:
-        migrate.upgrade(database.writer)
+        setup.migrate_tables(database)
 
 
 def _smoke(_options: argparse.Namespace) -> int:
@@ -127,7 +126,7 @@ def _up(_options: argparse.Namespace) -> int:
         if logins:
             print(setup.describe_logins(logins))
             print(f"  (also in {settings.state_dir / setup.LOGINS_FILE}, which only you can read)\n")
-        return local.run_honcho(settings, on_ready=lambda: _announce(settings))
+        return local.run_honcho(settings, on_ready=lambda: _announce(settings), on_wait=_still)
 
 
 @contextmanager
@@ -146,6 +145,10 @@ def _alone_in(folder: "Path") -> Iterator[None]:
 
 def _announce(settings: "Settings") -> None:
     print(f"\n  MediChat is ready: {settings.public_ui_url}   (Ctrl-C stops it)\n", flush=True)
+
+
+def _still(missing: str) -> None:
+    print(f"\n  Not ready yet: still waiting for {missing}.\n", flush=True)
 
 
 def _check_model(settings: "Settings") -> None:

@@ -28,7 +28,10 @@ class CommandRefused(Exception):
 @contextmanager
 def log_in(settings: Settings) -> Iterator[httpx.Client]:
     """A client of the gateway with somebody's rights, for as long as the command takes."""
-    with httpx.Client(base_url=settings.api_url, timeout=httpx.Timeout(60, connect=10)) as client:
+    timeout = httpx.Timeout(60, connect=10)
+    # a transport of its own, for else a proxy named in the environment would see what is sent
+    transport = httpx.HTTPTransport()
+    with httpx.Client(base_url=settings.api_url, timeout=timeout, transport=transport) as client:
         if key := os.environ.get("MEDICHAT_API_KEY", "").strip():
             client.headers["Authorization"] = f"Bearer {key}"
         elif sys.stdin.isatty():

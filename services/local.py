@@ -30,6 +30,8 @@ PROCFILE = ROOT / "Procfile"
 #: What a stack of its own takes from the settings around it: which model, and on what it runs. Nothing that
 #: would lead it to the database or the Redis of an installation in use.
 INHERITED = {f"MEDICHAT_{name}" for name in ("MODEL", "MODEL_PATH", "DEVICE", "DTYPE", "QUANTISE")}
+#: How often a start that takes long says what it waits for, in seconds.
+STILL_S = 60.0
 #: honcho kills what has not ended 5 s after the first process did.
 _STOP_S = 20.0
 
@@ -91,8 +93,10 @@ def port_in_use(host: str, port: int) -> bool:
     return False
 
 
-def run_honcho(settings: Settings, *, on_ready: Callable[[], None]) -> int:
+def run_honcho(settings: Settings, *, on_ready: Callable[[], None], on_wait: Callable[[str], None]) -> int:
     """Run every process under honcho until it ends or KeyboardInterrupt; returns the exit status.
+
+    `on_ready` is called once all serve, `on_wait` from time to time before with what is missing.
 
     honcho gets a session of its own: signals of the terminal come here only, and are passed on in order.
     """
@@ -103,7 +107,7 @@ def run_honcho(settings: Settings, *, on_ready: Callable[[], None]) -> int:
     process = None
 
     def watch(process: "subprocess.Popen[bytes]") -> None:
-        if wait_serving(settings, process):
+        if wait_serving(settings, process, on_wait=on_wait):
             on_ready()
 
     try:
@@ -321,13 +325,27 @@ class Stack:
         self.stop()
 
 
-def wait_serving(settings: Settings, process: "subprocess.Popen[bytes]", timeout_s: float = 300.0) -> bool:
-    """Wait until gateway, dashboard and a worker serve; False when `process` ends before that."""
-    deadline = time.monotonic() + timeout_s
-    while process.poll() is None and time.monotonic() < deadline:
-        dashboard = _answers(f"http://127.0.0.1:{settings.ui_port}/_stcore/health")
-        if dashboard and _workers(f"http://127.0.0.1:{settings.api_port}") > 0:
+def wait_serving(
+    settings: Settings, process: "subprocess.Popen[bytes]", *, on_wait: Callable[[str], None]
+) -> bool:
+    """Wait until gateway, dashboard and a worker serve; False when `process` ends before that.
+
+    A model may take long to be fetched and loaded: `on_wait` is told every `STILL_S` seconds what is missing.
+    """
+    told = time.monotonic()
+    host = f"[{settings.ui_host}]" if ":" in settings.ui_host else settings.ui_host
+    while process.poll() is None:
+        if not _answers(f"http://{host}:{settings.ui_port}/_stcore/health"):
+            missing = "the dashboard"
+        elif not _answers(f"{settings.api_url}/healthz"):
+            missing = f"the gateway ({settings.api_url})"
+        elif _workers(settings.api_url) == 0:
+            missing = f"a worker, which loads {settings.model}; a large model is fetched first"
+        else:
             return True
+        if time.monotonic() - told > STILL_S:
+            told = time.monotonic()
+            on_wait(missing)
         time.sleep(0.2)
     return False
 
@@ -375,4 +393,4 @@ def _answers(url: str) -> bool:
 @cache
 def _http() -> httpx.Client:
     """One for all looks: making one reads the certificates of all authorities, 22 ms of a processor."""
-    return httpx.Client(timeout=2)
+    return httpx.Client(timeout=2, transport=httpx.HTTPTransport())  # past any proxy of the environment

@@ -10,8 +10,10 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 
 from shared.auth.accounts import create_first_users
+from shared.clock import DatabaseClock
 from shared.db import Database, migrate, open_database
 from shared.db.engine import database_setting
+from shared.policies.store import PolicyStore
 from shared.privacy.envelope import new_master_key
 from shared.settings import Settings, load_settings
 
@@ -50,12 +52,19 @@ def make_secrets(state_dir: Path) -> None:
 def make_tables(settings: Settings) -> list[tuple[str, str, str]]:
     """Migrate the database as its owner and make the first users; returns those made."""
     with open_as_owner(settings) as database:
-        migrate.upgrade(database.writer)
+        migrate_tables(database)
         with database.write() as connection:
             logins = create_first_users(connection, datetime.now(UTC))
             if logins:  # written before the commit: a password in the file may be void, never lost
                 write_private(settings.state_dir / LOGINS_FILE, describe_logins(logins))
         return logins
+
+
+def migrate_tables(database: Database) -> None:
+    """Bring the tables to the newest version, and keep the policy that this release comes with."""
+    migrate.upgrade(database.writer)
+    with database.write() as connection:
+        PolicyStore(DatabaseClock()).keep_packaged(connection)
 
 
 @contextmanager

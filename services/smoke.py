@@ -48,7 +48,7 @@ def smoke() -> int:
 def log_in(stack: Stack, role: str) -> httpx.Client:
     """A client of the gateway, logged in with the role's first log-in and consented."""
     name, password = stack.logins[role]
-    client = httpx.Client(base_url=stack.api_url, timeout=120)
+    client = httpx.Client(base_url=stack.api_url, timeout=120, transport=httpx.HTTPTransport())
     form = {"username": name, "password": password}
     token = _expect(client.post("/v1/auth/token", data=form), 200)["access_token"]
     client.headers["Authorization"] = f"Bearer {token}"

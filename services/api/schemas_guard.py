@@ -36,7 +36,7 @@ class SwitchView(BaseModel):
 class ActivationView(BaseModel):
     """Which policies count since a moment."""
 
-    version: str
+    version: str | None = Field(description="Null: whichever comes with the program.")
     shadow: str | None
     kind: str
     by: str
@@ -76,7 +76,7 @@ class PolicyItem(BaseModel):
 
     version: str
     note: str
-    created_by: str | None = Field(description="Null for the packaged one.")
+    created_by: str | None = Field(description="Null for one that came with the program.")
     created_at: datetime | None
     active: bool
     shadow: bool

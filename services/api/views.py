@@ -134,13 +134,14 @@ def conversation_view(
 ) -> schemas.ConversationView:
     """A conversation that the caller was found to own."""
     row = connection.execute(select(conversations).where(conversations.c.id == conversation_id)).one()
-    newest = connection.execute(
+    # the one under way, though a question of somebody in need was answered at once beside it; else the newest
+    told = connection.execute(
         select(jobs.c.id)
         .where(jobs.c.conversation_id == conversation_id)
-        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .order_by(jobs.c.finished_at.is_(None).desc(), jobs.c.created_at.desc(), jobs.c.id.desc())
         .limit(1)
     ).scalar_one_or_none()
-    job = gateway.jobs.get(connection, newest) if newest is not None else None
+    job = gateway.jobs.get(connection, told) if told is not None else None
     released: list[Sentence] = []
     if job is not None and job.finished_at is None:
         released = gateway.conversations.read_sentences(connection, conversation_id, job.id)

@@ -72,6 +72,7 @@ def main() -> None:
     gateway = Gateway(token)
     try:
         me = gateway.me()
+        session.belong_to(me["id"])
         if not me["consented"] and me["role"] == "user":
             return consent.show(gateway, me)
         _navigate(gateway, me)

@@ -27,7 +27,12 @@ class GatewayError(Exception):
 @lru_cache
 def _connections() -> httpx.Client:
     """The pool of connections; it carries no person's token."""
-    return httpx.Client(base_url=get_settings().api_url, timeout=httpx.Timeout(20, connect=3))
+    # a transport of its own, for else a proxy named in the environment would be told every question
+    return httpx.Client(
+        base_url=get_settings().api_url,
+        timeout=httpx.Timeout(20, connect=3),
+        transport=httpx.HTTPTransport(),
+    )
 
 
 class Gateway:

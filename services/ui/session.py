@@ -1,4 +1,4 @@
-"""Says which log-in the browser holds. It checks nothing: the gateway does."""
+"""Says which log-in the browser holds, and whose this session is. It checks nothing: the gateway does."""
 
 import streamlit as st
 
@@ -9,3 +9,10 @@ COOKIE = "medichat_session"
 def token() -> str | None:
     """The token in the browser's cookie."""
     return st.context.cookies.get(COOKIE)
+
+
+def belong_to(person_id: str) -> None:
+    """Forget what the page keeps when another person has logged in in the same browser."""
+    if st.session_state.get("person", person_id) != person_id:
+        st.session_state.clear()
+    st.session_state["person"] = person_id

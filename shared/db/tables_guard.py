@@ -1,7 +1,7 @@
 """The tables of the guard's policy: versions, which one counts, the stop switch, replays. It knows no writer.
 
 All but `guard_replays` are insert-only: the newest row counts, and those before it are the history. With no
-row the policy that comes with the program counts, and answers are given.
+activation the policy that comes with the program counts, and with no stop answers are given.
 """
 
 from sqlalchemy import JSON, Boolean, Column, ForeignKey, Integer, String, Table, Text
@@ -16,7 +16,7 @@ guard_policies = Table(
     Column("version", String(32), primary_key=True),  # changes with any word of the texts
     Column("texts", JSON, nullable=False),  # the whole text of each policy file, by name
     Column("note", Text, nullable=False),
-    Column("created_by", Id, ForeignKey("users.id"), nullable=False),
+    Column("created_by", Id, ForeignKey("users.id")),  # NULL: it came with the program
     Column("created_at", UtcDateTime, nullable=False),
 )
 
@@ -24,7 +24,9 @@ guard_activations = Table(
     "guard_activations",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("version", String(32), ForeignKey("guard_policies.version")),  # NULL: the packaged policy
+    Column(
+        "version", String(32), ForeignKey("guard_policies.version")
+    ),  # NULL: whichever comes with the program
     Column("shadow", String(32), ForeignKey("guard_policies.version")),  # NULL: none judges beside it
     Column("kind", String(16), nullable=False),
     Column("by", Id, ForeignKey("users.id"), nullable=False),

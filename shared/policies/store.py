@@ -1,7 +1,8 @@
 """Keeps the guard's policies: their versions, which one counts, whether answers are given. It compiles none.
 
 Every method runs in the caller's transaction, so that a change and its audit event are committed together or
-not at all. Rows are only ever added: the newest counts. With none the packaged policy counts.
+not at all. Rows are only ever added: the newest counts. With none the packaged policy counts. Each packaged
+policy is stored too, so that the text under which an answer was judged is there after an upgrade.
 """
 
 from collections.abc import Mapping
@@ -52,7 +53,8 @@ class PolicyVersion:
 
     version: str
     note: str
-    created_by: str
+    #: None: it came with the program.
+    created_by: str | None
     created_at: datetime
 
 
@@ -121,10 +123,19 @@ def texts_of(connection: Connection, version: str | None) -> dict[str, str]:
 
 
 class PolicyStore:
-    """What admins do with policies; each act is audited."""
+    """What is done with policies; each act is audited."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+
+    def keep_packaged(self, connection: Connection) -> bool:
+        """Store the policy of this release, unless it is there; returns whether it was new."""
+        version = version_of(packaged_policy())
+        if self._is_stored(connection, version):
+            return False
+        self._insert(connection, version, packaged_policy(), "It came with the program.", record.SYSTEM_ACTOR)
+        self._log(connection, record.SYSTEM_ACTOR, "policy.packaged", f"policy:{version}", {})
+        return True
 
     def add(self, connection: Connection, texts: Mapping[str, str], *, note: str, actor: record.Actor) -> str:
         """Store a checked policy; returns its version. Raises Conflict when the very same is there."""
@@ -172,8 +183,7 @@ class PolicyStore:
         if version is not None:
             if self._named(connection, version) == active:
                 raise Conflict("This version is active: it judges for good, not in the shadow.")
-            if not self._is_stored(connection, version):
-                self._insert(connection, version, packaged_policy(), "As it was packaged.", actor)
+            self.keep_packaged(connection)  # a database that no release of this kind prepared
         if version == (now.shadow if now else None):
             raise Conflict("That is so already.")
         self._move(connection, ActivationKind.SHADOW, active, version, actor, "policy.shadowed")
@@ -249,7 +259,7 @@ class PolicyStore:
             "version": version,
             "texts": dict(texts),
             "note": note,
-            "created_by": actor.id,
+            "created_by": None if actor.id == record.SYSTEM else actor.id,
             "created_at": self._clock.now(connection),
         }
         put(connection, guard_policies, row)

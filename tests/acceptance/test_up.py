@@ -20,6 +20,7 @@ import pytest
 
 from services import cli, local
 from services.local import free_ports, read_logins
+from shared.settings import Settings
 from tests.support import ROOT, wait_until
 
 MEDICHAT = Path(sys.executable).with_name("medichat")
@@ -246,6 +247,23 @@ def test_a_port_in_use_is_one_clear_line(environment: dict[str, str], setting: s
     (line,) = done.stderr.splitlines()
     assert str(port) in line
     assert setting in line
+
+
+def test_a_start_that_takes_long_says_what_it_waits_for_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "STILL_S", 0.0)
+    api, ui = free_ports(2)
+    settings = Settings(state_dir=tmp_path, api_port=api, ui_port=ui)
+    told: list[str] = []
+
+    def wait(missing: str) -> None:
+        told.append(missing)
+        process.kill()
+
+    process = subprocess.Popen(["sleep", "600"])
+    assert not local.wait_serving(settings, process, on_wait=wait)
+    assert told[0] == "the dashboard"
 
 
 def test_a_full_disk_is_one_clear_line(

@@ -40,6 +40,17 @@ def test_an_answer_stands_after_its_question_though_a_crisis_came_in_between(api
     assert texts == ["What is asthma?", "Asthma narrows the airways.", crisis, helped["answer"]]
 
 
+def test_an_answer_under_way_is_still_shown_after_a_crisis_beside_it(api: Api) -> None:
+    client = api.log_in()
+    asked = ask_async(client)
+    conversation = asked["conversation_id"]
+    api.release(api.claim(), "Asthma narrows the airways.")
+    client.post("/predict", json={"query": "I want to kill myself", "conversation_id": conversation})
+    view = client.get(f"/v1/conversations/{conversation}").json()
+    assert (view["job"]["id"], view["job"]["state"]) == (asked["id"], "running")
+    assert [sentence["text"] for sentence in view["released"]] == ["Asthma narrows the airways."]
+
+
 def test_a_running_answer_is_part_of_it(api: Api) -> None:
     client = api.log_in()
     conversation = ask_async(client)["conversation_id"]

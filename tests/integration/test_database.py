@@ -11,6 +11,7 @@ from alembic.operations import Operations
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
+from services import setup
 from shared.audit import record
 from shared.auth.roles import Role
 from shared.clock import DatabaseClock
@@ -28,7 +29,9 @@ from shared.db.tables import (
     metadata,
     users,
 )
+from shared.db.tables_guard import guard_policies
 from shared.db.tables_training import datasets, deployments, training_runs
+from shared.guard.policy import packaged_policy, version_of
 from shared.ids import new_id
 from shared.policies.store import PolicyStore
 from tests.conftest import Databases
@@ -55,6 +58,15 @@ def empty(databases: Databases, dialect: str, tmp_path):  # type: ignore[no-unty
 def test_the_migrations_make_the_tables_that_the_code_describes(empty: Database) -> None:
     migrate.upgrade(empty.writer)
     assert migrate.check(empty.writer)
+
+
+def test_an_installation_keeps_the_policy_that_its_release_comes_with(empty: Database) -> None:
+    for _ in range(2):
+        setup.migrate_tables(empty)
+    with empty.read() as connection:
+        (row,) = connection.execute(select(guard_policies)).all()
+    assert (row.version, row.created_by) == (version_of(packaged_policy()), None)
+    assert row.texts == packaged_policy()
 
 
 def test_the_migrations_can_be_undone_and_done_again(empty: Database) -> None:

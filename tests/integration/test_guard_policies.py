@@ -10,6 +10,7 @@ from shared.auth.roles import Role
 from shared.db.tables import audit_events, jobs, messages, verdicts
 from shared.db.tables_guard import guard_activations, guard_policies
 from shared.guard.policy import MOST_CHARS, packaged_policy, version_of
+from shared.policies.store import PolicyStore
 from tests.policies import DOSE, activate, add_bad_version, add_version, knobs, store_version
 from tests.support import Api, Person
 
@@ -245,6 +246,35 @@ def test_the_packaged_policy_can_be_activated_again(api: Api, client: httpx.Clie
             select(guard_activations.c.version).order_by(guard_activations.c.seq.desc())
         ).scalars()
         assert next(newest) is None  # whatever a later release packages
+
+
+def test_the_policy_of_an_earlier_release_can_still_be_read_and_activated(
+    api: Api, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = packaged_policy() | knobs(refer="[dosing]")
+    policies = PolicyStore(api.gateway.clock)
+    with monkeypatch.context() as patch, api.gateway.database.write() as connection:
+        patch.setattr("shared.policies.store.packaged_policy", lambda: earlier)
+        assert policies.keep_packaged(connection)
+    with api.gateway.database.write() as connection:
+        assert policies.keep_packaged(connection)
+        assert not policies.keep_packaged(connection), "once is enough"
+    version = version_of(earlier)
+    found = client.get(f"/v1/guard/policies/{version}").json()
+    assert (found["texts"], found["created_by"], found["packaged"]) == (earlier, None, False)
+    assert {each["version"]: each["packaged"] for each in listed(client)} == {version: False, PACKAGED: True}
+    assert activate(client, version)["active"] == version
+    assert [event.object for event in api.audit("policy.packaged")] == [
+        f"policy:{version}",
+        f"policy:{PACKAGED}",
+    ]
+
+
+def test_the_history_does_not_call_an_earlier_packaged_policy_by_the_name_of_todays(
+    client: httpx.Client,
+) -> None:
+    activate(client, add_version(client, refer="[dosing]"))
+    assert activate(client, PACKAGED)["history"][0]["version"] is None
 
 
 def test_after_the_packaged_policy_was_activated_the_one_before_it_can_come_back(

@@ -1,13 +1,15 @@
 """The dashboard's pages, run by Streamlit's own test runner against a real gateway."""
 
+import socket
 from collections.abc import Callable, Iterator
+from select import select
 
 import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from services.api.routers.conversations import SEARCHED, UNREADABLE
-from services.ui import client
+from services.ui import client, session
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import data_keys
 from shared.guard.gate import REFERRAL_ADDED
@@ -50,6 +52,31 @@ def test_without_a_log_in_there_is_only_the_way_to_it(open_app: Open) -> None:
 def test_an_ended_log_in_leads_to_a_new_one(open_app: Open) -> None:
     app = open_app(token="mcs_nonsense")
     assert "log in again" in texts(app).lower()
+
+
+def test_what_a_page_keeps_is_forgotten_when_another_person_logs_in(
+    open_app: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.log_in(Role.ADMIN).post("/v1/guard/stop", json={"reason": "Wrong doses."}).raise_for_status()
+    app = open_app(api.person())
+    app.chat_input[0].set_value("A private question").run()
+    assert "A private question" in texts(app)
+    another = api.browser_token(api.person())
+    monkeypatch.setattr(session, "token", lambda: another)
+    app.run()
+    assert app.chat_input
+    assert "A private question" not in texts(app)
+
+
+def test_what_a_page_asks_goes_past_a_proxy_that_the_machine_names(
+    open_app: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        assert open_app(api.person()).chat_input
+        asked, _, _ = select([proxy], [], [], 0)
+    assert not asked
 
 
 def test_the_consent_stands_before_the_first_question_and_is_asked_once(open_app: Open, api: Api) -> None:

@@ -61,7 +61,7 @@ def guard_state(caller: AdminOrAuditor, gateway: GatewayDep) -> GuardStateView:
 
 @router.get("/policies", responses=document(401, 403, 429))
 def list_policies(caller: AdminOrAuditor, gateway: GatewayDep) -> PoliciesView:
-    """Every version that was stored, and the packaged one."""
+    """Every version that was stored, and the one that comes with this release."""
     with gateway.database.read() as connection:
         return PoliciesView(items=_items(connection))
 
@@ -245,7 +245,7 @@ def _state(connection: Connection, gateway: Gateway) -> GuardStateView:
         processes=processes,
         history=[
             ActivationView(
-                version=each.version or packaged,
+                version=each.version,
                 shadow=each.shadow,
                 kind=each.kind,
                 by=each.by,
@@ -276,6 +276,7 @@ def _switch(connection: Connection) -> SwitchView:
 def _items(connection: Connection) -> list[PolicyItem]:
     packaged = version_of(packaged_policy())
     now = policies.newest_activation(connection)
+    stored = policies.versions(connection)
     active, beside = (now.version if now else None) or packaged, now.shadow if now else None
     items = [
         PolicyItem(
@@ -284,14 +285,14 @@ def _items(connection: Connection) -> list[PolicyItem]:
             shadow=each.version == beside,
             packaged=False,
         )
-        for each in policies.versions(connection)
+        for each in stored
         if each.version != packaged
     ]
     last = PolicyItem(
         version=packaged,
         note="It comes with the program.",
         created_by=None,
-        created_at=None,
+        created_at=next((each.created_at for each in stored if each.version == packaged), None),
         active=packaged == active,
         shadow=packaged == beside,
         packaged=True,

@@ -239,14 +239,15 @@ def _regenerate(gateway: Gateway, conversation_id: str) -> None:
 def _look(gateway: Gateway, shown: Json, looks: Iterator[int]) -> None:
     """Show the page anew once the conversation is another than the one shown; it was only just read at first.
 
-    Whatever the gateway refuses is told when the person does something: now they may be writing.
+    That the log-in ended hides it at once. Whatever else the gateway refuses is told when the person does
+    something: now they may be writing.
     """
     if not next(looks):
         return
     try:
         changed = gateway.conversation(shown["id"]) != shown
-    except GatewayError:
-        return
+    except GatewayError as error:
+        changed = error.status == 401
     if changed:
         st.rerun()
 

@@ -95,7 +95,7 @@ def _what_counts(state: Json) -> None:
         history = [
             {
                 "since (UTC)": moment(each["at"]),
-                "version": each["version"],
+                "version": each["version"] or "the packaged one",
                 "shadow": each["shadow"] or "",
                 "why": each["kind"].replace("_", " "),
             }
