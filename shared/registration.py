@@ -1,5 +1,6 @@
 """A worker's entry in `workers`: that it lives, what it serves, how it fares. It knows no job."""
 
+import hashlib
 import logging
 import os
 import secrets
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: The entry of a worker that was killed stays for this long, so that people see that it fell silent.
 REMEMBERED = timedelta(days=1)
+#: So that a worker's whole name fits the columns that name who acted.
+_HOST_CHARS = 32
 
 
 def worker_name(kind: Kind) -> str:
@@ -32,8 +35,11 @@ def worker_name(kind: Kind) -> str:
 
 
 def _here(kind: Kind) -> str:
-    """How the names of all workers of this kind on this host begin."""
-    return f"{kind}@{socket.gethostname()}:"
+    """How the names of all workers of this kind on this host begin; a long name of a host is cut short."""
+    host = socket.gethostname()
+    if len(host) > _HOST_CHARS:  # what tells hosts of a cluster apart may stand at the end
+        host = f"{host[: _HOST_CHARS - 9]}-{hashlib.sha256(host.encode()).hexdigest()[:8]}"
+    return f"{kind}@{host}:"
 
 
 class Registration:

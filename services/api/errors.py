@@ -202,7 +202,12 @@ async def _not_storable(_request: Request, error: Exception) -> Response:
 
 async def _database_away(request: Request, error: Exception) -> Response:
     log.error("the database is not reachable: %s", type(error).__name__)
-    detail = "The database is not reachable; nothing was stored. Try again in a moment."
+    detail = "The database is not reachable; try again in a moment."
+    if request.method not in ("GET", "HEAD"):  # it may have been stored just before
+        detail += (
+            " Whether this was stored is not known: look first, or send it with the same Idempotency-Key, "
+            "which never asks twice."
+        )
     return problem(503, "unavailable", _detail(request, detail), headers={"Retry-After": "5"})
 
 

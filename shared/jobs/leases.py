@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: While the bell cannot be heard, cancellations are looked for this often, in seconds.
 UNHEARD_S = 3.0
+#: How often the bell is asked whether it is still there, in seconds.
+_PING_S = 1.0
 
 
 @dataclass
@@ -126,13 +128,15 @@ class LeaseKeeper:
 
     def _listen(self) -> None:
         while not self._closing.is_set():
+            begun = time.monotonic()
             try:
                 self._listen_until_lost()
             except redis.RedisError as error:
                 log.warning("cannot hear cancellations (%s): looking for them", type(error).__name__)
             except Exception as error:  # the listener must outlive a bug in one round
                 log.error("hearing cancellations failed, so they are looked for: %s", where(error))
-            if self._closing.wait(min(UNHEARD_S, self._heartbeat_s)):
+            pause = min(UNHEARD_S, self._heartbeat_s) - (time.monotonic() - begun)
+            if self._closing.wait(max(0.0, pause)):
                 return
             for hold in self._held():
                 self._renew(hold)
@@ -142,12 +146,17 @@ class LeaseKeeper:
             ignore_subscribe_messages=True
         ) as pubsub:
             pubsub.subscribe(CANCEL_CHANNEL)
-            heard_at = time.monotonic()
+            heard_at = pinged_at = time.monotonic()
             while not self._closing.is_set():
-                message = pubsub.get_message(timeout=1.0)
-                if message is None and time.monotonic() - heard_at > self._heartbeat_s:
+                message = pubsub.get_message(timeout=_PING_S)
+                now = time.monotonic()
+                if message is not None:
+                    heard_at = now
+                elif now - heard_at >= UNHEARD_S:  # it is frozen, or the network swallows what is sent
+                    raise redis.TimeoutError
+                if now - pinged_at >= _PING_S:
                     pubsub.ping()
-                    heard_at = time.monotonic()
+                    pinged_at = now
                 ring = Ring.from_json(message["data"]) if message and message["type"] == "message" else None
                 for hold in self._held(ring.job_id) if ring else []:
                     self._renew(hold)

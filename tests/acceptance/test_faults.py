@@ -232,15 +232,20 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(clinic: Clini
 def test_redis_killed_and_wiped(clinic: Clinic) -> None:
     running = clinic.ask()
     clinic.wait_for_sentence(running)
+    clinic.stack.signal("worker_infer", signal.SIGSTOP)
+    told = [clinic.ask(20) for _ in range(3)]
+    with closing(open_redis(clinic.stack.settings)) as redis:
+        assert redis.llen("infer"), "what wakes a worker for them lies in Redis"
     clinic.stack.kill("redis")
     meanwhile = [clinic.ask(20) for _ in range(3)]
-    for job_id in (running, *meanwhile):
-        assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
     shutil.rmtree(clinic.stack.state_dir / "redis")
     (clinic.stack.state_dir / "redis").mkdir()
+    clinic.stack.signal("worker_infer", signal.SIGCONT)
+    for job_id in (running, *told):
+        assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
     clinic.stack.start_process("redis")
     after = clinic.ask(20)
-    for job_id in (running, *meanwhile, after):
+    for job_id in (running, *told, *meanwhile, after):
         assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
         clinic.check(job_id)
 

@@ -254,7 +254,8 @@ REFUSALS = {
     "consent-required": "Read and accept the disclaimer first: POST /v1/me/consent.",
     "limit-reached": "Too many requests in one minute; wait and try again.",
     "not-found": "There is no conversation of yours under this id.",
-    "unavailable": "The database is not reachable; nothing was stored. Try again in a moment.",
+    "unavailable": "The database is not reachable; try again in a moment. Whether this was stored is not "
+    "known: look first, or send it with the same Idempotency-Key, which never asks twice.",
 }
 
 

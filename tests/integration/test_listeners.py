@@ -1,8 +1,10 @@
 """Who listens to the bell goes on listening, whatever comes over it and whatever goes wrong in a round."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -12,9 +14,9 @@ from services.api.streaming import News
 from shared.jobs.leases import LeaseKeeper
 from shared.queue import CANCEL_CHANNEL, NEWS_CHANNEL, Ring, open_redis
 from shared.settings import Settings
-from tests.conftest import MakeSettings
+from tests.conftest import MakeApi, MakeSettings
 from tests.integration.test_bell import BEYOND_MEASURE
-from tests.support import Api, ask_async, wait_until
+from tests.support import Api, RedisServer, ask_async, wait_until
 
 
 @pytest.fixture
@@ -115,6 +117,23 @@ def test_cancellations_are_heard_after_a_bug_in_listening(api: Api) -> None:
         publish(api.settings, CANCEL_CHANNEL, Ring(job.id).to_json())
         client.post(f"/v1/jobs/{job.id}/cancel")
         assert stopped.wait(60)
+
+
+def test_a_cancellation_is_found_by_looking_while_the_bell_is_frozen(
+    make_api: MakeApi, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path).start()
+    api = make_api(redis_url=server.url)
+    client, stopped = api.log_in(), Event()
+    ask_async(client)
+    job = api.claim()
+    with keeping(api) as keeper, keeper.holding(job.claim, stopped.set):
+        publish(api.settings, CANCEL_CHANNEL, Ring("nobody's").to_json())
+        server.process.send_signal(signal.SIGSTOP)
+        client.post(f"/v1/jobs/{job.id}/cancel")
+        assert stopped.wait(60)
+    server.process.send_signal(signal.SIGCONT)
+    server.kill()
 
 
 class StumblingNews(News):

@@ -1,15 +1,18 @@
 """Accounts, auditors who need a yes, API keys, and the log of all that."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
+from services.api.main import THREADS
 from shared.audit.record import Actor
 from shared.auth.accounts import change_account
 from shared.auth.api_keys import SCOPES_OF_ROLE
+from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys, users
 from shared.errors import Conflict
@@ -353,6 +356,24 @@ def test_an_admin_sees_queue_workers_and_latency(api: Api) -> None:
     assert system["jobs_by_state"]["succeeded"] == 1
     assert system["latency"][0]["answers"] == 1
     assert system["redis"] == "up"
+
+
+def test_the_process_says_that_it_lives_while_all_its_threads_wait_for_the_database(api: Api) -> None:
+    """Told by the names that anyio gives its threads, of which each waits for one request's database."""
+    client = api.log_in()
+    with ThreadPoolExecutor(THREADS + 2) as pool:
+        with api.gateway.database.write() as connection:
+            connection.execute(update(users).values(name=users.c.name))  # nobody else changes them meanwhile
+            waiting = [
+                pool.submit(client.post, "/v1/me/consent", json={"version": CONSENT_VERSION})
+                for _ in range(THREADS + 2)
+            ]
+            busy = "AnyIO worker thread"
+            wait_until(
+                lambda: sum(each.name == busy for each in threading.enumerate()) >= THREADS, what="for them"
+            )
+            assert api.client().get("/healthz").status_code == 200
+        assert {each.result().status_code for each in waiting} == {200}
 
 
 def test_the_health_routes_and_metrics_name_nobody(api: Api) -> None:

@@ -1,7 +1,9 @@
 """A worker's entry, and what a container's health check reads from it."""
 
+import socket
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import select, update
 
 from shared.db.tables import workers
@@ -23,6 +25,17 @@ def test_a_worker_lives_from_its_entry_until_it_leaves(api: Api) -> None:
     assert not is_alive(api.settings, Kind.INFER)
     registration.leave()
     assert not is_alive(api.settings, Kind.TRAIN)
+
+
+def test_a_worker_enters_on_a_host_whose_name_is_as_long_as_names_get(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = [f"{'worker-train-0123456789' * 2}-{end}".ljust(63, "x") for end in "ab"]
+    monkeypatch.setattr(socket, "gethostname", lambda: hosts[0])
+    entered(api)
+    assert is_alive(api.settings, Kind.TRAIN)
+    monkeypatch.setattr(socket, "gethostname", lambda: hosts[1])
+    assert not is_alive(api.settings, Kind.TRAIN), "what tells them apart is not cut off"
 
 
 def names(api: Api) -> set[str]:

@@ -35,8 +35,8 @@ class Readiness(BaseModel):
 
 
 @router.get("/healthz")
-def healthz() -> Health:
-    """Answers while the process lives."""
+async def healthz() -> Health:
+    """Answers while the process lives, though every thread may wait for a database that says nothing."""
     return Health()
 
 
