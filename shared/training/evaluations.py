@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from shared.audit import record
 from shared.db.rows import put
@@ -83,12 +83,14 @@ class EvaluationStore:
 
         Raises:
             NotFound: there is no such adapter or dataset.
-            Conflict: the adapter was recalled, or the dataset has no held-out rows.
+            Conflict: the adapter was recalled, or the dataset has no held-out rows, or the adapter is being
+                measured on them already.
         """
         adapter = connection.execute(
             select(adapters.c.status, adapters.c.dataset_id)
             .where(adapters.c.sha256 == adapter_sha256)
-            .with_for_update(read=True)  # a recall, which ends evaluations, waits and then sees this one
+            # a recall, which ends evaluations, and whoever asks for one too wait and then see this one
+            .with_for_update(key_share=True)
         ).one_or_none()
         if adapter is None:
             raise NotFound("There is no adapter of this SHA-256.")
@@ -97,6 +99,9 @@ class EvaluationStore:
         dataset_id = dataset_id or str(adapter.dataset_id)
         own = dataset_id == adapter.dataset_id
         _check_dataset(connection, dataset_id, own=own)
+        on_the_same = evaluations.c.dataset_id == dataset_id
+        if connection.execute(_under_way(adapter_sha256).where(on_the_same)).first() is not None:
+            raise Conflict("The adapter is being measured on these rows already; wait for it, or cancel it.")
         new = NewJob(
             id=new_id(), kind=Kind.EVALUATE, user_id=user_id, audience=Audience.CLINICIAN, lane=Lane.BATCH
         )
@@ -149,12 +154,7 @@ class EvaluationStore:
         self, connection: Connection, adapter_sha256: str, *, actor: record.Actor, now: datetime
     ) -> list[Job]:
         """Ask for the end of every evaluation of an adapter; returns the jobs that this changed."""
-        moving = (
-            select(evaluations.c.id)
-            .join(jobs, jobs.c.id == evaluations.c.job_id)
-            .where(evaluations.c.adapter_sha256 == adapter_sha256, active_job())
-        )
-        found = connection.execute(moving).scalars().all()
+        found = connection.execute(_under_way(adapter_sha256)).scalars().all()
         asked = (self.cancel(connection, each, actor=actor, now=now) for each in found)
         return [job for job in asked if job is not None]
 
@@ -237,6 +237,15 @@ class EvaluationStore:
             select(datasets.c.key_id).where(datasets.c.id == dataset_id)
         ).scalar_one()
         return load_data_keys(connection, self._envelope, [key_id])[key_id]
+
+
+def _under_way(adapter_sha256: str) -> Select[Any]:
+    """The ids of the adapter's evaluations that wait or run."""
+    return (
+        select(evaluations.c.id)
+        .join(jobs, jobs.c.id == evaluations.c.job_id)
+        .where(evaluations.c.adapter_sha256 == adapter_sha256, active_job())
+    )
 
 
 def samples_path(evaluation_id: str) -> str:

@@ -20,6 +20,7 @@ from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.store import Renewal
 from shared.training.adapters import AdapterStore, NewAdapter, active, find, hold_unrecalled
+from shared.training.evaluations import EvaluationStore
 from tests.conftest import MakeApi
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, sha_of
 from tests.support import Api, Person, ask_async, wait_until
@@ -356,10 +357,10 @@ def test_a_recall_waits_for_what_is_being_released(api: Api, admin: Person) -> N
         hold_unrecalled(releasing, A)
 
 
-def evaluate(api: Api, client: httpx.Client, sha256: str) -> str:
+def evaluate(api: Api, client: httpx.Client, sha256: str, **body: Any) -> str:
     """The id of a new evaluation."""
-    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
-    return str(client.post(f"/v1/adapters/{sha256}/evaluate").json()["id"])
+    api.set(datasets, datasets.c.state == "ready", rows_validation=5)
+    return str(client.post(f"/v1/adapters/{sha256}/evaluate", json=body).json()["id"])
 
 
 def cancel(client: httpx.Client, evaluation_id: str) -> str:
@@ -414,12 +415,51 @@ def test_a_running_evaluation_is_asked_to_end(api: Api, admin: Person, client: h
         assert api.gateway.jobs.renew(connection, job.claim) is Renewal.CANCEL
 
 
+def test_an_adapter_is_measured_once_at_a_time_on_the_same_rows(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    asked = evaluate(api, client, A)
+    again = client.post(f"/v1/adapters/{A}/evaluate")
+    assert again.status_code == 409
+    assert "on these rows already; wait for it, or cancel it" in again.json()["detail"]
+    assert len(api.audit("evaluation.submitted")) == 1
+    evaluate(api, client, A, dataset_id=add_dataset(api, admin))
+    assert api.count(jobs, jobs.c.kind == Kind.EVALUATE) == 2
+    cancel(client, asked)
+    assert client.post(f"/v1/adapters/{A}/evaluate").status_code == 202
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # writers of SQLite take turns
+def test_of_two_who_ask_for_a_measuring_at_the_same_moment_one_is_refused(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    gateway = api.gateway
+    with ThreadPoolExecutor(1) as pool:
+        with gateway.database.write() as connection:
+            EvaluationStore(gateway.jobs, gateway.envelope).submit(
+                connection,
+                adapter_sha256=A,
+                dataset_id=None,
+                user_id=admin.id,
+                actor=Actor(admin.id),
+                now=gateway.clock.now(connection),
+            )
+            other = pool.submit(client.post, f"/v1/adapters/{A}/evaluate")
+            wait_until(api.waits_for_lock)
+        assert other.result().status_code == 409
+    assert api.count(jobs, jobs.c.kind == Kind.EVALUATE) == 1
+
+
 def test_a_recall_cancels_the_evaluations_of_its_adapter_alone(
     api: Api, admin: Person, client: httpx.Client
 ) -> None:
     for sha256 in (A, B):
         add_adapter(api, admin, sha256=sha256)
-    running, waiting, others = (evaluate(api, client, sha256) for sha256 in (A, A, B))
+    running, others = (evaluate(api, client, sha256) for sha256 in (A, B))
+    waiting = evaluate(api, client, A, dataset_id=add_dataset(api, admin))
     with api.gateway.database.write() as connection:
         assert api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand") is not None
     client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."}).raise_for_status()

@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from streamlit.testing.v1 import AppTest
 
+from services.ui.text import plain_markdown
 from shared.auth.roles import Role
-from shared.db.tables import jobs
+from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.training.adapters import find
 from shared.training.evaluations import EvaluationStore
+from shared.training.progress import add_note
 from shared.training.report import ADVICE, MAX_LINES, Reason
 from shared.training.states import DatasetState
 from tests.pages import button, charts, open_with, served_by, texts
@@ -494,6 +497,21 @@ def test_a_failed_run_says_what_to_do(open_app: Open, school: School) -> None:
     assert [each.value for each in app.error] == ["Lower the learning rate."]
 
 
+def test_what_a_person_typed_fetches_nothing_where_a_run_tells_of_it(open_app: Open, school: School) -> None:
+    school.submit()
+    typed = "![a picture](https://elsewhere.example/p.png)"
+    job = claim_run(school.api)
+    with school.api.gateway.database.write() as connection:
+        now = school.api.gateway.clock.now(connection)
+        connection.execute(update(training_runs).values(waiting_reason=typed))
+        run_id = connection.execute(select(training_runs.c.id)).scalar_one()
+        add_note(connection, run_id, f"The same weights are version 1 of {typed} already.", now)
+    school.api.finish(job, EventKind.FAILED, error="refused", error_detail=typed)
+    told = texts(open_app("training", school.admin))
+    assert told.count(plain_markdown(typed)) == 2
+    assert typed not in told
+
+
 def test_a_failed_run_is_started_again(open_app: Open, school: School) -> None:
     run = school.submit()
     school.api.finish(claim_run(school.api), EventKind.FAILED, error="disk-full", error_detail="Free space.")
@@ -544,6 +562,30 @@ def test_a_good_candidate_is_approved_and_answers_nobody_yet(open_app: Open, api
     assert api.client(admin).get(f"/v1/adapters/{A}").json()["status"] == "approved"
     assert "the base model alone" in texts(app)
     assert not [each for each in app.button if each.label == "Yes: approve"]
+
+
+def test_an_address_of_no_adapter_says_so_and_shows_no_other(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    app = open_app("adapters", a=B)
+    assert [each.value for each in app.error] == [
+        "There is no adapter of the id in this page's address. Choose another."
+    ]
+    assert not [each for each in app.button if each.label.startswith("Yes:")]
+    assert app.query_params["a"] == B
+    next(each for each in app.selectbox if each.label == "Adapter").set_value(A).run()
+    assert not app.error
+    assert button(app, "Yes: promote")
+
+
+def test_what_was_not_measured_enough_is_not_called_over_the_limit(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    few = {**FAILED, "figure": "over_refusal", "value": None, "message": "over_refusal: it rests on 2 rows."}
+    add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED, few])
+    told = "Over the limit: rouge l. Not measured enough: over refusal."
+    shown = [each.value for kind in ("caption", "markdown") for each in getattr(open_app("adapters"), kind)]
+    assert f":material/warning: {told} See below." in shown
+    assert f"{told} Say why it shall answer all the same." in shown
 
 
 def test_past_a_failed_gate_an_adapter_is_promoted_only_with_a_reason_which_the_history_keeps(
@@ -683,6 +725,12 @@ def measured(api: Api, *, figures: dict[str, Any], samples: dict[str, Any]) -> N
     api.finish(job)
 
 
+def own_dataset(api: Api, sha256: str) -> str:
+    """The id of what the adapter was trained on."""
+    with api.gateway.database.read() as connection:
+        return find(connection, sha256).dataset_id
+
+
 def samples_shown(open_app: Open, api: Api, admin: Person, **samples: Any) -> AppTest:
     """The page of an adapter whose evaluation kept these."""
     add_adapter(api, admin, sha256=A, verification=GOOD)
@@ -712,6 +760,18 @@ def test_answers_that_the_guard_stopped_and_plain_questions_declined_are_shown(
     told = {each.value for each in app.caption}
     assert "Adapter · dosing" in told
     assert not NONE_AGAINST_IT & told
+
+
+def test_answers_that_were_erased_with_their_dataset_are_said_to_be(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    samples_shown(open_app, api, admin)
+    api.set(data_keys, data_keys.c.scope == "dataset", wrapped_key=None)
+    app = open_app("adapters")
+    next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
+    told = [each.value for each in app.caption]
+    assert "The answers were erased with the dataset; the figures stay." in told
+    assert "No answers were kept." not in told
 
 
 def test_where_nothing_was_stopped_or_declined_that_is_said(open_app: Open, api: Api, admin: Person) -> None:
@@ -785,6 +845,39 @@ def test_measuring_is_stopped_and_started_again(open_app: Open, api: Api, admin:
     assert "Stopped by an admin; nothing was measured." in [each.value for each in app.info]
     button(app, "Measure").click().run()
     assert "Waiting for a training worker …" in texts_of_progress(app)
+
+
+@pytest.mark.parametrize("ended", [None, EventKind.CANCELLED, EventKind.FAILED])
+def test_the_figures_that_decide_stay_in_view_while_it_is_measured_again(
+    open_app: Open, api: Api, admin: Person, ended: EventKind | None
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    add_evaluation(api, admin, A, dataset_id=own_dataset(api, A), checks=[FAILED], after_s=-2)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    button(app, "Measure").click().run()
+    with api.gateway.database.write() as connection:
+        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+        assert job is not None
+    if ended:
+        api.finish(job, ended)
+    shown = texts(app.run()).replace("\\", "")
+    assert ("nothing was measured" in shown) == (ended is EventKind.CANCELLED)
+    assert "See below." in shown
+    assert shown.count("rouge_l: it fell by 0.2.") == 1
+
+
+def test_an_adapter_is_asked_to_be_measured_once_however_fast_somebody_clicks(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_adapter(api, admin, sha256=A, verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    app = open_app("adapters")
+    first = button(app, "Measure")
+    api.client(admin).post(f"/v1/adapters/{A}/evaluate").raise_for_status()
+    first.click().run()
+    assert ["on these rows already" in each.value for each in app.error] == [True]
+    assert api.count(jobs, jobs.c.kind == Kind.EVALUATE) == 1
 
 
 def test_an_adapter_whose_measuring_waits_for_room_says_for_what(

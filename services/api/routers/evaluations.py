@@ -28,7 +28,10 @@ router = APIRouter(tags=["evaluations"])
 def evaluate_adapter(
     sha256: str, caller: Admin, gateway: GatewayDep, body: EvaluateBody | None = None
 ) -> EvaluationView:
-    """Measure an adapter against its base on held-out rows; a training worker does so when it is free."""
+    """Measure an adapter against its base on held-out rows; a training worker does so when it is free.
+
+    Refused while it is being measured on the same rows.
+    """
     with gateway.database.write() as connection:
         evaluation = _store(gateway).submit(
             connection,

@@ -32,8 +32,8 @@ def show(gateway: Gateway, me: Json) -> None:
         return
     _answering(tuning, found, me["model"])
     sha256 = _choose(found)
-    adapter = tuning.adapter(sha256)
-    _one(tuning, Tuning(gateway.watching()), adapter)
+    if sha256 is not None:
+        _one(tuning, Tuning(gateway.watching()), tuning.adapter(sha256))
 
 
 def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
@@ -124,13 +124,20 @@ def _title(adapter: Json) -> str:
     return f"{adapter['name']} v{adapter['version']}"
 
 
-def _choose(found: list[Json]) -> str:
+def _choose(found: list[Json]) -> str | None:
+    """The one that the address names, or the newest; None when it names none that there is."""
     ids = [each["sha256"] for each in found]
     titles = {each["sha256"]: f"{_title(each)} · {each['status']}" for each in found}
     wanted = st.query_params.get("a")
-    chosen = st.selectbox("Adapter", ids, ids.index(wanted) if wanted in ids else 0, format_func=titles.get)
+    first = ids.index(wanted) if wanted in ids else None if wanted else 0
+    chosen: str | None = st.selectbox(
+        "Adapter", ids, first, format_func=titles.get, placeholder="Choose an adapter"
+    )
+    if chosen is None:
+        st.error("There is no adapter of the id in this page's address. Choose another.")
+        return None
     st.query_params["a"] = chosen
-    return str(chosen)
+    return chosen
 
 
 def _one(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
@@ -161,19 +168,19 @@ def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
         else:
             _verification(adapter)
             act = partial(acts.attempt, partial(tuning.verify, adapter["sha256"]))
-            st.button("Load and compare", key="verify", disabled=recalled, on_click=act)
+            st.button("Load and compare", acts.fresh("verify"), disabled=recalled, on_click=act)
     with measured.container(border=True):
         st.markdown("**2. Measured against its base**")
         _gate(adapter["gate"])
         moving = any(each["state"] in evaluation.MOVING for each in adapter["evaluations"])
         act = partial(acts.attempt, partial(tuning.evaluate, adapter["sha256"]))
-        st.button("Measure", key="evaluate", disabled=recalled or moving, on_click=act)
+        st.button("Measure", acts.fresh("evaluate"), disabled=recalled or moving, on_click=act)
 
 
 def _verification(adapter: Json) -> None:
     found = adapter["verification"]
     if adapter["verify_error"]:
-        st.error(adapter["verify_error"]["detail"], icon=":material/error:")
+        st.error(plain_markdown(adapter["verify_error"]["detail"]), icon=":material/error:")
     if found is None:
         st.caption("Not yet. The worker loads it and compares what it computes with what the trainer got.")
     elif found["ok"]:
@@ -183,7 +190,7 @@ def _verification(adapter: Json) -> None:
             f"(up to {found['max_diff_base']:.2g})."
         )
     else:
-        st.error(found["reason"], icon=":material/error:")
+        st.error(plain_markdown(found["reason"]), icon=":material/error:")
 
 
 def _gate(gate: Json | None) -> None:
@@ -192,8 +199,15 @@ def _gate(gate: Json | None) -> None:
     elif gate["passed"]:
         st.caption(":material/check_circle: Every figure is within its limit.")
     else:
-        names = ", ".join(words(failure["figure"]) for failure in gate["failures"])
-        st.caption(f":material/warning: Over the limit: {names}. See below.")
+        st.caption(f":material/warning: {_against(gate)} See below.")
+
+
+def _against(gate: Json) -> str:
+    """Which figures fail the gate; one without a value was not measured, or rests on too few rows."""
+    over = [words(each["figure"]) for each in gate["failures"] if each["value"] is not None]
+    lacking = [words(each["figure"]) for each in gate["failures"] if each["value"] is None]
+    told = (("Over the limit", over), ("Not measured enough", lacking))
+    return " ".join(f"{title}: {', '.join(names)}." for title, names in told if names)
 
 
 def _follow(tuning: Tuning, sha256: str) -> None:
@@ -238,11 +252,11 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
                     icon=":material/check:",
                 )
         if loaded and not fit:
-            lacking = "Its figures are over their limits" if gate else "It was not measured on its own rows"
+            lacking = _against(gate) if gate else "It was not measured on its own rows."
             with override:
                 acts.with_reason(
                     "Promote anyway",
-                    f"{lacking}. Say why it shall answer all the same.",
+                    f"{lacking} Say why it shall answer all the same.",
                     partial(tuning.promote, sha256),
                     key="override",
                     done="It answers from now on.",

@@ -148,7 +148,7 @@ def _follow(tuning: Tuning, dataset_id: str) -> None:
     except GatewayError as error:
         if error.status in (401, 404):
             st.rerun()
-        st.caption(f"{error.detail} Trying again.")
+        st.caption(f"{plain_markdown(error.detail)} Trying again.")
         return
     if not _is_moving(dataset):
         st.rerun()

@@ -29,19 +29,17 @@ def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     st.subheader("How it measured")
     if newest["state"] in MOVING:
         st.fragment(partial(_follow, watching, adapter["sha256"]), run_every=POLL_S)()
-        return
-    if newest["state"] == "cancelled":
+    elif newest["state"] == "cancelled":
         st.info("Stopped by an admin; nothing was measured.")
-        return
-    if newest["state"] != "succeeded":
-        st.error((newest["error"] or {}).get("detail") or "It failed.", icon=":material/error:")
-        return
-    _measured(tuning, newest)
-    if not newest["counts"]:
-        ended = (each for each in adapter["evaluations"] if each["counts"] and each["gate"])
-        deciding = next(ended, None)
-        if deciding is not None:
-            _measured(tuning, deciding)
+    elif newest["state"] != "succeeded":
+        detail = (newest["error"] or {}).get("detail") or "It failed."
+        st.error(plain_markdown(detail), icon=":material/error:")
+    else:
+        _measured(tuning, newest)
+    ended = (each for each in adapter["evaluations"] if each["counts"] and each["gate"])
+    deciding = next(ended, newest)
+    if deciding is not newest:
+        _measured(tuning, deciding)
 
 
 def _measured(tuning: Tuning, seen: Json) -> None:
@@ -54,7 +52,7 @@ def _measured(tuning: Tuning, seen: Json) -> None:
     _gate(seen["gate"])
     _figures(seen["figures"])
     if st.toggle("Show answers side by side (this is logged)", key=f"samples-{seen['id']}"):
-        _samples(tuning.evaluation(seen["id"])["samples"])
+        _samples(tuning.evaluation(seen["id"]))
 
 
 def _unseen(figures: Json) -> str:
@@ -74,7 +72,7 @@ def _follow(tuning: Tuning, sha256: str) -> None:
     except GatewayError as error:
         if error.status in (401, 404):
             st.rerun()
-        st.caption(f"{error.detail} Trying again.")
+        st.caption(f"{plain_markdown(error.detail)} Trying again.")
         return
     if seen["state"] not in MOVING:
         st.rerun()
@@ -98,7 +96,9 @@ def _how_far(seen: Json) -> None:
         st.progress(min(1.0, progress["done"] / progress["total"]), f"Measuring: {progress['what']}")
     elif seen["state"] == "queued":
         reason = seen["waiting_reason"]
-        st.progress(0.0, f"Waiting: {reason}" if reason else "Waiting for a training worker …")
+        st.progress(
+            0.0, f"Waiting: {plain_markdown(reason)}" if reason else "Waiting for a training worker …"
+        )
     else:
         st.progress(0.0, "Measuring …")
 
@@ -160,7 +160,11 @@ def _is_interval(side: Any) -> bool:
     return isinstance(side, dict) and all(side.get(name) is not None for name in ("value", "low", "high"))
 
 
-def _samples(samples: Json | None) -> None:
+def _samples(seen: Json) -> None:
+    samples = seen["samples"]
+    if seen["samples_erased"]:
+        st.caption("The answers were erased with the dataset; the figures stay.")
+        return
     if not samples:
         st.caption("No answers were kept.")
         return

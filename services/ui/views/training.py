@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import moment
+from services.ui.text import moment, plain_markdown
 from services.ui.tuning import Tuning
 from services.ui.views import acts, choosing, training_run
 
@@ -135,7 +135,7 @@ def _follow(tuning: Tuning, run_id: str) -> None:
     except GatewayError as error:
         if error.status in (401, 404):
             st.rerun()
-        st.caption(f"{error.detail} The run goes on; trying again.")
+        st.caption(f"{plain_markdown(error.detail)} The run goes on; trying again.")
         return
     if run["state"] not in MOVING:
         st.rerun()

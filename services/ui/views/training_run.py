@@ -14,19 +14,19 @@ def show(run: Json, steps: list[Json]) -> None:
     """Everything there is to see of the run."""
     _where(run)
     if run["error"]:
-        st.error(run["error"]["detail"], icon=":material/error:")
+        st.error(plain_markdown(run["error"]["detail"]), icon=":material/error:")
     if steps:
         _figures(steps)
         _loss(steps)
         _others(steps)
     for note in run["notes"]:
-        st.caption(f"{moment(note['at'])} · {note['text']}")
+        st.caption(f"{moment(note['at'])} · {plain_markdown(note['text'])}")
     _estimate(run)
 
 
 def _where(run: Json) -> None:
     if run["state"] == "waiting":
-        st.warning(f"Waiting: {run['waiting_reason']}", icon=":material/hourglass_top:")
+        st.warning(f"Waiting: {plain_markdown(run['waiting_reason'])}", icon=":material/hourglass_top:")
     elif run["state"] == "queued":
         st.progress(0.0, "Waiting for a training worker …")
     elif run["state"] in ("running", "cancelling"):
