@@ -141,6 +141,16 @@ def load_task(settings: Settings, dataset_id: str, attempt: str) -> Task:
     )
 
 
+class Upload(SealedFile):
+    """The upload, from any place in it. Reading raises StorageFailed, and CannotDecrypt."""
+
+    def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise reading.StorageFailed from error
+
+
 def next_version(manifest: dict[str, Any] | None) -> int:
     """The number of the check: one more than that of the rows that the manifest names."""
     return 1 if manifest is None else Manifest.model_validate(manifest).version + 1
@@ -240,7 +250,7 @@ class Check:
             )
             return source, task.sha256 or hashlib.sha256(named.encode()).hexdigest()
         try:
-            raw = SealedFile(
+            raw = Upload(
                 self._storage.open(f"{task.folder}/raw"), task.key, place=place_of(f"{task.folder}/raw")
             )
         except FileNotFoundError:
