@@ -156,7 +156,10 @@ def test_a_file_may_be_written_in_every_shape_that_a_dataset_may(tmp_path: Path)
 
 
 def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -> None:
-    rows = [{"question": f"Q{number}?", "answer": f"A{number}.", "patient": f"P{number % 5}"} for number in range(20)]
+    rows = [
+        {"question": f"Q{number}?", "answer": f"A{number}.", "patient": f"P{number % 5}"}
+        for number in range(20)
+    ]
     rows += [{"question": f"Again {number % 5}?", "answer": f"B{number}."} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     of = {row["answer"]: row.get("patient", row["question"]) for row in rows}

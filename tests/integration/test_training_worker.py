@@ -196,6 +196,16 @@ def test_a_program_that_crashes_every_time_fails_the_run_with_what_to_look_at(
 
 
 @on_one_database
+def test_what_cannot_be_reached_is_tried_again_before_the_run_fails_with_its_words(
+    school: School, worker: Worker
+) -> None:
+    school.wish(away="Check the network.")
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["attempt"]) == ("failed", 5)
+    assert run["error"] == {"code": "no-model", "detail": "Check the network."}
+
+
+@on_one_database
 @pytest.mark.parametrize(("processes", "gpus"), [(1, "2"), (2, "2,5")])
 def test_a_run_sees_as_many_gpus_as_it_has_processes(
     school: School, monkeypatch: pytest.MonkeyPatch, processes: int, gpus: str
