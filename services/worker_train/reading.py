@@ -51,6 +51,11 @@ class Source:
     #: Names what a dataset of the hub was when it was read: the commit.
     revision: str | None = None
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether pictures can lie beside the rows."""
+        return self.picture is not no_pictures
+
 
 def no_pictures(_name: str) -> bytes:
     """For files that can hold no pictures beside the rows."""

@@ -173,7 +173,7 @@ def _converted(values: NumberedRows, folder: Path | None) -> Iterator[Row]:
     for line, value in values:
         which = f"The row on line {line}"
         try:
-            found = recognise(value, {}).read(value)
+            found = recognise(value, {}, pictures=folder is not None).read(value)
         except RowProblem as problem:
             advice = problem.advice or ADVICE[problem.reason]
             raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None

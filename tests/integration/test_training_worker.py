@@ -454,6 +454,17 @@ def test_a_refused_check_leaves_no_folder(school: School, worker: Worker) -> Non
 
 
 @on_one_database
+@pytest.mark.parametrize(("code", "kept"), [("disk-full", True), ("bad-zip", False)])
+def test_what_is_no_fault_of_an_upload_does_not_cost_it(school: School, code: str, kept: bool) -> None:
+    say = f"from services.worker_train.child import Exit, stop; stop(Exit.REFUSED, {code!r}, 'Free space.')"
+    with worker_thread(school.api.settings, {Kind.VALIDATE: (sys.executable, "-c", say)}):
+        dataset_id = uploaded(school.client)
+        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
+    assert school.api.gateway.datasets.storage.exists(f"datasets/{dataset_id}/raw") is kept
+    assert (seen(school, dataset_id)["sha256"] is not None) is kept
+
+
+@on_one_database
 def test_a_crashed_check_leaves_its_log(school: School) -> None:
     crash = (sys.executable, "-c", "import sys; sys.exit('Out of luck')")
     with worker_thread(school.api.settings, {Kind.VALIDATE: crash}):
