@@ -85,7 +85,11 @@ def _add_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("--max-tokens", type=int, metavar="N", help="longest row that training takes")
     add.add_argument("--model", help="catalogue name of the model whose tokenizer counts")
     add.add_argument(
-        "--column", action="append", metavar="MEANING:NAME", help="e.g. question:Frage; may be repeated"
+        "--column",
+        action="append",
+        metavar="MEANING:NAME",
+        type=_column,
+        help="e.g. question:Frage; group: for no column, whatever its name says; may be repeated",
     )
     add.add_argument("--wait", action="store_true", help="follow the check and print what it found")
 
@@ -109,6 +113,12 @@ def _chosen(options: argparse.Namespace) -> Json:
     """The options that are a single value each, as far as they are given."""
     names = ("phi", "validation_fraction", "seed", "max_tokens", "model", "subset", "split")
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+def _column(pair: str) -> str:
+    if ":" not in pair:
+        raise argparse.ArgumentTypeError("write MEANING:NAME, such as question:Frage")
+    return pair
 
 
 def _chosen_with_columns(options: argparse.Namespace) -> Json:

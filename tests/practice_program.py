@@ -55,6 +55,8 @@ class Practice:
     def refuse_if_asked(self) -> None:
         if "refuse" in self.wishes:
             stop(Exit.REFUSED, "diverged", self.wishes["refuse"])
+        if "away" in self.wishes:
+            stop(Exit.AWAY, "no-model", self.wishes["away"])
         if "wait" in self.wishes:
             stop(Exit.WAIT, "no-room", self.wishes["wait"])
 

@@ -117,6 +117,7 @@ def check(
     rows_a_part: int = 3,
     report: dict[str, Any] | None = None,
     picture: bytes | None = None,
+    revision: str | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Play the worker: check the next dataset and make it ready; returns it and its manifest.
 
@@ -143,7 +144,8 @@ def check(
     manifest = {
         "parts": made,
         "images": images,
-        "raw_sha256": dataset.sha256 or "0" * 64,
+        "raw_sha256": None if dataset.source == "hub" else dataset.sha256,
+        "revision": revision,
         "shape": "question_answer",
         "options": dataset.options,
     }

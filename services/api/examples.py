@@ -84,6 +84,7 @@ _DATASET_VIEW = {
     "options": _OPTIONS,
     "bytes": 182_340,
     "sha256": _SHA256,
+    "revision": None,
     "shape": "messages",
     "rows_train": 450,
     "rows_validation": 50,

@@ -23,7 +23,8 @@ class UploadQuery(CheckOptions):
     column: list[Annotated[PlainText, Field(max_length=230)]] = Field(
         default_factory=list,
         max_length=12,
-        description="Which column means what, where the names do not say so, e.g. `question:Frage`.",
+        description="Which column means what, where the names do not say so, e.g. `question:Frage`; `group:` "
+        "for no column, whatever its name says.",
     )
 
 
@@ -65,6 +66,7 @@ class DatasetView(BaseModel):
     options: dict[str, Any]
     bytes: int | None
     sha256: str | None
+    revision: str | None = Field(description="The commit of a dataset of the hub that was checked.")
     shape: str | None
     rows_train: int | None
     rows_validation: int | None

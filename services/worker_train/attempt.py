@@ -147,6 +147,8 @@ class Attempt:
             self._fail("out-of-memory", self._work.no_memory)
         elif status == Exit.WAIT:
             self._postpone()
+        elif status == Exit.AWAY:
+            self.retry(*self._reason())
         elif status == Exit.REFUSED:
             self._fail(*self._reason())
         else:

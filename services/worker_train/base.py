@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from services.worker_train.attention import PACKED
 from services.worker_train.child import Refused
+from services.worker_train.fetching import unreadable
 from shared.catalogue import CatalogueModel, find_model
 from shared.settings import Settings
 from shared.training.recipe import Recipe
@@ -219,10 +220,6 @@ class _readable:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise Refused(
-                "no-model",
-                f"The model {self._source.entry.name} could not be read. Accept its licence on the hub, "
-                "set HF_TOKEN (containers: the secret medichat_hf_token) and check the network; or set "
-                "MEDICHAT_MODEL_PATH to its folder.",
-            ) from error
+        refusal = error and unreadable(error, "no-model", f"The model {self._source.entry.name}")
+        if refusal:
+            raise refusal from error

@@ -28,19 +28,20 @@ _FULL_WORDS = (
 
 
 class DiskFull(Refused):
-    """The disk has no room for a checkpoint or for the adapter."""
+    """The disk has no room for what is to be written."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            "disk-full",
-            "The disk is full: free space where MEDICHAT_STATE_DIR and the storage lie, and start the run "
-            f"again; the checkpoints before ({len(all_checkpoints(folder))}) are whole.",
-        )
+    def __init__(self, advice: str) -> None:
+        super().__init__("disk-full", f"The disk is full: {advice}")
 
 
 @contextmanager
-def written_aside(folder: Path, name: str) -> Iterator[Path]:
+def written_aside(folder: Path, name: str, *, checkpoints: Path | None = None) -> Iterator[Path]:
     """A folder to write to that becomes `folder / name` when the block ends, and is removed when it raises.
+
+    Args:
+        folder: where it shall lie.
+        name: its name there.
+        checkpoints: where those of the run lie that writes it; None when it is no run's.
 
     Raises:
         DiskFull: there is no room for it.
@@ -56,9 +57,18 @@ def written_aside(folder: Path, name: str) -> Iterator[Path]:
         _sync(folder)
     except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if _is_full(error):
-            raise DiskFull(folder) from error
+        if is_full(error):
+            raise DiskFull(_advice(folder, checkpoints)) from error
         raise
+
+
+def _advice(folder: Path, checkpoints: Path | None) -> str:
+    if checkpoints is None:
+        return f"free space where {folder} lies, and try again."
+    return (
+        "free space where MEDICHAT_STATE_DIR and the storage lie, and start the run again; the checkpoints "
+        f"before ({len(all_checkpoints(checkpoints))}) are whole."
+    )
 
 
 def aside_of(folder: Path, name: str) -> Path:
@@ -97,7 +107,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_full(error: BaseException) -> bool:
+def is_full(error: BaseException) -> bool:
+    """Whether it says that a disk has no room."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return any(word in str(error) for word in _FULL_WORDS)

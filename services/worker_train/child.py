@@ -24,6 +24,7 @@ class Exit(IntEnum):
     """How a program ended, as its exit status; anything else is a crash, which is worth another attempt."""
 
     DONE = 0
+    AWAY = 69  #: what it needs cannot be reached: worth another attempt; the `stopped` event says why
     OUT_OF_MEMORY = 71  #: try again with a smaller batch
     DRAINED = 75  #: told to stop (SIGTERM); a checkpoint is saved
     WAIT = 77  #: there is no room beside what serves; try again later
@@ -33,9 +34,17 @@ class Exit(IntEnum):
 class Refused(MediChatError):
     """The work cannot be done as it is; the message says what to change."""
 
+    status = Exit.REFUSED
+
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = code
+
+
+class Away(Refused):
+    """What the work needs cannot be reached, which may pass; the message says what to do when it does not."""
+
+    status = Exit.AWAY
 
 
 def emit(event: str, **fields: Any) -> None:

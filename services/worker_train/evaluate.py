@@ -127,7 +127,7 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
     except MustWait as error:
         child.stop(Exit.WAIT, "waiting-for-memory", error.detail)
     except Refused as error:
-        child.stop(Exit.REFUSED, error.reason, error.detail)
+        child.stop(error.status, error.reason, error.detail)
     except DatasetDamaged as error:
         child.stop(Exit.REFUSED, "data-altered", error.detail)  # as a training calls it
     except MediChatError as error:

@@ -97,7 +97,7 @@ def run_to_its_end(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) ->
     try:
         status = run(recipe, folder, stop)
     except Refused as error:
-        return Ending(Exit.REFUSED, error.reason, error.detail)
+        return Ending(error.status, error.reason, error.detail)
     except MustWait as error:
         return Ending(Exit.WAIT, "waiting-for-memory", error.detail)
     except (MemoryError, RuntimeError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from services.worker_train.child import Refused
+from services.worker_train.fetching import unreadable
 from services.worker_train.shapes import Message
 from shared.catalogue import CatalogueModel
 
@@ -30,13 +30,11 @@ class Lengths:
         source |= {"local_files_only": True} if folder else {"revision": entry.revision}
         try:
             tokenizer = cast(Any, AutoTokenizer).from_pretrained(str(folder or entry.hub_id), **source)
-        except OSError:
-            raise Refused(
-                "no-tokenizer",
-                f"The tokenizer of {entry.name} could not be read. Accept its licence on the hub, set "
-                "HF_TOKEN (containers: the secret medichat_hf_token) and check the network; or set "
-                "MEDICHAT_MODEL_PATH to the model's folder.",
-            ) from None
+        except Exception as error:
+            refusal = unreadable(error, "no-tokenizer", f"The tokenizer of {entry.name}")
+            if refusal is None:
+                raise
+            raise refusal from None
         self._tokenizer = tokenizer
         self._encode = tokenizer.backend_tokenizer.encode_batch_fast
         self._image_tokens = _image_tokens(folder) + _AROUND_IMAGE

@@ -48,7 +48,7 @@ def write(
         model.float()  # as the CPU's engine serves it; nothing is trained with these weights any more
     probe = take_probe(model, tokenizer, base_revision=base_revision)
     metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    with written_aside(folder.parent, folder.name) as aside:
+    with written_aside(folder.parent, folder.name, checkpoints=folder.parent / "checkpoints") as aside:
         for parameters in model.peft_config.values():
             parameters.base_model_name_or_path = source.entry.hub_id or source.entry.name
             parameters.revision = base_revision

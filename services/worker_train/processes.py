@@ -20,7 +20,7 @@ from services.worker_train.child import Exit
 
 _ENDINGS = "MEDICHAT_TRAIN_ENDINGS"
 #: Whose word counts when they ended differently: when one stops, the launcher drains the others.
-_GRAVEST_FIRST = (Exit.REFUSED, Exit.OUT_OF_MEMORY, Exit.WAIT, Exit.DRAINED, Exit.DONE)
+_GRAVEST_FIRST = (Exit.REFUSED, Exit.AWAY, Exit.OUT_OF_MEMORY, Exit.WAIT, Exit.DRAINED, Exit.DONE)
 
 
 @dataclass(frozen=True)

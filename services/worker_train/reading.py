@@ -33,6 +33,13 @@ class Broken(Refused):
     """The file itself is no good, whatever is chosen for it; the message says what to repair."""
 
 
+class StorageFailed(Exception):
+    """The file cannot be read now, which says nothing of what is in it; the cause says why.
+
+    It is no OSError, for those are what libraries raise for a file that is damaged.
+    """
+
+
 @dataclass(frozen=True)
 class Source:
     """Rows to read once, and the pictures that they name."""
@@ -44,6 +51,11 @@ class Source:
     #: Names what a dataset of the hub was when it was read: the commit.
     revision: str | None = None
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether pictures can lie beside the rows."""
+        return self.picture is not no_pictures
+
 
 def no_pictures(_name: str) -> bytes:
     """For files that can hold no pictures beside the rows."""
@@ -54,7 +66,7 @@ def open_source(stream: IO[bytes], *, max_bytes: int) -> Source:
     """Tell what the bytes are, and read rows from them.
 
     Args:
-        stream: seekable, at its start.
+        stream: seekable, at its start; that its storage fails it says with StorageFailed.
         max_bytes: what a file may unpack to, and what its rows may come to.
 
     Raises:
@@ -285,7 +297,7 @@ def read_parquet(stream: IO[bytes], *, max_bytes: int) -> NumberedRows:
                 raise Broken("line-too-long", f"Row {number} is too long. Shorten it, or shrink its picture.")
             for row in batch.to_pylist():
                 yield number, row
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError, MemoryError):
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError):
         raise Broken(
             "bad-parquet",
             f"The Parquet file cannot be read around row {number}. Write it again, and upload that.",

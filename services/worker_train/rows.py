@@ -7,8 +7,8 @@ What comes out is the same for all of them: messages whose roles alternate, and 
 import gzip
 import hashlib
 import io
-import random
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +20,12 @@ from PIL import Image
 from sqlalchemy import select
 
 from services.worker_train.child import Refused
+from services.worker_train.duplicates import digest
 from services.worker_train.hub import read_hub
 from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
-from services.worker_train.shapes import RowProblem, recognise
+from services.worker_train.shapes import Conversation, RowProblem, recognise
+from services.worker_train.splitting import choose_validation
 from shared.db import open_database
 from shared.db.tables_training import datasets
 from shared.errors import DatasetDamaged
@@ -48,6 +50,8 @@ class Row:
     messages: list[dict[str, str]]
     #: Reads the picture of the row, RGB, and raises Refused where it cannot be used; None without one.
     picture: Callable[[], Image.Image] | None = None
+    #: Rows of one unit (a patient, or a question) stay together; empty where a check has split them.
+    unit: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +86,10 @@ def read_rows(data: Data, *, seed: int) -> Rows:
 
 
 def _held_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    count = min(round(len(rows) * fraction), len(rows) - 1)
-    chosen = set(order[:count])
-    return (
-        [row for index, row in enumerate(rows) if index not in chosen],
-        [row for index, row in enumerate(rows) if index in chosen],
-    )
+    """The rows to learn and those held out, as a check chooses them."""
+    units = Counter(row.unit for row in rows)
+    chosen = choose_validation(units, fraction=fraction, seed=seed)
+    return [row for row in rows if row.unit not in chosen], [row for row in rows if row.unit in chosen]
 
 
 def _dataset(name: str) -> Rows:
@@ -173,11 +173,20 @@ def _converted(values: NumberedRows, folder: Path | None) -> Iterator[Row]:
     for line, value in values:
         which = f"The row on line {line}"
         try:
-            found = recognise(value, {}).read(value)
+            found = recognise(value, {}, pictures=folder is not None).read(value)
         except RowProblem as problem:
             advice = problem.advice or ADVICE[problem.reason]
             raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None
-        yield Row(messages=found.messages, picture=_picture(found.image, folder, which))
+        picture = _picture(found.image, folder, which)
+        yield Row(messages=found.messages, picture=picture, unit=_unit(found))
+
+
+def _unit(found: Conversation) -> bytes:
+    if found.group:
+        return b"group:" + digest(found.group)
+    image = hashlib.sha256(found.image).hexdigest() if isinstance(found.image, bytes) else found.image
+    asked = next(turn["content"] for turn in found.messages if turn["role"] == "user")
+    return digest(image or "", asked)
 
 
 def _picture(image: str | bytes | None, folder: Path | None, which: str) -> Callable[[], Image.Image] | None:

@@ -26,9 +26,11 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "context": ("context", "passage"),
     "answer": ("answer", "response", "a", "output", "reply", "long_answer"),
     "system": ("system", "system_prompt"),
-    "image": ("image", "image_path", "img", "picture", "file_name", "images"),
+    "image": ("image", "image_path", "img", "picture", "images"),
     "group": ("group", "patient", "patient_id", "subject", "subject_id", "group_id", "person_id"),
 }
+#: Names a picture where pictures lie beside the rows; elsewhere it may be any file's.
+_BESIDE = "file_name"
 #: Each shape with the parts it needs; the first that fits is taken.
 _SHAPES: dict[str, tuple[str, ...]] = {
     "chat": ("messages",),
@@ -113,23 +115,29 @@ class Shape:
         return _text(self.value(row, part))
 
 
-def recognise(columns: Iterable[str], chosen: Mapping[Any, str]) -> Shape:
-    """The shape that these columns make; `chosen` (part → column) goes before what the names say.
+def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False) -> Shape:
+    """The shape that these columns make.
+
+    Args:
+        columns: their names.
+        chosen: part → column, which goes before what the names say; "" for a part that no column is.
+        pictures: whether pictures can lie beside the rows.
 
     Raises:
         Refused: none fits, or a chosen column is not there.
     """
     seen = list(columns)
-    for part, column in chosen.items():
+    named = {part: column for part, column in chosen.items() if column}
+    for part, column in named.items():
         if column not in seen:
             raise Refused(
                 "unknown-column",
                 f"There is no column {column[:40]!r} to read as {part}. The columns: {_listed(seen)}.",
             )
-    found = {**_by_name(seen), **chosen}
+    found = {part: column for part, column in _by_name(seen, pictures).items() if part not in chosen} | named
     for name, needed in _SHAPES.items():
         parts = (*needed, *_EXTRAS.get(name, ()), *_COMMON)
-        if all(part in found for part in needed) and all(part in parts for part in chosen):
+        if all(part in found for part in needed) and all(part in parts for part in named):
             return Shape(name, {part: found[part] for part in parts if part in found})
     raise Refused(
         "unknown-shape",
@@ -138,12 +146,14 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str]) -> Shape:
     )
 
 
-def _by_name(columns: list[str]) -> dict[str, str]:
+def _by_name(columns: list[str], pictures: bool) -> dict[str, str]:
     plain = {column.strip().lower().replace(" ", "_"): column for column in reversed(columns)}
     found = {}
     for part, names in _ALIASES.items():
         if name := next((name for name in names if name in plain), None):
             found[part] = plain[name]
+    if pictures and "image" not in found and _BESIDE in plain:
+        found["image"] = plain[_BESIDE]
     return found
 
 

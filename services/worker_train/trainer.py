@@ -213,7 +213,7 @@ class AdapterTrainer(SFTTrainer):
         name = f"checkpoint-{self.state.global_step}"
         with ExitStack() as stack:
             if self.args.should_save:
-                stack.enter_context(written_aside(folder, name))
+                stack.enter_context(written_aside(folder, name, checkpoints=folder))
             self._into = aside_of(folder, name)
             self.accelerator.wait_for_everyone()
             Trainer._save_checkpoint(self, model, trial)

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from services.worker_train import child, hub, reading
+from services.worker_train.checkpoints import DiskFull, is_full
 from services.worker_train.child import Exit, Refused
 from services.worker_train.duplicates import Neighbours
 from services.worker_train.examine import Examined, Examiner
@@ -93,7 +94,12 @@ def main() -> None:
         task = load_task(settings, options.dataset, options.attempt)
         done = Check(task, Storage.from_settings(settings), settings).run()
     except Refused as refusal:
-        child.stop(Exit.REFUSED, refusal.reason, refusal.detail)
+        child.stop(refusal.status, refusal.reason, refusal.detail)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        full = DiskFull("free space where MEDICHAT_STATE_DIR and the storage lie, and check the data again.")
+        child.stop(full.status, full.reason, full.detail)
     except CannotDecrypt:
         child.stop(
             Exit.REFUSED, "unreadable", "The upload cannot be decrypted any more. Upload the file again."
@@ -141,6 +147,16 @@ def load_task(settings: Settings, dataset_id: str, attempt: str) -> Task:
     )
 
 
+class Upload(SealedFile):
+    """The upload, from any place in it. Reading raises StorageFailed, and CannotDecrypt."""
+
+    def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise reading.StorageFailed from error
+
+
 def next_version(manifest: dict[str, Any] | None) -> int:
     """The number of the check: one more than that of the rows that the manifest names."""
     return 1 if manifest is None else Manifest.model_validate(manifest).version + 1
@@ -175,7 +191,7 @@ class Check:
         task = self._task
         with closing(Spool(self._settings.state_dir, task.key)) as spool, ExitStack() as opened:
             source, raw_sha256 = self._open(opened)
-            shape, columns, rows = _recognised(source.rows, task.options)
+            shape, columns, rows = _recognised(source, task.options)
             examiner = self._examiner(shape, source)
             for line, row in rows:
                 self._remember(examiner.examine(line, row), spool)
@@ -228,19 +244,18 @@ class Check:
             keep=self._pictures.keep,
         )
 
-    def _open(self, opened: ExitStack) -> tuple[reading.Source, str]:
-        """The rows, and the SHA-256 of the file (of a dataset of the hub: of its name)."""
+    def _open(self, opened: ExitStack) -> tuple[reading.Source, str | None]:
+        """The rows, and the SHA-256 of the file; a dataset of the hub is no file, and has a commit."""
         task = self._task
         max_bytes = reading.UNPACKED * self._settings.max_dataset_bytes
         if task.source == "hub":
             options = task.options
-            named = f"{task.source_name}/{options.subset}/{options.split}"
             source = hub.read_hub(
                 task.source_name, subset=options.subset, split=options.split, max_bytes=max_bytes
             )
-            return source, task.sha256 or hashlib.sha256(named.encode()).hexdigest()
+            return source, None
         try:
-            raw = SealedFile(
+            raw = Upload(
                 self._storage.open(f"{task.folder}/raw"), task.key, place=place_of(f"{task.folder}/raw")
             )
         except FileNotFoundError:
@@ -336,14 +351,15 @@ class Check:
 
 
 def _recognised(
-    rows: reading.NumberedRows, options: DatasetOptions
+    source: reading.Source, options: DatasetOptions
 ) -> tuple[Shape, list[str], Iterator[tuple[int, reading.Row]]]:
     """The shape of the rows, their columns, and all rows again. Raises Refused."""
-    first = list(itertools.islice(rows, _FIRST_ROWS))
+    first = list(itertools.islice(source.rows, _FIRST_ROWS))
     if not first:
         raise reading.Broken("no-rows", "The file holds no rows. Upload one with at least one.")
     columns = list(dict.fromkeys(name for _, row in first for name in row))
-    return recognise(columns, options.columns), columns, itertools.chain(first, rows)
+    shape = recognise(columns, options.columns, pictures=source.has_pictures)
+    return shape, columns, itertools.chain(first, source.rows)
 
 
 if __name__ == "__main__":

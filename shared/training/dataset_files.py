@@ -66,7 +66,8 @@ class Manifest(BaseModel):
 
     parts: tuple[Part, ...]
     images: tuple[Picture, ...] = ()
-    raw_sha256: str
+    #: Of the upload; None for a dataset of the hub.
+    raw_sha256: str | None
     #: The commit of a dataset of the hub that was read.
     revision: str | None = None
     shape: str

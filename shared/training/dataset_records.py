@@ -32,8 +32,10 @@ class Dataset:
     key_id: str
     job_id: str | None
     bytes: int | None
-    #: Of the upload; None when it was thrown away.
+    #: Of the upload; None when it was thrown away, and for a dataset of the hub.
     sha256: str | None
+    #: The commit of a dataset of the hub, once it was checked.
+    revision: str | None
     shape: str | None
     rows_train: int | None
     rows_validation: int | None
@@ -64,6 +66,7 @@ def select_datasets() -> Select[Any]:
     """The columns of `Dataset`, for every dataset."""
     return select(
         *_COLUMNS,
+        datasets.c.manifest["revision"].as_string().label("revision"),
         jobs.c.state.label("job_state"),
         jobs.c.error.label("job_error"),
         jobs.c.error_detail.label("job_error_detail"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, null, select, update
+from sqlalchemy import ColumnElement, Connection, delete, null, select, update
 
 from shared.audit import record
 from shared.db.rows import put
@@ -271,7 +271,7 @@ class DatasetStore:
                 rows_validation=rows_validation,
                 manifest=manifest,
                 manifest_sha256=hashlib.sha256(record.canonical_json(manifest)).hexdigest(),
-                sha256=func.coalesce(datasets.c.sha256, checked.raw_sha256),
+                sha256=None if dataset.source == "hub" else dataset.sha256 or checked.raw_sha256,
                 report_ciphertext=self._seal_report(connection, dataset, report),
                 progress=null(),
                 progress_at=None,

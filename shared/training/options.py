@@ -31,7 +31,7 @@ Part = Literal[
     "image",
     "group",  # rows of one group (a patient) are never on both sides of the split
 ]
-#: Columns that make a row: one of these sets must be named, if any column is.
+#: Columns that make a row: one of these sets must be named, if any column is (not only left out).
 _ENOUGH = ({"messages"}, {"prompt", "completion"}, {"instruction", "output"}, {"question", "answer"})
 
 
@@ -74,10 +74,11 @@ class CheckOptions(BaseModel):
 class DatasetOptions(CheckOptions):
     """Everything that decides what a check makes of an upload; kept with the dataset and in its manifest."""
 
-    columns: dict[Part, Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+    columns: dict[Part, Annotated[str, Field(max_length=200)]] = Field(
         default_factory=dict,
         description="Which column means what, where the names do not say so: "
-        '`{"question": "Frage", "answer": "Antwort"}`.',
+        '`{"question": "Frage", "answer": "Antwort"}`. An empty name: no column means it, whatever its name '
+        'says: `{"group": ""}`.',
     )
     subset: str | None = Field(
         None, max_length=100, description="Which configuration of a dataset of the hub."
@@ -86,7 +87,8 @@ class DatasetOptions(CheckOptions):
 
     @model_validator(mode="after")
     def _enough_columns(self) -> "DatasetOptions":
-        if self.columns and not any(needed <= self.columns.keys() for needed in _ENOUGH):
+        named = {part for part, column in self.columns.items() if column}
+        if named and not any(needed <= named for needed in _ENOUGH):
             choices = "; ".join(" and ".join(sorted(needed)) for needed in _ENOUGH)
             raise ValueError(f"columns must name one of: {choices}")
         return self

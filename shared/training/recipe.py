@@ -24,6 +24,8 @@ _COMMENT_WIDTH = 100
 #: Most rows of a step in one process. It binds batch size and accumulation together, lest a halved batch with
 #: twice the accumulation be refused.
 _STEP_ROWS = 256 * 1024
+#: What the database counts them in.
+_MAX_STEPS = 2**31 - 1
 _R = TypeVar("_R", bound="Recipe")
 
 
@@ -93,7 +95,10 @@ class Recipe(BaseModel):
         3, gt=0, le=100, description="Passes over the rows. More fits them better, then learns them by heart."
     )
     max_steps: int | None = Field(
-        None, ge=1, description="Ends after so many steps, whatever the epochs say. For a quick look."
+        None,
+        ge=1,
+        le=_MAX_STEPS,
+        description="Ends after so many steps, whatever the epochs say. For a quick look.",
     )
     batch_size: int = Field(
         4,
@@ -192,11 +197,15 @@ class Recipe(BaseModel):
         "about a third slower.",
     )
     eval_steps: int = Field(
-        25, ge=1, description="Steps between two looks at the held-out rows. Each look costs time."
+        25,
+        ge=1,
+        le=_MAX_STEPS,
+        description="Steps between two looks at the held-out rows. Each look costs time.",
     )
     save_steps: int = Field(
         25,
         ge=1,
+        le=_MAX_STEPS,
         description="Steps between two checkpoints: what a crash can cost at most. Each writes to disk.",
     )
     early_stopping_patience: int | None = Field(

@@ -221,6 +221,8 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
         "question:Frage",
         "--column",
         "answer:Antwort",
+        "--column",
+        "group:",
         "--subset",
         "labelled",
         "--split",
@@ -231,7 +233,7 @@ def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest
         (dataset,) = api.gateway.datasets.list(connection, limit=2)
     assert capsys.readouterr().out == f"{dataset.id}  Doctors: to be fetched\n"
     assert (dataset.source, dataset.source_name, dataset.options["seed"]) == ("hub", "owner/name", 7)
-    assert dataset.options["columns"] == {"question": "Frage", "answer": "Antwort"}
+    assert dataset.options["columns"] == {"question": "Frage", "answer": "Antwort", "group": ""}
     assert (dataset.options["subset"], dataset.options["split"]) == ("labelled", "test")
 
 

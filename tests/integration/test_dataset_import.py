@@ -10,7 +10,7 @@ from shared.auth.roles import Role
 from shared.db.tables import data_keys
 from shared.db.tables_training import datasets
 from tests.support import Api
-from tests.uploads import ROWS
+from tests.uploads import ROWS, check
 
 
 @pytest.fixture
@@ -95,6 +95,15 @@ def test_a_dataset_of_the_hub_is_only_noted(api: Api) -> None:
     assert (view["state"], view["source"], view["bytes"], view["sha256"]) == ("validating", "hub", None, None)
     assert view["source_name"] == "lavita/ChatDoctor-HealthCareMagic-100k"
     assert view["job_id"]
+
+
+def test_a_checked_dataset_of_the_hub_has_a_commit_and_no_hash_of_a_file(api: Api) -> None:
+    admin = api.log_in(Role.ADMIN)
+    made = bring(admin, "owner/name", "hub").json()
+    api.set(datasets, datasets.c.id == made["id"], sha256="0" * 64)  # as an earlier release left it
+    check(api, revision="c0ffee")
+    view = admin.get(f"/v1/datasets/{made['id']}").json()
+    assert (view["state"], view["sha256"], view["revision"]) == ("ready", None, "c0ffee")
 
 
 @pytest.mark.parametrize("location", ["lavita", "../x", "a/b/c", "https://x.example/a", "a /b", "a/../b"])

@@ -111,8 +111,8 @@ def test_an_upload_of_many_frames_comes_back_whole(api: Api, admin: httpx.Client
 
 
 def test_columns_can_be_named(admin: httpx.Client) -> None:
-    view = upload(admin, column=["question:Frage", "answer:Antwort"]).json()
-    assert view["options"]["columns"] == {"question": "Frage", "answer": "Antwort"}
+    view = upload(admin, column=["question:Frage", "answer:Antwort", "group:"]).json()
+    assert view["options"]["columns"] == {"question": "Frage", "answer": "Antwort", "group": ""}
 
 
 @contextmanager

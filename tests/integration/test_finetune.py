@@ -265,6 +265,7 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.Monk
         ([Exit.DRAINED, Exit.OUT_OF_MEMORY], Exit.OUT_OF_MEMORY),
         ([Exit.OUT_OF_MEMORY, Exit.REFUSED], Exit.REFUSED),
         ([Exit.OUT_OF_MEMORY], Exit.OUT_OF_MEMORY),
+        ([Exit.DRAINED, Exit.AWAY], Exit.AWAY),
         ([Exit.DRAINED], None),
         ([], None),
     ],

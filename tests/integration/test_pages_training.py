@@ -241,15 +241,26 @@ def test_a_dataset_is_checked_again_with_other_columns(open_app: Open, api: Api,
     check(api, report={**REPORT, "columns": ["Frage", "answer", "why"]})
     app = open_app("data")
     select = f"again-{dataset_id}-column"
-    assert app.selectbox(key=f"{select}-answer").options == ["as its name says", "Frage", "answer", "why"]
+    offered = ["as its name says", "no column", "Frage", "answer", "why"]
+    assert app.selectbox(key=f"{select}-answer").options == offered
     app.selectbox(key=f"{select}-question").set_value("Frage")
+    app.selectbox(key=f"{select}-group").select("no column")
     app.selectbox(key=f"{select}-answer").set_value("why").run()
     button(app, "Check with these options").click().run()
     again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
     assert (again["state"], again["options"]["columns"]) == (
         "validating",
-        {"question": "Frage", "answer": "why"},
+        {"question": "Frage", "answer": "why", "group": ""},
     )
+
+
+def test_the_page_of_a_dataset_of_the_hub_shows_its_commit(open_app: Open, api: Api, admin: Person) -> None:
+    body = {"name": "A set", "source": "hub", "location": "owner/name"}
+    api.client(admin).post("/v1/datasets/import", json=body).raise_for_status()
+    check(api, report=REPORT, revision="c0ffee")
+    shown = tables(open_app("data"))
+    assert "c0ffee" in shown
+    assert "sha256 of the file" not in shown
 
 
 def test_the_columns_of_a_file_that_was_not_recognised_are_typed(

@@ -155,6 +155,24 @@ def test_a_file_may_be_written_in_every_shape_that_a_dataset_may(tmp_path: Path)
     ]
 
 
+def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"Q{number}?", "answer": f"A{number}.", "patient": f"P{number % 5}"}
+        for number in range(20)
+    ]
+    rows += [{"question": f"Again {number % 5}?", "answer": f"B{number}."} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    of = {row["answer"]: row.get("patient", row["question"]) for row in rows}
+    for seed in range(5):
+        found = read_rows(Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0.2), seed=seed)
+        learnt, held_out = (
+            {of[row.messages[1]["content"]] for row in side} for side in (found.train, found.validation)
+        )
+        assert len(found.validation) == 8
+        assert learnt.isdisjoint(held_out)
+        assert len(learnt | held_out) == 10
+
+
 def test_a_picture_is_found_beside_the_file(tmp_path: Path) -> None:
     Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
     row = {"question": "<image> What is it?", "answer": "A rash.", "image": "a.png"}

@@ -196,6 +196,16 @@ def test_a_program_that_crashes_every_time_fails_the_run_with_what_to_look_at(
 
 
 @on_one_database
+def test_what_cannot_be_reached_is_tried_again_before_the_run_fails_with_its_words(
+    school: School, worker: Worker
+) -> None:
+    school.wish(away="Check the network.")
+    run = school.wait_for_end(school.submit()["id"])
+    assert (run["state"], run["attempt"]) == ("failed", 5)
+    assert run["error"] == {"code": "no-model", "detail": "Check the network."}
+
+
+@on_one_database
 @pytest.mark.parametrize(("processes", "gpus"), [(1, "2"), (2, "2,5")])
 def test_a_run_sees_as_many_gpus_as_it_has_processes(
     school: School, monkeypatch: pytest.MonkeyPatch, processes: int, gpus: str
@@ -441,6 +451,17 @@ def test_a_refused_check_leaves_no_folder(school: School, worker: Worker) -> Non
     dataset_id = uploaded(school.client)
     wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
     wait_until(lambda: not list((school.state_dir / "work").iterdir()), 10, "for its folder to go")
+
+
+@on_one_database
+@pytest.mark.parametrize(("code", "kept"), [("disk-full", True), ("bad-zip", False)])
+def test_what_is_no_fault_of_an_upload_does_not_cost_it(school: School, code: str, kept: bool) -> None:
+    say = f"from services.worker_train.child import Exit, stop; stop(Exit.REFUSED, {code!r}, 'Free space.')"
+    with worker_thread(school.api.settings, {Kind.VALIDATE: (sys.executable, "-c", say)}):
+        dataset_id = uploaded(school.client)
+        wait_until(lambda: seen(school, dataset_id)["state"] == "rejected", 30, "for the check")
+    assert school.api.gateway.datasets.storage.exists(f"datasets/{dataset_id}/raw") is kept
+    assert (seen(school, dataset_id)["sha256"] is not None) is kept
 
 
 @on_one_database

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from services.worker_train import hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
 from services.worker_train.pictures import clean_picture
@@ -76,12 +78,10 @@ class Dataset:
         store_sealed(self.storage, self.key, f"datasets/{self.id}/raw", [data])
         return self
 
-    def check(self, attempt: str = "a") -> "Dataset":
+    def check(self, attempt: str = "a", *, source: str = "upload", name: str = "rows") -> "Dataset":
         """Run it in this process."""
         options = DatasetOptions.model_validate(self.options)
-        task = Task(
-            self.id, "upload", "rows", options, self.key, self.envelope, load_guard(), None, 1, attempt
-        )
+        task = Task(self.id, source, name, options, self.key, self.envelope, load_guard(), None, 1, attempt)
         self.done = Check(task, self.storage, self.settings).run()
         return self
 
@@ -321,6 +321,16 @@ def test_groups_are_never_on_both_sides(checked: Checked) -> None:
     assert not any("Patient" in group for group in train | validation)
 
 
+def test_a_column_named_as_a_patients_or_a_pictures_may_be_neither(checked: Checked) -> None:
+    rows = [good(number, subject="Anatomy", file_name="leaflet.pdf") for number in range(20)]
+    dataset = checked(rows, columns={"group": ""}, validation_fraction=0.5)
+    assert {split: len(dataset.rows(split)) for split in ("train", "validation")} == {
+        "train": 10,
+        "validation": 10,
+    }
+    assert dataset.report.mapping == {"question": "question", "answer": "answer"}
+
+
 def test_the_same_question_is_never_on_both_sides(checked: Checked) -> None:
     rows = [good(number, question=f"What about case {number % 20}?") for number in range(100)]
     dataset = checked(rows, validation_fraction=0.2)
@@ -461,6 +471,21 @@ def test_a_check_loses_no_picture_when_what_another_left_is_removed(checked: Che
     assert all(reader.read_image(picture.sha256) for picture in manifest.images)
 
 
+def test_a_dataset_of_the_hub_is_no_file_and_has_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of this machine stands for the hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "owner" / "name" / "train.jsonl").write_bytes(jsonl([good(0), good(1)]))
+    manifest = Dataset(tmp_path / "state", {}).check(source="hub", name="owner/name").done["manifest"]
+    assert manifest["raw_sha256"] is None
+    assert manifest["revision"]
+
+
 def test_a_file_without_a_row_is_refused(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path, {}).upload(b"question,answer\n")
     with pytest.raises(Refused) as caught:
@@ -596,6 +621,17 @@ def test_the_program_refuses_a_broken_file_and_leaves_nothing_behind(stored: Cal
     assert "Line 201" in events[-1]["detail"]
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
     assert WORD not in json.dumps(events) + errors
+
+
+def test_a_full_disk_is_no_fault_of_the_upload(stored: Callable[..., Dataset]) -> None:
+    dataset = stored(jsonl([good(number) for number in range(6000)]))
+    program = Program(dataset)
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (500_000, 500_000))
+    events, errors, status = program.end()
+    assert status == Exit.REFUSED, errors
+    assert (events[-1]["event"], events[-1]["code"]) == ("stopped", "disk-full")
+    assert "free space" in events[-1]["detail"]
+    assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
 
 
 def test_a_check_that_was_killed_yields_the_same_rows_when_it_runs_again(

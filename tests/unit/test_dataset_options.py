@@ -10,6 +10,9 @@ def test_columns_have_to_make_a_row() -> None:
     assert DatasetOptions(columns={"question": "Frage", "answer": "Antwort"}).columns["question"] == "Frage"
     with pytest.raises(ValidationError, match="answer and question"):
         DatasetOptions(columns={"question": "Frage"})
+    with pytest.raises(ValidationError, match="answer and question"):
+        DatasetOptions(columns={"question": "Frage", "answer": ""})
+    assert DatasetOptions(columns={"group": ""}).columns == {"group": ""}
 
 
 def test_the_served_models_tokenizer_counts_unless_another_is_named() -> None:

@@ -1,12 +1,15 @@
 """Files of rows: what they are is told by their bytes, and every broken one is refused with the place."""
 
+import contextlib
+import errno
 import io
 import json
+import secrets
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow
 import pytest
@@ -14,6 +17,11 @@ from pyarrow import parquet
 
 from services.worker_train import archive, hub, reading
 from services.worker_train.child import Refused
+from services.worker_train.validate import Upload
+from shared.ids import new_id
+from shared.privacy.envelope import Envelope, new_master_key
+from shared.privacy.sealed import SealedWriter
+from shared.storage import StorageAway
 
 ROWS = [{"question": f"What is {name}?", "answer": f"{name}, a condition."} for name in ("asthma", "gout")]
 MAX_BYTES = 10_000_000
@@ -221,15 +229,50 @@ def test_what_a_reader_trips_over_is_a_broken_file_with_its_place() -> None:
     assert "secret" not in caught.value.detail
 
 
-def test_a_storage_that_fails_is_no_broken_file() -> None:
+class FailsLater(io.BytesIO):
+    """A stored file that cannot be read any more after some reads."""
+
+    def __init__(self, data: bytes, reads: int) -> None:
+        super().__init__(data)
+        self.left = reads
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise StorageAway(errno.EIO, "the storage cannot be used")
+        return super().read(size)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        jsonl,
+        as_parquet,
+        lambda rows: zipped({"rows.jsonl": jsonl(rows), "a.png": b"x"}),
+        lambda rows: zipped({"a.png": b"x", "rows.parquet": as_parquet(rows)}),
+    ],
+    ids=["jsonl", "parquet", "zip", "parquet in a zip"],
+)
+def test_a_storage_that_fails_is_no_broken_file(pack: Callable[[list[dict[str, Any]]], bytes]) -> None:
     """It would cost the upload."""
+    key, sealed = Envelope.from_base64(new_master_key()).new_data_key(new_id())[0], io.BytesIO()
+    with SealedWriter(sealed, key, place="here") as writer:
+        writer.write(pack([{"question": secrets.token_hex(400_000), "answer": "a"} for _ in range(6)]))
 
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
-        yield 1, ROWS[0]
-        raise ConnectionError
+    def read_all(source: FailsLater) -> None:
+        stream = io.BufferedReader(Upload(source, key, place="here"))
+        found = reading.open_source(cast(IO[bytes], stream), max_bytes=MAX_BYTES)
+        assert len(list(found.rows)) == 6
+        with contextlib.suppress(KeyError):
+            assert found.picture("a.png") == b"x"
 
-    with pytest.raises(ConnectionError):
-        list(reading.bounded(rows(), MAX_BYTES))
+    whole = FailsLater(sealed.getvalue(), 1000)
+    read_all(whole)
+    opened = 2  # the mark at its start, and its last frame
+    for reads in range(opened, 1000 - whole.left):
+        with pytest.raises(reading.StorageFailed) as caught:
+            read_all(FailsLater(sealed.getvalue(), reads))
+        assert isinstance(caught.value.__cause__, StorageAway)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,19 @@ def test_a_chosen_column_goes_before_what_the_names_say() -> None:
     assert found.read(row).messages == [ASKED, ANSWERED]
 
 
+def test_a_part_may_be_no_column_whatever_the_names_say() -> None:
+    row = {"question": "Q", "answer": "A", "subject": "Anatomy", "image": "a.png"}
+    assert read(row).group == "Anatomy"
+    assert read(row, group="", image="") == Conversation([ASKED, ANSWERED], None, None)
+
+
+def test_the_name_of_a_file_is_a_picture_only_where_pictures_lie_beside_the_rows() -> None:
+    row = {"question": "Q", "answer": "A", "file_name": "leaflet.pdf"}
+    assert read(row).image is None
+    assert recognise(row, {}, pictures=True).read(row).image == "leaflet.pdf"
+    assert recognise({**row, "image": "a.png"}, {}, pictures=True).columns["image"] == "image"
+
+
 def test_what_fits_no_shape_is_refused_with_the_columns_and_the_shapes() -> None:
     with pytest.raises(Refused) as caught:
         recognise(["title", "abstract"], {})

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -223,10 +222,10 @@ def view(dataset: Dataset) -> DatasetView:
 
 def _options(asked: UploadQuery) -> DatasetOptions:
     given = asked.model_dump(exclude_unset=True, exclude={"name", "filename", "column"})
-    columns = dict(pair.partition(":")[::2] for pair in asked.column)
     try:
+        columns = dict(pair.split(":", 1) for pair in asked.column)
         return DatasetOptions(**given, columns=columns)
-    except ValidationError as error:
+    except ValueError as error:  # also of the options
         raise InvalidInput(
             "`column` is a meaning and a name (question:Frage); name `messages`, or `question` and `answer`."
         ) from error

@@ -21,6 +21,8 @@ _PHI = {
 #: Refusals that ask for the columns.
 _UNREADABLE_COLUMNS = ("unknown-shape", "unknown-column")
 _AS_NAMED = "as its name says"
+#: Chosen for a part that no column is; it holds what no column's name may.
+_NO_COLUMN = "\0"
 _STATES = {"receiving": "coming in", "validating": "being checked", "ready": "ready", "rejected": "refused"}
 
 
@@ -192,10 +194,16 @@ def _one(tuning: Tuning, dataset: Json) -> None:
             icon=":material/delete:",
         )
     with st.expander("Origin"):
+        if dataset["source"] == "hub":
+            what = {"dataset of the hub": dataset["source_name"], "commit": dataset["revision"]}
+        else:
+            what = {
+                "file": dataset["source_name"],
+                "bytes": f"{dataset['bytes'] or 0:,}",
+                "sha256 of the file": dataset["sha256"],
+            }
         facts = {
-            "file": dataset["source_name"],
-            "bytes": f"{dataset['bytes'] or 0:,}",
-            "sha256 of the file": dataset["sha256"],
+            **what,
             "sha256 of the manifest": dataset["manifest_sha256"],
             "rows read as": dataset["shape"],
             "added (UTC)": moment(dataset["created_at"]),
@@ -214,23 +222,28 @@ def _columns(dataset: Json) -> dict[str, str]:
     """Which column is read as what: chosen among those of the report, or typed where there is none."""
     chosen = dataset["options"].get("columns", {})
     known = (dataset["report"] or {}).get("columns", [])
-    names = ["", *dict.fromkeys([*known, *chosen.values()])]
+    names = ["", _NO_COLUMN, *dict.fromkeys([*known, *filter(None, chosen.values())])]
     error = dataset["error"] or {}
     columns = {}
     with st.expander("Which column is which", bool(chosen) or error.get("code") in _UNREADABLE_COLUMNS):
         st.caption("Where their names do not say it: at least the question and the answer.")
         sides = st.columns(2)
         for place, part in enumerate(get_args(Part)):
-            key, former = f"again-{dataset['id']}-column-{part}", chosen.get(part, "")
+            key = f"again-{dataset['id']}-column-{part}"
+            former = (chosen[part] or _NO_COLUMN) if part in chosen else ""
             side = sides[place % 2]
             if known:
-                name = side.selectbox(
-                    part, names, names.index(former), format_func=lambda each: each or _AS_NAMED, key=key
-                )
+                name = side.selectbox(part, names, names.index(former), format_func=_column_name, key=key)
             else:
-                name = side.text_input(part, former, max_chars=200, placeholder=_AS_NAMED, key=key)
+                name = side.text_input(
+                    part, former.strip(_NO_COLUMN), max_chars=200, placeholder=_AS_NAMED, key=key
+                )
             columns[part] = name
-    return {part: name for part, name in columns.items() if name}
+    return {part: name.strip(_NO_COLUMN) for part, name in columns.items() if name}
+
+
+def _column_name(choice: str) -> str:
+    return {"": _AS_NAMED, _NO_COLUMN: "no column"}.get(choice, choice)
 
 
 def _check_again(tuning: Tuning, dataset: Json) -> None:

@@ -96,4 +96,4 @@ class ValidateWork(Work):
 
 
 #: Failures of this worker, not of the upload.
-_OURS = frozenset({"unusable", "out-of-memory"})
+_OURS = frozenset({"unusable", "out-of-memory", "disk-full"})

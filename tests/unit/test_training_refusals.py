@@ -1,0 +1,75 @@
+"""What is said of a full disk and of a model that cannot be fetched; whether another attempt is worth it."""
+
+import errno
+from pathlib import Path
+
+import httpx2
+import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+from services.worker_train.checkpoints import DiskFull, written_aside
+from services.worker_train.child import Exit
+from services.worker_train.fetching import unreadable
+
+
+def fill_the_disk(folder: Path, name: str, checkpoints: Path | None = None) -> str:
+    with pytest.raises(DiskFull) as caught, written_aside(folder, name, checkpoints=checkpoints):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(folder.glob(".*"))
+    return caught.value.detail
+
+
+def test_a_full_disk_is_said_with_the_checkpoints_of_the_run_whatever_is_written(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for step in (2, 4):
+        (checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    for folder, name in ((checkpoints, "checkpoint-6"), (tmp_path, "output")):
+        assert "the checkpoints before (2) are whole" in fill_the_disk(folder, name, checkpoints)
+
+
+def test_a_full_disk_is_said_with_the_folder_where_no_run_writes(tmp_path: Path) -> None:
+    detail = fill_the_disk(tmp_path, "merged")
+    assert f"free space where {tmp_path} lies" in detail
+    assert "checkpoints" not in detail
+
+
+def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return kind("no", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "status"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk-full", Exit.REFUSED),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk-full", Exit.REFUSED),
+        (RuntimeError("IO Error: No space left on device (os error 28)"), "disk-full", Exit.REFUSED),
+        (answered(GatedRepoError, 403), "no-model", Exit.REFUSED),
+        (answered(HfHubHTTPError, 404), "no-model", Exit.REFUSED),
+        (LocalEntryNotFoundError("outgoing traffic has been disabled"), "no-model", Exit.REFUSED),
+        (None, "no-model", Exit.REFUSED),
+        (answered(HfHubHTTPError, 503), "no-model", Exit.AWAY),
+        (answered(HfHubHTTPError, 429), "no-model", Exit.AWAY),
+    ],
+)
+def test_what_another_attempt_may_fetch_is_told_from_what_a_person_must_mend(
+    cause: Exception | None, code: str, status: Exit
+) -> None:
+    try:
+        raise OSError("Can't load the model") from cause
+    except OSError as error:
+        refusal = unreadable(error, "no-model", "The model demo")
+    assert refusal is not None
+    assert (refusal.reason, refusal.status) == (code, status)
+
+
+def test_a_hub_that_cannot_be_reached_is_worth_another_attempt() -> None:
+    away = LocalEntryNotFoundError("An error happened while trying to locate the file")
+    away.__cause__ = httpx2.ConnectError("Connection refused")
+    refusal = unreadable(away, "no-model", "The model demo")
+    assert refusal is not None
+    assert refusal.status is Exit.AWAY
+    assert "check the network" in refusal.detail
+
+
+def test_what_has_nothing_to_do_with_files_is_left_as_it_is() -> None:
+    assert unreadable(RuntimeError("a bug"), "no-model", "The model demo") is None
