@@ -324,6 +324,8 @@ def _roll_back(options: argparse.Namespace) -> int:
     settings = load_settings()
     with log_in(settings) as client:
         body = {"base_model": options.base_model or settings.model}
+        newest = expect(client.get("/v1/deployments", params={**body, "limit": 1}))["items"]
+        body["answering"] = newest[0]["adapter_sha256"] if newest else None
         back = expect(client.post("/v1/adapters/roll-back", json=body))
         answering = f"adapter {back['adapter_sha256']}" if back["adapter_sha256"] else "the base model alone"
         print(f"{answering} answers from now on")

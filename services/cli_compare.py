@@ -38,6 +38,9 @@ def compare(client: httpx.Client, left: str | None, right: str | None, options: 
         print(f"--- {side}{_named(comparison, side)}\n{_said(comparison[side])}\n")
     if any(comparison[side]["error"] for side in ("left", "right")):
         return FAILED
+    if any(comparison[side]["by_guard"] for side in ("left", "right")):
+        print("The guard answered this itself: there is nothing to vote on. Ask another question.")
+        return FAILED if options.vote else DONE
     vote = options.vote or _ask()
     if vote is None:
         return DONE

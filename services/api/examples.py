@@ -170,7 +170,7 @@ EXAMPLES: dict[str, Any] = {
     "ChangeBody": {"status": "disabled"},
     "NewKeyBody": {"name": "ward tablet", "scopes": ["ask"], "expires_at": "2027-06-30T00:00:00Z"},
     "NewRunBody": {"name": "asthma", "dataset_id": _DATASET, "preset": "quick"},
-    "RollBackBody": {"base_model": "demo"},
+    "RollBackBody": {"base_model": "demo", "answering": _SHA256},
     "PromoteBody": {
         "override_reason": "One figure is missed by a hair, and two clinicians read the answers."
     },

@@ -73,6 +73,11 @@ class RollBackBody(Body):
     """What to roll back."""
 
     base_model: str = Field(max_length=255, examples=["demo"])
+    answering: Sha256 | None = Field(
+        None,
+        description="What answers as far as the caller knows, null for the base model alone: refused when "
+        "another does by now. Not looked at when it is left out.",
+    )
 
 
 class RecallBody(Body):
@@ -122,6 +127,7 @@ class SideView(BaseModel):
 
     state: str
     answer: str | None
+    by_guard: bool = Field(description="Whether the guard answered itself: then there is no vote on it.")
     error: ErrorView | None
 
 

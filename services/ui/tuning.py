@@ -128,9 +128,10 @@ class Tuning:
         """Let the adapter answer; past a failed gate only with a reason, which auditors read."""
         self._call("POST", f"/v1/adapters/{sha256}/promote", json=given(override_reason=override_reason))
 
-    def roll_back(self, base_model: str) -> None:
-        """Let the adapter before the present one answer."""
-        self._call("POST", "/v1/adapters/roll-back", json={"base_model": base_model})
+    def roll_back(self, base_model: str, answering: str) -> None:
+        """Let the adapter before this one answer, if this one still does."""
+        body = {"base_model": base_model, "answering": answering}
+        self._call("POST", "/v1/adapters/roll-back", json=body)
 
     def recall(self, sha256: str, reason: str) -> None:
         """Never let the adapter answer again, nor end what it began."""

@@ -34,7 +34,7 @@ from shared.jobs.store import JobStore
 from shared.logs import where
 from shared.queue import Bell
 from shared.training.adapter_files import PROBE
-from shared.training.adapters import Adapter, find
+from shared.training.adapters import Adapter, active, find
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,12 @@ ROUNDED = "nf4"
 LEAST_CHANGE = 1e-3
 #: Most that engine and trainer may differ by, in nats: both in float32, or one of them in fewer bits.
 MOST_APART = {"float32": 0.02, "fewer bits": 0.25}
-#: Where only one of them rounds the weights to 4 bits, single tokens differ by a nat and more. Then the mean
-#: over all tokens counts: of the base, in nats, and of what the adapter changes, as a share of that change
-#: (an adapter that is ignored is off by 1).
-MOST_APART_ROUNDED, MOST_OFF_ROUNDED = 0.6, 0.4
+#: Where only one of them rounds the weights to 4 bits, single tokens differ by a nat and more. Then only the
+#: mean over all tokens of the base counts, in nats.
+MOST_APART_ROUNDED = 0.6
+#: In any format: how far what the adapter changes may be from the change that its trainer saw, as a share of
+#: that (an adapter that is ignored is off by 1).
+MOST_OFF = 0.4
 
 _Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=2, max_length=4096)]
 _Numbers = list[Annotated[float, Field(le=0.01, allow_inf_nan=False)]]
@@ -122,35 +124,49 @@ def verify(engine: Scorer, probe: Probe, adapter: str, *, base_revision: str, dt
     if not math.isfinite(change + apart):
         return Verification(ok=False, dtype=dtype, reason="The model computes no finite numbers under it.")
     trainers = probe.dtype.removeprefix("torch.")
-    if (dtype == ROUNDED) != (trainers == ROUNDED):
-        base_limit, base_apart = MOST_APART_ROUNDED, statistics.fmean(_differences(base, probe.logprobs_base))
-        limit, off = MOST_OFF_ROUNDED, _off(base, changed, probe)
-        found = (
-            f"its change of the model is off by {off:.0%} of what its trainer saw, the limit is {limit:.0%}"
-        )
-    else:
-        limit = base_limit = MOST_APART["float32" if {dtype, trainers} == {"float32"} else "fewer bits"]
-        base_apart, off = _largest(base, probe.logprobs_base), apart
-        found = f"{apart:.3g} nats apart, the limit is {limit}"
+    rounding = statistics.fmean(_differences(base, probe.logprobs_base))
+    one_rounds = (dtype == ROUNDED) != (trainers == ROUNDED)
+    limit = MOST_APART["float32" if {dtype, trainers} == {"float32"} else "fewer bits"]
+    base_apart = _largest(base, probe.logprobs_base)
     reason = None
-    if base_apart > base_limit:
+    if (rounding > MOST_APART_ROUNDED) if one_rounds else (base_apart > limit):
         reason = "The base model here does not compute what the trainer's did: it is another one."
     elif change <= LEAST_CHANGE:
         reason = "It changes nothing: the model says the same with it as without."
-    elif off > limit:
-        reason = f"It does not compute what its trainer saw: {found}."
+    elif apart > limit and not one_rounds:
+        reason = f"It does not compute what its trainer saw: {apart:.3g} nats apart, the limit is {limit}."
+    else:
+        seen = _changes(probe.logprobs_adapter, probe.logprobs_base)
+        reason = _unlike(_changes(changed, base), seen, rounding=0.0 if one_rounds else rounding)
     return Verification(
         ok=reason is None, dtype=dtype, reason=reason, max_diff_base=change, max_diff_trainer=apart
     )
 
 
-def _off(base: list[list[float]], changed: list[list[float]], probe: Probe) -> float:
-    """How far the adapter's change of the log-likelihoods is from the one its trainer saw, as a share of that
-    one: each the mean over all tokens of the absolute value.
+def _unlike(here: list[float], seen: list[float], *, rounding: float) -> str | None:
+    """What is wrong with the change of the log-likelihoods here, beside the one that the trainer saw.
+
+    `rounding` is how far the base's own are apart, the mean over all tokens of the absolute value. A change
+    of that size hides in it token by token, but its strength shows over all of them: the least-squares factor
+    of `here` over `seen` is 1 for the true adapter, and 0 for one that is ignored.
     """
-    here, there = _changes(changed, base), _changes(probe.logprobs_adapter, probe.logprobs_base)
-    return statistics.fmean([abs(a - b) for a, b in zip(here, there, strict=True)]) / max(
-        statistics.fmean(map(abs, there)), 1e-9
+    size = max(statistics.fmean(map(abs, seen)), 1e-9)
+    off = statistics.fmean([abs(a - b) for a, b in zip(here, seen, strict=True)]) / size
+    if off <= MOST_OFF:
+        return None
+    if MOST_OFF * size >= 2 * rounding:  # with and without the adapter: no more than twice comes of rounding
+        return (
+            f"It does not compute what its trainer saw: its change of the model is off by {off:.0%} of what "
+            f"its trainer saw, the limit is {MOST_OFF:.0%}."
+        )
+    products = sum(a * b for a, b in zip(here, seen, strict=True))
+    strength = products / max(sum(b * b for b in seen), 1e-9)
+    if abs(strength - 1) <= MOST_OFF:
+        return None
+    return (
+        "It does not compute what its trainer saw, or changes too little for that to be told from rounding "
+        f"({size:.2g} nats a token, where the base itself is {rounding:.2g} apart). Train it longer or at a "
+        "higher learning rate, or train and serve it in float32."
     )
 
 
@@ -245,6 +261,18 @@ class Verifier:
             if not found.ok:
                 kept["files_sha256"] = adapter.files_sha256  # as it was: nothing was proven of what is stored
             connection.execute(update(adapters).where(adapters.c.sha256 == adapter.sha256).values(**kept))
+            if not found.ok:
+                record.append(
+                    connection,
+                    now=self._jobs.clock.now(connection),
+                    actor=self._actor,
+                    action="adapter.verification_failed",
+                    object=f"adapter:{adapter.sha256}",
+                    details={
+                        "job": job.id,
+                        "answering": active(connection, adapter.base_model) == adapter.sha256,
+                    },
+                )
             return ended
 
         self._end(job, finish)

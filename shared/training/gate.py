@@ -1,7 +1,8 @@
 """Decides by its figures whether an adapter may be promoted. It measures nothing and does no I/O.
 
 A figure is a dictionary as an evaluation stores it: `base`, `candidate` and `difference` (candidate minus
-base) with `value`, `low` and `high` each, and `rows`, the number of rows it rests on.
+base) with `value`, `low` and `high` each, and `rows`, the number of rows it rests on. None stands for what is
+not a finite number.
 """
 
 import math
@@ -93,13 +94,17 @@ class _Rule:
 
 
 def _rise(figure: Mapping[str, Any]) -> float:
-    return float(figure["difference"]["value"])
+    return _number(figure["difference"]["value"])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 _RULES = (
     _Rule(
         "loss",
-        lambda figure: float(figure["difference"]["low"]),
+        lambda figure: _number(figure["difference"]["low"]),
         "loss_increase",
         "the least certain increase of the validation loss over the base",
         "least_rows",
@@ -108,7 +113,7 @@ _RULES = (
     ),
     _Rule(
         "rouge_l",
-        lambda figure: -float(figure["difference"]["high"]),
+        lambda figure: -_number(figure["difference"]["high"]),
         "rouge_l_drop",
         "the least certain drop of ROUGE-L below the base",
         "least_answers",
@@ -117,7 +122,7 @@ _RULES = (
     ),
     _Rule(
         "choices_accuracy",
-        lambda figure: -float(figure["difference"]["high"]),
+        lambda figure: -_number(figure["difference"]["high"]),
         "choices_drop",
         "the least certain drop of the multiple-choice accuracy below the base",
         "least_choices",
@@ -155,7 +160,7 @@ _RULES = (
     ),
     _Rule(
         "canary_exposure",
-        lambda figure: float(figure["candidate"]["value"]),
+        lambda figure: _number(figure["candidate"]["value"]),
         "canary_exposure",
         "the mean exposure of the planted canaries, in bits,",
         "least_canaries",

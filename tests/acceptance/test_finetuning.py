@@ -178,7 +178,7 @@ def test_it_is_promoted_and_answers(admin: Page, stack: Stack, as_admin: httpx.C
         admin.get_by_label("Reason").press("Control+Enter")
         admin.get_by_role("button", name="Yes: promote anyway").click()
     expect(admin.get_by_text("Answering now: leaflets v1")).to_be_visible()
-    wait_until(lambda: answering_adapter(stack) == adapter["sha256"], 15, "for the promotion")
+    wait_until(lambda: answering_adapter(stack) == adapter["sha256"], 10, "for the promotion")
 
 
 def test_a_user_is_answered_by_it_in_the_browser(browser: Browser, stack: Stack) -> None:
@@ -209,4 +209,4 @@ def test_a_roll_back_lets_the_base_answer_again(admin: Page, stack: Stack) -> No
     admin.get_by_role("button", name="Roll back").click()
     expect(admin.get_by_text("Answering now: the base model alone")).to_be_visible()
     expect(admin.get_by_text(re.compile("^Rolled back at .* from leaflets v1"))).to_be_visible()
-    wait_until(lambda: answering_adapter(stack) is None, 15, "for the roll-back")
+    wait_until(lambda: answering_adapter(stack) is None, 10, "for the roll-back")

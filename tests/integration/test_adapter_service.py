@@ -119,6 +119,8 @@ def test_a_useless_adapter_is_not(
     found = verified(api, worker, admin, made[which])
     assert not found["ok"]
     assert reason in found["reason"]
+    (event,) = api.audit("adapter.verification_failed")
+    assert event.object == f"adapter:{made[which]}"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
+from services.worker_infer.adapters import ActiveAdapter
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.engine import open_database
@@ -288,6 +289,25 @@ def test_an_approval_waits_for_a_gate_that_passes(api: Api, admin: Person, clien
     assert "3.5 above the limit" in refused.json()["detail"]
 
 
+def test_a_promotion_counts_within_ten_seconds_where_the_base_answered(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    chosen = ActiveAdapter("demo")
+    ask_async(api.log_in())
+    job = api.claim()
+
+    def choose() -> str | None:
+        with api.gateway.database.read() as connection:
+            return chosen.choose(connection, job)
+
+    assert choose() is None
+    assert promote(client, A).status_code == 200
+    wait_until(lambda: choose() == A, 10, "for the promotion to count")
+    client.post("/v1/adapters/roll-back", json={"base_model": "demo", "answering": A})
+    assert choose() is None  # at once
+
+
 def test_a_promotion_archives_the_one_before(api: Api, admin: Person, client: httpx.Client) -> None:
     for sha256 in (A, B):
         add_good_adapter(api, admin, sha256)
@@ -307,6 +327,18 @@ def test_rolling_back_goes_back_step_by_step_to_the_base(
     assert seen[3].status_code == 409
     assert {status(client, sha256) for sha256 in (A, B, C)} == {"archived"}
     assert [event.outcome for event in api.audit("adapter.rolled_back")] == [*["done"] * 3, "failed"]
+
+
+def test_a_roll_back_that_is_sent_twice_goes_back_once(api: Api, admin: Person, client: httpx.Client) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    body = {"base_model": "demo", "answering": C}
+    sent = [client.post("/v1/adapters/roll-back", json=body) for _ in range(2)]
+    assert ([answer.status_code for answer in sent], answering(api)) == ([200, 409], B)
+    assert "Another adapter answers by now" in sent[1].json()["detail"]
+    assert [event.reason for event in api.audit("adapter.rolled_back")] == [None, "another-answers"]
+    assert client.post("/v1/adapters/roll-back", json={**body, "answering": None}).status_code == 409
 
 
 def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, client: httpx.Client) -> None:
@@ -635,6 +667,11 @@ def test_the_guard_answers_in_a_comparison_too(api: Api, admin: Person, client: 
     begun = compare(client, question="I want to kill myself.")
     assert begun["state"] == "done"
     assert begun["left"]["answer"] == begun["right"]["answer"] != ""
+    assert begun["left"]["by_guard"]
+    assert begun["right"]["by_guard"]
+    refused = client.post(f"/v1/comparisons/{begun['id']}/vote", json={"vote": "left"})
+    assert (refused.status_code, client.get("/v1/comparisons").json()["totals"]) == (409, [])
+    assert "The guard answered this itself; ask another question." in refused.json()["detail"]
 
 
 def test_a_comparison_is_its_askers_alone(api: Api, admin: Person, client: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """Evaluations from the request to the verdict: store, gateway, and the program as a process of its own."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from services.api.state import Gateway
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import Exit, Refused, emit
 from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
@@ -434,6 +435,29 @@ def test_rows_of_another_dataset_that_were_learnt_are_left_out_and_counted(
     hasty = api.settings.model_copy(update={"evaluation_seconds": 1.0, "evaluation_answer_tokens": 1})
     figures = evaluate(hasty, evaluation.id)[0].figures
     assert (figures["loss"]["rows"], figures["about"]["rows_learnt_before"]) == (3, len(ROWS["train"]))
+
+
+def test_broken_weights_are_told_by_the_gate(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = with_lora(demo_weights())
+    nudge(model, math.inf)
+    model.save_pretrained(tmp_path / "broken")
+    gateway = api.gateway
+    broken = register(
+        gateway.database,
+        Storage.from_settings(api.settings),
+        gateway.jobs,
+        gateway.envelope,
+        folder=tmp_path / "broken",
+        rows={**ROWS, "validation": ROWS["validation"] * 2},
+    )
+    evaluation = submit(api, broken)
+    hasty = api.settings.model_copy(update={"evaluation_seconds": 1.0, "evaluation_answer_tokens": 1})
+    emit("done", figures=evaluate(hasty, evaluation.id)[0].figures)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    failures = {check.figure: check.message for check in end(api, claim(api), told["figures"]).failures}
+    assert "is not a number: the adapter's weights are broken" in failures["loss"]
 
 
 def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from services.ui.text import plain_markdown
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs
-from shared.db.tables_training import datasets, training_notes, training_runs, training_steps
+from shared.db.tables_training import adapters, datasets, training_notes, training_runs, training_steps
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.adapters import find
@@ -641,6 +641,19 @@ def test_a_roll_back_lets_the_adapter_before_answer_again(open_app: Open, api: A
     assert "roll back" in tables(app)
 
 
+def test_what_answers_and_failed_its_last_verification_is_warned_of(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_good_adapter(api, admin, A)
+    assert api.client(admin).post(f"/v1/adapters/{A}/promote", json={}).status_code == 200
+    assert not open_app("adapters").warning
+    failed = {**GOOD, "ok": False, "reason": "It changes nothing."}
+    api.set(adapters, adapters.c.sha256 == A, verification=failed)
+    app = open_app("adapters")
+    assert "Its last verification failed: It changes nothing." in app.warning[0].value
+    assert button(app, "Roll back")
+
+
 def test_a_roll_back_is_undone_and_can_be_done_again(open_app: Open, api: Api, admin: Person) -> None:
     for sha256 in (A, B):
         add_good_adapter(api, admin, sha256)
@@ -982,6 +995,13 @@ def test_a_blind_comparison_tells_which_is_which_only_after_the_vote(
             "the other is better": 0,
         }
     ]
+
+
+def test_there_is_no_vote_on_what_the_guard_answered(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    app = compare(open_app("compare"), "I want to kill myself.")
+    assert "The guard answered this itself" in texts(app)
+    assert not [each for each in app.button if each.label == "Equal"]
 
 
 def test_a_comparison_of_one_with_itself_or_of_nothing_is_not_asked(

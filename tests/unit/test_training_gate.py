@@ -123,9 +123,14 @@ def test_a_few_answers_all_short_say_nothing() -> None:
     assert not judge({**GOOD, "verbatim": {**GOOD["verbatim"], "rows": 2, "long_enough": 0}}).passed
 
 
-def test_broken_weights_stop_it() -> None:
-    gate = judge({**GOOD, "loss": _figure(2.0, math.nan)})
-    assert "is not a number" in gate.failures[0].message
+@pytest.mark.parametrize("figure", [name for name in GOOD if name != "verbatim"])
+def test_broken_weights_stop_it(figure: str) -> None:
+    broken = dict.fromkeys(("value", "low", "high"))
+    as_stored = {"rows": 66, "base": broken, "candidate": broken, "difference": broken}
+    for without_number in (_figure(2.0, math.nan), as_stored):
+        gate = judge({**GOOD, figure: without_number})
+        assert [failure.figure for failure in gate.failures] == [figure]
+        assert "is not a number: the adapter's weights are broken" in gate.failures[0].message
 
 
 def test_a_limit_can_be_moved() -> None:

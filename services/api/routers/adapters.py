@@ -36,7 +36,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import NewJob
 from shared.jobs.store import active as active_job
-from shared.training.adapters import Adapter, AdapterStore, answers_of, card_of, find, newest_gate
+from shared.training.adapters import Adapter, AdapterStore, active, answers_of, card_of, find, newest_gate
 from shared.training.evaluations import EvaluationStore
 from shared.training.states import AdapterStatus
 
@@ -81,9 +81,13 @@ def list_adapters(
 def roll_back(body: RollBackBody, caller: Admin, gateway: GatewayDep, store: StoreDep) -> DeploymentView:
     """Let the adapter before the present one answer again, or the base model when there was none.
 
-    Recalled adapters are left out. A second roll-back goes back further.
+    Recalled adapters are left out. A second roll-back goes back further, unless `answering` says from where.
     """
     with _act(gateway, caller, "adapter.rolled_back") as connection:
+        if "answering" in body.model_fields_set and active(connection, body.base_model) != body.answering:
+            raise AdapterConflict(
+                "Another adapter answers by now; look again before you roll back.", reason="another-answers"
+            )
         store.roll_back(connection, body.base_model, caller.actor)
         newest = select(deployments).where(deployments.c.base_model == body.base_model)
         row = connection.execute(newest.order_by(deployments.c.seq.desc()).limit(1)).one()

@@ -110,6 +110,8 @@ def vote(comparison_id: ComparisonId, body: VoteBody, caller: Admin, gateway: Ga
             raise Conflict("An answer is still being written; vote when both are there.")
         if {seen.left.state, seen.right.state} != {State.SUCCEEDED}:
             raise Conflict("One of them has no answer, so there is nothing to vote on; ask both again.")
+        if seen.left.by_guard or seen.right.by_guard:
+            raise Conflict("The guard answered this itself; ask another question.")
         store.vote(connection, comparison, body.vote, caller.actor, gateway.clock.now(connection))
         return _view(connection, gateway, store.find(connection, comparison_id, caller.user_id))
 
@@ -180,7 +182,9 @@ def _side(connection: Connection, gateway: Gateway, job: Job) -> SideView:
     if job.state is State.SUCCEEDED:
         assert job.conversation_id is not None
         answer = join(gateway.conversations.read_sentences(connection, job.conversation_id, job.id))
-    return SideView(state=job.state, answer=answer, error=error_view(gateway, job))
+    # as it wrote nothing, neither an adapter nor the base is named
+    by_guard = job.state is State.SUCCEEDED and job.adapter_sha256 is None
+    return SideView(state=job.state, answer=answer, by_guard=by_guard, error=error_view(gateway, job))
 
 
 def _identities(comparison: Comparison) -> dict[str, Any]:

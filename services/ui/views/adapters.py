@@ -46,7 +46,8 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
         st.markdown(f"Answering now: **{answering}** for every question that names no adapter.")
         if active:
             _override(active, history, found)
-            _roll_back(tuning, base_model)
+            _unverified(active, found)
+            _roll_back(tuning, base_model, active)
         if history:
             _offer_back(tuning, history, found)
             with st.expander("History"):
@@ -64,14 +65,25 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
                 st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
 
 
-def _roll_back(tuning: Tuning, base_model: str) -> None:
+def _unverified(active: str, found: list[Json]) -> None:
+    """Warn when the serving engine could not verify what answers, after it was promoted."""
+    failed = next((each for each in found if each["sha256"] == active and not _is_loaded(each)), None)
+    if failed is not None and failed["verification"]:
+        st.warning(
+            f"Its last verification failed: {plain_markdown(failed['verification']['reason'] or '')} It goes "
+            "on answering until you roll back or recall it.",
+            icon=":material/warning:",
+        )
+
+
+def _roll_back(tuning: Tuning, base_model: str, active: str) -> None:
     st.button(
         "Roll back",
         acts.fresh("roll-back"),  # a second click on the same button does nothing
         icon=":material/undo:",
         help="The adapter before this one answers again, from the next question on.",
         on_click=acts.attempt,
-        args=(partial(tuning.roll_back, base_model), "Rolled back."),
+        args=(partial(tuning.roll_back, base_model, active), "Rolled back."),
     )
 
 

@@ -115,6 +115,9 @@ def _offer_vote(tuning: Tuning, seen: Json) -> None:
     if any(seen[side]["state"] != "succeeded" for side in ("left", "right")):
         st.caption("There is nothing to vote on: one of them has no answer. Ask again.")
         return
+    if any(seen[side]["by_guard"] for side in ("left", "right")):
+        st.caption("The guard answered this itself: there is nothing to vote on. Ask another question.")
+        return
     votes = (("left", "A is better"), ("tie", "Equal"), ("right", "B is better"))
     for column, (vote, label) in zip(st.columns(3), votes, strict=True):
         act = partial(acts.attempt, partial(tuning.vote, seen["id"], vote), "Counted.")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from services.worker_train.child import Refused
 from services.worker_train.evaluation.bootstrap import Comparison, Means, compare
 from services.worker_train.evaluation.examinee import Examinee, Score
 from services.worker_train.evaluation.pace import Pace
@@ -31,10 +32,13 @@ def loss_and_perplexity(
 ) -> tuple[Comparison, Comparison]:
     """Mean loss of an answer token, in nats, and the perplexity that it means.
 
-    Raises ValueError when no row has an answer token.
+    Raises Refused when no row has an answer token.
     """
     if not sum(score.tokens for score in base):
-        raise ValueError("no row has an answer token")
+        raise Refused(
+            "no-rows",
+            "No held-out row can be measured: the dataset needs validation rows that fit the model.",
+        )
     counted = [place for place, score in enumerate(base) if score.tokens]
 
     def of(transform: Callable[[Means], Means] | None) -> Comparison:

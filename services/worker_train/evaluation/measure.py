@@ -1,5 +1,6 @@
 """Puts all measures to one examinee, in order, and collects the figures. It knows no file and no database."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -58,6 +59,7 @@ class Material:
 class Outcome:
     """All figures, and the texts that show what is behind them."""
 
+    #: As JSON has them: None stands for what is not a finite number.
     figures: Figures
     samples: Figures
 
@@ -65,7 +67,7 @@ class Outcome:
 def measure(examinee: Examinee, material: Material, plan: Plan, *, guard: Guard, tell: Tell) -> Outcome:
     """Every figure of base and candidate.
 
-    Raises ValueError when no held-out row fits the model.
+    Raises Refused when no held-out row fits the model.
     """
     started = time.monotonic()
     held_out = [row for row in material.held_out if _fits(examinee, row, plan)]
@@ -103,7 +105,14 @@ def measure(examinee: Examinee, material: Material, plan: Plan, *, guard: Guard,
         "choices_learnt_before": material.choices_learnt_before,
         "policy_version": guard.policy_version,
     }
-    return Outcome(figures=figures, samples={**best_and_worst(samples), **cases})
+    return Outcome(figures=_without_nan(figures), samples={**best_and_worst(samples), **cases})
+
+
+def _without_nan(value: Any) -> Any:
+    """Broken weights give NaN, which JSON has no word for, and the gate shall tell of them."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _conduct(examinee: Examinee, plan: Plan, pace: Pace, guard: Guard) -> tuple[Figures, Figures]:
