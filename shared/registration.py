@@ -162,7 +162,7 @@ def is_alive(settings: Settings, kind: Kind) -> bool:
         with database.read() as connection:
             now = DatabaseClock().now(connection)
             here = workers.c.id.startswith(_here(kind), autoescape=True)
-            rows = connection.execute(select(workers.c.last_seen_at, workers.c.stats).where(here))
+            rows = connection.execute(select(workers.c.last_seen_at, workers.c.stats).where(here)).all()
             return any(
                 (now - seen_at).total_seconds() < 3 * settings.heartbeat_s and not is_loading(stats)
                 for seen_at, stats in rows
