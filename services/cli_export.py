@@ -5,6 +5,7 @@ It finds the files; services/worker_train/export.py does the work.
 
 import argparse
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +31,45 @@ def _export(options: argparse.Namespace) -> int:
     from services.worker_train.export import main
 
     with tempfile.TemporaryDirectory(prefix="medichat-") as copies:
-        adapter = options.adapter
-        if _SHA256.fullmatch(adapter):
+        adapter, registered = options.adapter, bool(_SHA256.fullmatch(options.adapter))
+        if registered:
             adapter = str(_fetch(adapter, Path(copies)))
         arguments = [adapter, str(options.folder), "--dtype", options.dtype]
-        return main([*arguments, *(["--model", options.model] if options.model else [])])
+        status = main([*arguments, *(["--model", options.model] if options.model else [])])
+    if registered and status == 0:
+        _log_export(options.adapter, options.folder, options.dtype)
+    return status
+
+
+def _log_export(sha256: str, folder: Path, dtype: str) -> None:
+    """Add the event to the audit log. Raises CommandRefused, and removes the folder, when that cannot be."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from services.cli_client import CommandRefused
+    from shared.audit import record
+    from shared.clock import DatabaseClock
+    from shared.db import open_database
+    from shared.settings import load_settings
+
+    database = open_database(load_settings())
+    try:
+        with database.write() as connection:
+            record.append(
+                connection,
+                now=DatabaseClock().now(connection),
+                actor=record.OPERATOR_ACTOR,
+                action="adapter.exported",
+                object=f"adapter:{sha256}",
+                details={"dtype": dtype},
+            )
+    except SQLAlchemyError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CommandRefused(
+            "the export could not be noted in the audit log, so its folder was removed; "
+            "see MEDICHAT_DATABASE_URL, and try again"
+        ) from error
+    finally:
+        database.close()
 
 
 def _fetch(sha256: str, folder: Path) -> Path:

@@ -5,10 +5,12 @@ import logging
 import os
 import secrets
 import socket
+from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from shared.audit import record
@@ -24,6 +26,10 @@ log = logging.getLogger(__name__)
 REMEMBERED = timedelta(days=1)
 #: So that a worker's whole name fits the columns that name who acted.
 _HOST_CHARS = 32
+#: So long a silent worker is expected back: a machine starts again, or a container that failed, or it loads.
+AWAITED = timedelta(minutes=10)
+#: In the `stats` of a worker that cannot answer yet.
+_LOADING = "loading"
 
 
 def worker_name(kind: Kind) -> str:
@@ -48,16 +54,37 @@ class Registration:
     def __init__(self, database: Database, clock: Clock, worker_id: str) -> None:
         self._database, self._clock, self._id = database, clock, worker_id
 
-    def enter(self, kind: Kind, model_id: str, details: dict[str, Any]) -> None:
-        """Say that the worker serves from now on, and log it with these facts; forget who is long gone."""
+    def prepare(self, kind: Kind, model_id: str, *, memory: str, wanted_bytes: int) -> None:
+        """Say that the worker loads what it will serve, and what of which memory it needs for that.
+
+        It does not count as alive before it enters. Those of this host that ended while they loaded are
+        forgotten: one that cannot start is started again and again.
+        """
         with self._database.write() as connection:
             now = self._clock.now(connection)
-            connection.execute(delete(workers).where(workers.c.last_seen_at <= now - REMEMBERED))
+            here = select(workers.c.id, workers.c.stats).where(
+                workers.c.id.startswith(_here(kind), autoescape=True),
+                workers.c.last_seen_at <= now - AWAITED,
+            )
+            failed = [row.id for row in connection.execute(here) if is_loading(row.stats)]
+            connection.execute(delete(workers).where(workers.c.id.in_(failed)))
+            stats = {_LOADING: True, "memory": memory, "wanted_bytes": wanted_bytes}
+            self._insert(connection, now, kind, model_id, stats)
+
+    def enter(
+        self, kind: Kind, model_id: str, details: dict[str, Any], stats: dict[str, Any] | None = None
+    ) -> None:
+        """Say that the worker serves from now on, and how it fares, and log it with these facts; forget who
+        is long gone.
+        """
+        with self._database.write() as connection:
+            now = self._clock.now(connection)
             connection.execute(
-                insert(workers).values(
-                    id=self._id, kind=kind, model_id=model_id, started_at=now, last_seen_at=now, stats={}
+                delete(workers).where(
+                    or_(workers.c.last_seen_at <= now - REMEMBERED, workers.c.id == self._id)
                 )
             )
+            self._insert(connection, now, kind, model_id, stats or {})
             record.append(
                 connection,
                 now=now,
@@ -84,29 +111,68 @@ class Registration:
         except OperationalError:
             log.warning("the database is away; this worker will be seen as silent")
 
+    def _insert(
+        self, connection: Connection, now: datetime, kind: Kind, model_id: str, stats: dict[str, Any]
+    ) -> None:
+        connection.execute(
+            insert(workers).values(
+                id=self._id, kind=kind, model_id=model_id, started_at=now, last_seen_at=now, stats=stats
+            )
+        )
+
+
+def is_loading(stats: Mapping[str, Any]) -> bool:
+    """Whether the worker that reported this cannot answer yet."""
+    return bool(stats.get(_LOADING))
+
 
 def wanted_memory(connection: Connection, now: datetime, heartbeat_s: float) -> dict[str, int]:
-    """Bytes that workers which answer may still take, by the memory they lie in (see `shared.memory`)."""
+    """Bytes that workers which answer may still take, by the memory they lie in (see `shared.memory`).
+
+    One that fell silent will take all that it had (`footprint_bytes`) again when it is back: that is kept
+    for it while it is awaited, or until another took its place.
+    """
     found: dict[str, int] = {}
-    alive = select(workers.c.stats).where(
-        workers.c.kind == Kind.INFER, workers.c.last_seen_at > now - timedelta(seconds=3 * heartbeat_s)
+    #: By memory, those that are awaited: when they were last seen, and what they had.
+    awaited: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
+    quiet = now - timedelta(seconds=2 * heartbeat_s)  # a whole beat was missed: its memory may be free
+    rows = connection.execute(
+        select(workers.c.started_at, workers.c.last_seen_at, workers.c.stats)
+        .where(workers.c.kind == Kind.INFER, workers.c.last_seen_at > min(quiet, now - AWAITED))
+        .order_by(workers.c.started_at)
     )
-    for stats in connection.execute(alive).scalars():
-        name = str(stats.get("memory", ""))
-        found[name] = found.get(name, 0) + int(stats.get("wanted_bytes", 0))
+    for started_at, seen_at, stats in rows:
+        name, wanted = str(stats.get("memory", "")), int(stats.get("wanted_bytes", 0))
+        footprint, before = int(stats.get("footprint_bytes", 0)), awaited[name]
+        predecessor = next((one for one in before if one[0] <= started_at), None)
+        if predecessor is not None:
+            before.remove(predecessor)
+        if is_loading(stats):
+            footprint = wanted = max(wanted, predecessor[1] if predecessor else 0)
+        if seen_at > quiet:
+            found[name] = found.get(name, 0) + wanted
+        elif footprint:
+            before.append((seen_at, footprint))
+    for name, each in awaited.items():
+        if each:
+            found[name] = found.get(name, 0) + sum(footprint for _, footprint in each)
     return found
 
 
 def is_alive(settings: Settings, kind: Kind) -> bool:
-    """Whether a worker of this host reported within the last heartbeats; for a container's health check."""
+    """Whether a worker of this host that can do its work reported within the last heartbeats; for a
+    container's health check.
+    """
     database = open_database(settings, pool_size=1)
     try:
         with database.read() as connection:
             now = DatabaseClock().now(connection)
-            seen = connection.execute(
-                select(workers.c.last_seen_at).where(workers.c.id.startswith(_here(kind), autoescape=True))
-            ).scalars()
-            return any((now - moment).total_seconds() < 3 * settings.heartbeat_s for moment in seen)
+            here = workers.c.id.startswith(_here(kind), autoescape=True)
+            rows = connection.execute(select(workers.c.last_seen_at, workers.c.stats).where(here)).all()
+            return any(
+                (now - seen_at).total_seconds() < 3 * settings.heartbeat_s and not is_loading(stats)
+                for seen_at, stats in rows
+            )
     except SQLAlchemyError as error:
         log.error("the database cannot be asked (%s)", type(error).__name__)
         return False

@@ -49,6 +49,23 @@ class LoadedModel:
     stop_token_ids: frozenset[int]
 
 
+def expected_memory(settings: Settings) -> tuple[str, int]:
+    """Where the configured model will lie (see `shared.memory`), and the bytes that its weights will take.
+
+    Raises InvalidInput, as `open_model` does.
+    """
+    entry, device = find_model(settings.model), choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, entry, device)
+    return memory_name(_gpu_uuid(device)), _weight_bytes(entry, dtype, Quantisation(settings.quantise))
+
+
+def held_bytes(device: torch.device) -> int:
+    """What this process has of the device's memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return int(psutil.Process().memory_info().rss)
+
+
 def open_model(settings: Settings, database: Database | None = None) -> Model:
     """The configured model with an engine that is not started yet.
 
@@ -225,13 +242,17 @@ def _check_memory(
     entry: CatalogueModel, device: torch.device, dtype: torch.dtype, quantisation: Quantisation
 ) -> None:
     """Raise before a load that would end in the kernel killing the process."""
-    each = _BYTES_PER_NF4_WEIGHT if quantisation is Quantisation.NF4 else _BYTES_PER_WEIGHT[dtype]
-    needed, free = entry.parameters * each, _free_memory(device)
+    needed, free = _weight_bytes(entry, dtype, quantisation), _free_memory(device)
     if needed > free:
         raise Unavailable(
             f"{_too_large(entry, quantisation)} "
             f"It takes about {needed / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB are free on {device.type}."
         )
+
+
+def _weight_bytes(entry: CatalogueModel, dtype: torch.dtype, quantisation: Quantisation) -> int:
+    each = _BYTES_PER_NF4_WEIGHT if quantisation is Quantisation.NF4 else _BYTES_PER_WEIGHT[dtype]
+    return int(entry.parameters * each)
 
 
 def _too_large(entry: CatalogueModel, quantisation: Quantisation) -> str:

@@ -17,13 +17,14 @@ from sqlalchemy.exc import OperationalError
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.generate import Answerer, Model
 from services.worker_infer.judge import ModelAsker
-from services.worker_infer.loading import open_model
+from services.worker_infer.loading import choose_device, expected_memory, held_bytes, open_model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.verify import Verifier
 from shared.catalogue import find_model
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
+from shared.errors import InvalidInput
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
 from shared.jobs.lookout import Lookout
@@ -51,7 +52,7 @@ class Worker:
         self.jobs = JobStore(DatabaseClock(), JobRules.from_settings(settings))
         self.registration = Registration(self.database, self.jobs.clock, self.id)
         self.bell = Bell(settings)
-        self.model: Model = open_model(settings, self.database)
+        self.model = self._load()
         self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
         self.keeper = LeaseKeeper(
             self.database,
@@ -93,6 +94,16 @@ class Worker:
             self._overlooked,
             places=settings.worker_concurrency,
         )
+
+    def _load(self) -> Model:
+        """The model; nothing else is let into the memory that it will take, from now on."""
+        entry, (memory, wanted) = find_model(self.settings.model), expected_memory(self.settings)
+        self.registration.prepare(Kind.INFER, entry.hub_id or entry.name, memory=memory, wanted_bytes=wanted)
+        try:
+            return open_model(self.settings, self.database)
+        except InvalidInput:  # it is not started again before somebody changed a setting
+            self.registration.leave()
+            raise
 
     def run(self) -> None:
         """Answer questions until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
@@ -165,15 +176,23 @@ class Worker:
             "system_prompt": self.settings.system_prompt,
             "prompt_version": prompt_version(self.settings.system_prompt),
         }
-        self.registration.enter(Kind.INFER, self.model.model_id, details)
+        self.registration.enter(Kind.INFER, self.model.model_id, details, self._memory())
 
     def _report(self) -> None:
         """Say that this worker lives, and how it fares."""
         self.answerer.ring_when_well()
-        stats = vars_of(self.model.engine.stats()) | self.guards.stats()
-        self.registration.report(
-            {**stats, "memory": self.model.memory, "shadow_left_out": self.shadow.left_out}
-        )
+        stats = vars_of(self.model.engine.stats()) | self.guards.stats() | self._memory()
+        self.registration.report({**stats, "shadow_left_out": self.shadow.left_out})
+
+    def _memory(self) -> dict[str, Any]:
+        """Where it lies, what it may still take, and what it then has in all."""
+        wanted = self.model.engine.stats().wanted_bytes
+        held = held_bytes(choose_device(self.settings.device))
+        return {
+            "memory": self.model.memory,
+            "wanted_bytes": wanted,
+            "footprint_bytes": held + wanted,
+        }
 
     def _close(self) -> None:
         self._draining = True

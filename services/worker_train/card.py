@@ -32,6 +32,8 @@ _WARNING = (
     "It gives general information, can be wrong, and is no medical device: evaluate it before anybody relies "
     "on it."
 )
+#: What a loss is the mean over.
+_LEARNT = {"answers": "answer token", "all": "token, those of the questions included"}
 #: What an adapter's card says that the card of the merged model says itself.
 _SAID_ANEW = ("| Adapter |", "| Base model |", "| Base revision |")
 
@@ -107,7 +109,7 @@ def write_card(
             "",
             *_table({name.replace("_", " "): _figure(value) for name, value in metrics.items()}),
             "",
-            "Losses are nats per answer token; the held-out rows were never learnt.",
+            f"Losses are nats per {_LEARNT[recipe.train_on]}; the held-out rows were never learnt.",
             "",
             "## Recipe",
             "",

@@ -8,7 +8,9 @@ anything is loaded; afterwards the merged model is compared with base and adapte
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -18,14 +20,17 @@ from services.worker_train import base
 from services.worker_train.card import write_merged_card
 from services.worker_train.checkpoints import written_aside
 from services.worker_train.child import Refused
-from services.worker_train.probe import logprobs, probe_ids
+from services.worker_train.probe import next_logprobs, probe_ids
 from shared.catalogue import CATALOGUE
 from shared.errors import MediChatError
 from shared.settings import load_settings
 from shared.training.adapter_files import CARD, AdapterConfig, check_adapter, sha256_of
 
-#: Largest difference of two logarithms of probabilities that rounding explains.
+#: Largest difference of two logarithms of probabilities that rounding explains, of a token that occurs.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+#: Most that the merged model may be off by, as a share of what the adapter changes: the mean over every token
+#: at every place. A merge that changed nothing is off by 1.
+_MOST_OFF = {torch.float32: 0.02, torch.bfloat16: 0.4}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: With it Ollama renders the bytes that templates/gemma3_training.jinja does: the system text opens the first
 #: turn of the user. But for spaces around a message: Ollama's templates cannot trim.
@@ -102,16 +107,12 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
     )
     tokenizer = base.open_tokenizer(source)
     adapted = PeftModel.from_pretrained(plain, adapter, use_safetensors=True).eval()
-    with torch.no_grad():
-        texts = probe_ids(tokenizer)
-        before = [logprobs(adapted, ids) for ids in texts]
-        merged = adapted.merge_and_unload(safe_merge=True)
-        after = [logprobs(merged, ids) for ids in texts]
-    difference = max(
-        abs(a - b) for one, other in zip(before, after, strict=True) for a, b in zip(one, other, strict=True)
-    )
-    if not difference <= _TOLERANCE[number]:
-        raise Refused("merge-differs", f"The merged model differs from base and adapter by {difference:.3g}.")
+    texts = probe_ids(tokenizer)
+    with adapted.disable_adapter():
+        without = said(adapted, texts)
+    before = said(adapted, texts)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    difference = compare(texts, without, before, said(merged, texts), dtype=number)
     with written_aside(folder.absolute().parent, folder.name) as aside:
         merged.save_pretrained(aside, safe_serialization=True)
         tokenizer.save_pretrained(aside)
@@ -131,6 +132,41 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
         (aside / CARD).write_text(card, encoding="utf-8")
         for path in aside.iterdir():  # safetensors makes its file for its owner alone
             path.chmod((aside / CARD).stat().st_mode)
+    return difference
+
+
+@torch.no_grad()
+def said(model: Any, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """What a model says of each text: log-probabilities, see `next_logprobs`."""
+    return [next_logprobs(model, ids) for ids in texts]
+
+
+def compare(
+    texts: Sequence[Sequence[int]],
+    base: Sequence[torch.Tensor],
+    adapted: Sequence[torch.Tensor],
+    merged: Sequence[torch.Tensor],
+    *,
+    dtype: torch.dtype,
+) -> float:
+    """The largest difference of a token that occurs, in nats, between base with adapter and merged model.
+
+    Raises Refused when they do not say the same, or when what the adapter changed is not in the merged model.
+    """
+    apart = torch.cat([(one - other).abs() for one, other in zip(merged, adapted, strict=True)])
+    changed = torch.cat([(one - other).abs() for one, other in zip(adapted, base, strict=True)])
+    occurring = torch.cat([torch.tensor(ids)[1:] for ids in texts])
+    difference = float(apart.gather(-1, occurring[:, None]).max())
+    off = float(apart.mean() / changed.mean())
+    if not off <= _MOST_OFF[dtype]:
+        finer = "; export it with --dtype float32, which rounds less" if dtype != torch.float32 else ""
+        raise Refused(
+            "merge-differs",
+            f"The merged model is off by {off:.0%} of what the adapter changes, and the limit is "
+            f"{_MOST_OFF[dtype]:.0%}: the adapter changes too little, or the merge lost it{finer}.",
+        )
+    if not difference <= _TOLERANCE[dtype]:
+        raise Refused("merge-differs", f"The merged model differs from base and adapter by {difference:.3g}.")
     return difference
 
 

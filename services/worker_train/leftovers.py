@@ -1,8 +1,8 @@
-"""Removes the checkpoints of runs that ended without an adapter long ago. It moves no job."""
+"""Removes the checkpoints of runs that have their adapter, or ended without one long ago. It moves no job."""
 
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from services.worker_train.mirror import Checkpoints
 from services.worker_train.work import Tools
@@ -26,10 +26,14 @@ def remove_old_checkpoints(tools: Tools) -> None:
             .join(jobs, jobs.c.id == training_runs.c.job_id)
             .where(
                 training_runs.c.id.in_(here | stored),
-                jobs.c.state.in_([State.FAILED, State.CANCELLED]),
-                jobs.c.finished_at < old,
+                or_(
+                    jobs.c.state
+                    == State.SUCCEEDED,  # its worker died before it tidied up, or is another host
+                    jobs.c.state.in_([State.FAILED, State.CANCELLED]) & (jobs.c.finished_at < old),
+                ),
             )
         ).scalars()
         ids = list(found)
     for run_id in ids:
-        Checkpoints(tools.storage, run_id, folder / run_id / "checkpoints", epoch=0).delete()
+        place = folder / run_id / "checkpoints"
+        Checkpoints(tools.storage, tools.envelope, run_id, place, epoch=0).delete()

@@ -1,19 +1,30 @@
 """Keeps the checkpoints of a run where another host finds them. It does not know what is in them.
 
-A checkpoint is copied file by file; `WHOLE`, written last, lists the files, and a checkpoint without it
-does not exist for the reader.
+A checkpoint is copied file by file; `WHOLE`, written last, lists the files with their hashes, and a
+checkpoint without it does not exist for the reader. It is sealed: who can only write to the storage makes no
+checkpoint that a trainer would read, and changes none.
 """
 
+import errno
+import hashlib
+import hmac
 import json
 import shutil
 from pathlib import Path
+from typing import IO, Any
 
+from services.worker_train.checkpoints import DiskFull, written_aside
+from shared.privacy.envelope import Envelope
 from shared.storage import Storage
 
 #: Checkpoints of a run that are kept in the storage.
 KEPT = 2
 _WHOLE = "WHOLE"
 _NAME = "checkpoint-"
+
+
+class _Differs(Exception):
+    """The checkpoint in the storage is not the one that was mirrored."""
 
 
 class Checkpoints:
@@ -23,9 +34,11 @@ class Checkpoints:
     lease may still write for a while.
     """
 
-    def __init__(self, storage: Storage, run_id: str, folder: Path, *, epoch: int) -> None:
+    def __init__(
+        self, storage: Storage, envelope: Envelope, run_id: str, folder: Path, *, epoch: int
+    ) -> None:
         """`epoch`: of the claim that this attempt holds; it grows from attempt to attempt."""
-        self._storage = storage
+        self._storage, self._envelope, self._run_id = storage, envelope, run_id
         self._place = f"runs/{run_id}/checkpoints"
         self._epoch = epoch
         self.folder = folder
@@ -38,29 +51,59 @@ class Checkpoints:
         """Copy one checkpoint to the storage and drop those that it makes superfluous. Raises OSError."""
         source, place = self.folder / f"{_NAME}{step}", f"{self._place}/{self._epoch}/{_NAME}{step}"
         names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
-        for name in names:
-            copy_in(self._storage, source / name, f"{place}/{name}")
+        hashes = {name: copy_in(self._storage, source / name, f"{place}/{name}") for name in names}
         with self._storage.create(f"{place}/{_WHOLE}") as file:
-            file.write(json.dumps(names).encode())
+            file.write(json.dumps({"files": hashes, "seal": self._seal(step, hashes)}).encode())
         mirrored = self._mirrored()
         for old in sorted(which for which in mirrored if which[0] <= self._epoch)[:-KEPT]:
             self._storage.delete(mirrored[old])
 
-    def fetch(self) -> int | None:
-        """Bring the newest checkpoint to this host, unless it is here; returns its step. Raises OSError."""
-        mirrored, here = self._mirrored(), self.newest()
-        newest = max(mirrored, default=None)
-        if newest is None or (here is not None and here >= newest[1]):
-            return here
-        place, step = mirrored[newest], newest[1]
+    def fetch(self) -> tuple[int | None, list[int]]:
+        """Bring the newest checkpoint to this host, unless it is here; returns its step, and the steps of
+        newer ones that were skipped because they are not as they were mirrored. Raises OSError.
+        """
+        mirrored, here, skipped = self._mirrored(), self.newest(), list[int]()
+        for which in sorted(mirrored, reverse=True):
+            step = which[1]
+            if here is not None and here >= step:
+                break
+            try:
+                self._fetch(mirrored[which], step)
+            except _Differs:
+                skipped.append(step)
+            except DiskFull as error:
+                raise OSError(errno.ENOSPC, "the disk is full") from error
+            else:
+                return step, skipped
+        return here, skipped
+
+    def _fetch(self, place: str, step: int) -> None:
+        hashes = self._hashes(place, step)
+        with written_aside(self.folder, f"{_NAME}{step}") as aside:
+            for name, expected in hashes.items():
+                try:
+                    found = copy_out(self._storage, f"{place}/{name}", aside / name)
+                except FileNotFoundError as error:
+                    raise _Differs from error
+                if found != expected:
+                    raise _Differs
+
+    def _hashes(self, place: str, step: int) -> dict[str, str]:
+        """The SHA-256 of each file, once the seal is found to be ours; an earlier release made none."""
         with self._storage.open(f"{place}/{_WHOLE}") as file:
-            names = json.loads(file.read())
-        partial = self.folder / f"fetching-{step}"
-        shutil.rmtree(partial, ignore_errors=True)
-        for name in names:
-            copy_out(self._storage, f"{place}/{name}", partial / name)
-        partial.rename(self.folder / f"{_NAME}{step}")
-        return step
+            try:
+                whole: Any = json.loads(file.read())
+                hashes, seal = dict(whole["files"]), str(whole["seal"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise _Differs from error
+        if not hmac.compare_digest(seal.encode(), self._seal(step, hashes).encode()):
+            raise _Differs
+        return hashes
+
+    def _seal(self, step: int, hashes: dict[str, str]) -> str:
+        """Bound to the run and the step: a checkpoint cannot take the place of another."""
+        told = {"checkpoint": step, "run": self._run_id, "files": hashes}
+        return self._envelope.fingerprint(json.dumps(told, sort_keys=True))
 
     def delete(self) -> None:
         """Forget them all, here and in the storage."""
@@ -84,14 +127,22 @@ class Checkpoints:
         return found
 
 
-def copy_in(storage: Storage, source: Path, path: str) -> None:
-    """Copy a file of this host to the storage, in flat memory."""
+def copy_in(storage: Storage, source: Path, path: str) -> str:
+    """Copy a file of this host to the storage, in flat memory; returns its SHA-256."""
     with source.open("rb") as reader, storage.create(path) as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+        return _copy(reader, writer)
 
 
-def copy_out(storage: Storage, path: str, target: Path) -> None:
-    """Copy a file of the storage to this host, in flat memory."""
+def copy_out(storage: Storage, path: str, target: Path) -> str:
+    """Copy a file of the storage to this host, in flat memory; returns its SHA-256."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with storage.open(path) as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+        return _copy(reader, writer)
+
+
+def _copy(reader: IO[bytes], writer: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while data := reader.read(1 << 20):
+        digest.update(data)
+        writer.write(data)
+    return digest.hexdigest()

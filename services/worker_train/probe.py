@@ -59,11 +59,18 @@ def probe_ids(tokenizer: Any) -> list[list[int]]:
 
 def logprobs(model: Any, ids: Sequence[int]) -> list[float]:
     """Log-probability of each token after the first, given those before it."""
+    chosen = next_logprobs(model, ids).gather(-1, torch.tensor(ids)[1:, None])[:, 0]
+    return [float(value) for value in chosen]
+
+
+def next_logprobs(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """(len(ids) − 1, vocabulary): log-probabilities of every token after each but the last, in float32 on the
+    CPU.
+    """
     tokens = torch.tensor([list(ids)], device=model.device)
     packed = {"segments": [len(ids)]} if _is_packed(model) else {}
-    logits = model(input_ids=tokens, **packed).logits[0, :-1].float()
-    chosen = logits.log_softmax(dim=-1).gather(-1, tokens[0, 1:, None])[:, 0]
-    return [float(value) for value in chosen.cpu()]
+    logits: torch.Tensor = model(input_ids=tokens, **packed).logits[0, :-1].float()
+    return logits.log_softmax(dim=-1).cpu()
 
 
 def _is_packed(model: Any) -> bool:

@@ -24,6 +24,7 @@ from services.worker_train.rows import Row
 TEMPLATE = (Path(__file__).parent / "templates" / "gemma3_training.jinja").read_text(encoding="utf-8")
 _END_OF_TURN = "<end_of_turn>"
 _SOFT_TOKEN = "<image_soft_token>"
+_OF_PICTURES = ("<start_of_image>", _SOFT_TOKEN, "<end_of_image>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,10 @@ class Encoder:
         """The row's tokens, however many; see `encode_all` for what is left out and refused."""
         text, spoken = self.render(row)
         encoded = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-        learnt = bytearray([self.train_on_all]) * len(encoded.ids)
-        if not self.train_on_all:
+        learnt = bytearray(len(encoded.ids))
+        if self.train_on_all:
+            learnt[:] = (token not in self._of_pictures for token in encoded.ids)
+        else:
             turn = 0
             for index, (start, end) in enumerate(encoded.offsets):
                 while turn < len(spoken) and start >= spoken[turn][1]:
@@ -111,6 +114,12 @@ class Encoder:
     @cached_property
     def _end(self) -> int:
         return cast(int, self.tokenizer.convert_tokens_to_ids(_END_OF_TURN))
+
+    @cached_property
+    def _of_pictures(self) -> frozenset[int]:
+        """What stands for a picture: no words, and nothing that the model is ever to say."""
+        vocabulary = self.tokenizer.get_vocab()
+        return frozenset(vocabulary[token] for token in _OF_PICTURES if token in vocabulary)
 
     @cached_property
     def _specials(self) -> re.Pattern[str]:

@@ -162,7 +162,9 @@ class AdapterTrainer(SFTTrainer):
         """The mean loss of a held-out answer token."""
         self._model().eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        # making an iterator draws a seed, and a look that is put off must leave the dropout as it is
+        fork = torch.random.fork_rng(devices=[])
+        with fork, torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader(eval_dataset):
                 sums[0] += self._model()(**self._prepare_inputs(inputs))
                 sums[1] += (inputs["labels"][:, 1:] != IGNORED).sum()

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoTokenizer
 
 from services import cli
+from services.worker_train.child import Refused
+from services.worker_train.export import compare, said
+from services.worker_train.probe import probe_ids
 from shared.audit.record import Actor
 from shared.db.tables_training import adapters
 from shared.storage import Storage
@@ -132,9 +137,11 @@ OF_A_FOLDER = [
 
 
 def test_an_adapter_of_the_installation_is_exported_by_its_name(
-    export: Export, registered: Registered, tmp_path: Path
+    export: Export, api: Api, registered: Registered, tmp_path: Path
 ) -> None:
     assert export(registered.sha256) == (0, "")
+    (event,) = api.audit("adapter.exported")
+    assert (event.actor, event.object) == ("operator", f"adapter:{registered.sha256}")
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     files = list((tmp_path / "merged").iterdir())
     assert len({file.stat().st_mode for file in files}) == 1
@@ -187,6 +194,7 @@ def test_a_damaged_adapter_is_refused_in_one_line_and_nothing_is_written(
     assert reason in complaint
     assert complaint.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+    assert not api.audit("adapter.exported")
 
 
 @pytest.mark.parametrize(("damage", "reason"), OF_A_FOLDER)
@@ -258,3 +266,22 @@ def test_without_the_database_nobody_can_tell_and_it_is_refused(
     monkeypatch.setenv("MEDICHAT_DATABASE_URL", f"sqlite:///{tmp_path / 'none' / 'none.db'}")
     status, complaint = export(registered.sha256)
     assert (status, "the database cannot be read" in complaint) == (1, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merged_model_must_hold_what_the_adapter_changed_and_nothing_else(dtype: torch.dtype) -> None:
+    texts = probe_ids(AutoTokenizer.from_pretrained(DEMO))
+    adapted = with_lora(demo_weights().to(dtype)).eval()
+    nudge(adapted)
+    with adapted.disable_adapter():
+        base = said(adapted, texts)
+    before = said(adapted, texts)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    assert compare(texts, base, before, said(merged, texts), dtype=dtype) < 0.25
+    with pytest.raises(Refused, match="off by 100%"):  # as if it had been merged as nothing
+        compare(texts, base, before, base, dtype=dtype)
+    with torch.no_grad():
+        merged.get_output_embeddings().weight[::2] += 0.01
+    with pytest.raises(Refused, match="merged model") as refused:
+        compare(texts, base, before, said(merged, texts), dtype=dtype)
+    assert refused.value.reason == "merge-differs"

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from shared.db.tables import workers
 from shared.jobs.lifecycle import Kind
-from shared.registration import REMEMBERED, Registration, is_alive, wanted_memory, worker_name
+from shared.registration import AWAITED, REMEMBERED, Registration, is_alive, wanted_memory, worker_name
 from tests.support import Api
 
 
@@ -87,3 +87,94 @@ def test_what_workers_that_answer_will_still_take_is_summed_by_memory(api: Api) 
         assert wanted_memory(connection, now, api.settings.heartbeat_s) == {"gpu:a": 21, "gpu:b": 12}
         later = now + timedelta(seconds=3 * api.settings.heartbeat_s + 1)
         assert wanted_memory(connection, later, api.settings.heartbeat_s) == {}
+
+
+GPU = "gpu:a"
+
+
+def serving(api: Api, number: int, **figures: int) -> Registration:
+    """A worker of one GPU that answers, and reported these figures."""
+    registration = Registration(api.gateway.database, api.gateway.clock, f"infer@host:{number}")
+    registration.enter(Kind.INFER, "demo", {}, {"memory": GPU, **figures})
+    return registration
+
+
+def loading(api: Api, *, wanted: int) -> Registration:
+    """A worker of this host and the same GPU that loads."""
+    registration = Registration(api.gateway.database, api.gateway.clock, worker_name(Kind.INFER))
+    registration.prepare(Kind.INFER, "demo", memory=GPU, wanted_bytes=wanted)
+    return registration
+
+
+def kept(api: Api) -> int:
+    """Bytes of the GPU that a training must leave."""
+    with api.gateway.database.read() as connection:
+        now = api.gateway.clock.now(connection)
+        return wanted_memory(connection, now, api.settings.heartbeat_s).get(GPU, 0)
+
+
+def pass_time(api: Api, time: timedelta) -> None:
+    """Nobody reports for so long."""
+    with api.gateway.database.write() as connection:
+        for row in connection.execute(select(workers)).all():
+            moments = {"started_at": row.started_at - time, "last_seen_at": row.last_seen_at - time}
+            connection.execute(update(workers).where(workers.c.id == row.id).values(moments))
+
+
+def test_what_a_silent_worker_had_is_kept_for_it_for_some_minutes(api: Api) -> None:
+    serving(api, 1, wanted_bytes=3, footprint_bytes=20)
+    assert kept(api) == 3
+    pass_time(api, timedelta(seconds=2 * api.settings.heartbeat_s + 1))
+    assert kept(api) == 20
+    pass_time(api, AWAITED)
+    assert kept(api) == 0
+
+
+def test_nothing_is_kept_for_a_worker_that_left(api: Api) -> None:
+    serving(api, 1, wanted_bytes=3, footprint_bytes=20).leave()
+    pass_time(api, timedelta(minutes=1))
+    assert kept(api) == 0
+
+
+def test_a_worker_that_loads_is_left_room_and_is_not_well(api: Api) -> None:
+    loads = loading(api, wanted=8)
+    assert kept(api) == 8
+    pass_time(api, timedelta(minutes=5))
+    assert kept(api) == 8, "to load takes minutes"
+    pass_time(api, timedelta(minutes=-5))
+    assert api.client().get("/readyz").json()["workers"] == 0
+    assert not is_alive(api.settings, Kind.INFER)
+    loads.enter(Kind.INFER, "demo", {}, {"memory": GPU, "wanted_bytes": 2, "footprint_bytes": 10})
+    assert kept(api) == 2
+    assert api.client().get("/readyz").json()["workers"] == 1
+    assert is_alive(api.settings, Kind.INFER)
+    assert len(names(api)) == 1
+
+
+def test_a_worker_that_loads_takes_the_place_and_the_room_of_one_that_fell_silent(api: Api) -> None:
+    serving(api, 1, wanted_bytes=3, footprint_bytes=20)
+    pass_time(api, timedelta(minutes=1))
+    for _ in range(3):  # it fails, and is started again
+        loading(api, wanted=8)
+        assert kept(api) == 20
+        pass_time(api, timedelta(minutes=1))
+    assert kept(api) == 20
+    serving(api, 2, wanted_bytes=3, footprint_bytes=20)
+    assert kept(api) == 3, "what it had, it has again"
+
+
+def test_each_worker_takes_the_place_of_one(api: Api) -> None:
+    first = serving(api, 1)
+    serving(api, 2, footprint_bytes=20)
+    first.report({"memory": GPU, "footprint_bytes": 20})
+    pass_time(api, timedelta(minutes=1))
+    loading(api, wanted=8)
+    assert kept(api) == 40
+
+
+def test_those_that_failed_while_they_loaded_are_forgotten_when_the_next_one_loads(api: Api) -> None:
+    loading(api, wanted=8)
+    serving(api, 1, footprint_bytes=20)
+    pass_time(api, AWAITED)
+    loading(api, wanted=8)
+    assert len(names(api)) == 2

@@ -352,6 +352,17 @@ def test_a_run_that_failed_less_than_a_month_ago_keeps_its_checkpoints(
 
 
 @on_one_database
+def test_checkpoints_that_a_run_left_which_succeeded_are_removed(school: School, worker: Worker) -> None:
+    storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=0)
+    remove_old_checkpoints(worker.tools)
+    assert storage.list(f"runs/{run_id}")
+    school.api.set(jobs, jobs.c.state == "failed", state="succeeded")  # on a worker that died at once
+    remove_old_checkpoints(worker.tools)
+    assert not storage.list(f"runs/{run_id}")
+    assert not (school.folder(run_id) / "checkpoints").exists()
+
+
+@on_one_database
 def test_weights_that_are_not_what_the_program_said_are_refused(school: School, worker: Worker) -> None:
     school.wish(sha256="0" * 64)
     run = school.wait_for_end(school.submit()["id"])

@@ -1,11 +1,18 @@
 """Checkpoints in the storage: whole or not there, the newest two, fetched by another host."""
 
+import json
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from services.worker_train.mirror import Checkpoints
+from shared.privacy.envelope import Envelope, new_master_key
 from shared.storage import Storage
+
+ENVELOPE = Envelope.from_base64(new_master_key())
 
 
 @pytest.fixture
@@ -15,7 +22,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def checkpoints(storage: Storage, folder: Path, *steps: int, epoch: int = 1) -> Checkpoints:
     """A host's folder with checkpoints, each of two files."""
-    made = Checkpoints(storage, "run", folder, epoch=epoch)
+    made = Checkpoints(storage, ENVELOPE, "run", folder, epoch=epoch)
     folder.mkdir(exist_ok=True)
     for step in steps:
         deep = folder / f"checkpoint-{step}" / "deep"
@@ -30,7 +37,7 @@ def test_another_host_fetches_the_newest(storage: Storage, tmp_path: Path) -> No
     for step in (10, 20):
         here.mirror(step)
     there = checkpoints(storage, tmp_path / "there")
-    assert there.fetch() == there.newest() == 20
+    assert (there.fetch(), there.newest()) == ((20, []), 20)
     assert (there.folder / "checkpoint-20" / "deep" / "weights").read_text() == "weights 20"
     assert [path.name for path in there.folder.iterdir()] == ["checkpoint-20"]
 
@@ -54,7 +61,7 @@ def test_a_worker_that_lost_the_run_neither_replaces_nor_deletes_what_the_next_o
     lost.mirror(20)
     lost.mirror(30)
     third = checkpoints(storage, tmp_path / "third", epoch=3)
-    assert third.fetch() == 20
+    assert third.fetch() == (20, [])
     assert (third.folder / "checkpoint-20" / "state").read_text() == "of the new one"
 
 
@@ -71,7 +78,7 @@ def test_one_of_an_earlier_release_is_fetched(storage: Storage, tmp_path: Path) 
     checkpoints(storage, tmp_path / "here", 10).mirror(10)
     stored = tmp_path / "storage" / "runs" / "run" / "checkpoints"
     (stored / "1" / "checkpoint-10").rename(stored / "checkpoint-10")
-    assert checkpoints(storage, tmp_path / "there", epoch=2).fetch() == 10
+    assert checkpoints(storage, tmp_path / "there", epoch=2).fetch() == (10, [])
 
 
 def test_one_that_is_not_whole_is_not_fetched(storage: Storage, tmp_path: Path) -> None:
@@ -79,13 +86,60 @@ def test_one_that_is_not_whole_is_not_fetched(storage: Storage, tmp_path: Path) 
     for step in (10, 20):
         here.mirror(step)
     storage.delete("runs/run/checkpoints/1/checkpoint-20/WHOLE")
-    assert checkpoints(storage, tmp_path / "there").fetch() == 10
+    assert checkpoints(storage, tmp_path / "there").fetch() == (10, [])
+
+
+def change_a_file(checkpoint: Path) -> None:
+    (checkpoint / "deep" / "weights").write_text("other")
+
+
+def lose_a_file(checkpoint: Path) -> None:
+    (checkpoint / "state").unlink()
+
+
+def list_the_hash_of_a_changed_file(checkpoint: Path) -> None:
+    change_a_file(checkpoint)
+    whole = json.loads((checkpoint / "WHOLE").read_text())
+    whole["files"]["deep/weights"] = sha256(b"other").hexdigest()
+    (checkpoint / "WHOLE").write_text(json.dumps(whole))
+
+
+def put_another_in_its_place(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint)
+    shutil.copytree(checkpoint.with_name("checkpoint-10"), checkpoint)
+
+
+def take_its_seal(checkpoint: Path) -> None:
+    names = list(json.loads((checkpoint / "WHOLE").read_text())["files"])
+    (checkpoint / "WHOLE").write_text(json.dumps(names))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change_a_file,
+        lose_a_file,
+        list_the_hash_of_a_changed_file,
+        put_another_in_its_place,
+        take_its_seal,
+    ],
+)
+def test_one_that_is_not_as_it_was_mirrored_is_skipped(
+    storage: Storage, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    here = checkpoints(storage, tmp_path / "here", 10, 20)
+    for step in (10, 20):
+        here.mirror(step)
+    damage(tmp_path / "storage" / "runs" / "run" / "checkpoints" / "1" / "checkpoint-20")
+    there = checkpoints(storage, tmp_path / "there")
+    assert there.fetch() == (10, [20])
+    assert [path.name for path in there.folder.iterdir()] == ["checkpoint-10"]
 
 
 def test_a_newer_one_of_this_host_is_not_replaced(storage: Storage, tmp_path: Path) -> None:
     here = checkpoints(storage, tmp_path / "here", 10, 20)
     here.mirror(10)
-    assert here.fetch() == 20
+    assert here.fetch() == (20, [])
 
 
 def test_a_half_written_folder_is_no_checkpoint(storage: Storage, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ ADAPTER, MANIFEST, REVISION = "a" * 64, "d" * 64, "e" * 40
 LICENCE = {"license": "other", "license_name": "health-ai-developer-foundations", "license_link": TERMS}
 
 
-def card(model: str) -> str:
+def card(model: str, **recipe: Any) -> str:
     return write_card(
         entry=find_model(model),
         base_revision=REVISION,
-        recipe=Recipe(model=model, seed=7),
+        recipe=Recipe(model=model, seed=7, **recipe),
         passes=(4, 4),
         data_sha256=MANIFEST,
         rows=(1200, 60),
@@ -69,6 +69,11 @@ def test_the_card_of_an_adapter_of_medgemma_names_the_terms_that_go_with_it() ->
     assert "This adapter is a **modified** derivative of MedGemma: it changes the model's weights" in terms
     assert f"subject to the Health AI Developer Foundations Terms of Use found at {TERMS};" in terms
     assert "the use restrictions in them, go with every copy of this adapter" in terms
+
+
+def test_the_card_says_what_a_loss_is_the_mean_over() -> None:
+    assert "Losses are nats per answer token;" in card("demo")
+    assert "Losses are nats per token, those of the questions included;" in card("demo", train_on="all")
 
 
 def test_the_card_of_a_merged_medgemma_keeps_licence_terms_and_lineage() -> None:

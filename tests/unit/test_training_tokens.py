@@ -114,6 +114,14 @@ def test_a_picture_takes_its_tokens_in_the_question() -> None:
     assert not any(sample.learnt[index] for index in at)
 
 
+def test_where_all_is_learnt_a_picture_is_not() -> None:
+    with_picture = Row(messages=row().messages, picture=lambda: Image.new("RGB", (8, 8)))
+    sample = encoder(picture_tokens=16, train_on_all=True).encode(with_picture)
+    assert "image" not in learnt_text(sample)
+    assert learnt_text(sample).startswith("<bos><start_of_turn>user\n")
+    assert sample.learnt.count(0) == 16 + 2
+
+
 def test_a_row_that_is_too_long_is_left_out_and_never_cut() -> None:
     whole = [encoder().encode(row(number)) for number in (2, 0)]
     limit = len(whole[1].ids)

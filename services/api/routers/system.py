@@ -15,7 +15,7 @@ from services.api.schemas import LatencyView, QueueView, SystemView, WorkerView
 from services.api.state import Gateway
 from shared.db.tables import jobs, workers
 from shared.jobs.lifecycle import Kind, State
-from shared.registration import REMEMBERED
+from shared.registration import REMEMBERED, is_loading
 
 router = APIRouter(prefix="/v1/system", tags=["operation"])
 
@@ -51,14 +51,18 @@ def system(caller: Admin, gateway: GatewayDep, news: NewsDep) -> SystemView:
 
 
 def workers_alive(connection: Connection, gateway: Gateway) -> list[WorkerView]:
-    """The workers that reported while they are remembered; alive are those of the last heartbeats."""
+    """The workers that reported while they are remembered; alive are those of the last heartbeats that do
+    not load yet.
+    """
     now = gateway.clock.now(connection)
     silent = timedelta(seconds=3 * gateway.settings.heartbeat_s)
     rows = connection.execute(
         select(workers).where(workers.c.last_seen_at > now - REMEMBERED).order_by(workers.c.started_at)
     )
     return [
-        WorkerView(**row._mapping, alive=now - row.last_seen_at < silent)  # columns and fields are the same
+        WorkerView(  # columns and fields are the same
+            **row._mapping, alive=now - row.last_seen_at < silent and not is_loading(row.stats)
+        )
         for row in rows
     ]
 

@@ -52,6 +52,8 @@ class TrainWork(Work):
         #: The time when this process's monotonic clock read 0: found once, so that later steps are later.
         self._clock_zero: datetime | None = None
         self._mirror_failed = False
+        #: Steps of checkpoints in the storage that are not as they were mirrored.
+        self._skipped: list[int] = []
 
     @property
     def run(self) -> Row[Any]:
@@ -66,7 +68,13 @@ class TrainWork(Work):
     @property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
-        return Checkpoints(self.tools.storage, self.run.id, self.folder / "checkpoints", epoch=self.job.epoch)
+        return Checkpoints(
+            self.tools.storage,
+            self.tools.envelope,
+            self.run.id,
+            self.folder / "checkpoints",
+            epoch=self.job.epoch,
+        )
 
     def open(self, connection: Connection) -> None:
         self._run = connection.execute(
@@ -80,7 +88,7 @@ class TrainWork(Work):
         checkpoints = self.checkpoints
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        checkpoints.fetch()
+        _, self._skipped = checkpoints.fetch()
         recipe = self.folder / "RUN.yaml"
         recipe.write_text(self._recipe.to_yaml(), encoding="utf-8")
         return [str(recipe), "--supervised"]
@@ -101,6 +109,13 @@ class TrainWork(Work):
                 now,
             )
         self._begun = True
+        for skipped in self._skipped:
+            self.note(
+                connection,
+                f"The checkpoint of step {skipped} in the storage is not used: it was damaged or changed, or "
+                "is of an earlier release.",
+                now,
+            )
         step = self.checkpoints.newest()
         if step is not None:
             self.note(
