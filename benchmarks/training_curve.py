@@ -1,7 +1,8 @@
 """Fine-tunes the demo model on rows of a file and draws how it learns: what `docs/` shows.
 
 `python -m benchmarks.training_curve ROWS.jsonl[.gz]` writes `docs/images/finetune-medquad.png` and
-`docs/adapter-card-example.md`; no row's text is in either.
+`docs/adapter-card-example.md`, and prints the loss on the rows held out before the first step and after the
+last; no row's text is in any of them.
 """
 
 import argparse
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training import MAX_TOKENS, read_rows
-from shared.training.recipe import Data, load_preset
+from services.worker_train import base, callbacks, finetune
+from services.worker_train.material import prepare
+from shared.training.recipe import Data, Recipe, load_preset
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def main() -> None:
-    """Train by the program itself, draw its events, keep its card."""
+    """Measure before the first step, train by the program itself, draw its events, keep its card."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--count", type=int, default=2000)
@@ -34,16 +37,40 @@ def main() -> None:
         (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
         data = Data(train=str(folder / "rows.jsonl")).model_dump()
         changes = {"epochs": chosen.epochs, "max_tokens": MAX_TOKENS, "data": data}
-        (folder / "RUN.yaml").write_text(load_preset("quick").changed(changes).to_yaml(), encoding="utf-8")
+        recipe = load_preset("quick").changed(changes)
+        (folder / "RUN.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        before = loss_before(recipe, folder / "before")
         command = [sys.executable, "-m", "services.worker_train.finetune", str(folder / "RUN.yaml")]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         card = (folder / "output" / "README.md").read_text(encoding="utf-8")
     (DOCS / "adapter-card-example.md").write_text(card, encoding="utf-8")
-    draw([json.loads(line) for line in done.stdout.splitlines()], chosen.count)
+    events: list[dict[str, Any]] = [
+        {"step": 0, "eval_loss": before},
+        *map(json.loads, done.stdout.splitlines()),
+    ]
+    draw(events, chosen.count)
+    held_out = [(event["step"], event["eval_loss"]) for event in events if "eval_loss" in event]
+    for step, loss in (held_out[0], held_out[-1]):
+        print(f"step {step:>4}: {loss:.4f} nats per answer token of the rows held out")
+
+
+def loss_before(recipe: Recipe, folder: Path) -> float:
+    """The base's loss on the rows held out, as the run itself will measure it at its steps: by its trainer,
+    whose new adapter changes nothing yet.
+    """
+    material = prepare(recipe)
+    recipe, device = material.recipe, base.choose_device()
+    dtype = base.choose_dtype(recipe, device)
+    model = base.open_model(
+        material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
+    )
+    watch = callbacks.Watch(lambda *_, **__: None, callbacks.StopRequest(), patience=None)
+    trainer = finetune.make_trainer(material, model, folder, device=device, dtype=dtype, watch=watch)
+    return trainer.evaluate()["eval_loss"]
 
 
 def draw(events: list[dict[str, Any]], count: int) -> None:
-    """Loss of the steps and of the held-out rows."""
+    """Loss of the steps and of the held-out rows, from before the first step on."""
     import matplotlib as mpl
 
     mpl.use("agg")

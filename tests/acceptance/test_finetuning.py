@@ -102,6 +102,13 @@ def metric(page: Page, label: str) -> Locator:
     return page.get_by_test_id("stMetric").filter(has_text=label).get_by_test_id("stMetricValue")
 
 
+def drawn_steps(page: Page) -> set[int]:
+    """The steps that have a point in the curve of the loss."""
+    points = page.get_by_test_id("stVegaLiteChart").first.locator("[aria-roledescription=point]")
+    labels = points.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+    return {int(re.findall(r"step: (\d+)", label)[0]) for label in labels}
+
+
 def photograph(page: Page, name: str, folder: Path) -> None:
     page.mouse.move(0, 0)
     page.set_viewport_size({"width": 1180, "height": 1140})
@@ -135,7 +142,7 @@ def test_a_file_is_uploaded_and_its_report_read(admin: Page, tmp_path: Path) -> 
     expect(admin.get_by_text("which was masked")).to_be_visible()
 
 
-def test_a_run_is_launched_and_its_curve_moves(admin: Page, tmp_path: Path) -> None:
+def test_a_run_is_launched_and_its_curve_moves(admin: Page, as_admin: httpx.Client, tmp_path: Path) -> None:
     admin.get_by_role("link", name="Train on this data").click()
     admin.get_by_label("Name of the adapter").fill("leaflets")
     admin.get_by_role("button", name="All knobs").click()
@@ -144,16 +151,20 @@ def test_a_run_is_launched_and_its_curve_moves(admin: Page, tmp_path: Path) -> N
         turn(admin, knob, value)
     admin.keyboard.press("Escape")
     admin.get_by_role("button", name="Start").click()
-    curve = admin.get_by_test_id("stVegaLiteChart").first
-    expect(admin.get_by_text(re.compile(r"Step [1-9]\d* of 24"))).to_be_visible(timeout=120_000)
-    expect(curve).to_be_visible()
-    early = curve.screenshot()
+    running = admin.get_by_text(re.compile(r"Step [1-9]\d* of 24"))
+    expect(running).to_be_visible(timeout=120_000)
+    early = wait_until(lambda: drawn_steps(admin), 30, "for the curve")
+    wait_until(
+        lambda: drawn_steps(admin) > early and running.is_visible(), 60, "for more steps while it goes on"
+    )
     expect(admin.get_by_text("Finished after")).to_be_visible(timeout=240_000)
     expect(admin.get_by_role("link", name="To the adapter")).to_be_visible()
-    assert curve.screenshot() != early
     assert float(metric(admin, "Held-out loss").inner_text()) < 2
     admin.reload()
-    expect(curve).to_be_visible()
+    (run,) = as_admin.get("/v1/training-runs").json()["items"]
+    steps = as_admin.get(f"/v1/training-runs/{run['id']}/steps").json()["items"]
+    assert [each["step"] for each in steps] == list(range(1, 25))
+    wait_until(lambda: drawn_steps(admin) == {each["step"] for each in steps}, 30, "for the whole curve")
     photograph(admin, "training.png", tmp_path)
 
 
