@@ -159,7 +159,7 @@ def assert_same_training(
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
-    how: signal.Signals, whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
+    how: signal.Signals, whole: tuple[Path, list[dict[str, Any]]], train, model_folder: Path, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(whole[0] / "rows.jsonl")
     first = Training(tmp_path / "run", recipe, model_folder)
@@ -169,22 +169,18 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
     if how is signal.SIGTERM:
         assert status == Exit.DRAINED
         assert left[-1]["code"] == "drained"
-    second = Training(tmp_path / "run", recipe, model_folder)
-    status, events = second.end()
-    assert status == Exit.DONE, second.log()
+    status, events = train(recipe)
+    assert status == Exit.DONE
     assert min(losses(events)) > 6
     assert_same_training(whole, tmp_path / "run", events)
 
 
-def test_a_halved_batch_is_the_same_training(
-    whole: tuple[Path, list[dict[str, Any]]], model_folder: Path, tmp_path: Path
-) -> None:
+def test_a_halved_batch_is_the_same_training(whole: tuple[Path, list[dict[str, Any]]], train) -> None:
     recipe = tiny_recipe(whole[0] / "rows.jsonl")
     smaller = recipe.after_out_of_memory()
     assert smaller is not None
-    training = Training(tmp_path / "run", smaller, model_folder)
-    status, events = training.end()
-    assert status == Exit.DONE, training.log()
+    status, events = train(smaller)
+    assert status == Exit.DONE
     assert losses(events) == pytest.approx(losses(whole[1]), rel=1e-3)
 
 
@@ -583,7 +579,7 @@ def test_damaged_weights_are_named_as_the_cause(
 
 
 def test_a_full_disk_fails_the_run_and_leaves_earlier_checkpoints_whole(
-    model_folder: Path, rows: Path, tmp_path: Path
+    train, model_folder: Path, rows: Path, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(rows, save_steps=2, eval_steps=100)
     training = Training(tmp_path / "run", recipe, model_folder)
@@ -595,9 +591,8 @@ def test_a_full_disk_fails_the_run_and_leaves_earlier_checkpoints_whole(
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept
     assert all(name.startswith("checkpoint-") for name in kept)
-    again = Training(tmp_path / "run", recipe, model_folder)
-    status, events = again.end()
-    assert status == Exit.DONE, again.log()
+    status, events = train(recipe)
+    assert status == Exit.DONE
     assert min(losses(events)) > 2
 
 
