@@ -51,7 +51,9 @@ def test_a_new_auditor_waits_for_an_auditors_yes(api: Api) -> None:
     assert made["status"] == "pending"
     assert api.client().post("/v1/auth/token", data=form).status_code == 401
     assert [each["id"] for each in auditor.get("/v1/users/pending").json()["items"]] == [made["id"]]
-    assert admin.patch(f"/v1/users/{made['id']}", json={"status": "active"}).status_code in (403, 409)
+    assert admin.patch(f"/v1/users/{made['id']}", json={"status": "active"}).status_code == 403
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.outcome) == (f"user:{made['id']}", "denied")
     assert auditor.post(f"/v1/users/{made['id']}/approve").status_code == 200
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
 

@@ -9,15 +9,17 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from services.api import credentials
-from services.api.deps import AnyUser, GatewayDep, Public
+from services.api.deps import Access, GatewayDep, Public
 from services.api.errors import document
 from services.api.schemas import Body
 from shared.auth import sessions
 from shared.auth.accounts import Account
-from shared.auth.sessions import TokenPair
-from shared.errors import NotAllowed, NotAuthenticated
+from shared.auth.sessions import Principal, TokenPair
+from shared.errors import NotAuthenticated
 
 router = APIRouter(prefix="/v1/auth", tags=["log-in"])
+
+_NO_KEYS = "An API key is not a log-in; revoke it with DELETE /v1/api-keys/{id}."
 
 
 class Tokens(BaseModel):
@@ -69,10 +71,10 @@ def refresh(body: RefreshBody, gateway: GatewayDep) -> Tokens:
 
 
 @router.post("/logout", status_code=204, responses=document(401, 403))
-def log_out(caller: AnyUser, gateway: GatewayDep) -> Response:
+def log_out(
+    caller: Annotated[Principal, Depends(Access(None, no_keys=_NO_KEYS))], gateway: GatewayDep
+) -> Response:
     """End this log-in at once, with all its tokens."""
-    if caller.kind == "key":
-        raise NotAllowed("An API key is not a log-in; revoke it with DELETE /v1/api-keys/{id}.")
     with gateway.database.write() as connection:
         sessions.end(
             connection,
