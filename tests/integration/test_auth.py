@@ -307,6 +307,16 @@ def test_the_log_in_page_sets_a_cookie_that_scripts_cannot_read(api: Api) -> Non
     assert me(api, answer.cookies["medichat_session"]) == 200
 
 
+@pytest.mark.parametrize("too_long", [{"username": "n" * 101}, {"password": "p" * 201}])
+def test_the_log_in_page_says_what_is_too_long_to_be_right(api: Api, too_long: dict[str, str]) -> None:
+    form = {"username": api.person().name, "password": PASSWORD, **too_long}
+    answer = api.client().post("/login", data=form)
+    assert (answer.status_code, answer.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert "at most 100 characters" in answer.text
+    assert answer.text.count("maxlength=") == 2
+    assert "n" * 101 not in answer.text
+
+
 def test_the_log_in_page_refuses_a_form_of_another_site(api: Api) -> None:
     person = api.person()
     answer = api.client().post(
