@@ -295,13 +295,13 @@ class Api:
 
     # -- looking
 
-    def waits_for_lock(self) -> bool:
-        """Whether a transaction waits for another's row; on PostgreSQL, with maintenance at rest."""
+    def waits_for_lock(self, transactions: int = 1) -> bool:
+        """Whether this many transactions wait for another's row; on PostgreSQL, with maintenance at rest."""
         waiting = (
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         with self.gateway.database.read() as connection:
-            return connection.exec_driver_sql(waiting).first() is not None
+            return len(connection.exec_driver_sql(waiting).all()) >= transactions
 
     def audit(self, action: str | None = None) -> list[Any]:
         """The audit events, oldest first."""

@@ -8,10 +8,10 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from services.api.state import Gateway
-from shared.auth import accounts, guesses
+from shared.auth import accounts, guesses, sessions
 from shared.auth.accounts import Account
 from shared.auth.passwords import check_length, hash_password
-from shared.auth.sessions import Principal
+from shared.auth.sessions import Principal, TokenPair
 from shared.db import Database
 from shared.errors import LimitReached, MediChatError
 
@@ -48,6 +48,28 @@ def log_in(
         )
         right = guess.judge(password)
         return _committed(gateway.database, settle)
+
+
+def refresh(gateway: Gateway, address: str, token: str) -> TokenPair:
+    """New tokens for a refresh token. Failures are logged.
+
+    Without Redis whoever is logged in stays so, and other tokens are not looked at any further.
+    Raises NotAuthenticated, LimitReached, or Unavailable without Redis.
+    """
+    with gateway.database.read() as connection:  # a write is others' time, and this may come from anybody
+        known = sessions.knows_refresh_token(connection, token)
+    count = gateway.limiter.allow if known else gateway.limiter.require
+    wait_s = count(f"refresh:{address}", gateway.settings.logins_per_minute)
+    if wait_s is not None:
+        raise LimitReached(
+            "Too many refreshed log-ins from this address; wait and try again.", retry_after_s=wait_s
+        )
+    key = gateway.settings.secret("token_key")
+
+    def trade(connection: Connection) -> TokenPair:
+        return sessions.refresh(connection, token, key=key, now=gateway.clock.now(connection))
+
+    return _committed(gateway.database, trade)
 
 
 def change_password(gateway: Gateway, caller: Principal, current: str, new: str) -> None:

@@ -52,6 +52,23 @@ def act_of(request: Request) -> dict[str, str]:
     return {"method": request.method, "route": request.scope["route"].path}
 
 
+def log_denial(
+    gateway: Gateway, request: Request, caller: Principal, reason: str, object: str | None = None
+) -> None:
+    """Log that the caller was not allowed what they asked for, in a transaction of its own."""
+    with gateway.database.write() as connection:
+        record.append(
+            connection,
+            now=gateway.clock.now(connection),
+            actor=caller.actor,
+            action="access.denied",
+            object=object,
+            outcome=record.Outcome.DENIED,
+            reason=reason,
+            details=act_of(request),
+        )
+
+
 @dataclass(frozen=True)
 class Access:
     """A dependency that lets only some callers through."""
@@ -62,6 +79,8 @@ class Access:
     consent: bool = False
     #: Another role, and its scope, that may call as well.
     also: tuple[Role, Scope] | None = None
+    #: What an API key is told where only a person who is logged in may call; None where keys may call too.
+    no_keys: str | None = None
 
     async def __call__(
         self,
@@ -71,8 +90,12 @@ class Access:
     ) -> Principal:
         """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
         if not self._lets_in(principal):
-            await run_in_threadpool(self._log_denial, gateway, principal, act_of(request))
+            reason = f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}"
+            await run_in_threadpool(log_denial, gateway, request, principal, reason)
             raise NotAllowed(self._missing_scope(principal))
+        if self.no_keys is not None and principal.kind == "key":
+            await run_in_threadpool(log_denial, gateway, request, principal, "not for API keys")
+            raise NotAllowed(self.no_keys)
         if self.consent and not principal.consented:
             raise ConsentRequired
         return principal
@@ -94,18 +117,6 @@ class Access:
             return None
         wanted = " or ".join(f"`{scope}`" for scope in sorted(scopes))
         return f"This API key needs the scope {wanted}; make a key that has it: POST /v1/api-keys."
-
-    def _log_denial(self, gateway: Gateway, principal: Principal, act: dict[str, str]) -> None:
-        with gateway.database.write() as connection:
-            record.append(
-                connection,
-                now=gateway.clock.now(connection),
-                actor=principal.actor,
-                action="access.denied",
-                outcome=record.Outcome.DENIED,
-                reason=f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}",
-                details=act,
-            )
 
 
 async def everyone() -> None:

@@ -13,9 +13,10 @@ from services.api.deps import act_of
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
-from shared.db.tables import conversations, jobs, messages
+from shared.db.tables import api_keys, conversations, jobs, messages
 
 _OWNERS: dict[str, Select[Any]] = {
+    "api_key": select(api_keys.c.user_id).where(api_keys.c.id == bindparam("id")),
     "conversation": select(conversations.c.user_id).where(conversations.c.id == bindparam("id")),
     "job": select(jobs.c.user_id).where(jobs.c.id == bindparam("id")),
     "message": select(conversations.c.user_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from shared.audit import record
@@ -125,7 +125,7 @@ def change_account(
     status: AccountStatus | None = None,
 ) -> Account:
     """Change role, audience or status. Raises NotFound, Conflict or NotAllowed."""
-    before = get_account(connection, user_id)
+    before, others = _hold(connection, user_id)
     if status is AccountStatus.PENDING:
         raise Conflict("An account becomes pending by itself, when it becomes an auditor's.")
     role, audience, status = role or before.role, audience or before.audience, status or before.status
@@ -140,10 +140,11 @@ def change_account(
     ):
         status = AccountStatus.PENDING  # else disabling and enabling would stand in for the auditor's yes
     if (role, status) != (before.role, AccountStatus.ACTIVE):
-        _keep_one(connection, before)
-    connection.execute(
-        update(users).where(users.c.id == user_id).values(role=role, audience=audience, status=status)
-    )
+        _keep_one(before, others)
+    after = {"role": role, "audience": audience, "status": status}
+    changed = {name: value for name, value in after.items() if value is not getattr(before, name)}
+    if changed:
+        connection.execute(update(users).where(users.c.id == user_id).values(**changed))
     if status is not AccountStatus.ACTIVE or role is not before.role:
         end_all_access(connection, user_id, now)
     record.append(
@@ -152,14 +153,14 @@ def change_account(
         actor=actor,
         action="user.changed",
         object=f"user:{user_id}",
-        details={"role": role, "audience": audience, "status": status},
+        details=after,
     )
     return get_account(connection, user_id)
 
 
 def approve_auditor(connection: Connection, user_id: str, *, actor: record.Actor, now: datetime) -> Account:
     """An auditor says yes to a new auditor. Raises NotFound or Conflict."""
-    account = get_account(connection, user_id)
+    account, _others = _hold(connection, user_id)
     if account.status is not AccountStatus.PENDING:
         raise Conflict("This account is not waiting for an approval.")
     connection.execute(
@@ -178,15 +179,18 @@ def set_password(
     could become an auditor unseen. The operator of the machine, who can read the database anyway, is the
     way back for the last auditor. Raises NotFound or Conflict.
     """
-    account = get_account(connection, user_id)
     values: dict[str, Any] = {
         "password_hash": password_hash,
         "failed_logins": 0,
         "locked_until": None,
     }
-    if account.role is Role.AUDITOR and actor.id not in (user_id, record.OPERATOR):
-        _keep_one(connection, account)
-        values["status"] = AccountStatus.PENDING
+    if actor.id in (user_id, record.OPERATOR):
+        get_account(connection, user_id)  # holds nobody else: whoever proved a password holds their own row
+    else:
+        account, others = _hold(connection, user_id)
+        if account.role is Role.AUDITOR and account.status is AccountStatus.ACTIVE:
+            _keep_one(account, others)
+            values["status"] = AccountStatus.PENDING
     connection.execute(update(users).where(users.c.id == user_id).values(**values))
     end_all_access(connection, user_id, now, keys=actor.id != user_id)
     record.append(connection, now=now, actor=actor, action="user.password_set", object=f"user:{user_id}")
@@ -256,16 +260,29 @@ def _insert(
     return user_id
 
 
-def _keep_one(connection: Connection, account: Account) -> None:
-    """Raises Conflict when this is the last active admin or auditor."""
-    if account.role is Role.USER or account.status is not AccountStatus.ACTIVE:
-        return
-    # locked, and in one order, so that of two that go at the same moment the second sees the first one gone
-    active = connection.execute(
-        select(users.c.id)
-        .where(users.c.role == account.role, users.c.status == AccountStatus.ACTIVE)
+def _hold(connection: Connection, user_id: str) -> tuple[Account, list[Account]]:
+    """The account, and the other active admins and auditors, as they stay until this transaction ends.
+
+    Raises NotFound.
+    """
+    # locked in one order: of two changes at the same moment the second sees what the first one made, and
+    # neither waits for the other
+    privileged = and_(users.c.role != Role.USER, users.c.status == AccountStatus.ACTIVE)
+    rows = connection.execute(
+        select(users)
+        .where(or_(users.c.id == user_id, privileged))
         .order_by(users.c.id)
         .with_for_update(key_share=True)
-    ).scalars()
-    if not set(active) - {account.id}:
+    )
+    held = {row.id: Account.from_row(row) for row in rows}
+    if user_id not in held:
+        raise NotFound
+    return held.pop(user_id), list(held.values())
+
+
+def _keep_one(account: Account, others: list[Account]) -> None:
+    """Raises Conflict when this is the last active admin or auditor; the others are as `_hold` found them."""
+    if account.role is Role.USER or account.status is not AccountStatus.ACTIVE:
+        return
+    if all(other.role is not account.role for other in others):
         raise Conflict(f"This is the last active {account.role}; make another one first.")

@@ -101,11 +101,17 @@ def start_browser_session(connection: Connection, account: Account, *, life: tim
     return token
 
 
-def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> TokenPair | None:
+def knows_refresh_token(connection: Connection, token: str) -> bool:
+    """Whether a log-in was ever given this refresh token."""
+    known = select(refresh_tokens.c.sid).where(refresh_tokens.c.token_hash == hash_token(token))
+    return connection.execute(known).first() is not None
+
+
+def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> TokenPair:
     """Trade a refresh token for a new pair.
 
-    Returns None when the token was used before: the session is then revoked, since somebody has a
-    copy; commit that. Raises NotAuthenticated for an unknown or expired token or an ended session.
+    A token that was used before ends its session, since somebody has a copy. Raises NotAuthenticated then,
+    and for an unknown or expired token or an ended session; commit even then: it is logged.
     """
     found = connection.execute(
         select(refresh_tokens, sessions.c.user_id, sessions.c.revoked_at, users.c.status)
@@ -115,12 +121,14 @@ def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> T
         .with_for_update(of=refresh_tokens)
     ).one_or_none()
     if found is None or found.revoked_at is not None or found.status != AccountStatus.ACTIVE:
+        _log_not_refreshed(connection, found, "refresh token that is not valid", now)
         raise NotAuthenticated("The refresh token is not valid; log in again.")
     if found.used_at is not None:
         actor = record.Actor(found.user_id, found.sid)
         end(connection, found.sid, actor=actor, now=now, reason="a refresh token was used twice")
-        return None
+        raise NotAuthenticated("This refresh token was used before, so the log-in was ended; log in again.")
     if found.expires_at <= now:
+        _log_not_refreshed(connection, found, "expired refresh token", now)
         raise NotAuthenticated("The refresh token has expired; log in again.")
     connection.execute(
         update(refresh_tokens).where(refresh_tokens.c.token_hash == found.token_hash).values(used_at=now)
@@ -240,6 +248,18 @@ def _issue(connection: Connection, user_id: str, sid: str, *, key: str, now: dat
         )
     )
     return TokenPair(make_access_token(AccessClaims(user_id, sid), key=key, now=now), token)
+
+
+def _log_not_refreshed(connection: Connection, found: Row[Any] | None, reason: str, now: datetime) -> None:
+    record.append(
+        connection,
+        now=now,
+        actor=record.Actor("anonymous") if found is None else record.Actor(found.user_id, found.sid),
+        action="session.refused",
+        object=None if found is None else f"user:{found.user_id}",
+        outcome=record.Outcome.DENIED,
+        reason=reason,
+    )
 
 
 def _resolve_key(connection: Connection, bearer: str, now: datetime) -> Principal:

@@ -152,6 +152,30 @@ def test_a_denied_act_is_logged_with_its_method_and_route(api: Api) -> None:
     assert details_of(event) == {"method": "PATCH", "route": "/v1/users/{user_id}"}
 
 
+def test_what_only_a_person_may_do_is_refused_to_a_key_and_logged(api: Api) -> None:
+    person = api.person()
+    made = api.client(person).post("/v1/api-keys", json={"name": "a key", "scopes": ["ask"]}).json()
+    by_key = api.client()
+    by_key.headers["Authorization"] = f"Bearer {made['key']}"
+    acts = [
+        ("POST", "/v1/api-keys"),
+        ("DELETE", "/v1/api-keys/{key_id}"),
+        ("POST", "/v1/me/password"),
+        ("POST", "/v1/me/consent"),
+        ("POST", "/v1/auth/logout"),
+    ]
+    for method, path in acts:
+        body = BODIES.get(path)
+        refused = by_key.request(method, path.format(key_id=made["id"]), json=body)
+        assert refused.status_code == 403, f"{method} {path}"
+    events = api.audit("access.denied")
+    assert [tuple(details_of(event).values()) for event in events] == acts
+    assert {(event.actor, event.session_id, event.outcome) for event in events} == {
+        (person.id, f"key:{made['id']}", "denied")
+    }
+    assert by_key.get("/v1/me").status_code == 200
+
+
 def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> None:
     owner, other = api.log_in(), api.log_in()
     job = ask_async(owner)
@@ -161,6 +185,7 @@ def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> N
         "job_id": job["id"],
         "conversation_id": job["conversation_id"],
         "message_id": conversation["messages"][-1]["id"],
+        "key_id": owner.post("/v1/api-keys", json={"name": "mine", "scopes": ["ask"]}).json()["id"],
     }
     knocks = []
     for method, route in routes(api.app):
@@ -169,8 +194,9 @@ def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> N
             there, nowhere = call(other, method, route, ids), call(other, method, route, NOBODYS)
             assert there.status_code == 404, f"{method} {route.path}"
             assert (nowhere.status_code, nowhere.content) == (there.status_code, there.content)
-            knocks.append((f"{kind.removesuffix('_id')}:{ids[kind]}", method, route.path))
-    assert len(knocks) >= 9
+            named = "api_key" if kind == "key_id" else kind.removesuffix("_id")
+            knocks.append((f"{named}:{ids[kind]}", method, route.path))
+    assert len(knocks) >= 10
     assert owner.get(f"/v1/conversations/{job['conversation_id']}").json() == conversation
     events = [(event.object, *details_of(event).values()) for event in api.audit("access.denied")]
     assert events == knocks, "each is logged once, and what is not there is not"

@@ -122,12 +122,17 @@ def test_a_name_that_nobody_has_is_kept_nowhere(api: Api) -> None:
 
 
 def test_without_redis_nobody_logs_in(make_api, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    api = make_api(redis_url=RedisServer(tmp_path).url)
+    redis = RedisServer(tmp_path).start()
+    api = make_api(redis_url=redis.url)
     person = api.person()
+    tokens = log_in(api, person).json()
+    redis.kill()
     assert log_in(api, person).status_code == 503
     form = {"username": person.name, "password": PASSWORD}
     assert api.client().post("/login", data=form).status_code == 503
-    assert me(api, api.token(person)) == 200, "who is logged in goes on"
+    assert me(api, tokens["access_token"]) == 200, "who is logged in goes on"
+    assert refresh(api, "mcr_forged").status_code == 503
+    assert refresh(api, tokens["refresh_token"]).status_code == 200
 
 
 def test_a_frozen_redis_hardly_slows_requests(make_api, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -186,6 +191,36 @@ def test_using_a_refresh_token_twice_ends_the_whole_log_in(api: Api) -> None:
     assert me(api, second["access_token"]) == 401
     newest = {"refresh_token": second["refresh_token"]}
     assert api.client().post("/v1/auth/refresh", json=newest).status_code == 401
+
+
+def refresh(api: Api, token: str) -> httpx.Response:
+    return api.client().post("/v1/auth/refresh", json={"refresh_token": token})
+
+
+def test_refresh_tokens_from_one_address_are_limited_before_anything_is_written(
+    make_api: Callable[..., Api],
+) -> None:
+    api = make_api(logins_per_minute=2)
+    assert [refresh(api, "mcr_forged").status_code for _ in range(2)] == [401, 401]
+    with api.gateway.database.write():  # on SQLite nobody else could write now
+        limited = refresh(api, "mcr_forged")
+    assert (limited.status_code, limited.headers["content-type"]) == (429, "application/problem+json")
+    assert int(limited.headers["Retry-After"]) >= 1
+    assert "429" in api.app.openapi()["paths"]["/v1/auth/refresh"]["post"]["responses"]
+    events = api.audit("session.refused")
+    assert [(event.actor, event.object, event.outcome) for event in events] == [
+        ("anonymous", None, "denied")
+    ] * 2
+
+
+def test_a_refresh_token_of_an_ended_log_in_is_refused_and_that_is_in_the_log(api: Api) -> None:
+    person = api.person()
+    tokens = log_in(api, person).json()
+    bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+    assert api.client().post("/v1/auth/logout", headers=bearer).status_code == 204
+    assert refresh(api, tokens["refresh_token"]).status_code == 401
+    (event,) = api.audit("session.refused")
+    assert (event.actor, event.object, event.outcome) == (person.id, f"user:{person.id}", "denied")
 
 
 def forged(api: Api, person: Person, **changes: object) -> str:
@@ -270,6 +305,16 @@ def test_the_log_in_page_sets_a_cookie_that_scripts_cannot_read(api: Api) -> Non
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert me(api, answer.cookies["medichat_session"]) == 200
+
+
+@pytest.mark.parametrize("too_long", [{"username": "n" * 101}, {"password": "p" * 201}])
+def test_the_log_in_page_says_what_is_too_long_to_be_right(api: Api, too_long: dict[str, str]) -> None:
+    form = {"username": api.person().name, "password": PASSWORD, **too_long}
+    answer = api.client().post("/login", data=form)
+    assert (answer.status_code, answer.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert "at most 100 characters" in answer.text
+    assert answer.text.count("maxlength=") == 2
+    assert "n" * 101 not in answer.text
 
 
 def test_the_log_in_page_refuses_a_form_of_another_site(api: Api) -> None:

@@ -2,20 +2,23 @@
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from services.api.main import THREADS
 from shared.audit.record import Actor
-from shared.auth.accounts import change_account
+from shared.auth.accounts import Account, approve_auditor, change_account, get_account, set_password
 from shared.auth.api_keys import SCOPES_OF_ROLE
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys, users
 from shared.errors import Conflict
+from shared.guard.verdict import Audience
 from tests.conftest import MakeApi
 from tests.support import Api, Person, ask_async, wait_until
 from tests.training import School, claim_run
@@ -51,7 +54,9 @@ def test_a_new_auditor_waits_for_an_auditors_yes(api: Api) -> None:
     assert made["status"] == "pending"
     assert api.client().post("/v1/auth/token", data=form).status_code == 401
     assert [each["id"] for each in auditor.get("/v1/users/pending").json()["items"]] == [made["id"]]
-    assert admin.patch(f"/v1/users/{made['id']}", json={"status": "active"}).status_code in (403, 409)
+    assert admin.patch(f"/v1/users/{made['id']}", json={"status": "active"}).status_code == 403
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.outcome) == (f"user:{made['id']}", "denied")
     assert auditor.post(f"/v1/users/{made['id']}/approve").status_code == 200
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
 
@@ -64,31 +69,114 @@ def test_an_account_that_becomes_an_auditors_waits_for_an_auditors_yes(api: Api)
     assert again.json()["status"] == "pending"
 
 
-@pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
+in_parallel = pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
+
+Act = Callable[[Connection, datetime], object]
+
+
+def begin_together(api: Api, first: Act, then: Act) -> Future[object]:
+    """Let `then` begin while what `first` does is not yet committed; what becomes of `then`."""
+
+    def write(act: Act) -> object:
+        with api.gateway.database.write() as connection:
+            return act(connection, api.gateway.clock.now(connection))
+
+    with ThreadPoolExecutor(1) as pool, api.gateway.database.write() as connection:
+        first(connection, api.gateway.clock.now(connection))
+        other = pool.submit(write, then)
+        wait_until(lambda: other.done() or api.waits_for_lock())
+    return other
+
+
+def change(person: Person, by: Person, **values: Any) -> Act:
+    """The act of changing somebody's account."""
+    return lambda connection, now: change_account(
+        connection, person.id, actor=Actor(by.id), now=now, **values
+    )
+
+
+def account_of(api: Api, person: Person) -> Account:
+    with api.gateway.database.read() as connection:
+        return get_account(connection, person.id)
+
+
+@in_parallel
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.AUDITOR])
 def test_of_the_last_two_that_go_at_the_same_moment_one_stays(
     make_api: MakeApi, dialect: str, role: Role
 ) -> None:
     api = make_api(reconcile_s=600)
-    database = api.gateway.database
     first, second = api.person(role), api.person(role)
-
-    def disable(connection: Connection, person: Person, by: Person) -> None:
-        now = api.gateway.clock.now(connection)
-        change_account(connection, person.id, actor=Actor(by.id), now=now, status=AccountStatus.DISABLED)
-
-    def disable_the_first() -> None:
-        with database.write() as connection:
-            disable(connection, first, by=second)
-
-    with ThreadPoolExecutor(1) as pool:
-        with database.write() as connection:
-            disable(connection, second, by=first)
-            other = pool.submit(disable_the_first)
-            wait_until(lambda: other.done() or api.waits_for_lock())
-        with pytest.raises(Conflict, match="last active"):
-            other.result()
+    other = begin_together(
+        api,
+        change(second, first, status=AccountStatus.DISABLED),
+        change(first, second, status=AccountStatus.DISABLED),
+    )
+    with pytest.raises(Conflict, match="last active"):
+        other.result()
     assert api.count(users, users.c.role == role, users.c.status == AccountStatus.ACTIVE) == 1
+
+
+@in_parallel
+def test_two_who_go_at_the_same_moment_do_not_wait_for_each_other(make_api: MakeApi, dialect: str) -> None:
+    api = make_api(reconcile_s=600)
+    first, second, third = (api.person(Role.ADMIN) for _ in range(3))
+
+    def disable(person: Person) -> None:
+        with api.gateway.database.write() as connection:
+            change(person, third, status=AccountStatus.DISABLED)(
+                connection, api.gateway.clock.now(connection)
+            )
+
+    with ThreadPoolExecutor(2) as pool:
+        with api.gateway.database.write() as connection:  # as a guess at the first one's password does
+            connection.execute(select(users).where(users.c.id == first.id).with_for_update())
+            going = []
+            for number, person in enumerate((first, second), start=1):
+                going.append(pool.submit(disable, person))
+                wait_until(lambda number=number: api.waits_for_lock(number))  # type: ignore[misc]
+        for each in going:
+            each.result()
+    assert [account_of(api, person).status for person in (first, second, third)] == [
+        AccountStatus.DISABLED,
+        AccountStatus.DISABLED,
+        AccountStatus.ACTIVE,
+    ]
+
+
+@in_parallel
+def test_a_change_beside_a_new_password_is_no_auditors_yes(make_api: MakeApi, dialect: str) -> None:
+    api = make_api(reconcile_s=600)
+    admin, auditor, _another = api.person(Role.ADMIN), api.person(Role.AUDITOR), api.person(Role.AUDITOR)
+
+    def new_password(connection: Connection, now: datetime) -> None:
+        set_password(connection, auditor.id, "a hash", actor=Actor(admin.id), now=now)
+
+    begin_together(api, new_password, change(auditor, admin, audience=Audience.CLINICIAN)).result()
+    account = account_of(api, auditor)
+    assert (account.status, account.audience) == (AccountStatus.PENDING, Audience.CLINICIAN)
+
+
+@in_parallel
+@pytest.mark.parametrize("beside", ["audience", "password", "approval"])
+def test_no_act_at_the_same_moment_enables_a_disabled_account(
+    make_api: MakeApi, dialect: str, beside: str
+) -> None:
+    api = make_api(reconcile_s=600)
+    status = AccountStatus.PENDING if beside == "approval" else AccountStatus.ACTIVE
+    auditor = api.person(Role.AUDITOR, status=status)
+    admin, other = api.person(Role.ADMIN), api.person(Role.AUDITOR)
+    acts: dict[str, Act] = {
+        "audience": change(auditor, admin, audience=Audience.CLINICIAN),
+        "password": lambda connection, now: set_password(
+            connection, auditor.id, "a hash", actor=Actor(admin.id), now=now
+        ),
+        "approval": lambda connection, now: approve_auditor(
+            connection, auditor.id, actor=Actor(other.id), now=now
+        ),
+    }
+    begin_together(api, change(auditor, admin, status=AccountStatus.DISABLED), acts[beside]).exception()
+    assert account_of(api, auditor).status is AccountStatus.DISABLED
 
 
 def test_disabling_and_enabling_is_no_auditors_yes(api: Api) -> None:

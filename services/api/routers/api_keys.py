@@ -1,20 +1,25 @@
 """A person's own API keys."""
 
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from services.api.deps import AnyUser, GatewayDep
+from services.api.deps import Access, AnyUser, GatewayDep
 from services.api.errors import document
+from services.api.owned import log_refused
 from services.api.schemas import Body, Moment, Page, PlainText
 from shared.auth import api_keys
 from shared.auth.api_keys import ApiKey
 from shared.auth.roles import Scope
 from shared.auth.sessions import Principal
-from shared.errors import NotAllowed
+from shared.errors import NotFound
 
 router = APIRouter(prefix="/v1/api-keys", tags=["account"])
+
+_NO_KEYS = "Keys are made and revoked by a person who is logged in, not by another key."
+KeyOwner = Annotated[Principal, Depends(Access(None, no_keys=_NO_KEYS))]
 
 
 class KeyView(BaseModel):
@@ -53,9 +58,8 @@ def list_keys(caller: AnyUser, gateway: GatewayDep) -> Page[KeyView]:
 
 
 @router.post("", status_code=201, responses=document(401, 403, 413, 422, 429))
-def create_key(body: NewKeyBody, caller: AnyUser, gateway: GatewayDep) -> NewKeyView:
+def create_key(body: NewKeyBody, caller: KeyOwner, gateway: GatewayDep) -> NewKeyView:
     """Make a key for a program; it can do what its scopes say, and no more than its owner."""
-    _refuse_keys(caller)
     with gateway.database.write() as connection:
         secret, key = api_keys.create_key(
             connection,
@@ -71,18 +75,16 @@ def create_key(body: NewKeyBody, caller: AnyUser, gateway: GatewayDep) -> NewKey
 
 
 @router.delete("/{key_id}", status_code=204, responses=document(401, 403, 404, 429))
-def revoke_key(key_id: str, caller: AnyUser, gateway: GatewayDep) -> Response:
+def revoke_key(key_id: str, request: Request, caller: KeyOwner, gateway: GatewayDep) -> Response:
     """Revoke a key at once."""
-    _refuse_keys(caller)
-    with gateway.database.write() as connection:
-        now = gateway.clock.now(connection)
-        api_keys.revoke_key(connection, key_id, user_id=caller.user_id, actor=caller.actor, now=now)
+    try:
+        with gateway.database.write() as connection:
+            now = gateway.clock.now(connection)
+            api_keys.revoke_key(connection, key_id, user_id=caller.user_id, actor=caller.actor, now=now)
+    except NotFound:
+        log_refused(gateway, request, caller, "api_key", key_id)
+        raise
     return Response(status_code=204)
-
-
-def _refuse_keys(caller: Principal) -> None:
-    if caller.kind == "key":
-        raise NotAllowed("Keys are made and revoked by a person who is logged in, not by another key.")
 
 
 def _view(key: ApiKey) -> KeyView:

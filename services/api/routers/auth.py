@@ -9,15 +9,16 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from services.api import credentials
-from services.api.deps import AnyUser, GatewayDep, Public
+from services.api.deps import Access, GatewayDep, Public
 from services.api.errors import document
 from services.api.schemas import Body
 from shared.auth import sessions
 from shared.auth.accounts import Account
-from shared.auth.sessions import TokenPair
-from shared.errors import NotAllowed, NotAuthenticated
+from shared.auth.sessions import Principal, TokenPair
 
 router = APIRouter(prefix="/v1/auth", tags=["log-in"])
+
+_NO_KEYS = "An API key is not a log-in; revoke it with DELETE /v1/api-keys/{id}."
 
 
 class Tokens(BaseModel):
@@ -53,26 +54,17 @@ def log_in(
     return _tokens(credentials.log_in(gateway, address_of(request), form.username, form.password, start))
 
 
-@router.post("/refresh", dependencies=[Public], responses=document(401, 413, 422))
-def refresh(body: RefreshBody, gateway: GatewayDep) -> Tokens:
+@router.post("/refresh", dependencies=[Public], responses=document(401, 413, 422, 429, 503))
+def refresh(body: RefreshBody, request: Request, gateway: GatewayDep) -> Tokens:
     """Trade a refresh token for new tokens. Using one twice ends the log-in: somebody has a copy."""
-    with gateway.database.write() as connection:
-        pair = sessions.refresh(
-            connection,
-            body.refresh_token,
-            key=gateway.settings.secret("token_key"),
-            now=gateway.clock.now(connection),
-        )
-    if pair is None:
-        raise NotAuthenticated("This refresh token was used before, so the log-in was ended; log in again.")
-    return _tokens(pair)
+    return _tokens(credentials.refresh(gateway, address_of(request), body.refresh_token))
 
 
 @router.post("/logout", status_code=204, responses=document(401, 403))
-def log_out(caller: AnyUser, gateway: GatewayDep) -> Response:
+def log_out(
+    caller: Annotated[Principal, Depends(Access(None, no_keys=_NO_KEYS))], gateway: GatewayDep
+) -> Response:
     """End this log-in at once, with all its tokens."""
-    if caller.kind == "key":
-        raise NotAllowed("An API key is not a log-in; revoke it with DELETE /v1/api-keys/{id}.")
     with gateway.database.write() as connection:
         sessions.end(
             connection,

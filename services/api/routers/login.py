@@ -13,10 +13,12 @@ from sqlalchemy import Connection
 from services.api import credentials
 from services.api.deps import GatewayDep, Public
 from services.api.routers.auth import address_of
+from services.api.routers.users import MAX_NAME
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth import sessions
 from shared.auth.accounts import Account
+from shared.auth.passwords import MAX_LENGTH
 from shared.errors import LimitReached, NotAuthenticated, Unavailable
 from shared.prompts import DISCLAIMER
 
@@ -42,12 +44,17 @@ def login_page() -> HTMLResponse:
 def log_in(
     request: Request,
     gateway: GatewayDep,
-    username: Annotated[str, Form(max_length=100)] = "",
-    password: Annotated[str, Form(max_length=500)] = "",
+    username: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
 ) -> Response:
     """Check name and password, set the cookie and go to the dashboard; or the form again, with the reason."""
     if not _same_origin(request, gateway):
         return _form("This form was sent from another site. Please log in here.", username, status=403)
+    if len(username) > MAX_NAME or len(password) > MAX_LENGTH:
+        too_long = (
+            f"A name has at most {MAX_NAME} characters and a password {MAX_LENGTH}; check what you typed."
+        )
+        return _form(too_long, username[:MAX_NAME], status=401)
     life = timedelta(hours=gateway.settings.session_max_hours)
 
     def start(connection: Connection, account: Account, now: datetime) -> str:
@@ -109,11 +116,14 @@ def _same_origin(request: Request, gateway: Gateway) -> bool:
 def _form(error: str = "", username: str = "", status: int = 200) -> HTMLResponse:
     notice = f'<div class="error" role="alert">{escape(error)}</div>' if error else ""
     first, second = ("", "autofocus") if username else ("autofocus", "")
+    # a browser counts some characters as two, and cuts a pasted text without a word
     fields = f"""{notice}<form method="post" action="/login">
 <label for="username">Name</label>
-<input id="username" name="username" autocomplete="username" required value="{escape(username)}" {first}>
+<input id="username" name="username" autocomplete="username" required maxlength="{2 * MAX_NAME}"
+ value="{escape(username)}" {first}>
 <label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required {second}>
+<input id="password" name="password" type="password" autocomplete="current-password" required
+ maxlength="{2 * MAX_LENGTH}" {second}>
 <button>Log in</button></form>"""
     return _page("Log in to MediChat", fields, DISCLAIMER, status)
 

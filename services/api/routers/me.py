@@ -1,19 +1,24 @@
 """What a person may know and change of their own account."""
 
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from services.api import credentials
-from services.api.deps import AnyUser, GatewayDep
+from services.api.deps import Access, AnyUser, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body
 from shared.auth import accounts
 from shared.auth.consent import CONSENT_TEXT, CONSENT_VERSION
-from shared.errors import InvalidInput, NotAllowed
+from shared.auth.sessions import Principal
+from shared.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/me", tags=["account"])
+
+_NO_KEY_CONSENTS = "The disclaimer is accepted by a person who is logged in, not by an API key."
+_NO_KEY_CHANGES = "A password can be changed by a person who is logged in, not by an API key."
 
 
 class ConsentView(BaseModel):
@@ -76,10 +81,12 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
 
 
 @router.post("/consent", responses=document(401, 403, 413, 422, 429))
-def consent(body: ConsentBody, caller: AnyUser, gateway: GatewayDep) -> ConsentView:
+def consent(
+    body: ConsentBody,
+    caller: Annotated[Principal, Depends(Access(None, no_keys=_NO_KEY_CONSENTS))],
+    gateway: GatewayDep,
+) -> ConsentView:
     """Accept the disclaimer; recorded once."""
-    if caller.kind == "key":
-        raise NotAllowed("The disclaimer is accepted by a person who is logged in, not by an API key.")
     if body.version != CONSENT_VERSION:
         raise InvalidInput("This is not the current version of the text; read GET /v1/me again.")
     with gateway.database.write() as connection:
@@ -89,9 +96,11 @@ def consent(body: ConsentBody, caller: AnyUser, gateway: GatewayDep) -> ConsentV
 
 
 @router.post("/password", status_code=204, responses=document(401, 403, 413, 422, 429))
-def change_password(body: PasswordBody, caller: AnyUser, gateway: GatewayDep) -> Response:
+def change_password(
+    body: PasswordBody,
+    caller: Annotated[Principal, Depends(Access(None, no_keys=_NO_KEY_CHANGES))],
+    gateway: GatewayDep,
+) -> Response:
     """Change one's own password; every log-in of the account ends."""
-    if caller.kind == "key":
-        raise NotAllowed("A password can be changed by a person who is logged in, not by an API key.")
     credentials.change_password(gateway, caller, body.current, body.new)
     return Response(status_code=204)

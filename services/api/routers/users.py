@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import func, select
 
-from services.api.deps import Admin, Auditor, GatewayDep
+from services.api.deps import Admin, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.schemas import Body, Page
 from services.api.state import Gateway
@@ -18,7 +18,7 @@ from shared.auth.passwords import hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.sessions import Principal
 from shared.db.tables import sessions, users
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NotAllowed
 from shared.guard.verdict import Audience
 
 router = APIRouter(prefix="/v1/users", tags=["people"])
@@ -125,20 +125,26 @@ def create_user(body: NewUserBody, caller: Admin, gateway: GatewayDep) -> NewUse
 
 
 @router.patch("/{user_id}", responses=document(401, 403, 404, 409, 413, 422, 429))
-def change_user(user_id: str, body: ChangeBody, caller: Admin, gateway: GatewayDep) -> UserView:
+def change_user(
+    user_id: str, body: ChangeBody, request: Request, caller: Admin, gateway: GatewayDep
+) -> UserView:
     """Change role, audience or status; a changed role or a disabled account ends its log-ins at once."""
     if not body.model_fields_set:
         raise InvalidInput("Name at least one of role, audience and status.")
-    with gateway.database.write() as connection:
-        account = accounts.change_account(
-            connection,
-            user_id,
-            actor=caller.actor,
-            now=gateway.clock.now(connection),
-            role=body.role,
-            audience=body.audience,
-            status=body.status,
-        )
+    try:
+        with gateway.database.write() as connection:
+            account = accounts.change_account(
+                connection,
+                user_id,
+                actor=caller.actor,
+                now=gateway.clock.now(connection),
+                role=body.role,
+                audience=body.audience,
+                status=body.status,
+            )
+    except NotAllowed:
+        log_denial(gateway, request, caller, "needs an auditor's yes", f"user:{user_id}")
+        raise
     return _view(account)
 
 
