@@ -133,3 +133,16 @@ def find_model(name: str) -> CatalogueModel:
         raise InvalidInput(
             f"There is no model of that name; set MEDICHAT_MODEL to one of: {known}."
         ) from None
+
+
+def weights_folder(entry: CatalogueModel, chosen: Path | None) -> Path | None:
+    """Where the entry's weights lie on this machine, in the chosen folder or its own; None: the hub has them.
+
+    Raises InvalidInput when there are none.
+    """
+    folder = chosen or entry.folder
+    if folder is not None and not list(folder.glob("*.safetensors")):
+        raise InvalidInput(
+            f"There are no safetensors files for the model {entry.name} in {folder}; see MEDICHAT_MODEL_PATH."
+        )
+    return folder

@@ -59,7 +59,8 @@ class Databases:
         self.server = PostgresServer(folder / "postgres")
         self._admin = create_engine(self._url("postgres", "postgres"), isolation_level="AUTOCOMMIT")
         with self._admin.connect() as connection:
-            for setting in ("fsync", "full_page_writes"):  # a crash of this machine may lose it all
+            # a crash of this machine may lose it all; looking what to vacuum in hundreds of databases costs
+            for setting in ("fsync", "full_page_writes", "autovacuum"):
                 connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
             connection.execute(text("SELECT pg_reload_conf()"))
             # the same roles as in deploy/postgres/roles.sh

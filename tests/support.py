@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -110,6 +111,10 @@ class Installation:
 _TLS = ssl.create_default_context()
 
 
+#: Applications that ended, by what is fixed in them: a new one makes its routes anew, in a tenth of a second.
+_APPS: dict[tuple[int, int], list[FastAPI]] = defaultdict(list)
+
+
 class _Server(uvicorn.Server):
     """Looks ten times as often whether it shall end."""
 
@@ -125,7 +130,9 @@ class Api:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.app: FastAPI = create_app(settings)
+        self._idle = _APPS[settings.max_body_bytes, settings.max_dataset_bytes]
+        self.app: FastAPI = self._idle.pop() if self._idle else create_app(settings)
+        self.app.state.settings = settings
         config = uvicorn.Config(self.app, timeout_graceful_shutdown=1, **serving(settings))
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -147,6 +154,7 @@ class Api:
         self._server.should_exit = True
         self._thread.join(timeout=10)
         assert not self._thread.is_alive(), "the gateway did not stop"
+        self._idle.append(self.app)
 
     def wait_for_maintenance(self) -> None:
         """Until the gateway's own maintenance has worked."""

@@ -67,11 +67,16 @@ ROUTERS = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; it opens the database and Redis when it starts and closes them when it ends."""
+    """The application; it opens the database and Redis when it starts and closes them when it ends.
+
+    It may start again after that, under whatever `app.state.settings` is then; but for the limits of bodies,
+    which stay as they were made.
+    """
     settings = settings or get_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings: Settings = app.state.settings
         gateway = open_gateway(settings)
         news = News(settings)
         maintenance = Maintenance(gateway)
@@ -99,6 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.state.settings = settings
     errors.install(app)
     for module in ROUTERS:
         app.include_router(module.router)

@@ -6,6 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import OperationalError
+
+from shared.catalogue import find_model, weights_folder
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
@@ -33,12 +36,18 @@ def main() -> int:
     except (MediChatError, OSError, MemoryError) as error:
         log.critical("the worker cannot start: %s", error)
         return 1
+    except OperationalError as error:
+        log.critical(
+            "the worker cannot start: the database is away or not prepared (%s)", type(error.orig).__name__
+        )
+        return 1
     share_often()
     worker.run()
     return 0
 
 
 def _open(settings: Settings) -> "Worker":
+    weights_folder(find_model(settings.model), settings.model_path)  # what is wrong there is said at once
     # here, because importing what computes takes seconds, and the health check needs none of it
     gc.disable()  # importing leaves no garbage, and looking for it takes a sixth of the time
     from transformers.utils.logging import disable_progress_bar

@@ -18,7 +18,7 @@ from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.generate import Model
 from services.worker_infer.text import ChatText
-from shared.catalogue import CatalogueModel, Quantisation, find_model
+from shared.catalogue import CatalogueModel, Quantisation, find_model, weights_folder
 from shared.db import Database
 from shared.errors import AdapterRefused, InvalidInput, Unavailable
 from shared.memory import memory_name
@@ -186,11 +186,7 @@ def load_model(
         Unavailable: the weights are not there, may not be read or do not fit the memory.
     """
     guard_dtype(dtype)
-    folder = folder or entry.folder
-    if folder is not None and not list(folder.glob("*.safetensors")):
-        raise InvalidInput(
-            f"There are no safetensors files for the model {entry.name} in {folder}; see MEDICHAT_MODEL_PATH."
-        )
+    folder = weights_folder(entry, folder)
     _check_memory(entry, device, dtype, quantisation)
     source: dict[str, Any] = {"trust_remote_code": False}
     if folder is None:
