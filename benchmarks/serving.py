@@ -7,7 +7,7 @@ process; (c) stack: every real process, over HTTP, with guard, database and audi
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -57,6 +57,7 @@ def measure(
     rounds: int,
     compared: int,
     exact: bool,
+    turns: Sequence[str] = TURNS,
 ) -> dict[str, Any]:
     """Rows of all systems at each number of concurrent requests; all are up, and take turns.
 
@@ -79,7 +80,7 @@ def measure(
             drive(Run(name, 1), system.ask, 1)  # warm up
         for level in levels:
             runs = {name: Run(name, level) for name in systems}
-            for name in TURNS:
+            for name in turns:
                 drive(runs[name], systems[name].ask, max(level * rounds, 2))
             for name, run in runs.items():
                 run.peak_mb = systems[name].peak_mb()
@@ -140,13 +141,14 @@ def main() -> None:
             rounds=1,
             compared=2 if flags.quick else 16,
             exact=True,
+            turns=TURNS[:3] if flags.quick else TURNS,
         )
     result: dict[str, Any] = {
         **report.machine(),
         "model": "18 layers x 640, random weights, float32",
         **large,
         "ratios": ratios(large["rows"]),
-        **measure_overhead(4 if flags.quick else 200),
+        **(measure_overhead(4, rules_alone=False) if flags.quick else measure_overhead(200)),
     }
     if not flags.quick:
         demo = apart(
