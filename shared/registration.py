@@ -5,8 +5,10 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -71,6 +73,31 @@ class Registration:
             stats = {_LOADING: True, "memory": memory, "wanted_bytes": wanted_bytes}
             self._insert(connection, now, kind, model_id, stats)
 
+    @contextmanager
+    def beating(self, every_s: float) -> Iterator[None]:
+        """Say that the worker lives for as long as the block takes: one that loads reports nothing else."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(ended, every_s), name="loading", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def beat(self) -> None:
+        """Say that the worker lives, and nothing else."""
+        with self._database.write() as connection:
+            now = self._clock.now(connection)
+            connection.execute(update(workers).where(workers.c.id == self._id).values(last_seen_at=now))
+
+    def _beat(self, ended: threading.Event, every_s: float) -> None:
+        while not ended.wait(every_s):
+            try:
+                self.beat()
+            except SQLAlchemyError as error:
+                log.warning("cannot report to the database: %s", type(error).__name__)
+
     def enter(
         self, kind: Kind, model_id: str, details: dict[str, Any], stats: dict[str, Any] | None = None
     ) -> None:
@@ -129,8 +156,9 @@ def is_loading(stats: Mapping[str, Any]) -> bool:
 def wanted_memory(connection: Connection, now: datetime, heartbeat_s: float) -> dict[str, int]:
     """Bytes that workers which answer may still take, by the memory they lie in (see `shared.memory`).
 
-    One that fell silent will take all that it had (`footprint_bytes`) again when it is back: that is kept
-    for it while it is awaited, or until another took its place.
+    One that had served and fell silent will take all that it had (`footprint_bytes`) again when it is back:
+    that is kept for it while it is awaited, or until another took its place. One that loads counts while it
+    beats.
     """
     found: dict[str, int] = {}
     #: By memory, those that are awaited: when they were last seen, and what they had.
@@ -144,11 +172,13 @@ def wanted_memory(connection: Connection, now: datetime, heartbeat_s: float) -> 
     for started_at, seen_at, stats in rows:
         name, wanted = str(stats.get("memory", "")), int(stats.get("wanted_bytes", 0))
         footprint, before = int(stats.get("footprint_bytes", 0)), awaited[name]
+        if is_loading(stats) and seen_at <= quiet:
+            continue  # it ended, and whoever comes after it says so itself
         predecessor = next((one for one in before if one[0] <= started_at), None)
         if predecessor is not None:
             before.remove(predecessor)
         if is_loading(stats):
-            footprint = wanted = max(wanted, predecessor[1] if predecessor else 0)
+            wanted = max(wanted, predecessor[1] if predecessor else 0)
         if seen_at > quiet:
             found[name] = found.get(name, 0) + wanted
         elif footprint:

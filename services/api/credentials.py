@@ -57,13 +57,12 @@ def refresh(gateway: Gateway, address: str, token: str) -> TokenPair:
     Raises NotAuthenticated, LimitReached, or Unavailable without Redis.
     """
     with gateway.database.read() as connection:  # a write is others' time, and this may come from anybody
-        known = sessions.knows_refresh_token(connection, token)
-    count = gateway.limiter.allow if known else gateway.limiter.require
-    wait_s = count(f"refresh:{address}", gateway.settings.logins_per_minute)
+        sid = sessions.session_of(connection, token)
+    # a log-in is counted by itself: many may share an address, and strangers there must not end them
+    limiter, most = gateway.limiter, gateway.settings.logins_per_minute
+    wait_s = limiter.require(f"refresh:{address}", most) if sid is None else limiter.allow(f"sid:{sid}", most)
     if wait_s is not None:
-        raise LimitReached(
-            "Too many refreshed log-ins from this address; wait and try again.", retry_after_s=wait_s
-        )
+        raise LimitReached("Too many refreshes in one minute; wait and try again.", retry_after_s=wait_s)
     key = gateway.settings.secret("token_key")
 
     def trade(connection: Connection) -> TokenPair:

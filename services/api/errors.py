@@ -203,11 +203,10 @@ async def _not_storable(_request: Request, error: Exception) -> Response:
 async def _database_away(request: Request, error: Exception) -> Response:
     log.error("the database is not reachable: %s", type(error).__name__)
     detail = "The database is not reachable; try again in a moment."
-    if request.method not in ("GET", "HEAD"):  # it may have been stored just before
-        detail += (
-            " Whether this was stored is not known: look first, or send it with the same Idempotency-Key, "
-            "which never asks twice."
-        )
+    if "idempotency-key" in request.headers:
+        detail += " Send it again with the same Idempotency-Key: it is never done twice."
+    elif request.method not in ("GET", "HEAD"):  # it may have been stored just before
+        detail += " Whether this was stored is not known: look before you send it again."
     return problem(503, "unavailable", _detail(request, detail), headers={"Retry-After": "5"})
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from shared.catalogue import find_model, weights_folder
 from shared.errors import InvalidInput, MediChatError
@@ -36,7 +36,7 @@ def main() -> int:
     except (MediChatError, OSError, MemoryError) as error:
         log.critical("the worker cannot start: %s", error)
         return 1
-    except OperationalError as error:
+    except DBAPIError as error:
         log.critical(
             "the worker cannot start: the database is away or not prepared (%s)", type(error.orig).__name__
         )

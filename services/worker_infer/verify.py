@@ -137,18 +137,24 @@ def verify(engine: Scorer, probe: Probe, adapter: str, *, base_revision: str, dt
         reason = f"It does not compute what its trainer saw: {apart:.3g} nats apart, the limit is {limit}."
     else:
         seen = _changes(probe.logprobs_adapter, probe.logprobs_base)
-        reason = _unlike(_changes(changed, base), seen, rounding=0.0 if one_rounds else rounding)
+        if one_rounds:
+            rounding = 0.0
+        # what the trainer saw holds its own rounding twice, each as far as the mean says of a normal one
+        rounds = (trainers != "float32") / ((trainers != "float32") + (dtype != "float32") or 1)
+        chance = math.pi * rounds * rounding**2
+        reason = _unlike(_changes(changed, base), seen, rounding=rounding, chance=chance)
     return Verification(
         ok=reason is None, dtype=dtype, reason=reason, max_diff_base=change, max_diff_trainer=apart
     )
 
 
-def _unlike(here: list[float], seen: list[float], *, rounding: float) -> str | None:
+def _unlike(here: list[float], seen: list[float], *, rounding: float, chance: float) -> str | None:
     """What is wrong with the change of the log-likelihoods here, beside the one that the trainer saw.
 
     `rounding` is how far the base's own are apart, the mean over all tokens of the absolute value. A change
     of that size hides in it token by token, but its strength shows over all of them: the least-squares factor
-    of `here` over `seen` is 1 for the true adapter, and 0 for one that is ignored.
+    of `here` over `seen` is 1 for the true adapter, and 0 for one that is ignored. `chance` is the square
+    that rounding adds to each of `seen`, in the mean: it is no strength, and taken off.
     """
     size = max(statistics.fmean(map(abs, seen)), 1e-9)
     off = statistics.fmean([abs(a - b) for a, b in zip(here, seen, strict=True)]) / size
@@ -160,8 +166,8 @@ def _unlike(here: list[float], seen: list[float], *, rounding: float) -> str | N
             f"its trainer saw, the limit is {MOST_OFF:.0%}."
         )
     products = sum(a * b for a, b in zip(here, seen, strict=True))
-    strength = products / max(sum(b * b for b in seen), 1e-9)
-    if abs(strength - 1) <= MOST_OFF:
+    squares = sum(b * b for b in seen) - len(seen) * chance
+    if squares > 0 and abs(products / squares - 1) <= MOST_OFF:
         return None
     return (
         "It does not compute what its trainer saw, or changes too little for that to be told from rounding "

@@ -24,7 +24,6 @@ from shared.catalogue import find_model
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
-from shared.errors import InvalidInput
 from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import Kind
 from shared.jobs.lookout import Lookout
@@ -100,8 +99,9 @@ class Worker:
         entry, (memory, wanted) = find_model(self.settings.model), expected_memory(self.settings)
         self.registration.prepare(Kind.INFER, entry.hub_id or entry.name, memory=memory, wanted_bytes=wanted)
         try:
-            return open_model(self.settings, self.database)
-        except InvalidInput:  # it is not started again before somebody changed a setting
+            with self.registration.beating(self.settings.heartbeat_s):
+                return open_model(self.settings, self.database)
+        except BaseException:  # what cannot be loaded keeps nothing from training
             self.registration.leave()
             raise
 

@@ -70,7 +70,8 @@ class Material:
         if not self.rows.validation:
             yield (
                 f"No rows are held out. {_NOT_MEASURED} A dataset holds rows out when it is checked with a "
-                "share for them, and its rows belong to two patients or questions at least."
+                "share for them, a file by data.validation_fraction; they must belong to two patients or "
+                "questions at least."
             )
 
     def _left_out_note(self) -> str:

@@ -94,9 +94,10 @@ class Checkpoints:
             try:
                 whole: Any = json.loads(file.read())
                 hashes, seal = dict(whole["files"]), str(whole["seal"])
-            except (ValueError, TypeError, KeyError) as error:
+                ours = hmac.compare_digest(seal.encode(), self._seal(step, hashes).encode())
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise _Differs from error
-        if not hmac.compare_digest(seal.encode(), self._seal(step, hashes).encode()):
+        if not ours:
             raise _Differs
         return hashes
 
@@ -122,8 +123,11 @@ class Checkpoints:
             if path.endswith(end):
                 place = path.removesuffix(end)
                 epoch, name = place.split("/")[-2:]
+                step = name.removeprefix(_NAME)
+                if not step.isdecimal():
+                    continue  # nothing of ours
                 # an earlier release had no folder for the attempt
-                found[int(epoch) if epoch.isdecimal() else 0, int(name.removeprefix(_NAME))] = place
+                found[int(epoch) if epoch.isdecimal() else 0, int(step)] = place
         return found
 
 

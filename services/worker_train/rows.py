@@ -52,6 +52,8 @@ class Row:
     picture: Callable[[], Image.Image] | None = None
     #: Rows of one unit (a patient, or a question) stay together; empty where a check has split them.
     unit: bytes = b""
+    #: What is asked, with its picture; empty likewise.
+    question: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,14 @@ def read_rows(data: Data, *, seed: int) -> Rows:
 
 def _held_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """The rows to learn and those held out, as a check chooses them."""
-    units = Counter(row.unit for row in rows)
-    chosen = choose_validation(units, fraction=fraction, seed=seed)
-    return [row for row in rows if row.unit not in chosen], [row for row in rows if row.unit in chosen]
+    units = [row.unit for row in rows]
+    if len(set(units)) < 2:  # what looks like a patient's name is the same in all rows, and names none
+        units = [row.question for row in rows]
+    chosen = choose_validation(Counter(units), fraction=fraction, seed=seed)
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row, unit in zip(rows, units, strict=True):
+        sides[unit in chosen].append(row)
+    return sides
 
 
 def _dataset(name: str) -> Rows:
@@ -178,12 +185,12 @@ def _converted(values: NumberedRows, folder: Path | None) -> Iterator[Row]:
             advice = problem.advice or ADVICE[problem.reason]
             raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None
         picture = _picture(found.image, folder, which)
-        yield Row(messages=found.messages, picture=picture, unit=_unit(found))
+        question = _question(found)
+        unit = b"group:" + digest(found.group) if found.group else question
+        yield Row(messages=found.messages, picture=picture, unit=unit, question=question)
 
 
-def _unit(found: Conversation) -> bytes:
-    if found.group:
-        return b"group:" + digest(found.group)
+def _question(found: Conversation) -> bytes:
     image = hashlib.sha256(found.image).hexdigest() if isinstance(found.image, bytes) else found.image
     asked = next(turn["content"] for turn in found.messages if turn["role"] == "user")
     return digest(image or "", asked)

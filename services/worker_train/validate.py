@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import io
 import itertools
+import logging
 import signal
 import time
 from collections import Counter
@@ -36,15 +37,18 @@ from shared.catalogue import find_model
 from shared.db.engine import open_database
 from shared.db.tables_training import datasets
 from shared.guard import Guard
+from shared.logs import where
 from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedFile
 from shared.settings import Settings, load_settings
-from shared.storage import Storage
+from shared.storage import Storage, StorageAway
 from shared.training.dataset_files import Manifest, report_path, version_folder
 from shared.training.options import DatasetOptions, PhiPolicy
 from shared.training.report import ADVICE, Reason
+
+log = logging.getLogger(__name__)
 
 #: Rows looked at before the shape is decided.
 _FIRST_ROWS = 100
@@ -95,6 +99,11 @@ def main() -> None:
         done = Check(task, Storage.from_settings(settings), settings).run()
     except Refused as refusal:
         child.stop(refusal.status, refusal.reason, refusal.detail)
+    except (reading.StorageFailed, StorageAway) as error:
+        log.warning("the storage failed in %s", where(error))
+        child.stop(
+            Exit.AWAY, "storage", "The storage cannot be read or written now; see MEDICHAT_STORAGE_URL."
+        )
     except OSError as error:
         if not is_full(error):
             raise

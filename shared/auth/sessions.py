@@ -101,10 +101,11 @@ def start_browser_session(connection: Connection, account: Account, *, life: tim
     return token
 
 
-def knows_refresh_token(connection: Connection, token: str) -> bool:
-    """Whether a log-in was ever given this refresh token."""
+def session_of(connection: Connection, token: str) -> str | None:
+    """The log-in that was once given this refresh token; None when there was none."""
     known = select(refresh_tokens.c.sid).where(refresh_tokens.c.token_hash == hash_token(token))
-    return connection.execute(known).first() is not None
+    found: str | None = connection.execute(known).scalar_one_or_none()
+    return found
 
 
 def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> TokenPair:

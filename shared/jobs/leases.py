@@ -146,17 +146,17 @@ class LeaseKeeper:
             ignore_subscribe_messages=True
         ) as pubsub:
             pubsub.subscribe(CANCEL_CHANNEL)
-            heard_at = pinged_at = time.monotonic()
+            asked_at = None  # since when a ping is unanswered
             while not self._closing.is_set():
                 message = pubsub.get_message(timeout=_PING_S)
                 now = time.monotonic()
                 if message is not None:
-                    heard_at = now
-                elif now - heard_at >= UNHEARD_S:  # it is frozen, or the network swallows what is sent
-                    raise redis.TimeoutError
-                if now - pinged_at >= _PING_S:
+                    asked_at = None
+                elif asked_at is None:
                     pubsub.ping()
-                    pinged_at = now
+                    asked_at = now
+                elif now - asked_at >= UNHEARD_S:  # it is frozen, or the network swallows what is sent
+                    raise redis.TimeoutError
                 ring = Ring.from_json(message["data"]) if message and message["type"] == "message" else None
                 for hold in self._held(ring.job_id) if ring else []:
                     self._renew(hold)

@@ -235,7 +235,7 @@ def test_redis_killed_and_wiped(clinic: Clinic) -> None:
     clinic.stack.signal("worker_infer", signal.SIGSTOP)
     told = [clinic.ask(20) for _ in range(3)]
     with closing(open_redis(clinic.stack.settings)) as redis:
-        assert redis.llen("infer"), "what wakes a worker for them lies in Redis"
+        wait_until(lambda: redis.llen("infer"), 10, "for what wakes a worker for them to lie in Redis")
     clinic.stack.kill("redis")
     meanwhile = [clinic.ask(20) for _ in range(3)]
     shutil.rmtree(clinic.stack.state_dir / "redis")

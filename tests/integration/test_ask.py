@@ -255,7 +255,7 @@ REFUSALS = {
     "limit-reached": "Too many requests in one minute; wait and try again.",
     "not-found": "There is no conversation of yours under this id.",
     "unavailable": "The database is not reachable; try again in a moment. Whether this was stored is not "
-    "known: look first, or send it with the same Idempotency-Key, which never asks twice.",
+    "known: look before you send it again.",
 }
 
 

@@ -206,6 +206,9 @@ def test_refresh_tokens_from_one_address_are_limited_before_anything_is_written(
         limited = refresh(api, "mcr_forged")
     assert (limited.status_code, limited.headers["content-type"]) == (429, "application/problem+json")
     assert int(limited.headers["Retry-After"]) >= 1
+    given = [log_in(api, api.person()).json()["refresh_token"] for _ in range(2)]
+    assert {refresh(api, token).status_code for token in given} == {200}, "strangers' tokens are not theirs"
+    assert [refresh(api, given[0]).status_code for _ in range(2)] == [401, 429]
     assert "429" in api.app.openapi()["paths"]["/v1/auth/refresh"]["post"]["responses"]
     events = api.audit("session.refused")
     assert [(event.actor, event.object, event.outcome) for event in events] == [

@@ -593,7 +593,7 @@ def test_what_was_not_measured_enough_is_not_called_over_the_limit(
 ) -> None:
     few = {**FAILED, "figure": "over_refusal", "value": None, "message": "over_refusal: it rests on 2 rows."}
     add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED, few])
-    told = "Over the limit: rouge l. Not measured enough: over refusal."
+    told = "Over the limit: rouge l. Without a figure that counts: over refusal."
     shown = [each.value for kind in ("caption", "markdown") for each in getattr(open_app("adapters"), kind)]
     assert f":material/warning: {told} See below." in shown
     assert f"{told} Say why it shall answer all the same." in shown

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from shared.db.tables import workers
 from shared.jobs.lifecycle import Kind
 from shared.registration import AWAITED, REMEMBERED, Registration, is_alive, wanted_memory, worker_name
-from tests.support import Api
+from tests.support import Api, wait_until
 
 
 def entered(api: Api) -> Registration:
@@ -139,9 +139,10 @@ def test_nothing_is_kept_for_a_worker_that_left(api: Api) -> None:
 def test_a_worker_that_loads_is_left_room_and_is_not_well(api: Api) -> None:
     loads = loading(api, wanted=8)
     assert kept(api) == 8
-    pass_time(api, timedelta(minutes=5))
-    assert kept(api) == 8, "to load takes minutes"
-    pass_time(api, timedelta(minutes=-5))
+    pass_time(api, timedelta(minutes=20))
+    assert kept(api) == 0, "it says no more that it lives"
+    loads.beat()
+    assert kept(api) == 8, "to load takes long"
     assert api.client().get("/readyz").json()["workers"] == 0
     assert not is_alive(api.settings, Kind.INFER)
     loads.enter(Kind.INFER, "demo", {}, {"memory": GPU, "wanted_bytes": 2, "footprint_bytes": 10})
@@ -161,6 +162,25 @@ def test_a_worker_that_loads_takes_the_place_and_the_room_of_one_that_fell_silen
     assert kept(api) == 20
     serving(api, 2, wanted_bytes=3, footprint_bytes=20)
     assert kept(api) == 3, "what it had, it has again"
+
+
+def test_workers_that_load_side_by_side_are_each_left_their_room(api: Api) -> None:
+    first, second = loading(api, wanted=8), loading(api, wanted=8)
+    pass_time(api, timedelta(minutes=1))
+    first.beat()
+    second.beat()
+    assert kept(api) == 16
+    serving(api, 3, wanted_bytes=3)
+    assert kept(api) == 19
+
+
+def test_a_worker_says_that_it_lives_while_it_loads(api: Api) -> None:
+    loads = loading(api, wanted=8)
+    pass_time(api, timedelta(minutes=1))
+    with loads.beating(0.01):
+        wait_until(lambda: kept(api) == 8, 10, "for a beat")
+    pass_time(api, timedelta(minutes=1))
+    assert kept(api) == 0
 
 
 def test_each_worker_takes_the_place_of_one(api: Api) -> None:

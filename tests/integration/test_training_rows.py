@@ -173,6 +173,13 @@ def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -
         assert len(learnt | held_out) == 10
 
 
+def test_what_names_the_same_patient_in_all_rows_names_none(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{number}?", "answer": "A.", "subject": "Anatomy"} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_rows(Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0.2), seed=0)
+    assert (len(found.train), len(found.validation)) == (16, 4)
+
+
 def test_a_picture_is_found_beside_the_file(tmp_path: Path) -> None:
     Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
     row = {"question": "<image> What is it?", "answer": "A rash.", "image": "a.png"}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from services.local import free_ports
 from services.worker_train import hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
@@ -517,9 +518,11 @@ def test_a_check_writes_the_version_after_that_of_the_manifest(folder: str) -> N
 class Program:
     """The check as a process of its own, the way a supervisor starts it."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, **more: str) -> None:
+        """`more`: settings beside the usual ones."""
         environment = {
             **os.environ,
+            **more,
             "PYTHONPATH": str(ROOT),
             "MEDICHAT_STATE_DIR": str(dataset.folder),
             "MEDICHAT_MASTER_KEY": dataset.master_key,
@@ -632,6 +635,24 @@ def test_a_full_disk_is_no_fault_of_the_upload(stored: Callable[..., Dataset]) -
     assert (events[-1]["event"], events[-1]["code"]) == ("stopped", "disk-full")
     assert "free space" in events[-1]["detail"]
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_a_storage_that_cannot_be_reached_is_worth_another_attempt_and_said(
+    stored: Callable[..., Dataset],
+) -> None:
+    dataset = stored(jsonl([good(number) for number in range(10)]))
+    (nobody,) = free_ports(1)
+    program = Program(
+        dataset,
+        MEDICHAT_STORAGE_URL="s3://bucket/medichat",
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{nobody}",
+        AWS_ACCESS_KEY_ID="any",
+        AWS_SECRET_ACCESS_KEY="any",
+        AWS_MAX_ATTEMPTS="1",
+    )
+    events, errors, status = program.end()
+    assert status == Exit.AWAY, errors
+    assert (events[-1]["code"], "MEDICHAT_STORAGE_URL" in events[-1]["detail"]) == ("storage", True)
 
 
 def test_a_check_that_was_killed_yields_the_same_rows_when_it_runs_again(

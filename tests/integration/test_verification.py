@@ -126,10 +126,10 @@ class Rounded:
         ]
 
 
-def judged(seen: float, here: float, rounding: float) -> str | None:
+def judged(seen: float, here: float, rounding: float, seed: int = 0) -> str | None:
     """Of an adapter that changes every token by `seen` for its trainer, and by `here` in the engine."""
     tokens = list(range(150))
-    trainer, engine = Rounded(seen, rounding, 1), Rounded(here, rounding, 2)
+    trainer, engine = Rounded(seen, rounding, 2 * seed + 1), Rounded(here, rounding, 2 * seed + 2)
     probe = Probe(
         base_revision="a" * 64,
         dtype="bfloat16",
@@ -140,13 +140,16 @@ def judged(seen: float, here: float, rounding: float) -> str | None:
     return verify(engine, probe, "any", base_revision="a" * 64, dtype="bfloat16").reason
 
 
-def test_a_change_of_the_size_of_its_rounding_is_known_by_its_strength() -> None:
-    assert judged(0.04, 0.04, rounding=0.02) is None
+@pytest.mark.parametrize("seed", range(20))
+def test_a_change_of_the_size_of_its_rounding_is_known_by_its_strength(seed: int) -> None:
+    assert judged(0.04, 0.04, rounding=0.02, seed=seed) is None
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 0.25, 3.0])
 def test_another_change_of_that_size_is_not(strength: float) -> None:
     assert "told from rounding (0.04" in str(judged(0.04, 0.04 * strength, rounding=0.02))
+    for seed in range(20):
+        assert "told from rounding" in str(judged(0.04, 0.04 * strength, rounding=0.02, seed=seed))
 
 
 @pytest.mark.parametrize("here", [0.0, 0.002])

@@ -114,9 +114,14 @@ def take_its_seal(checkpoint: Path) -> None:
     (checkpoint / "WHOLE").write_text(json.dumps(names))
 
 
+def seal_it_with_what_is_no_text(checkpoint: Path) -> None:
+    (checkpoint / "WHOLE").write_text('{"files": {}, "seal": "\\ud800"}')
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        seal_it_with_what_is_no_text,
         change_a_file,
         lose_a_file,
         list_the_hash_of_a_changed_file,
@@ -134,6 +139,15 @@ def test_one_that_is_not_as_it_was_mirrored_is_skipped(
     there = checkpoints(storage, tmp_path / "there")
     assert there.fetch() == (10, [20])
     assert [path.name for path in there.folder.iterdir()] == ["checkpoint-10"]
+
+
+def test_what_is_no_checkpoint_of_ours_is_passed_over(storage: Storage, tmp_path: Path) -> None:
+    here = checkpoints(storage, tmp_path / "here", 10, 20)
+    here.mirror(10)
+    stored = tmp_path / "storage" / "runs" / "run" / "checkpoints" / "1"
+    shutil.copytree(stored / "checkpoint-10", stored / "checkpoint-10.bak")
+    here.mirror(20)
+    assert checkpoints(storage, tmp_path / "there").fetch() == (20, [])
 
 
 def test_a_newer_one_of_this_host_is_not_replaced(storage: Storage, tmp_path: Path) -> None:

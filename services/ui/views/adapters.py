@@ -215,10 +215,10 @@ def _gate(gate: Json | None) -> None:
 
 
 def _against(gate: Json) -> str:
-    """Which figures fail the gate; one without a value was not measured, or rests on too few rows."""
+    """Which figures fail the gate; one without a value is no number, or was not measured (enough)."""
     over = [words(each["figure"]) for each in gate["failures"] if each["value"] is not None]
     lacking = [words(each["figure"]) for each in gate["failures"] if each["value"] is None]
-    told = (("Over the limit", over), ("Not measured enough", lacking))
+    told = (("Over the limit", over), ("Without a figure that counts", lacking))
     return " ".join(f"{title}: {', '.join(names)}." for title, names in told if names)
 
 

@@ -38,7 +38,7 @@ def show(gateway: Gateway, me: Json) -> None:
         history.show_title(gateway, conversation)
         _show_messages(gateway, conversation)
         if running:
-            st.fragment(partial(_follow, gateway, conversation["id"]), run_every=POLL_S)()
+            st.fragment(partial(_follow, gateway, conversation), run_every=POLL_S)()
         else:
             _show_end(gateway, conversation)
             look = partial(_look, gateway.watching(), conversation, itertools.count())
@@ -167,17 +167,18 @@ def _rate(gateway: Gateway, message_id: str, key: str) -> None:
         st.toast(error.detail, icon=":material/error:")
 
 
-def _follow(gateway: Gateway, conversation_id: str) -> None:
+def _follow(gateway: Gateway, shown: Json) -> None:
     """What is released of the running answer, looked at again and again until it has ended."""
     try:
-        conversation = gateway.conversation(conversation_id)
+        conversation = gateway.conversation(shown["id"])
     except GatewayError as error:
         if error.status in (401, 404, 410):
             st.rerun()
         st.caption(f"{error.detail} Your answer goes on; trying again.")
         return
     job = conversation["job"]
-    if not _is_running(job):
+    # a person in need is answered at once, in another tab too, beside the answer that is under way
+    if not _is_running(job) or len(conversation["messages"]) != len(shown["messages"]):
         st.rerun()
     with st.chat_message("assistant"):
         _guard_banner(_guard_so_far(conversation["released"]))

@@ -235,9 +235,12 @@ def _columns(dataset: Json) -> dict[str, str]:
             if known:
                 name = side.selectbox(part, names, names.index(former), format_func=_column_name, key=key)
             else:
+                unless_typed = former if former == _NO_COLUMN else ""
+                shown = _column_name(unless_typed)
                 name = side.text_input(
-                    part, former.strip(_NO_COLUMN), max_chars=200, placeholder=_AS_NAMED, key=key
+                    part, former.strip(_NO_COLUMN), max_chars=200, placeholder=shown, key=key
                 )
+                name = name or unless_typed
             columns[part] = name
     return {part: name.strip(_NO_COLUMN) for part, name in columns.items() if name}
 

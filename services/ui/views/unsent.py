@@ -10,7 +10,10 @@ from services.ui.text import plain_markdown
 
 def keep(question: Json, error: GatewayError) -> None:
     """Keep a question that was not taken, and why; one under the same key is kept once."""
-    _all()[question["key"]] = {**question, "detail": error.detail}
+    told = f"Your question was not sent. {error.detail}"
+    if error.code == "unavailable":
+        told = "It is not known whether your question arrived. Send it again: it is never asked twice."
+    _all()[question["key"]] = {**question, "detail": told}
 
 
 def forget(question: Json) -> None:
@@ -26,7 +29,7 @@ def of(conversation_id: str | None) -> list[Json]:
 def show(conversation_id: str | None, send: Callable[[Json], None]) -> None:
     """Offer those of this conversation for another try, or to be forgotten."""
     for number, question in enumerate(of(conversation_id)):
-        st.error(f"Your question was not sent. {question['detail']}", icon=":material/error:")
+        st.error(question["detail"], icon=":material/error:")
         st.markdown(plain_markdown(question["query"]))
         again, discard = st.columns(2)
         again.button(

@@ -102,6 +102,7 @@ class TrainWork(Work):
     def started(self, connection: Connection, now: datetime) -> None:
         super().started(connection, now)
         self._fresh, self._ran = True, self._recipe
+        self._set(connection, waiting_reason=None)
         if not self._begun and self._was_lost(connection):
             self.note(
                 connection,
