@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 REMEMBERED = timedelta(days=1)
 #: So that a worker's whole name fits the columns that name who acted.
 _HOST_CHARS = 32
-#: So long a silent worker is expected back: a machine starts again, or a container that failed, or it loads.
+#: So long a silent worker is expected back: a machine starts again, or a container that failed.
 AWAITED = timedelta(minutes=10)
 #: In the `stats` of a worker that cannot answer yet.
 _LOADING = "loading"

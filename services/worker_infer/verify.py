@@ -139,9 +139,11 @@ def verify(engine: Scorer, probe: Probe, adapter: str, *, base_revision: str, dt
         seen = _changes(probe.logprobs_adapter, probe.logprobs_base)
         if one_rounds:
             rounding = 0.0
-        # what the trainer saw holds its own rounding twice, each as far as the mean says of a normal one
-        rounds = (trainers != "float32") / ((trainers != "float32") + (dtype != "float32") or 1)
-        chance = math.pi * rounds * rounding**2
+        # what the trainer saw holds its own rounding twice: its share of what the base is apart, whose square
+        # is pi / 2 times that of its mean, as of anything normal
+        rounded = [each for each in (trainers, dtype) if each != "float32"]
+        share = 0.0 if trainers == "float32" else 1 / len(rounded)
+        chance = 2 * share * (math.pi / 2) * rounding**2
         reason = _unlike(_changes(changed, base), seen, rounding=rounding, chance=chance)
     return Verification(
         ok=reason is None, dtype=dtype, reason=reason, max_diff_base=change, max_diff_trainer=apart

@@ -183,7 +183,8 @@ class PolicyStore:
         if version is not None:
             if self._named(connection, version) == active:
                 raise Conflict("This version is active: it judges for good, not in the shadow.")
-            self.keep_packaged(connection)  # a database that no release of this kind prepared
+            if not self._is_stored(connection, version):  # the packaged one, which none kept at its start
+                self.keep_packaged(connection)
         if version == (now.shadow if now else None):
             raise Conflict("That is so already.")
         self._move(connection, ActivationKind.SHADOW, active, version, actor, "policy.shadowed")
