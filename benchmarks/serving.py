@@ -136,7 +136,7 @@ def main() -> None:
             big,
             "gemma-1b",  # its entry asks for what it gives: a text-only Gemma 3
             dtype="float32",
-            new_tokens=8 if flags.quick else 64,
+            new_tokens=4 if flags.quick else 64,
             levels=levels,
             rounds=1,
             compared=2 if flags.quick else 16,
@@ -148,7 +148,7 @@ def main() -> None:
         "model": "18 layers x 640, random weights, float32",
         **large,
         "ratios": ratios(large["rows"]),
-        **(measure_overhead(4, rules_alone=False) if flags.quick else measure_overhead(200)),
+        **(measure_overhead(2, rules_alone=False) if flags.quick else measure_overhead(200)),
     }
     if not flags.quick:
         demo = apart(

@@ -46,8 +46,8 @@ def peak_mb_of(pid: int) -> float:
 
 def _own_peak_mb(pid: int) -> float:
     # VmHWM of Linux; ru_maxrss begins with the peak of the process that started this one
-    status = Path(f"/proc/{pid}/status").read_text()
-    return float(status.split("VmHWM:")[1].split()[0]) / 1000
+    _, _, peak = Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")
+    return float(peak.split()[0]) / 1000 if peak else 0.0  # it has ended, and nobody asked how
 
 
 def _children(pid: int) -> list[int]:

@@ -39,6 +39,7 @@ from shared.guard.verdict import Action, Audience, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.records import Job
+from shared.policies.live import Standing
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,6 +160,13 @@ class Api:
     def wait_for_maintenance(self) -> None:
         """Until the gateway's own maintenance has worked."""
         wait_until(lambda: self.count(leases), 10, "for the maintenance")
+
+    def judge_with(self, standing: Standing) -> None:
+        """Have this judge in the gateway from now on, until another policy counts."""
+        guards = self.gateway.guards
+        guards.refresh()  # a gateway that has just begun would take up the database's after this
+        with guards._lock:
+            guards._now = standing
 
     # -- people
 

@@ -198,7 +198,9 @@ class WorkerProcess:
     def __enter__(self) -> "WorkerProcess":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            error.add_note(f"the worker (status {self.process.poll()}) said:\n{self.log.read_text()}")
         if self.process.poll() is None:
             self.terminate()
 

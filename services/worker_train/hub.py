@@ -6,7 +6,8 @@ No code of the dataset is run.
 import os
 from typing import Any
 
-from services.worker_train.child import Refused
+from services.worker_train.child import Away, Refused
+from services.worker_train.fetching import may_pass
 from services.worker_train.reading import NumberedRows, Source, bounded, no_pictures
 
 
@@ -15,7 +16,7 @@ def read_hub(location: str, *, subset: str | None, split: str, max_bytes: int) -
 
     Raises:
         Refused: now or while reading; it is not there, cannot be read without code of its own, or has files
-            that do not lie on the hub.
+            that do not lie on the hub. It is Away where the hub cannot be reached.
     """
     table = find_table(location, subset)
     _refuse_elsewhere(table)
@@ -72,6 +73,12 @@ def _refuse_elsewhere(table: Any) -> None:
 
 
 def _unreadable(error: Exception) -> Refused:
+    if may_pass(error):
+        return Away(
+            "hub-away",
+            f"The hub did not answer as it should, several times ({type(error).__name__}). Check the network "
+            "and check the data again later, or download it and upload its file.",
+        )
     return Refused(
         "hub-unreadable",
         f"The dataset could not be read from the hub ({type(error).__name__}). Check its id, subset and "

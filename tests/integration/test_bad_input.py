@@ -189,7 +189,7 @@ class LeakyGuard:
 
 def test_an_error_inside_says_nothing_of_the_request(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     client = api.log_in()
-    api.gateway.guards._now = Standing(guard=LeakyGuard())  # type: ignore[arg-type]
+    api.judge_with(Standing(guard=LeakyGuard()))  # type: ignore[arg-type]
     response = client.post("/predict", json={"query": "my secret"})
     assert (response.status_code, response.json()["type"]) == (500, "urn:medichat:problem:internal")
     assert "secret" not in response.text

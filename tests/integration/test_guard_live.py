@@ -223,8 +223,7 @@ def test_a_shadow_that_fails_or_never_ends_does_not_touch_the_answer(
     clinic: Clinic, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = clinic.api.gateway.guards.now
-    broken = Standing(guard=now.guard, shadow=BrokenGuard())  # type: ignore[arg-type]
-    clinic.api.gateway.guards._now = broken
+    clinic.api.judge_with(Standing(guard=now.guard, shadow=BrokenGuard()))  # type: ignore[arg-type]
     clinic.engine.script += [SAFE + REFERRAL, SAFE + REFERRAL]
     # its thread does not run: as slow as can be
     job = clinic.answered(clinic.ask())
@@ -354,10 +353,10 @@ def test_questions_that_wait_fail_at_once_and_say_why(clinic: Clinic, admin: htt
 
 def test_a_question_that_slipped_in_is_failed_by_the_worker(clinic: Clinic, admin: httpx.Client) -> None:
     stop(admin)
-    late = Standing(guard=clinic.api.gateway.guard)
-    stopped, clinic.api.gateway.guards._now = clinic.api.gateway.guards.now, late
+    stopped = clinic.api.gateway.guards.now
+    clinic.api.judge_with(Standing(guard=stopped.guard))
     job_id = clinic.ask()
-    clinic.api.gateway.guards._now = stopped
+    clinic.api.judge_with(stopped)
     job = clinic.answered(job_id)
     assert (job.state, job.error) == (State.FAILED, "answers-stopped")
     assert clinic.engine.requests == []

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from shared.auth.roles import Role
 from shared.guard.policy import packaged_policy, version_of
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.policies.live import Standing
 from shared.policies.replays import ReplayStore
 from shared.registration import Registration
 from tests.pages import button, charts, open_with, served_by, texts
@@ -193,7 +194,7 @@ def test_the_packaged_policy_is_rolled_back_too(open_app: Open, client: httpx.Cl
 
 def test_a_process_that_cannot_follow_is_named(open_app: Open, api: Api, client: httpx.Client) -> None:
     now = api.gateway.guards.now
-    api.gateway.guards._now = type(now)(guard=now.guard, refused="0123456789ab")
+    api.judge_with(Standing(guard=now.guard, refused="0123456789ab"))
     assert any("cannot compile version 0123456789ab" in each.value for each in open_app().error)
 
 
@@ -201,7 +202,7 @@ def test_a_shadow_that_cannot_be_compiled_is_to_be_ended_and_nothing_rolled_back
     open_app: Open, api: Api
 ) -> None:
     now = api.gateway.guards.now
-    api.gateway.guards._now = type(now)(guard=now.guard, shadow_refused="0123456789ab")
+    api.judge_with(Standing(guard=now.guard, shadow_refused="0123456789ab"))
     (error,) = open_app().error
     assert "cannot compile version 0123456789ab for the shadow" in error.value
     assert "End the shadow" in error.value

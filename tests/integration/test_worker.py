@@ -259,7 +259,7 @@ def screen_with(clinic: Clinic, scorer: Scorer) -> None:
     knobs = yaml.safe_load(policy["policy.yaml"])
     knobs["classifier"] |= {"refuse": 0.5, "emergency": 0.5, "crisis": 0.5}
     policy["policy.yaml"] = yaml.safe_dump(knobs)
-    clinic.api.gateway.guards._now = Standing(guard=Guard(policy, scorer))
+    clinic.api.judge_with(Standing(guard=Guard(policy, scorer)))
 
 
 def told(clinic: Clinic, job: Job) -> list[Sentence]:
@@ -369,7 +369,7 @@ def test_a_question_with_a_verdict_that_no_question_ends_with_is_not_answered(cl
     policy = dict(packaged_policy())
     rules = policy["rules_question.yaml"]
     policy["rules_question.yaml"] = rules.replace("action: crisis", "action: replace", 1)
-    clinic.api.gateway.guards._now = Standing(guard=Guard(policy))
+    clinic.api.judge_with(Standing(guard=Guard(policy)))
     (answer,) = told(clinic, clinic.answered(clinic.ask("I want to kill myself tonight.")))
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
     assert clinic.engine.requests == []

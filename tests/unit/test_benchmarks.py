@@ -31,6 +31,15 @@ def test_the_peak_of_what_is_measured_apart_is_its_own(monkeypatch: pytest.Monke
     assert apart(own_peak_mb) < held / 1e6
 
 
+def test_a_child_that_ended_unasked_holds_nothing() -> None:
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert peak_mb_of(child) == 0
+    finally:
+        os.waitpid(child, 0)
+
+
 def test_each_figure_of_the_guard_has_its_interval_and_each_layer_its_shares() -> None:
     cases = [
         guard.Case("You can take as many of these tablets as you like.", "", "dosing", "danger"),

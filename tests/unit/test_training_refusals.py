@@ -5,11 +5,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
 from services.worker_train.checkpoints import DiskFull, written_aside
-from services.worker_train.child import Exit
-from services.worker_train.fetching import unreadable
+from services.worker_train.child import Away, Exit, Refused
+from services.worker_train.fetching import may_pass, unreadable
+from services.worker_train.hub import find_table
 
 
 def fill_the_disk(folder: Path, name: str, checkpoints: Path | None = None) -> str:
@@ -35,6 +37,11 @@ def test_a_full_disk_is_said_with_the_folder_where_no_run_writes(tmp_path: Path)
 
 def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
     return kind("no", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
+
+
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -68,7 +75,37 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_attempt() -> None:
     refusal = unreadable(away, "no-model", "The model demo")
     assert refusal is not None
     assert refusal.status is Exit.AWAY
-    assert "check the network" in refusal.detail
+    assert "Check the network" in refusal.detail
+    assert "licence" not in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionError("Couldn't reach 'owner/name' on the Hub (LocalEntryNotFoundError)"), Away),
+        (httpx2.ReadTimeout("The read operation timed out"), Away),
+        (answered(HfHubHTTPError, 502), Away),
+        (caused_by(LocalEntryNotFoundError("not there"), answered(HfHubHTTPError, 429)), Away),
+        (caused_by(LocalEntryNotFoundError("not there"), answered(HfHubHTTPError, 404)), Refused),
+        (answered(GatedRepoError, 403), Refused),
+        (ValueError("BuilderConfig 'x' not found"), Refused),
+    ],
+)
+def test_rows_that_another_attempt_may_fetch_are_told_from_what_a_person_must_mend(
+    error: Exception, kind: type[Refused], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset_builder", load)
+    with pytest.raises(Refused) as caught:
+        find_table("owner/name", None)
+    assert type(caught.value) is kind
+
+
+def test_without_a_hub_to_ask_another_attempt_does_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not may_pass(ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled)"))
 
 
 def test_what_has_nothing_to_do_with_files_is_left_as_it_is() -> None:
