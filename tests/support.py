@@ -141,6 +141,7 @@ class Api:
         wait_until(lambda: self._server.started, 20, "for the gateway")
         self.url = settings.api_url
         self._clients: list[httpx.Client] = []
+        self._closed = False
 
     @property
     def gateway(self) -> Gateway:
@@ -149,7 +150,10 @@ class Api:
         return gateway
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         for client in self._clients:
             client.close()
         self._server.should_exit = True
