@@ -3,7 +3,7 @@
 What to do is in `practice.json` in the state folder, read at each start: `steps`, `pause_s` a step,
 `save_every`, and for the faults `exit_at` {step: status} (each only once), `needs_batch` (a larger batch size
 runs out of memory), `cuts_to` (runs with at most this batch size), `wait` (a reason), `refuse` (a detail),
-`sha256` (a wrong one), `deaf` (ignores SIGTERM).
+`sha256` (a wrong one), `base` (another revision of the weights), `deaf` (ignores SIGTERM).
 A check waits for the lock of the file `barrier` in the same folder, when there is one.
 """
 
@@ -72,7 +72,7 @@ class Practice:
         emit(
             "plan",
             total_steps=last,
-            base_revision="r1",
+            base_revision=self.wishes.get("base", "r1"),
             batch_size=self.batch_size,
             accumulation=self.accumulation,
         )
@@ -104,7 +104,7 @@ class Practice:
             sha256=self.wishes.get("sha256") or hashlib.sha256(weights).hexdigest(),
             bytes=len(weights),
             metrics={"eval_loss": 0.5},
-            base_revision="r1",
+            base_revision=self.wishes.get("base", "r1"),
         )
 
 

@@ -35,6 +35,7 @@ from shared.logs import where
 from shared.queue import Bell
 from shared.training.adapter_files import PROBE
 from shared.training.adapters import Adapter, active, find
+from shared.training.states import AdapterStatus
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +252,19 @@ class Verifier:
         assert job.adapter_sha256 is not None
         with self._database.read() as connection:
             adapter = find(connection, job.adapter_sha256)
+        if adapter.status is AdapterStatus.RECALLED:  # since this was asked for; it must not be loaded again
+            detail = "The adapter was recalled, so it is not loaded."
+            self._end(
+                job,
+                lambda connection: self._jobs.finish(
+                    connection,
+                    job.claim,
+                    EventKind.FAILED,
+                    error=AdapterRefused.code,
+                    error_detail=detail,
+                ),
+            )
+            return
         if adapter.base_model != self._model.name:
             self._retry(
                 job,

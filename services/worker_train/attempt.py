@@ -84,8 +84,8 @@ class Attempt:
         """Let the program save its work, then hand the job back."""
         with self._lock:
             self._draining = True
-            if self._program is not None:
-                self._program.stop(DRAIN_GRACE_S)
+            if self._program is not None and (self._hold is None or self._hold.stop is None):
+                self._program.stop(DRAIN_GRACE_S)  # what is stopped already has less time than that
 
     # -- the program
 
@@ -122,7 +122,8 @@ class Attempt:
                 self._done = event
             elif event.name == "stopped":
                 self._stopped = event
-        self._work.keep_files(events)
+        if self._held.stop is None:  # else nothing of it will be needed again
+            self._work.keep_files(events)
 
         def write(connection: Connection) -> None:
             now = self._tools.jobs.hold(connection, self._job.claim, **self._work.columns(events))

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from shared.catalogue import CatalogueModel
+from shared.prompts import prompt_version
 from shared.training.recipe import Recipe
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,7 @@ def write_card(
     data_sha256: str,
     rows: tuple[int, int],
     left_out: tuple[int, int],
+    system: str,
     metrics: Mapping[str, Any],
     adapter_sha256: str,
     dtype: str,
@@ -69,6 +71,7 @@ def write_card(
         passes: the batch size and accumulation that it ran with.
         rows: how many were learnt, beside the recipe's canaries, and how many held out.
         left_out: how many of either were longer than the recipe's `max_tokens`, and are not among `rows`.
+        system: the system text of every row that has none of its own; empty for none.
     """
     lineage = {
         "Adapter": f"`{adapter_sha256}` (SHA-256 of `adapter_model.safetensors`)",
@@ -85,6 +88,11 @@ def write_card(
         **(
             {"Canaries": f"{recipe.canaries:,} planted, and learnt beside the rows"}
             if recipe.canaries
+            else {}
+        ),
+        **(
+            {"System text": f"`{prompt_version(system)}`, as the log of served answers names it"}
+            if system
             else {}
         ),
         "Code": f"MediChat {_version()}, `{code_revision()}`",

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import NoResultFound
 from transformers.utils import logging as transformers_logging
 
-from services.worker_train import child
+from services.worker_train import child, troubles
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Exit, Refused
 from services.worker_train.evaluation import rows as drawn
@@ -136,6 +136,11 @@ def _supervised(settings: Settings, evaluation_id: str) -> None:
         child.stop(
             Exit.REFUSED, "unreadable", "Rows or adapter are missing, damaged or erased; check the storage."
         )
+    except OSError as error:
+        trouble = troubles.of_files(error, again="evaluate again")
+        if trouble is None:
+            raise
+        child.stop(trouble.status, trouble.reason, trouble.detail)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

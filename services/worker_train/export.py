@@ -100,7 +100,7 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
     if config.revision != source.revision():
         raise Refused("wrong-base", "The adapter was trained on other weights than the base model's here.")
     number = getattr(torch, dtype)
-    device = base.choose_device()
+    device = torch.device("cpu")  # adding two matrices needs no GPU, and the one here may be serving
     plain = base.open_model(source, device=device, dtype=number, nf4=False, packed=False)
     check_adapter(
         adapter, sha256=sha256, base_revision=source.revision(), base_layers=base.linear_layers(plain)

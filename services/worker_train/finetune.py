@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from services.worker_train import base, batches, callbacks, child, output, processes
+from services.worker_train import base, batches, callbacks, child, output, processes, troubles
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
@@ -105,6 +105,11 @@ def run_to_its_end(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) ->
             raise
         detail = "The memory was full; a smaller batch with more accumulation gives the same training."
         return Ending(Exit.OUT_OF_MEMORY, "out-of-memory", detail)
+    except OSError as error:
+        trouble = troubles.of_files(error, again="start the run again; its earlier checkpoints are whole")
+        if trouble is None:
+            raise
+        return Ending(trouble.status, trouble.reason, trouble.detail)
     if status is Exit.DRAINED:
         return Ending(status, "drained", "Stopped on request; a checkpoint is saved.")
     return Ending(status)
@@ -170,6 +175,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
             data_sha256=material.rows.sha256,
             rows=material.used,
             left_out=material.left_out,
+            system=material.system,
             metrics=metrics,
             dtype=dtype,
         )

@@ -1,5 +1,6 @@
-"""Removes the checkpoints of runs that have their adapter, or ended without one long ago. It moves no job."""
+"""Removes the weights that runs leave which will not go on, or failed long ago. It moves no job."""
 
+import shutil
 from datetime import timedelta
 
 from sqlalchemy import or_, select
@@ -17,7 +18,7 @@ KEPT = timedelta(days=30)
 def remove_old_checkpoints(tools: Tools) -> None:
     """Remove them from this host and from the storage. Raises OSError."""
     folder = tools.settings.state_dir.absolute() / "runs"
-    here = {path.parent.name for path in folder.glob("*/checkpoints")}
+    here = {path.parent.name for part in ("checkpoints", "output") for path in folder.glob(f"*/{part}")}
     stored = {path.split("/")[1] for path in tools.storage.list("runs")}
     with tools.database.read() as connection:
         old = tools.jobs.clock.now(connection) - KEPT
@@ -27,9 +28,10 @@ def remove_old_checkpoints(tools: Tools) -> None:
             .where(
                 training_runs.c.id.in_(here | stored),
                 or_(
-                    jobs.c.state
-                    == State.SUCCEEDED,  # its worker died before it tidied up, or is another host
-                    jobs.c.state.in_([State.FAILED, State.CANCELLED]) & (jobs.c.finished_at < old),
+                    # they will not go on: their worker died before it tidied up, is another host, or had
+                    # none of them in hand when they were cancelled
+                    jobs.c.state.in_([State.SUCCEEDED, State.CANCELLED]),
+                    (jobs.c.state == State.FAILED) & (jobs.c.finished_at < old),
                 ),
             )
         ).scalars()
@@ -37,3 +39,4 @@ def remove_old_checkpoints(tools: Tools) -> None:
     for run_id in ids:
         place = folder / run_id / "checkpoints"
         Checkpoints(tools.storage, tools.envelope, run_id, place, epoch=0).delete()
+        shutil.rmtree(folder / run_id / "output", ignore_errors=True)

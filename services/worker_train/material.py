@@ -32,6 +32,8 @@ class Material:
     #: As they were read; those that are too long are not among the samples.
     rows: Rows
     tokenizer: Any
+    #: The system text of rows that have none of their own; empty for none.
+    system: str
     train: list[Sample]
     validation: list[Sample]
     #: Whether rows lie behind one another, without padding.
@@ -93,10 +95,11 @@ def prepare(recipe: Recipe) -> Material:
     tokenizer = base.open_tokenizer(source)
     rows = read_rows(recipe.data, seed=recipe.seed)
     pictures = any(row.picture is not None for row in (*rows.train, *rows.validation))
+    system = settings.system_prompt if recipe.system == "serving" else ""
     encoder = Encoder(
         tokenizer=tokenizer,
         max_tokens=recipe.max_tokens,
-        system=settings.system_prompt if recipe.system == "serving" else "",
+        system=system,
         train_on_all=recipe.train_on == "all",
         picture_tokens=base.picture_tokens(source) if pictures else 0,
     )
@@ -115,6 +118,7 @@ def prepare(recipe: Recipe) -> Material:
         source=source,
         rows=rows,
         tokenizer=tokenizer,
+        system=system,
         train=train,
         validation=sorted(validation, key=lambda sample: len(sample.ids)),
         packed=packed,

@@ -33,6 +33,7 @@ def write(
     data_sha256: str,
     rows: tuple[int, int],
     left_out: tuple[int, int],
+    system: str,
     metrics: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def write(
                 data_sha256=data_sha256,
                 rows=rows,
                 left_out=left_out,
+                system=system,
                 metrics=metrics,
                 adapter_sha256=sha256,
                 dtype=str(dtype).removeprefix("torch."),

@@ -29,7 +29,7 @@ from services.worker_train.splitting import choose_validation
 from shared.db import open_database
 from shared.db.tables_training import datasets
 from shared.errors import DatasetDamaged
-from shared.privacy.envelope import Envelope
+from shared.privacy.envelope import CannotDecrypt, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.settings import load_settings
 from shared.storage import Storage
@@ -106,7 +106,7 @@ def _dataset(name: str) -> Rows:
     envelope = Envelope.from_base64(settings.secret("master_key"))
     database = open_database(settings, pool_size=1)
     try:
-        with database.read() as connection:
+        with database.read() as connection, _unaltered():
             row = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one_or_none()
             if row is None or row.manifest is None:
                 raise Refused("no-data", "There is no checked dataset of this id; validate it first.")
@@ -130,6 +130,8 @@ def _unaltered() -> Iterator[None]:
         yield
     except DatasetDamaged as error:
         raise Refused("data-altered", error.detail) from error
+    except CannotDecrypt as error:
+        raise Refused("data-erased", "The rows cannot be decrypted any more: train on other data.") from error
 
 
 def _row(reader: DatasetReader, values: dict[str, Any]) -> Row:

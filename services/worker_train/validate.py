@@ -23,8 +23,7 @@ from typing import IO, Any, cast
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from services.worker_train import child, hub, reading
-from services.worker_train.checkpoints import DiskFull, is_full
+from services.worker_train import child, hub, reading, troubles
 from services.worker_train.child import Exit, Refused
 from services.worker_train.duplicates import Neighbours
 from services.worker_train.examine import Examined, Examiner
@@ -43,7 +42,7 @@ from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedFile
 from shared.settings import Settings, load_settings
-from shared.storage import Storage, StorageAway
+from shared.storage import Storage
 from shared.training.dataset_files import Manifest, report_path, version_folder
 from shared.training.options import DatasetOptions, PhiPolicy
 from shared.training.report import ADVICE, Reason
@@ -99,16 +98,12 @@ def main() -> None:
         done = Check(task, Storage.from_settings(settings), settings).run()
     except Refused as refusal:
         child.stop(refusal.status, refusal.reason, refusal.detail)
-    except (reading.StorageFailed, StorageAway) as error:
-        log.warning("the storage failed in %s", where(error))
-        child.stop(
-            Exit.AWAY, "storage", "The storage cannot be read or written now; see MEDICHAT_STORAGE_URL."
-        )
-    except OSError as error:
-        if not is_full(error):
+    except (reading.StorageFailed, OSError) as error:
+        trouble = troubles.of_files(error, again="check the data again")
+        if trouble is None:
             raise
-        full = DiskFull("free space where MEDICHAT_STATE_DIR and the storage lie, and check the data again.")
-        child.stop(full.status, full.reason, full.detail)
+        log.warning("disk or storage failed in %s", where(error))
+        child.stop(trouble.status, trouble.reason, trouble.detail)
     except CannotDecrypt:
         child.stop(
             Exit.REFUSED, "unreadable", "The upload cannot be decrypted any more. Upload the file again."

@@ -294,6 +294,20 @@ def test_a_recalled_adapter_answers_no_more_not_even_to_end_what_it_began(
     assert "recalled" in failed["error"]["detail"]
 
 
+def test_an_adapter_that_was_recalled_meanwhile_is_not_loaded_to_be_verified(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any]
+) -> None:
+    add_adapter(api, admin, sha256=made["true"])
+    client = api.client(admin)
+    job = client.post(f"/v1/adapters/{made['true']}/verify").json()
+    client.post(f"/v1/adapters/{made['true']}/recall", json={"reason": "It gives wrong doses."})
+    assert worker.verifier.verify_next()
+    with api.gateway.database.read() as connection:
+        ended = api.gateway.jobs.get(connection, job["id"])
+    assert (ended.state, ended.error) == ("failed", "adapter-refused")
+    assert client.get(f"/v1/adapters/{made['true']}").json()["verification"] is None
+
+
 def test_an_adapter_that_cannot_be_loaded_fails_its_own_answers_only(
     api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from services.api.state import Gateway
+from services.local import free_ports
 from services.worker_train.child import Exit, Refused, emit
 from services.worker_train.evaluate import evaluate
 from shared.audit.record import Actor
@@ -344,6 +345,21 @@ def test_rows_that_were_altered_end_it_at_once_with_advice(api: Api, registered:
     status, events, _ = run_program(api, "--evaluation", evaluation.id)
     assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "data-altered")
     assert "upload it again" in events[-1]["detail"]
+
+
+def test_a_storage_that_cannot_be_reached_is_worth_another_evaluation(
+    api: Api, registered: Registered
+) -> None:
+    evaluation, (nobody,) = submit(api, registered), free_ports(1)
+    away = {
+        "MEDICHAT_STORAGE_URL": "s3://bucket/medichat",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{nobody}",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    status, events, log = run_program(api, "--evaluation", evaluation.id, **away)
+    assert (status, events[-1]["code"]) == (Exit.AWAY, "storage"), log
 
 
 def test_the_program_loads_nothing_where_answers_may_need_the_memory(

@@ -8,7 +8,9 @@ import pytest
 from sqlalchemy import insert, select, update
 from streamlit.testing.v1 import AppTest
 
+from services.ui.client import GatewayError
 from services.ui.text import plain_markdown
+from services.ui.tuning import Tuning
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import adapters, datasets, training_notes, training_runs, training_steps
@@ -388,6 +390,27 @@ def test_a_run_is_started_with_what_was_changed_and_nothing_else(open_app: Open,
     del changed["data"]
     assert changed == {"epochs": 3.0, "early_stopping_patience": None, "max_steps": 7}
     assert any("Waiting for a training worker" in each.proto.text for each in app.get("progress"))
+
+
+def test_a_start_whose_answer_was_lost_is_no_second_run_when_it_is_clicked_again(
+    open_app: Open, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, lost = Tuning.train, []
+
+    def once_unheard(*arguments: Any, **wish: Any) -> Any:
+        made = train(*arguments, **wish)
+        if not lost:
+            lost.append(made)
+            raise GatewayError("away", "The gateway does not answer.")
+        return made
+
+    monkeypatch.setattr(Tuning, "train", once_unheard)
+    app = open_app("training", school.admin)
+    app.text_input(key="run-name").set_value("leaflets").run()
+    button(app, "Start").click().run()
+    assert any("does not answer" in each.value for each in app.error)
+    button(app, "Start").click().run()
+    assert [run["id"] for run in school.client.get("/v1/training-runs").json()["items"]] == [lost[0]["id"]]
 
 
 @pytest.mark.parametrize("preset", ["qlora", "lora-bf16", "multi-gpu"])

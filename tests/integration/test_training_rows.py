@@ -1,5 +1,6 @@
 """The rows of a checked dataset: read from sealed parts, and only when they are what the manifest says."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -17,12 +18,13 @@ from services.worker_train import finetune, hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.rows import read_rows
 from shared.audit.record import canonical_json
+from shared.db.tables import data_keys
 from shared.db.tables_training import datasets
 from shared.ids import new_id
 from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
-from shared.storage import Storage
+from shared.storage import Storage, StorageAway
 from shared.training.recipe import Data
 from tests.support import Api
 from tests.tiny_training import conversation, tiny_recipe, write_model, write_rows
@@ -138,6 +140,39 @@ def test_an_altered_picture_ends_the_run_at_once_with_advice(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["event"], told["code"]) == ("stopped", "data-altered")
     assert "upload it again" in told["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (StorageAway(errno.EIO, "the storage cannot be used"), Exit.AWAY, "storage"),
+        (OSError(errno.ENOSPC, "No space left on device"), Exit.REFUSED, "disk-full"),
+    ],
+)
+def test_a_storage_or_disk_that_fails_while_rows_are_read_is_said(
+    dataset_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    status: Exit,
+    code: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(write_model(tmp_path / "model")))
+    monkeypatch.setattr(Storage, "open", fail)
+    recipe = tiny_recipe(tmp_path, data={"train": f"medichat:{dataset_id}"})
+    assert finetune.run_and_report(recipe, tmp_path / "run") is status
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["event"], told["code"]) == ("stopped", code)
+
+
+def test_rows_that_were_erased_are_refused(api: Api, dataset_id: str) -> None:
+    api.set(data_keys, data_keys.c.owner_id == dataset_id, wrapped_key=None)
+    with pytest.raises(Refused, match="cannot be decrypted any more"):
+        read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
 
 
 def test_a_dataset_that_is_not_there_is_refused(dataset_id: str) -> None:

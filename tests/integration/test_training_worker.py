@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from services.worker_train.leftovers import remove_old_checkpoints
+from services.worker_train.mirror import Checkpoints
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
@@ -152,6 +153,35 @@ def test_a_program_that_ignores_being_cancelled_is_killed(
     run_id = school.submit()["id"]
     school.wait_for_step(run_id)
     school.cancel(run_id)
+    assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
+
+
+@on_one_database
+def test_what_a_cancelled_program_saves_is_not_copied_to_the_storage(
+    school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrored: list[int] = []
+    monkeypatch.setattr(Checkpoints, "mirror", lambda _, step: mirrored.append(step))
+    school.wish(**LONG, save_every=100_000)
+    run_id = school.submit()["id"]
+    school.wait_for_step(run_id)
+    school.cancel(run_id)
+    assert school.wait_for_end(run_id, timeout_s=5)["state"] == "cancelled"
+    assert mirrored == []
+
+
+@on_one_database
+def test_a_worker_that_stops_gives_a_cancelled_program_no_more_time(
+    school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker_train.attempt.CANCEL_GRACE_S", 2)
+    school.wish(**LONG, deaf=True)
+    run_id = school.submit()["id"]
+    school.wait_for_step(run_id)
+    (attempt,) = worker._attempts
+    school.cancel(run_id)
+    wait_until(lambda: attempt._held.stop, 5, "for the worker to hear of it")
+    worker.drain()
     assert school.wait_for_end(run_id, timeout_s=10)["state"] == "cancelled"
 
 
@@ -352,14 +382,32 @@ def test_a_run_that_failed_less_than_a_month_ago_keeps_its_checkpoints(
 
 
 @on_one_database
-def test_checkpoints_that_a_run_left_which_succeeded_are_removed(school: School, worker: Worker) -> None:
+@pytest.mark.parametrize("end", ["succeeded", "cancelled"])
+def test_weights_that_a_run_left_which_will_not_go_on_are_removed(
+    school: School, worker: Worker, end: str
+) -> None:
     storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=0)
     remove_old_checkpoints(worker.tools)
     assert storage.list(f"runs/{run_id}")
-    school.api.set(jobs, jobs.c.state == "failed", state="succeeded")  # on a worker that died at once
+    (school.folder(run_id) / "output").mkdir()
+    school.api.set(jobs, jobs.c.state == "failed", state=end)  # on a worker that died at once, or on none
     remove_old_checkpoints(worker.tools)
     assert not storage.list(f"runs/{run_id}")
     assert not (school.folder(run_id) / "checkpoints").exists()
+    assert not (school.folder(run_id) / "output").exists()
+
+
+@on_one_database
+def test_a_run_does_not_go_on_over_other_weights_than_it_began_with(school: School, worker: Worker) -> None:
+    run_id = failed_before(school, days=0)
+    school.wish(base="r2")
+    school.resume(run_id)
+    run = school.wait_for_end(run_id)
+    assert (run["state"], run["base_revision"]) == ("failed", "r1")
+    assert "began on other weights" in run["error"]["detail"]
+    school.wish()
+    school.resume(run_id)
+    assert school.wait_for_end(run_id)["state"] == "succeeded"
 
 
 @on_one_database

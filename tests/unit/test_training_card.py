@@ -6,6 +6,7 @@ import yaml
 
 from services.worker_train.card import code_revision, write_card, write_merged_card
 from shared.catalogue import find_model
+from shared.prompts import prompt_version
 from shared.training.recipe import Recipe
 
 TERMS = "https://developers.google.com/health-ai-developer-foundations/terms"
@@ -23,6 +24,7 @@ def card(model: str, **recipe: Any) -> str:
         data_sha256=MANIFEST,
         rows=(1200, 60),
         left_out=(0, 0),
+        system="" if recipe.get("system") == "as-is" else "You are helpful.",
         metrics={"steps": 225, "last_loss": 0.51236, "eval_loss": 0.4},
         adapter_sha256=ADAPTER,
         dtype="bfloat16",
@@ -53,6 +55,7 @@ def test_the_card_of_an_adapter_of_medgemma_names_its_lineage() -> None:
         f"| Base revision | `{REVISION}` |",
         f"| Data | `{MANIFEST}` (SHA-256 of the dataset's manifest, or of the file) |",
         "| Rows | 1,200 learnt, 60 held out |",
+        f"| System text | `{prompt_version('You are helpful.')}`, as the log of served answers names it |",
         "| Seed | 7 |",
         "| Arithmetic | bfloat16 |",
         "| steps | 225 |",
@@ -69,6 +72,10 @@ def test_the_card_of_an_adapter_of_medgemma_names_the_terms_that_go_with_it() ->
     assert "This adapter is a **modified** derivative of MedGemma: it changes the model's weights" in terms
     assert f"subject to the Health AI Developer Foundations Terms of Use found at {TERMS};" in terms
     assert "the use restrictions in them, go with every copy of this adapter" in terms
+
+
+def test_the_card_names_no_system_text_where_every_row_has_its_own() -> None:
+    assert "System text" not in card("demo", system="as-is")
 
 
 def test_the_card_says_what_a_loss_is_the_mean_over() -> None:

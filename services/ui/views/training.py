@@ -71,11 +71,14 @@ def _new(tuning: Tuning) -> None:
 
 
 def _start(tuning: Tuning, **wish: object) -> None:
-    # one key for one wish, so that a second click is not a second run
-    key = st.session_state.setdefault("run-key", str(uuid.uuid4()))
+    # one key for one wish, so that a second click is no second run, be the first answer never heard
+    known, key = st.session_state.get("run-key", (None, ""))
+    if known != wish:
+        key = str(uuid.uuid4())
+        st.session_state["run-key"] = wish, key
     made = acts.attempt(partial(tuning.train, **wish, key=key))  # type: ignore[arg-type]
-    del st.session_state["run-key"]
     if made:
+        del st.session_state["run-key"]
         st.query_params.clear()
         st.query_params["r"] = made["id"]
         st.rerun()

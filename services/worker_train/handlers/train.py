@@ -150,6 +150,7 @@ class TrainWork(Work):
             elif event.name == "estimate":
                 self._set(connection, estimate=dict(event.fields))
             elif event.name == "plan":
+                self._refuse_other_base(str(event.fields["base_revision"]))
                 plan = {name: event.fields[name] for name in ("total_steps", "base_revision")}
                 self._set(connection, **plan, waiting_reason=None)
                 passes = {name: event.fields[name] for name in ("batch_size", "accumulation")}
@@ -158,6 +159,15 @@ class TrainWork(Work):
                 self.note(
                     connection, "A checkpoint could not be copied to the storage; only this host has it.", now
                 )
+
+    def _refuse_other_base(self, revision: str) -> None:
+        """Raise Unusable when it would go on, from a checkpoint, over other weights than it began with."""
+        before = self.run.base_revision
+        if before is not None and before != revision and self.checkpoints.newest() is not None:
+            raise Unusable(
+                f"The run began on other weights of {self.run.base_model} than those that are here now: "
+                "restore them and start it again, or start a new run."
+            )
 
     def note(self, connection: Connection, text: str, now: datetime) -> None:
         add_note(connection, self.run.id, text, now)
