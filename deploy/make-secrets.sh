@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the secret files that docker-compose.yml mounts, where they are missing.
+# Makes the secret files that docker-compose.yml mounts, and the file of settings that it reads, where they
+# are missing.
 set -eu
 folder=$(dirname "$0")/secrets
 mkdir -p "$folder"
@@ -17,4 +18,8 @@ done
 # the hub's token is nothing to make up: empty is none
 touch "$folder/medichat_hf_token"
 chmod 644 "$folder/medichat_hf_token"
+settings=$(dirname "$0")/medichat.env
+if [ ! -e "$settings" ]; then
+  (umask 077 && printf '%s\n' '# NAME=value, a line each; see the table in README.md' MEDICHAT_MODEL=medgemma-4b > "$settings")
+fi
 echo "Secrets are in $folder. Keep a copy of medichat_master_key elsewhere: without it no conversation can be read."

@@ -14,7 +14,8 @@ from shared.clock import DatabaseClock
 from shared.db import Database, migrate, open_database
 from shared.db.engine import database_setting
 from shared.policies.store import PolicyStore
-from shared.privacy.envelope import new_master_key
+from shared.privacy.envelope import Envelope, new_master_key
+from shared.privacy.keys import compare_master_key
 from shared.settings import Settings, load_settings
 
 LOGINS_FILE = "first-logins.txt"
@@ -50,9 +51,15 @@ def make_secrets(state_dir: Path) -> None:
 
 
 def make_tables(settings: Settings) -> list[tuple[str, str, str]]:
-    """Migrate the database as its owner and make the first users; returns those made."""
+    """Migrate the database as its owner and make the first users; returns those made.
+
+    Raises ValueError when the database's texts are under another master key than the one at hand, if any.
+    """
     with open_as_owner(settings) as database:
         migrate_tables(database)
+        if settings.master_key:  # where it is kept from who owns the tables, the processes ask
+            with database.read() as connection:
+                compare_master_key(connection, Envelope.from_base64(settings.secret("master_key")))
         with database.write() as connection:
             logins = create_first_users(connection, datetime.now(UTC))
             if logins:  # written before the commit: a password in the file may be void, never lost

@@ -7,6 +7,7 @@ it is done by one thread, which gives up quickly and rests while Redis is away.
 import json
 import logging
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=Kind.INFER.value,
         task_create_missing_queues=True,
     )
+    if settings.redis_url.startswith("rediss:"):
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}  # Celery's own choice is to ask nobody
     return app
 
 
@@ -80,7 +83,9 @@ def redis_url(settings: Settings) -> str:
     if password is None or not password.get_secret_value():
         return settings.redis_url
     scheme, rest = settings.redis_url.split("://", 1)
-    return f"{scheme}://:{quote(password.get_secret_value(), safe='')}@{rest.rsplit('@', 1)[-1]}"
+    who, _, where = rest.rpartition("@")
+    name = who.partition(":")[0]
+    return f"{scheme}://{name}:{quote(password.get_secret_value(), safe='')}@{where}"
 
 
 def open_redis(settings: Settings) -> "redis.Redis":

@@ -10,7 +10,7 @@ import uvicorn
 
 from services.api.main import create_app
 from shared.logs import configure_logging
-from shared.privacy.envelope import Envelope
+from shared.privacy.keys import check_master_key
 from shared.settings import Settings, describe_wrong, get_settings
 from shared.threads import share_often
 
@@ -23,7 +23,7 @@ def main() -> int:
     configure_logging("api")
     try:
         settings = get_settings()
-        Envelope.from_base64(settings.secret("master_key"))
+        check_master_key(settings)
         settings.secret("token_key")
     except ValueError as error:
         logging.getLogger(__name__).critical("the gateway cannot start: %s", describe_wrong(error))

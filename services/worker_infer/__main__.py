@@ -12,6 +12,7 @@ from shared.catalogue import find_model, weights_folder
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
+from shared.privacy.keys import check_master_key
 from shared.registration import is_alive
 from shared.settings import Settings, describe_wrong, get_settings
 from shared.threads import share_often
@@ -48,6 +49,7 @@ def main() -> int:
 
 def _open(settings: Settings) -> "Worker":
     weights_folder(find_model(settings.model), settings.model_path)  # what is wrong there is said at once
+    check_master_key(settings)
     # here, because importing what computes takes seconds, and the health check needs none of it
     gc.disable()  # importing leaves no garbage, and looking for it takes a sixth of the time
     from transformers.utils.logging import disable_progress_bar

@@ -8,6 +8,7 @@ from services.worker_train.worker import Worker
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import configure_logging
+from shared.privacy.keys import check_master_key
 from shared.registration import is_alive
 from shared.settings import describe_wrong, get_settings
 
@@ -20,6 +21,7 @@ def main() -> int:
         settings = get_settings()
         if sys.argv[1:] == ["--health"]:
             return 0 if is_alive(settings, Kind.TRAIN) else 1
+        check_master_key(settings)
         worker = Worker(settings)
     except (InvalidInput, ValueError) as error:
         told = describe_wrong(error) if isinstance(error, ValueError) else error

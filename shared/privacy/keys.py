@@ -5,11 +5,14 @@ from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
 
+from shared.db.engine import open_database
 from shared.db.rows import Into, put
 from shared.db.tables import data_keys
 from shared.ids import new_id
-from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
+from shared.settings import Settings
 
 KeyScope = Literal["conversation", "dataset", "image"]
 
@@ -41,3 +44,38 @@ def load_data_keys(
         )
     )
     return {row.key_id: envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version) for row in rows}
+
+
+def check_master_key(settings: Settings) -> None:
+    """Raises ValueError when the master key is missing, is none, or is not the one of the database.
+
+    A database that cannot be asked now is not: whoever needs it will say so.
+    """
+    envelope = Envelope.from_base64(settings.secret("master_key"))
+    database = open_database(settings, pool_size=1)
+    try:
+        with database.read() as connection:
+            compare_master_key(connection, envelope)
+    except DBAPIError:
+        return
+    finally:
+        database.close()
+
+
+def compare_master_key(connection: Connection, envelope: Envelope) -> None:
+    """Raises ValueError, with the way out, when the oldest data key was not wrapped by this master key."""
+    oldest = connection.execute(
+        select(data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version)
+        .where(data_keys.c.wrapped_key.is_not(None))
+        .order_by(data_keys.c.key_id)  # ids are in the order of time
+        .limit(1)
+    ).one_or_none()
+    if oldest is None:
+        return
+    try:
+        envelope.unwrap(oldest.key_id, oldest.wrapped_key, oldest.master_key_version)
+    except CannotDecrypt as error:
+        raise ValueError(
+            "this is not the master key of this database, whose texts it cannot read: copy the folder "
+            "secrets (or MEDICHAT_MASTER_KEY) from the host that was set up first"
+        ) from error

@@ -24,6 +24,7 @@ from shared.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+README = (ROOT / "README.md").read_text()
 #: Read by the launcher or the proxy, not settings of a process.
 NOT_SETTINGS = {"MEDICHAT_HOST", "MEDICHAT_SECRETS_DIR", "MEDICHAT_REDIS_PORT"}
 OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]
@@ -78,20 +79,55 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
     return dict(service.get("environment", {}))
 
 
-def test_compose_file_follows_the_schema() -> None:
+def test_compose_file_follows_the_schema_and_hands_on_what_the_operator_sets(tmp_path: Path) -> None:
     compose = shutil.which("docker-compose")
     if compose is None:
         if os.environ.get("MEDICHAT_REQUIRE_COMPOSE") == "1":
             pytest.fail("docker-compose is not installed")
         pytest.skip("docker-compose is not installed")
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/make-secrets.sh", tmp_path / "deploy")
+    chosen = {"MEDICHAT_LOCALE": "uk", "MEDICHAT_MODEL": "gemma-1b", "AWS_ACCESS_KEY_ID": "clinic"}
+    for _ in range(2):  # what was written into the file outlives another start
+        subprocess.run(["sh", "deploy/make-secrets.sh"], cwd=tmp_path, check=True, capture_output=True)
+        file = tmp_path / "deploy/medichat.env"
+        assert file.stat().st_mode & 0o077 == 0
+        assert "MEDICHAT_MODEL=medgemma-4b" in file.read_text().splitlines()
+        with file.open("a") as opened:
+            opened.writelines(f"{name}={value}\n" for name, value in chosen.items())
     done = subprocess.run(
-        [compose, "-f", "docker-compose.yml", "config", "-q"],
-        cwd=ROOT,
+        [compose, "-f", "docker-compose.yml", "config"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    told = {name for name in OURS if chosen.items() <= environment(services[name]).items()}
+    assert told == {"init", "api", "worker_infer", "worker_train"}
+
+
+def test_a_bucket_is_within_reach_of_all_who_need_the_storage() -> None:
+    """The proxy is not in the gateway's way out, or it would come from an address that is not believed."""
+    networks = {name: set(service["networks"]) for name, service in COMPOSE["services"].items()}
+    inside = {name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal")}
+    for name in ("api", "worker_infer", "worker_train"):
+        assert networks[name] - inside
+    assert networks["api"] & networks["proxy"] == {"back"}
+
+
+def test_the_readmes_way_back_in_works_in_a_container() -> None:
+    (command,) = re.findall(r"`docker compose run --rm (.+?)`", README)
+    name, program, *arguments = command.split()
+    service = COMPOSE["services"][name]
+    assert (program, arguments[0]) == ("medichat", "user")
+    cli.build_parser().parse_args(arguments)
+    assert "MEDICHAT_DATABASE_OWNER_URL" in environment(service)
+    assert "medichat_database_owner_password" in service["secrets"]
+    stage = re.split(rf"^FROM \S+ AS {service['build']['target']}$", DOCKERFILE, flags=re.MULTILINE)[1]
+    assert "ENTRYPOINT" not in stage.split("FROM")[0]
 
 
 @pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/Dockerfile", "Procfile"])
