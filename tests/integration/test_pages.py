@@ -479,6 +479,28 @@ def test_an_admin_lets_somebody_in_and_sees_the_password_once(open_app: Open, ap
     assert password not in texts(app)
 
 
+def test_a_new_password_is_shown_though_the_gateway_went_away_before_it_was(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(Role.ADMIN), page="people")
+    made: list[str] = []
+
+    def go_away(request: httpx.Request) -> None:
+        if request.method == "POST":
+            made.append(request.url.path)
+        elif made and request.url.path == "/v1/users":
+            api.close()
+
+    client._connections().event_hooks["request"].append(go_away)
+    next(each for each in app.text_input if each.label == "Name").set_value("nurse.kim")
+    button(app, "Make the account").click().run()
+    assert made == ["/v1/users"]
+    assert button(app, "Try again")
+    client._connections().event_hooks["request"].remove(go_away)
+    with closed_after(Api(api.settings)):
+        button(app, "Try again").click().run()
+    assert "nurse.kim can log in" in texts(app)
+    assert app.code[0].value
+
+
 def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None:
     app = open_app(api.person(Role.ADMIN))
     assert any("No worker is alive" in each.value for each in app.error)
