@@ -16,6 +16,7 @@ from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.registration import Registration
+from tests.conftest import MakeApi
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
@@ -105,6 +106,15 @@ def test_a_question_becomes_a_job_and_its_answer_appears(open_app: Open, api: Ap
     app.run()
     assert "Asthma narrows the airways." in texts(app)
     assert "Waiting" not in texts(app)
+
+
+def test_a_question_may_be_as_long_as_the_gateway_takes_it(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = make_api(max_query_chars=30_000)
+    with served_by(api, monkeypatch):
+        app = open_with(monkeypatch, api.browser_token(api.person()))
+    assert app.chat_input[0].proto.max_chars == 30_000
 
 
 def test_an_example_is_asked_by_a_click(open_app: Open, api: Api) -> None:
