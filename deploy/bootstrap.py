@@ -20,22 +20,23 @@ def fail(message):
     sys.exit(1)
 
 
-def fingerprint(extra):
-    """Changes when what should be installed for this extra changes."""
-    digest = hashlib.sha256(extra.encode())
+def fingerprint():
+    """Changes when what should be installed changes."""
+    digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         with open(name, "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
 
 
-def installed(wanted):
-    """Whether earlier installs were of all these things."""
+def installed(version):
+    """The extras that are installed as this fingerprint asks; none once another was begun to be installed."""
     try:
         with open(STAMP) as file:
-            return wanted <= set(file.read().split())
+            lines = file.read().split()
     except OSError:
-        return False
+        return set()
+    return set(lines[1:]) if lines[:1] == [version] else set()
 
 
 def usable(python, modules="sys, pip"):
@@ -83,8 +84,9 @@ def main():
     python = os.path.join(VENV, "bin", "python")
     whole = usable(python)
     maker = None if whole else python_to_use()
-    wanted = {fingerprint(extra) for extra in extras.split(",")}
-    if whole and installed(wanted):
+    version, wanted = fingerprint(), set(extras.split(","))
+    there = installed(version) if whole else set()
+    if wanted <= there:
         return
     free = shutil.disk_usage(".").free
     if free < NEEDED_BYTES and not os.path.exists(STAMP):
@@ -94,6 +96,9 @@ def main():
             [maker, "-m", "venv", "--clear", VENV],
             "cannot make %s; on Debian and Ubuntu: apt install python3-venv" % VENV,
         )
+    if not there and os.path.exists(STAMP):
+        with open(STAMP, "w"):  # from here on the packages are of no version, until all are of this one
+            pass
     sys.stdout.write("Installing into %s; this takes a few minutes the first time.\n" % VENV)
     sys.stdout.flush()
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -104,8 +109,8 @@ def main():
         pip + ["-c", "constraints.txt", "-e", ".[%s]" % extras],
         "cannot install the packages; the lines above say why (network, disk?)",
     )
-    with open(STAMP, "a") as file:
-        file.write("".join(each + "\n" for each in sorted(wanted)))
+    with open(STAMP, "w") as file:
+        file.write("".join(each + "\n" for each in [version] + sorted(there | wanted)))
 
 
 def torch_index():

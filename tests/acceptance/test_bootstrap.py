@@ -51,6 +51,34 @@ def test_a_folder_that_nothing_can_be_installed_into_is_made_anew(project: Path,
     subprocess.run([project / PYTHON, "-m", "pip", "--version"], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("ends", ["0", "1"])
+def test_going_back_a_version_and_forward_again_installs_each_time(project: Path, ends: str) -> None:
+    """Also where the install of the other version did not come to its end."""
+    (project / PYTHON).parent.mkdir(parents=True)
+    (project / PYTHON).write_text(
+        '#!/bin/sh\n[ "$2" = pip ] || exit 0\necho "$@" >> installs\nexit ${PIP_ENDS:-0}\n'
+    )
+    (project / PYTHON).chmod(0o755)
+
+    def installs(torch: str, extras: str, ends: str = "0") -> bool:
+        (project / "constraints.txt").write_text(f"torch=={torch}\n")
+        (project / "installs").write_text("")
+        command = [sys.executable, str(SCRIPT), extras]
+        done = subprocess.run(
+            command, cwd=project, env={**os.environ, "PIP_ENDS": ends}, capture_output=True, check=False
+        )
+        assert done.returncode == int(ends)
+        return (project / "installs").read_text() != ""
+
+    assert installs("2.1", "api")
+    assert installs("2.1", "api,dev")
+    assert not installs("2.1", "api")
+    assert installs("2.2", "api", ends)
+    assert installs("2.1", "api,dev")
+    assert not installs("2.1", "dev")
+    assert installs("2.2", "api")
+
+
 @pytest.mark.parametrize("version", [(3, 10, 1), (3, 14, 0)])
 def test_where_python3_does_not_serve_another_on_the_path_does(
     project: Path, tmp_path_factory: pytest.TempPathFactory, version: tuple[int, int, int]

@@ -11,6 +11,7 @@ import httpx
 import jwt
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlalchemy import select
 
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.tokens import AccessClaims, make_access_token
@@ -290,6 +291,20 @@ def test_a_browser_that_was_idle_too_long_is_logged_out(api: Api) -> None:
     token = api.browser_token(person)
     assert me(api, token) == 200
     api.set(sessions, sessions.c.user_id == person.id, last_seen_at=datetime.now(UTC) - timedelta(hours=2))
+    assert me(api, token) == 401
+
+
+def test_a_short_idle_time_does_not_log_out_a_browser_that_is_used(make_api) -> None:  # type: ignore[no-untyped-def]
+    api = make_api(session_idle_minutes=1)
+    person = api.person()
+    token = api.browser_token(person)
+    of_person = sessions.c.user_id == person.id
+    for _ in range(3):
+        with api.gateway.database.read() as connection:
+            seen_at = connection.execute(select(sessions.c.last_seen_at).where(of_person)).scalar_one()
+        api.set(sessions, of_person, last_seen_at=seen_at - timedelta(seconds=25))
+        assert me(api, token) == 200
+    api.set(sessions, of_person, last_seen_at=datetime.now(UTC) - timedelta(seconds=61))
     assert me(api, token) == 401
 
 

@@ -285,6 +285,19 @@ def test_the_proxy_hands_out_nothing_that_is_meant_for_the_inside() -> None:
     assert {path for path in gateway.split() if "*" not in path} <= served
 
 
+def test_the_proxy_logs_no_word_of_a_search() -> None:
+    """An error of a request is logged with its address; only what is set for all logs is set for errors."""
+    rules = (ROOT / "deploy/proxy/Caddyfile").read_text()
+    ((pattern, shown),) = re.findall(
+        r"^\{\s+log \{\s+format filter \{\s+wrap json\s+fields \{\s+request>uri regexp (\S+) (\S+)\n",
+        rules,
+        re.MULTILINE,
+    )
+    logged = re.sub(pattern, shown, "/v1/conversations?search=hiv+test&limit=30")
+    assert logged == "/v1/conversations?REDACTED"
+    assert re.findall(r"^\s*log\b", rules, re.MULTILINE) == ["\tlog"]
+
+
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Requirement]]:
     """All that the install lines would install together, and what each package of it requires.

@@ -16,6 +16,7 @@ from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.registration import Registration
+from tests.conftest import MakeApi
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
@@ -105,6 +106,15 @@ def test_a_question_becomes_a_job_and_its_answer_appears(open_app: Open, api: Ap
     app.run()
     assert "Asthma narrows the airways." in texts(app)
     assert "Waiting" not in texts(app)
+
+
+def test_a_question_may_be_as_long_as_the_gateway_takes_it(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = make_api(max_query_chars=30_000)
+    with served_by(api, monkeypatch):
+        app = open_with(monkeypatch, api.browser_token(api.person()))
+    assert app.chat_input[0].proto.max_chars == 30_000
 
 
 def test_an_example_is_asked_by_a_click(open_app: Open, api: Api) -> None:
@@ -477,6 +487,28 @@ def test_an_admin_lets_somebody_in_and_sees_the_password_once(open_app: Open, ap
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
     app.run()
     assert password not in texts(app)
+
+
+def test_a_new_password_is_shown_though_the_gateway_went_away_before_it_was(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(Role.ADMIN), page="people")
+    made: list[str] = []
+
+    def go_away(request: httpx.Request) -> None:
+        if request.method == "POST":
+            made.append(request.url.path)
+        elif made and request.url.path == "/v1/users":
+            api.close()
+
+    client._connections().event_hooks["request"].append(go_away)
+    next(each for each in app.text_input if each.label == "Name").set_value("nurse.kim")
+    button(app, "Make the account").click().run()
+    assert made == ["/v1/users"]
+    assert button(app, "Try again")
+    client._connections().event_hooks["request"].remove(go_away)
+    with closed_after(Api(api.settings)):
+        button(app, "Try again").click().run()
+    assert "nurse.kim can log in" in texts(app)
+    assert app.code[0].value
 
 
 def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None:

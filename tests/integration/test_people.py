@@ -61,6 +61,24 @@ def test_a_new_auditor_waits_for_an_auditors_yes(api: Api) -> None:
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
 
 
+def test_a_change_that_an_account_does_not_allow_is_in_the_log(api: Api) -> None:
+    first, only = api.person(Role.ADMIN), api.person(Role.AUDITOR)
+    admin, auditor = api.client(first), api.client(only)
+    refused = [
+        admin.patch(f"/v1/users/{first.id}", json={"role": "user"}),
+        admin.post(f"/v1/users/{only.id}/password"),
+        auditor.post(f"/v1/users/{first.id}/approve"),
+    ]
+    assert [each.status_code for each in refused] == [409, 409, 409]
+    events = api.audit("access.denied")
+    assert [(event.actor, event.object, event.outcome) for event in events] == [
+        (first.id, f"user:{first.id}", "denied"),
+        (first.id, f"user:{only.id}", "denied"),
+        (only.id, f"user:{first.id}", "denied"),
+    ]
+    assert [event.reason for event in events] == [each.json()["detail"] for each in refused]
+
+
 def test_an_account_that_becomes_an_auditors_waits_for_an_auditors_yes(api: Api) -> None:
     admin, person = api.log_in(Role.ADMIN), api.person()
     changed = admin.patch(f"/v1/users/{person.id}", json={"role": "auditor", "status": "active"})

@@ -49,6 +49,8 @@ class MeView(BaseModel):
     model: str
     #: Whether an admin has stopped all answers for now.
     answers_stopped: bool
+    #: How many characters a question may have.
+    max_query_chars: int
 
 
 class ConsentBody(Body):
@@ -77,6 +79,7 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
         session=SessionView(kind=caller.kind, expires_at=caller.expires_at),
         model=gateway.settings.model,
         answers_stopped=gateway.guards.now.stopped,
+        max_query_chars=gateway.settings.max_query_chars,
     )
 
 

@@ -1,11 +1,13 @@
 """People, for admins; an auditor says yes to new auditors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, Field
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from services.api.deps import Admin, Auditor, GatewayDep, log_denial
 from services.api.errors import document
@@ -18,7 +20,7 @@ from shared.auth.passwords import hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.sessions import Principal
 from shared.db.tables import sessions, users
-from shared.errors import InvalidInput, NotAllowed
+from shared.errors import Conflict, InvalidInput, NotAllowed
 from shared.guard.verdict import Audience
 
 router = APIRouter(prefix="/v1/users", tags=["people"])
@@ -131,40 +133,47 @@ def change_user(
     """Change role, audience or status; a changed role or a disabled account ends its log-ins at once."""
     if not body.model_fields_set:
         raise InvalidInput("Name at least one of role, audience and status.")
-    try:
-        with gateway.database.write() as connection:
-            account = accounts.change_account(
-                connection,
-                user_id,
-                actor=caller.actor,
-                now=gateway.clock.now(connection),
-                role=body.role,
-                audience=body.audience,
-                status=body.status,
-            )
-    except NotAllowed:
-        log_denial(gateway, request, caller, "needs an auditor's yes", f"user:{user_id}")
-        raise
+    with _changing(gateway, request, caller, user_id) as connection:
+        account = accounts.change_account(
+            connection,
+            user_id,
+            actor=caller.actor,
+            now=gateway.clock.now(connection),
+            role=body.role,
+            audience=body.audience,
+            status=body.status,
+        )
     return _view(account)
 
 
 @router.post("/{user_id}/password", responses=document(401, 403, 404, 409, 429))
-def reset_password(user_id: str, caller: Admin, gateway: GatewayDep) -> PasswordView:
+def reset_password(user_id: str, request: Request, caller: Admin, gateway: GatewayDep) -> PasswordView:
     """Give a person a new random password; an auditor then waits for an auditor's yes again."""
     password = new_password()
     password_hash = hash_password(password)
-    with gateway.database.write() as connection:
+    with _changing(gateway, request, caller, user_id) as connection:
         now = gateway.clock.now(connection)
         accounts.set_password(connection, user_id, password_hash, actor=caller.actor, now=now)
     return PasswordView(password=password)
 
 
 @router.post("/{user_id}/approve", responses=document(401, 403, 404, 409, 429))
-def approve_auditor(user_id: str, caller: Auditor, gateway: GatewayDep) -> UserView:
+def approve_auditor(user_id: str, request: Request, caller: Auditor, gateway: GatewayDep) -> UserView:
     """Say yes to a new auditor."""
-    with gateway.database.write() as connection:
+    with _changing(gateway, request, caller, user_id) as connection:
         now = gateway.clock.now(connection)
         return _view(accounts.approve_auditor(connection, user_id, actor=caller.actor, now=now))
+
+
+@contextmanager
+def _changing(gateway: Gateway, request: Request, caller: Principal, user_id: str) -> Iterator[Connection]:
+    """A transaction that changes an account; that this is refused is logged in one of its own."""
+    try:
+        with gateway.database.write() as connection:
+            yield connection
+    except (NotAllowed, Conflict) as error:
+        log_denial(gateway, request, caller, error.detail, f"user:{user_id}")
+        raise
 
 
 def _log_reading(gateway: Gateway, caller: Principal, *, pending: bool) -> None:

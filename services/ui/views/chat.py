@@ -48,7 +48,7 @@ def show(gateway: Gateway, me: Json) -> None:
         "Write your next question meanwhile" if running else "Ask about a condition, a symptom, a treatment",
         # with a key and never disabled: else a question sent to a page that was out of date would be lost
         key="question",
-        max_chars=20_000,
+        max_chars=me["max_query_chars"],
         # a callback, for it runs also when the page cannot be drawn because the gateway is away
         on_submit=partial(_ask_what_is_written, gateway, conversation_id),
     )

@@ -15,12 +15,12 @@ _AUDIENCES = ("patient", "clinician")
 def show(gateway: Gateway, me: Json) -> None:
     """The list, a form for a new account, and one for changes."""
     st.title("People")
+    people = gateway.users()  # first: without it nothing is drawn, and a notice taken by then would be lost
     notice = st.session_state.pop("people-notice", None)
     if notice:
         st.success(notice["text"])
         if notice["password"]:
             st.code(notice["password"], language=None)
-    people = gateway.users()
     table = [
         {
             "name": person["name"],
