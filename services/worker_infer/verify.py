@@ -253,17 +253,7 @@ class Verifier:
         with self._database.read() as connection:
             adapter = find(connection, job.adapter_sha256)
         if adapter.status is AdapterStatus.RECALLED:  # since this was asked for; it must not be loaded again
-            detail = "The adapter was recalled, so it is not loaded."
-            self._end(
-                job,
-                lambda connection: self._jobs.finish(
-                    connection,
-                    job.claim,
-                    EventKind.FAILED,
-                    error=AdapterRefused.code,
-                    error_detail=detail,
-                ),
-            )
+            self._fail(job, AdapterRefused.code, "The adapter was recalled, so it is not loaded.")
             return
         if adapter.base_model != self._model.name:
             self._retry(
@@ -325,6 +315,10 @@ class Verifier:
         found = self._source.hash_stored(sha256)
         with self._database.write() as connection:
             connection.execute(update(adapters).where(adapters.c.sha256 == sha256).values(files_sha256=found))
+
+    def _fail(self, job: Job, error: str, detail: str) -> None:
+        ended = {"error": error, "error_detail": detail}
+        self._end(job, lambda connection: self._jobs.finish(connection, job.claim, EventKind.FAILED, **ended))
 
     def _retry(self, job: Job, error: str, detail: str) -> None:
         self._end(

@@ -15,8 +15,8 @@ from shared.jobs.lifecycle import State
 KEPT = timedelta(days=30)
 
 
-def remove_old_checkpoints(tools: Tools) -> None:
-    """Remove them from this host and from the storage. Raises OSError."""
+def remove_leftovers(tools: Tools) -> None:
+    """Remove their checkpoints, here and in the storage, and the adapters they wrote here. Raises OSError."""
     folder = tools.settings.state_dir.absolute() / "runs"
     here = {path.parent.name for part in ("checkpoints", "output") for path in folder.glob(f"*/{part}")}
     stored = {path.split("/")[1] for path in tools.storage.list("runs")}

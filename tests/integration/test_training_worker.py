@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.worker_train.leftovers import remove_old_checkpoints
+from services.worker_train.leftovers import remove_leftovers
 from services.worker_train.mirror import Checkpoints
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
@@ -376,7 +376,7 @@ def test_a_run_that_failed_less_than_a_month_ago_keeps_its_checkpoints(
     school: School, worker: Worker
 ) -> None:
     storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=29)
-    remove_old_checkpoints(worker.tools)
+    remove_leftovers(worker.tools)
     assert storage.list(f"runs/{run_id}")
     assert (school.folder(run_id) / "checkpoints" / "checkpoint-20").exists()
 
@@ -387,11 +387,11 @@ def test_weights_that_a_run_left_which_will_not_go_on_are_removed(
     school: School, worker: Worker, end: str
 ) -> None:
     storage, run_id = Storage.from_settings(school.api.settings), failed_before(school, days=0)
-    remove_old_checkpoints(worker.tools)
+    remove_leftovers(worker.tools)
     assert storage.list(f"runs/{run_id}")
     (school.folder(run_id) / "output").mkdir()
     school.api.set(jobs, jobs.c.state == "failed", state=end)  # on a worker that died at once, or on none
-    remove_old_checkpoints(worker.tools)
+    remove_leftovers(worker.tools)
     assert not storage.list(f"runs/{run_id}")
     assert not (school.folder(run_id) / "checkpoints").exists()
     assert not (school.folder(run_id) / "output").exists()
