@@ -5,6 +5,7 @@ Everything is real: databases and Redis are processes, the gateway answers over 
 
 import asyncio
 import secrets
+import signal
 import socket
 import ssl
 import subprocess
@@ -22,6 +23,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from services.api.__main__ import serving
 from services.api.main import create_app
@@ -34,6 +36,7 @@ from shared.auth import accounts, sessions
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
 from shared.conversations import StoredVerdict
+from shared.db import Database
 from shared.db.tables import audit_events, leases, users
 from shared.guard.verdict import Action, Audience, Verdict
 from shared.ids import new_id
@@ -54,6 +57,25 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str 
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain {what}"
         time.sleep(0.02)
     return found
+
+
+def freeze(send: Callable[[signal.Signals], None], database: Database) -> None:
+    """Stop a process at a moment when it does not write.
+
+    SQLite's lock cannot be taken from a process: one that freezes with it stops all others until it goes on.
+    (PostgreSQL ends such a transaction by itself.)
+    """
+
+    def stopped_without_the_lock() -> bool:
+        send(signal.SIGSTOP)
+        try:
+            with database.write():
+                return True
+        except OperationalError:
+            send(signal.SIGCONT)
+            return False
+
+    wait_until(stopped_without_the_lock, 60, "for a moment without a transaction")
 
 
 class RedisServer:

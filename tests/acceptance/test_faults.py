@@ -25,7 +25,7 @@ from shared.queue import make_celery, open_redis, task_name
 from shared.settings import Settings
 from tests.endless_model import write_endless_model
 from tests.postgresql import PostgresServer
-from tests.support import ask_async, sse_events, wait_until
+from tests.support import ask_async, freeze, sse_events, wait_until
 
 TOKENS = 800
 #: Of an answer whose tokens are counted. What was released is turned into tokens again, and may be half as
@@ -97,6 +97,9 @@ class Clinic:
         worker_id = self.job(job_id).worker_id
         assert worker_id is not None
         return self.workers()[worker_id.split(":")[1]]
+
+    def freeze(self, name: str) -> None:
+        freeze(lambda number: self.stack.signal(name, number), self.database)
 
     def check(self, job_id: str) -> None:
         """Whatever was done to the processes, the job's traces are as they must be."""
@@ -212,7 +215,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(clinic: Clini
     job_id = clinic.ask()
     clinic.wait_for_sentence(job_id)
     frozen = clinic.worker_of(job_id)
-    clinic.stack.signal(frozen, signal.SIGSTOP)
+    clinic.freeze(frozen)
     released = len(clinic.sentences(job_id))
     wait_until(lambda: clinic.job(job_id).epoch == 2, 30, "for another worker to take over")
     clinic.stack.signal(frozen, signal.SIGCONT)  # while the other one is writing
@@ -232,7 +235,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(clinic: Clini
 def test_redis_killed_and_wiped(clinic: Clinic) -> None:
     running = clinic.ask()
     clinic.wait_for_sentence(running)
-    clinic.stack.signal("worker_infer", signal.SIGSTOP)
+    clinic.freeze("worker_infer")
     told = [clinic.ask(20) for _ in range(3)]
     with closing(open_redis(clinic.stack.settings)) as redis:
         wait_until(lambda: redis.llen("infer"), 10, "for what wakes a worker for them to lie in Redis")
@@ -295,7 +298,7 @@ def test_one_message_is_enough_for_all_that_wait(tmp_path: Path) -> None:
     }
     stack = Stack(tmp_path / "state", without=["ui"], environment=environment)
     for clinic in serve(stack, lambda: None):
-        stack.signal("worker_infer", signal.SIGSTOP)
+        clinic.freeze("worker_infer")
         asked = [clinic.ask(20) for _ in range(5)]
         with closing(open_redis(stack.settings)) as redis:
             redis.delete("infer")
@@ -315,7 +318,7 @@ def test_a_forged_message_does_no_harm(clinic: Clinic) -> None:
 
 
 def test_a_job_that_fails_every_time_ends_and_holds_nobody_up(clinic: Clinic) -> None:
-    clinic.stack.signal("worker_infer", signal.SIGSTOP)
+    clinic.freeze("worker_infer")
     broken, erased, healthy = clinic.ask(20), clinic.ask(20), clinic.ask(20)
     with clinic.database.write() as connection:
         question = clinic.job(broken).question_id

@@ -27,7 +27,7 @@ from shared.queue import open_redis
 from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
-from tests.support import Api, RedisServer, wait_until
+from tests.support import Api, RedisServer, freeze, wait_until
 from tests.training import School, WorkerProcess, worker_thread
 from tests.uploads import uploaded
 
@@ -560,7 +560,7 @@ def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_kills_its_progra
     with WorkerProcess(school.api.settings) as frozen:
         run_id = school.submit()["id"]
         school.wait_for_step(run_id, 12)
-        frozen.process.send_signal(signal.SIGSTOP)
+        freeze(frozen.process.send_signal, school.api.gateway.database)
         orphans = school.program_pids(run_id)
         with worker_thread(school.api.settings):
             wait_until(lambda: school.run(run_id)["attempt"] == 2, 20, "for another to take over")
