@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 #: The Pythons for which everything that is installed comes as a wheel, the newest first.
-SERVING = ((3, 13), (3, 12), (3, 11))
+SERVING = ((3, 14), (3, 13), (3, 12), (3, 11))
 NEEDED_BYTES = 8 * 1000**3
 VENV = ".venv"
 STAMP = os.path.join(VENV, "installed")
@@ -57,8 +57,8 @@ def python_to_use():
     found = [name for name in ("python%d.%d" % version for version in SERVING) if usable(name, "sys")]
     if not found:
         fail(
-            "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d and none is found; install one and name it: "
-            "make up PYTHON=python3.13" % sys.version_info[:2]
+            "Python 3.11, 3.12, 3.13 or 3.14 is needed, this is %d.%d and none is found; "
+            "install one and name it: make up PYTHON=python3.13" % sys.version_info[:2]
         )
     return found[0]
 

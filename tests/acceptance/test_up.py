@@ -277,7 +277,7 @@ def test_a_full_disk_is_one_clear_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 1), (3, 15, 0)])
+@pytest.mark.parametrize("version", [(3, 9, 2), (3, 10, 1), (3, 15, 0)])
 def test_a_python_that_does_not_serve_is_one_clear_line(
     tmp_path: Path, version: tuple[int, int, int]
 ) -> None:
@@ -295,7 +295,7 @@ def test_a_python_that_does_not_serve_is_one_clear_line(
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "Python 3.11, 3.12 or 3.13" in line
+    assert "Python 3.11, 3.12, 3.13 or 3.14" in line
     assert f"this is 3.{version[1]}" in line
     assert "make up PYTHON=python3.13" in line
 
