@@ -41,10 +41,11 @@ def generate(loaded: LoadedModel, asked: Any, new_tokens: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """For each question on standard input, a line with the number of tokens and the seconds they took."""
+    """A line once the model is loaded, then for each question on standard input its tokens and seconds."""
     folder, model_name, dtype = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     threads, new_tokens = map(int, sys.argv[4:])
     loaded = load(folder, model_name, dtype, threads)
+    print("ready", flush=True)
     for question in sys.stdin:
         begun = time.perf_counter()
         tokens = len(generate(loaded, prompt(loaded, question.strip()), new_tokens))

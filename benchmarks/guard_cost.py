@@ -32,6 +32,8 @@ def measure(levels: list[int], turns: int) -> list[dict[str, float]]:
             )
             for name, worker in workers.items()
         }
+        for stack in stacks.values():
+            stack.wait_ready()
         for name, stack in stacks.items():
             drive(Run(name, 1), stack.ask, 1)  # warm up
         for level in levels:

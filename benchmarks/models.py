@@ -3,9 +3,6 @@
 import shutil
 from pathlib import Path
 
-import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
-
 DEMO = Path(__file__).resolve().parents[1] / "models" / "demo" / "weights"
 
 
@@ -15,7 +12,9 @@ def layers_of_gemma_270m(folder: Path, tokenizer_folder: Path) -> Path:
     About 100 M parameters in float32. The token that would end an answer has an embedding of zeros, so that
     with tied weights its logit is 0 and it never wins: every answer has exactly the length asked for.
     """
-    from transformers import AutoTokenizer
+    # here, not above: who measures lets other processes start before it spends seconds on these
+    import torch
+    from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")

@@ -8,6 +8,7 @@ of the guard, and with its rules alone.
 import json
 import statistics
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks import models, report
@@ -18,18 +19,18 @@ NEW_TOKENS = 24
 
 def measure_overhead(requests: int, *, rules_alone: bool = True) -> dict[str, dict[str, float]]:
     """Milliseconds with the whole guard (`overhead_ms`), and without its classifier (`overhead_rules_ms`)."""
-    with tempfile.TemporaryDirectory() as state:
-        stack = WholeStack(models.DEMO, "demo", "float32", NEW_TOKENS, Path(state))
-        engine = EngineInProcess(models.DEMO, "demo", "float32", NEW_TOKENS)
-        try:
-            whole = _added(stack, engine, requests)
-            if not rules_alone:
-                return {"overhead_ms": whole}
-            stack.use_rules_alone()
-            return {"overhead_ms": whole, "overhead_rules_ms": _added(stack, engine, requests)}
-        finally:
-            engine.close()
-            stack.close()
+    with (
+        tempfile.TemporaryDirectory() as state,
+        closing(WholeStack(models.DEMO, "demo", "float32", NEW_TOKENS, Path(state))) as stack,
+        closing(EngineInProcess(models.DEMO, "demo", "float32", NEW_TOKENS)) as engine,
+    ):
+        for system in (stack, engine):
+            system.wait_ready()
+        whole = _added(stack, engine, requests)
+        if not rules_alone:
+            return {"overhead_ms": whole}
+        stack.use_rules_alone()
+        return {"overhead_ms": whole, "overhead_rules_ms": _added(stack, engine, requests)}
 
 
 def _added(stack: WholeStack, engine: EngineInProcess, requests: int) -> dict[str, float]:

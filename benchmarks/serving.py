@@ -71,11 +71,13 @@ def measure(
             opened.callback(system.close)
             return system
 
-        systems = {
-            "naive": open_system(Naive(folder, model_name, dtype, new_tokens)),
-            "engine": open_system(EngineInProcess(folder, model_name, dtype, new_tokens)),
-            "stack": open_system(WholeStack(folder, model_name, dtype, new_tokens, Path(state))),
-        }
+        # the others start while the engine loads in this process; nothing is asked before all are up
+        made = (folder, model_name, dtype, new_tokens)
+        naive, bare = open_system(Naive(*made)), open_system(Bare(*made))
+        stack = open_system(WholeStack(*made, Path(state)))
+        systems = {"naive": naive, "engine": open_system(EngineInProcess(*made)), "stack": stack}
+        for system in (*systems.values(), bare):
+            system.wait_ready()
         for name, system in systems.items():
             drive(Run(name, 1), system.ask, 1)  # warm up
         for level in levels:
@@ -89,9 +91,7 @@ def measure(
                 rows.append(run.row())
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             if level == 1:
-                bare = Bare(folder, model_name, dtype, new_tokens)
-                alone = naive_against_bare(systems["naive"], bare, compared)
-                bare.close()
+                alone = naive_against_bare(naive, bare, compared)
     return {"rows": rows, "naive_against_bare": alone}
 
 
@@ -129,6 +129,7 @@ def main() -> None:
     """Measure, print, keep."""
     flags = report.options(__doc__ or "").parse_args()
     levels = [1, 16] if flags.quick else [1, 4, 16, 32]
+    added = measure_overhead(2, rules_alone=False) if flags.quick else measure_overhead(200)
     with tempfile.TemporaryDirectory() as folder:
         big = models.layers_of_gemma_270m(Path(folder), models.DEMO)
         large = apart(
@@ -148,7 +149,7 @@ def main() -> None:
         "model": "18 layers x 640, random weights, float32",
         **large,
         "ratios": ratios(large["rows"]),
-        **(measure_overhead(2, rules_alone=False) if flags.quick else measure_overhead(200)),
+        **added,
     }
     if not flags.quick:
         demo = apart(

@@ -1,6 +1,7 @@
 """The systems that the benchmarks of speed ask: a plain server, the engine by itself, the whole stack.
 
 They answer the same questions with the same weights; what is made of their figures is not their matter.
+A system that is made begins to start, and others may be made meanwhile; `wait_ready` returns once it answers.
 """
 
 import json
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection
@@ -70,13 +71,17 @@ class Naive:
             ]
         )
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
+
+    def wait_ready(self) -> None:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 self._client.get("/healthz")
-                break
             except httpx.TransportError:
                 time.sleep(0.2)
+            else:
+                return
+        raise RuntimeError("the naive server did not start")
 
     def ask(self, question: str) -> Answer:
         begun = time.perf_counter()
@@ -114,6 +119,9 @@ class EngineInProcess:
         self._new_tokens = new_tokens
         self._count = 0
         self._lock = threading.Lock()
+
+    def wait_ready(self) -> None:
+        """It is ready once it is made."""
 
     def ask(self, question: str) -> Answer:
         from services.worker_infer.engines.base import GenerationRequest
@@ -163,7 +171,6 @@ class WholeStack:
     ) -> None:
         """`worker` is the command of another worker than the product's."""
         from services.local import Stack
-        from services.smoke import log_in
 
         self._new_tokens = new_tokens
         self._stack = Stack(
@@ -181,9 +188,19 @@ class WholeStack:
         )
         if worker is not None:
             self._stack.commands["worker_infer"] = worker
-        self._stack.start()
-        self._client = log_in(self._stack, "user")
-        self._wire = HTTPConnection(self._client.base_url.host, self._client.base_url.port)
+        self._opened = ExitStack()
+        self._opened.callback(self._stack.stop)
+        self._stack.prepare()
+        for name in self._stack.commands:
+            self._stack.start_process(name)
+
+    def wait_ready(self) -> None:
+        from services.smoke import log_in
+
+        self._stack.wait_ready()
+        self._client = self._opened.enter_context(closing(log_in(self._stack, "user")))
+        address = self._client.base_url
+        self._wire = self._opened.enter_context(closing(HTTPConnection(address.host, address.port)))
         self._wire_headers = {
             "Content-Type": "application/json",
             "Authorization": self._client.headers["Authorization"],
@@ -250,9 +267,7 @@ class WholeStack:
         return sum(peak_mb_of(process.pid) for process in self._stack.processes.values())
 
     def close(self) -> None:
-        self._client.close()
-        self._wire.close()
-        self._stack.stop()
+        self._opened.close()
 
 
 class Bare:
@@ -268,6 +283,11 @@ class Bare:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def wait_ready(self) -> None:
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise RuntimeError("`generate` in a process of its own did not start")
 
     def ask(self, question: str) -> Answer:
         assert self._process.stdin is not None
