@@ -173,7 +173,10 @@ def estimate(
     """
     tower = shapes.tower
     adapter = shapes.adapter_per_rank * recipe.r
-    activations = _activation_bytes(recipe, shapes, largest_pass, longest_row, weight_bytes)
+    packed = recipe.packing != "off" and not pictures
+    activations = _activation_bytes(
+        recipe, shapes, largest_pass, longest_row, weight_bytes, packed=packed, device=device
+    )
     if tower is not None:
         adapter += tower.adapter_per_rank * recipe.r if recipe.target == "all-linear" else 0
         activations += _tower_bytes(recipe, tower, pictures, weight_bytes)
@@ -239,13 +242,23 @@ def _base_bytes(shapes: Shapes, weight_bytes: int, *, nf4: bool) -> float:
 
 
 def _activation_bytes(
-    recipe: Recipe, shapes: Shapes, largest_pass: int, longest_row: int, weight_bytes: int
+    recipe: Recipe,
+    shapes: Shapes,
+    largest_pass: int,
+    longest_row: int,
+    weight_bytes: int,
+    *,
+    packed: bool,
+    device: str,
 ) -> float:
     """What is kept for the way back: all layers' work, or each layer's input and one layer's work."""
     lora = 14 * recipe.r + (7 * shapes.hidden if recipe.dropout else 0)
     layer = _layer_bytes(shapes, largest_pass, weight_bytes, lora=lora)
     kept = shapes.hidden * weight_bytes * largest_pass
-    masks = longest_row * longest_row * weight_bytes * (1 if recipe.packing != "off" else shapes.heads)
+    masks = longest_row * longest_row * weight_bytes * (1 if packed else shapes.heads)
+    if packed and device == "cpu":
+        # attention.py keeps the weights of its blocks: of a causal sample about half of its square
+        layer += largest_pass * longest_row * weight_bytes * shapes.heads / 2
     if recipe.gradient_checkpointing:
         return shapes.layers * kept + layer + masks
     return shapes.layers * layer + masks

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.worker_train.attention import packed_attention
+from services.worker_train.attention import attend_by_kernel, attend_in_blocks, packed_attention
 from services.worker_train.base import pack
 from services.worker_train.batches import IGNORED, PackedCollator, PaddedCollator, StepSampler, as_dataset
 from services.worker_train.loss import answer_with_loss, head_loss
@@ -142,18 +142,34 @@ def test_the_gradient_of_the_loss_is_autograds() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("window", [None, 4])
-def test_attention_sees_its_own_segment_only(window: int | None) -> None:
+@pytest.mark.parametrize("window", [None, 4, 150])
+@pytest.mark.parametrize("segments", [[7, 5], [300, 1, 129]])
+def test_attention_sees_its_own_segment_only(window: int | None, segments: list[int]) -> None:
     torch.manual_seed(0)
-    query, key, value = torch.randn(1, 4, 12, 8), torch.randn(1, 2, 12, 8), torch.randn(1, 2, 12, 8)
-    segments = [7, 5]
+    total = sum(segments)
+    shapes = ((1, 4, total, 8), (1, 2, total, 8), (1, 2, total, 8))
+    query, key, value = states = [torch.randn(shape, requires_grad=True) for shape in shapes]
     found, _ = packed_attention(
-        torch.nn.Module(), query, key, value, None, scaling=0.3, segments=segments, sliding_window=window
+        torch.nn.Module(), *states, None, scaling=0.3, segments=segments, sliding_window=window
     )
-    ago = torch.arange(12)[:, None] - torch.arange(12)[None]
-    owner = torch.repeat_interleave(torch.arange(2), torch.tensor(segments))
+    ago = torch.arange(total)[:, None] - torch.arange(total)[None]
+    owner = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(segments))
     seen = (ago >= 0) & (owner[:, None] == owner[None])
     if window is not None:
         seen &= ago < window
     scores = (query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.3).masked_fill(~seen, -torch.inf)
-    torch.testing.assert_close(found, (scores.softmax(-1) @ value.repeat_interleave(2, 1)).transpose(1, 2))
+    expected = (scores.softmax(-1) @ value.repeat_interleave(2, 1)).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(attended, states, upstream) for attended in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("window", [None, 150])
+def test_a_kernel_of_torch_sees_what_blocks_of_queries_see(window: int | None) -> None:
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, 300, 8) for heads in (4, 2, 2)]
+    in_blocks, by_kernel = (attend(*states, 0.3, window) for attend in (attend_in_blocks, attend_by_kernel))
+    torch.testing.assert_close(by_kernel, in_blocks)

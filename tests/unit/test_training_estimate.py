@@ -5,6 +5,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
+from services.worker_train.attention import attend_in_blocks
 from services.worker_train.base import lora_config
 from services.worker_train.estimate import Shapes, estimate
 from shared.training.recipe import Recipe
@@ -61,17 +62,17 @@ def kept_by_the_tower(recipe: Recipe) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def judged(recipe: Recipe, pictures: int) -> float:
-    """Bytes in float32 on a GPU, whose memory is not taken to be scattered."""
+def judged(recipe: Recipe, pictures: int, *, longest_row: int = 100, device: str = "cuda") -> float:
+    """Bytes in float32; on a GPU, whose memory is not taken to be scattered, unless told otherwise."""
     config = new_model(len(tiny_tokenizer())).config
     found = estimate(
         recipe,
         Shapes.of(config, 6_300_000),
         largest_pass=1000,
-        longest_row=100,
+        longest_row=longest_row,
         pictures=pictures,
         tokens=100_000,
-        device="cuda",
+        device=device,
         weight_bytes=4,
         free=0,
         total=0,
@@ -112,3 +113,30 @@ def test_the_estimate_counts_the_towers_adapter() -> None:
     language = recipe.changed({"target": "language"})
     # each with its gradient and two moments, in float32
     assert judged(recipe, 0) - judged(language, 0) == pytest.approx(16 * weights, rel=0.01)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_the_estimate_covers_what_attention_in_blocks_keeps(gradient_checkpointing: bool) -> None:
+    recipe = Recipe(gradient_checkpointing=gradient_checkpointing)
+    text = new_model(len(tiny_tokenizer())).config.get_text_config()
+    length, heads = 1000, text.num_attention_heads
+    states = [
+        torch.randn(1, count, length, text.head_dim, requires_grad=True)
+        for count in (heads, text.num_key_value_heads, text.num_key_value_heads)
+    ]
+    weights = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal weights
+        if tensor.dtype is torch.float32 and tensor.shape[-2:-1] == (128,) and tensor.shape[0] == heads:
+            weights += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attend_in_blocks(*states, 0.1, None)
+    layers = 1 if gradient_checkpointing else text.num_hidden_layers
+    assert weights
+    grown = judged(recipe, 0, longest_row=length, device="cpu") - judged(
+        recipe, 0, longest_row=1, device="cpu"
+    )
+    assert layers * weights < grown
