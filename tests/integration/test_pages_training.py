@@ -494,7 +494,10 @@ def test_of_a_curve_only_what_is_new_is_asked_for_and_drawn(
     app.run()
     asked_after.clear()
     drawn = app.session_state["plots"]
+    sent = [each.proto.SerializeToString() for each in app.get("vega_lite_chart")]
     assert app.run().session_state["plots"] is drawn
+    # a browser draws nothing anew for what is the same to the byte
+    assert [each.proto.SerializeToString() for each in app.get("vega_lite_chart")] == sent
     assert asked_after == [1]  # the last step that it has: nothing else
     report(school, run_id, (2, {"eval_loss": 2.75}), (3, {"loss": 2.0}))
     app.run()
