@@ -1,4 +1,4 @@
-"""Takes back lost jobs and uploads, and announces forgotten jobs, in one gateway at a time.
+"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs; in one gateway at a time.
 
 It answers no request. Any number of gateways may run: a row in `leases` elects the one that works.
 """
@@ -50,7 +50,7 @@ class Maintenance:
             return  # the lease runs out by itself
 
     def round(self) -> None:
-        """One round, if this gateway holds the lease: expire, then announce."""
+        """One round, if this gateway holds the lease: expire, seal what is in the clear, then announce."""
         gateway = self._gateway
         with gateway.database.write() as connection:
             now = gateway.clock.now(connection)
@@ -59,12 +59,15 @@ class Maintenance:
             moved = gateway.jobs.expire(connection, partial(self._record, connection, now))
             stale = gateway.jobs.take_stale(connection)
             abandoned = gateway.datasets.abandon_silent(connection, now)
+            sealed = gateway.datasets.seal_names(connection)
         for job in moved:
             log.warning("job %s was taken back: attempt %d, now %s", job.id, job.attempt, job.state)
             self._announce(job)
         for dataset_id in abandoned:
             log.warning("dataset %s was forgotten: nothing more of its upload came", dataset_id)
             gateway.datasets.delete_files(dataset_id)
+        if sealed:
+            log.info("names of files of %d datasets were sealed", sealed)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
 

@@ -62,7 +62,9 @@ class DatasetView(BaseModel):
     name: str
     state: DatasetState
     source: str
-    source_name: str
+    source_name: str = Field(
+        description="The file's name, its path on the server, or the hub id; empty when it was erased."
+    )
     options: dict[str, Any]
     bytes: int | None
     sha256: str | None

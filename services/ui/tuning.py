@@ -2,6 +2,7 @@
 
 from typing import Any, BinaryIO, cast
 
+from services.ui import curve
 from services.ui.client import Gateway, Json, given
 
 #: Seconds for a file to pass on to the gateway.
@@ -80,15 +81,25 @@ class Tuning:
         """One run as it is now."""
         return self._call("GET", f"/v1/training-runs/{run_id}")
 
-    def steps(self, run_id: str) -> list[Json]:
-        """The whole curve of a run."""
-        items: list[Json] = []
-        while True:
-            after = items[-1]["step"] if items else 0
-            page = self._call("GET", f"/v1/training-runs/{run_id}/steps", params={"after": after})
-            if not page["items"]:
+    def steps(self, run_id: str, known: list[Json] | None = None) -> list[Json]:
+        """The curve of a run from its first step to its last, a long one thinned (see `curve.thin`).
+
+        `known` is what this returned before: only what is new of the curve is asked for, and when nothing
+        is, the same list is returned.
+        """
+        items = [] if known is None else known
+        if items:
+            # its last step again: a look at the held-out rows may have been added to it
+            page = self._steps_after(run_id, items[-1]["step"] - 1)
+            if not curve.goes_on(items, page):
+                items = []  # trained again from a checkpoint before
+            elif page == items[-1:]:
                 return items
-            items += page["items"]
+            else:
+                items = curve.thin([*items[:-1], *page])
+        while page := self._steps_after(run_id, items[-1]["step"] if items else 0):
+            items = curve.thin([*items, *page])
+        return items
 
     def cancel_run(self, run_id: str) -> None:
         """Stop a run; it makes no adapter."""
@@ -170,6 +181,10 @@ class Tuning:
         return self._call("GET", "/v1/comparisons")
 
     # -- inside
+
+    def _steps_after(self, run_id: str, step: int) -> list[Json]:
+        page = self._call("GET", f"/v1/training-runs/{run_id}/steps", params={"after": step})
+        return cast(list[Json], page["items"])
 
     def _every(self, path: str) -> list[Json]:
         items: list[Json] = []

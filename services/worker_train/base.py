@@ -195,11 +195,12 @@ def pack(model: PreTrainedModel) -> None:
     model.set_attn_implementation({"text_config": PACKED} if "text_config" in parts else PACKED)
 
 
-def lora_config(recipe: Recipe) -> LoraConfig:
-    """The adapter's shape. Nothing but LoRA matrices is trained: full copies of layers could not be
-    merged.
+def lora_config(recipe: Recipe, revision: str | None = None) -> LoraConfig:
+    """The adapter's shape, and the revision of the weights that it belongs to. Nothing but LoRA matrices is
+    trained: full copies of layers could not be merged.
     """
     return LoraConfig(
+        revision=revision,
         task_type="CAUSAL_LM",
         r=recipe.r,
         lora_alpha=cast(int, recipe.alpha),

@@ -5,6 +5,7 @@ middle leaves the ones before it as they were.
 """
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -85,6 +86,15 @@ def all_checkpoints(folder: Path) -> list[Path]:
 def newest_checkpoint(folder: Path) -> Path | None:
     """Where to go on from; None to start afresh."""
     return next(reversed(all_checkpoints(folder)), None)
+
+
+def base_of(checkpoint: Path) -> str | None:
+    """The revision of the weights that it was trained over; None when an earlier release made it."""
+    try:
+        config = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config["revision"]) if config["revision"] else None
+    except (OSError, ValueError, TypeError, KeyError):  # who goes on from it says what is wrong with it
+        return None
 
 
 def drop_old_checkpoints(folder: Path) -> None:

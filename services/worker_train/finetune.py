@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 
 from services.worker_train import base, batches, callbacks, child, output, processes, troubles
-from services.worker_train.checkpoints import newest_checkpoint
+from services.worker_train.checkpoints import base_of, newest_checkpoint
 from services.worker_train.child import Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.material import Material, prepare
@@ -146,9 +146,17 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     )
     revision = material.source.revision()
     checkpoints = folder / "checkpoints"
-    watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
-    trainer = make_trainer(material, model, checkpoints, device=device, dtype=dtype, watch=watch)
     newest = newest_checkpoint(checkpoints)
+    if newest is not None and base_of(newest) not in (None, revision):
+        raise Refused(
+            "wrong-base",
+            f"The run began on other weights of {recipe.model} than those that are here now: restore them "
+            "and start it again, or start a new run, by hand in a folder without checkpoints.",
+        )
+    watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
+    trainer = make_trainer(
+        material, model, checkpoints, device=device, dtype=dtype, watch=watch, revision=revision
+    )
     say(
         "plan",
         total_steps=trainer.total_steps(),
@@ -215,8 +223,9 @@ def make_trainer(
     device: torch.device,
     dtype: torch.dtype,
     watch: callbacks.Watch,
+    revision: str | None = None,
 ) -> AdapterTrainer:
-    """The trainer, ready to start or to go on."""
+    """The trainer, ready to start or to go on. Its checkpoints name the `revision` of the base's weights."""
     trainer = AdapterTrainer(
         sampler=material.sampler,
         collators=_collators(material),
@@ -227,7 +236,7 @@ def make_trainer(
         train_dataset=batches.as_dataset(material.train),
         eval_dataset=batches.as_dataset(material.validation) if material.validation else None,
         processing_class=material.tokenizer,
-        peft_config=base.lora_config(material.recipe),
+        peft_config=base.lora_config(material.recipe, revision),
         callbacks=[watch],
     )
     watch.trainer = trainer

@@ -7,9 +7,10 @@ What comes out is the same for all of them: messages whose roles alternate, and 
 import gzip
 import hashlib
 import io
+import itertools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from services.worker_train.duplicates import digest
 from services.worker_train.hub import read_hub
 from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
-from services.worker_train.shapes import Conversation, RowProblem, recognise
+from services.worker_train.shapes import FIRST_ROWS, Conversation, RowProblem, recognise
 from services.worker_train.splitting import choose_validation
 from shared.db import open_database
 from shared.db.tables_training import datasets
@@ -34,10 +35,10 @@ from shared.privacy.keys import load_data_keys
 from shared.settings import load_settings
 from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, Split
-from shared.training.recipe import Data
+from shared.training.options import Part
+from shared.training.recipe import OWN, Data
 from shared.training.report import ADVICE, Reason
 
-_OWN = "medichat:"
 #: How a file's name ends; that of a dataset of the hub may hold dots, too.
 _FILES = (".jsonl", ".jsonl.gz")
 _MAX_PIXELS = 40_000_000
@@ -74,17 +75,21 @@ def read_rows(data: Data, *, seed: int) -> Rows:
     """
     if not data.train:
         raise Refused("no-data", "The recipe names no data: set data.train.")
-    checked = data.train.startswith(_OWN)
-    found = _dataset(data.train) if checked else _foreign(data.train)
+    checked = data.train.startswith(OWN)
+    found = _named(data.train, data.columns)
     train, validation, sha256 = found.train, found.validation, found.sha256
     if data.validation:
-        other = _dataset(data.validation) if data.validation.startswith(_OWN) else _foreign(data.validation)
+        other = _named(data.validation, data.columns)
         validation = other.validation or other.train
     if not validation and not checked and data.validation_fraction > 0:
         train, validation = _held_out(train, data.validation_fraction, seed)
     if not train:
         raise Refused("no-rows", "There are no rows to learn in the data.")
     return Rows(train=train, validation=validation, sha256=sha256)
+
+
+def _named(name: str, columns: Mapping[Part, str]) -> Rows:
+    return _dataset(name) if name.startswith(OWN) else _foreign(name, columns)
 
 
 def _held_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -101,7 +106,7 @@ def _held_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], l
 
 def _dataset(name: str) -> Rows:
     """The parts of a checked dataset, from storage."""
-    dataset_id = name.removeprefix(_OWN)
+    dataset_id = name.removeprefix(OWN)
     settings = load_settings()
     envelope = Envelope.from_base64(settings.secret("master_key"))
     database = open_database(settings, pool_size=1)
@@ -147,42 +152,48 @@ def _stored_picture(reader: DatasetReader, sha256: str) -> Image.Image:
         return read_picture(io.BytesIO(data), max_pixels=_MAX_PIXELS)
 
 
-def _foreign(name: str) -> Rows:
+def _foreign(name: str, columns: Mapping[Part, str]) -> Rows:
     path = Path(name)
     if path.is_file():
-        return _file(path)
+        return _file(path, columns)
     if name.endswith(_FILES) or name.count("/") != 1:
         raise Refused(
             "no-data", "There is no such file; give an existing path, or a dataset's id on the hub."
         )
-    return _hub(name)
+    return _hub(name, columns)
 
 
-def _file(path: Path) -> Rows:
+def _file(path: Path, columns: Mapping[Part, str]) -> Rows:
     raw = path.read_bytes()
     try:
         text = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error):
         raise Refused("bad-data", "The file is no whole gzip file; compress it again.") from None
-    rows = list(_converted(read_jsonl(io.BytesIO(text)), path.parent))
+    rows = list(_converted(read_jsonl(io.BytesIO(text)), path.parent, columns))
     return Rows(train=rows, validation=[], sha256=hashlib.sha256(raw).hexdigest())
 
 
-def _hub(name: str) -> Rows:
+def _hub(name: str, columns: Mapping[Part, str]) -> Rows:
     max_bytes = UNPACKED * load_settings().max_dataset_bytes
     source = read_hub(name, subset=None, split="train", max_bytes=max_bytes)
     digest = hashlib.sha256(f"{name}@{source.revision}".encode()).hexdigest()
-    return Rows(train=list(_converted(source.rows, None)), validation=[], sha256=digest)
+    return Rows(train=list(_converted(source.rows, None, columns)), validation=[], sha256=digest)
 
 
-def _converted(values: NumberedRows, folder: Path | None) -> Iterator[Row]:
-    """The rows, each in whatever shape it is written; pictures are named from `folder`, and cannot be named
-    where there is none. Raises Refused.
+def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part, str]) -> Iterator[Row]:
+    """The rows, each in whatever shape it is written, unless `columns` says it of all; pictures are named
+    from `folder`, and cannot be named where there is none. Raises Refused.
     """
+    pictures, named = folder is not None, [column for column in columns.values() if column]
+    if named:
+        first = list(itertools.islice(values, FIRST_ROWS))
+        recognise(dict.fromkeys(name for _, row in first for name in row), columns, pictures=pictures)
+        values = itertools.chain(first, values)
     for line, value in values:
         which = f"The row on line {line}"
         try:
-            found = recognise(value, {}, pictures=folder is not None).read(value)
+            # a single row may lack what is named
+            found = recognise(dict.fromkeys((*value, *named)), columns, pictures=pictures).read(value)
         except RowProblem as problem:
             advice = problem.advice or ADVICE[problem.reason]
             raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None

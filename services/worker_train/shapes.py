@@ -15,6 +15,8 @@ from typing import Any
 from services.worker_train.child import Refused
 from shared.training.report import Reason
 
+#: Rows looked at before it is decided which columns there are.
+FIRST_ROWS = 100
 _ALIASES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog"),
     "instruction": ("instruction",),
@@ -142,7 +144,7 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
     raise Refused(
         "unknown-shape",
         f"The rows fit no known shape. The columns: {_listed(seen)}. Known: {_KNOWN}. Rename the columns, or "
-        "say in the options which column is which.",
+        "say which column is which: in the options, or in a recipe's data.columns.",
     )
 
 

@@ -29,7 +29,7 @@ from services.worker_train.duplicates import Neighbours
 from services.worker_train.examine import Examined, Examiner
 from services.worker_train.lengths import Lengths
 from services.worker_train.parts import PartWriter, Pictures, Spool, place_of, store_sealed
-from services.worker_train.shapes import Shape, recognise
+from services.worker_train.shapes import FIRST_ROWS, Shape, recognise
 from services.worker_train.splitting import Fate, choose_validation, drop_copies
 from services.worker_train.summary import summarise
 from shared.catalogue import find_model
@@ -49,8 +49,6 @@ from shared.training.report import ADVICE, Reason
 
 log = logging.getLogger(__name__)
 
-#: Rows looked at before the shape is decided.
-_FIRST_ROWS = 100
 _PROGRESS_S = 1.0
 SPLITS = ("train", "validation", "quarantine")
 
@@ -358,7 +356,7 @@ def _recognised(
     source: reading.Source, options: DatasetOptions
 ) -> tuple[Shape, list[str], Iterator[tuple[int, reading.Row]]]:
     """The shape of the rows, their columns, and all rows again. Raises Refused."""
-    first = list(itertools.islice(source.rows, _FIRST_ROWS))
+    first = list(itertools.islice(source.rows, FIRST_ROWS))
     if not first:
         raise reading.Broken("no-rows", "The file holds no rows. Upload one with at least one.")
     columns = list(dict.fromkeys(name for _, row in first for name in row))

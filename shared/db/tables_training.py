@@ -32,7 +32,8 @@ datasets = Table(
     Column("name", String(100), nullable=False),
     Column("state", String(16), nullable=False),
     Column("source", String(16), nullable=False),  # upload | path | hub
-    Column("source_name", String(255), nullable=False),  # the file's name, the path, or the hub id
+    Column("source_name", String(255), nullable=False),  # the hub id; empty for a file
+    Column("source_name_ciphertext", LargeBinary),  # the file's name, or its path on the server
     Column("options", JSON, nullable=False),  # see shared/training/options.py
     Column("key_id", Id, ForeignKey("data_keys.key_id"), nullable=False),
     Column("job_id", Id, ForeignKey("jobs.id")),  # of the newest validation

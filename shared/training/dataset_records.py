@@ -9,9 +9,10 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from shared.db.tables import jobs
+from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import State
+from shared.privacy.envelope import CannotDecrypt, Envelope
 from shared.training.states import DatasetState
 
 #: Large ones, which few need, and what only queries use.
@@ -27,6 +28,7 @@ class Dataset:
     name: str
     state: DatasetState
     source: str
+    #: The file's name, its path on the server, or the hub id; empty when it was erased.
     source_name: str
     options: dict[str, Any]
     key_id: str
@@ -50,9 +52,12 @@ class Dataset:
     validated_at: datetime | None
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> "Dataset":
+    def from_row(cls, row: Row[Any], envelope: Envelope) -> "Dataset":
         """Build from a row of `select_datasets()`."""
         values = dict(row._mapping)
+        sealed, *key = (values.pop(name) for name in ("source_name_ciphertext", "wrapped_key", "key_version"))
+        if sealed is not None:
+            values["source_name"] = _open_name(envelope, row, sealed, *key)
         job_state, error, detail = (values.pop(f"job_{name}") for name in ("state", "error", "error_detail"))
         values["state"] = DatasetState(values["state"])
         if values["state"] is DatasetState.VALIDATING and job_state in (State.FAILED, State.CANCELLED):
@@ -64,10 +69,26 @@ class Dataset:
 
 def select_datasets() -> Select[Any]:
     """The columns of `Dataset`, for every dataset."""
-    return select(
+    found = select(
         *_COLUMNS,
+        data_keys.c.wrapped_key,
+        data_keys.c.master_key_version.label("key_version"),
         datasets.c.manifest["revision"].as_string().label("revision"),
         jobs.c.state.label("job_state"),
         jobs.c.error.label("job_error"),
         jobs.c.error_detail.label("job_error_detail"),
-    ).outerjoin(jobs, jobs.c.id == datasets.c.job_id)
+    )
+    found = found.outerjoin(jobs, jobs.c.id == datasets.c.job_id)
+    return found.join(data_keys, data_keys.c.key_id == datasets.c.key_id)
+
+
+def name_place(dataset_id: str) -> str:
+    """What the ciphertext of a file's name is bound to."""
+    return f"dataset_source_name:{dataset_id}"
+
+
+def _open_name(envelope: Envelope, row: Row[Any], sealed: bytes, wrapped: bytes | None, version: int) -> str:
+    try:
+        return envelope.unwrap(row.key_id, wrapped, version).decrypt(sealed, place=name_place(row.id))
+    except CannotDecrypt:  # a dataset that was erased is still listed
+        return ""

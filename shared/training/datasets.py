@@ -25,7 +25,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane
 from shared.jobs.records import Claim, Job, NewJob
 from shared.jobs.store import JobStore, active
-from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope, KeyDestroyed
 from shared.privacy.keys import create_data_key, load_data_keys
 from shared.storage import Storage
 from shared.training.dataset_files import (
@@ -37,7 +37,7 @@ from shared.training.dataset_files import (
     raw_path,
     version_folder,
 )
-from shared.training.dataset_records import Dataset, select_datasets
+from shared.training.dataset_records import Dataset, name_place, select_datasets
 from shared.training.options import DatasetOptions
 from shared.training.states import DatasetState
 
@@ -84,7 +84,9 @@ class DatasetStore:
             "name": name,
             "state": DatasetState.RECEIVING,
             "source": source,
-            "source_name": source_name,
+            # a hub id is public, and the worker that fetches it reads it; a file's name may name a person
+            "source_name": source_name if source == "hub" else "",
+            "source_name_ciphertext": None if source == "hub" else _seal_name(key, dataset_id, source_name),
             "options": options.model_dump(mode="json"),
             "key_id": key.key_id,
             "progress_at": now,
@@ -177,7 +179,7 @@ class DatasetStore:
         if where is not None:
             wanted = wanted.where(where)
         wanted = wanted.order_by(datasets.c.created_at.desc(), datasets.c.id.desc()).limit(limit)
-        return [Dataset.from_row(row) for row in connection.execute(wanted)]
+        return [Dataset.from_row(row, self._envelope) for row in connection.execute(wanted)]
 
     # -- changing
 
@@ -333,6 +335,33 @@ class DatasetStore:
             if path not in needed:
                 self.storage.delete(path)
 
+    def seal_names(self, connection: Connection) -> int:
+        """Seal the names of files that an earlier release stored in the clear; returns how many it sealed.
+
+        The name of a dataset that was erased goes too; one whose key cannot be read keeps its name.
+        """
+        count = 0
+        clear = connection.execute(
+            select(datasets.c.id, datasets.c.key_id, datasets.c.source_name).where(
+                datasets.c.source != "hub", datasets.c.source_name != ""
+            )
+        ).all()
+        for row in clear:
+            try:
+                key = load_data_keys(connection, self._envelope, [row.key_id])[row.key_id]
+                sealed = _seal_name(key, row.id, row.source_name)
+            except KeyDestroyed:
+                sealed = None
+            except CannotDecrypt:  # the others wait for nothing
+                continue
+            connection.execute(
+                update(datasets)
+                .where(datasets.c.id == row.id)
+                .values(source_name="", source_name_ciphertext=sealed)
+            )
+            count += 1
+        return count
+
     # -- reading
 
     def key(self, connection: Connection, dataset: Dataset) -> DataKey:
@@ -380,7 +409,7 @@ class DatasetStore:
         row = connection.execute(select_datasets().where(where)).one_or_none()
         if row is None:
             raise NotFound("There is no dataset under this id.")
-        return Dataset.from_row(row)
+        return Dataset.from_row(row, self._envelope)
 
     def _change(
         self, connection: Connection, dataset_id: str, where: ColumnElement[bool], **values: Any
@@ -443,6 +472,10 @@ class DatasetStore:
 
 def _report_place(dataset_id: str) -> str:
     return f"dataset_report:{dataset_id}"
+
+
+def _seal_name(key: DataKey, dataset_id: str, name: str) -> bytes:
+    return key.encrypt(name, place=name_place(dataset_id))
 
 
 def _require_fitting(manifest: Manifest, folder: str, rows_train: int, rows_validation: int) -> None:

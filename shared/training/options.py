@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.catalogue import CATALOGUE
 
@@ -33,6 +33,18 @@ Part = Literal[
 ]
 #: Columns that make a row: one of these sets must be named, if any column is (not only left out).
 _ENOUGH = ({"messages"}, {"prompt", "completion"}, {"instruction", "output"}, {"question", "answer"})
+
+
+def _enough(columns: "dict[Part, str]") -> "dict[Part, str]":
+    named = {part for part, column in columns.items() if column}
+    if named and not any(needed <= named for needed in _ENOUGH):
+        choices = "; ".join(" and ".join(sorted(needed)) for needed in _ENOUGH)
+        raise ValueError(f"columns must name one of: {choices}")
+    return columns
+
+
+#: Which column means what. An empty name: no column means it, whatever its name says.
+Columns = Annotated[dict[Part, Annotated[str, Field(max_length=200)]], AfterValidator(_enough)]
 
 
 def _known_model(name: str) -> str:
@@ -74,7 +86,7 @@ class CheckOptions(BaseModel):
 class DatasetOptions(CheckOptions):
     """Everything that decides what a check makes of an upload; kept with the dataset and in its manifest."""
 
-    columns: dict[Part, Annotated[str, Field(max_length=200)]] = Field(
+    columns: Columns = Field(
         default_factory=dict,
         description="Which column means what, where the names do not say so: "
         '`{"question": "Frage", "answer": "Antwort"}`. An empty name: no column means it, whatever its name '
@@ -84,14 +96,6 @@ class DatasetOptions(CheckOptions):
         None, max_length=100, description="Which configuration of a dataset of the hub."
     )
     split: str = Field("train", min_length=1, max_length=100, description="Which split of it.")
-
-    @model_validator(mode="after")
-    def _enough_columns(self) -> "DatasetOptions":
-        named = {part for part, column in self.columns.items() if column}
-        if named and not any(needed <= named for needed in _ENOUGH):
-            choices = "; ".join(" and ".join(sorted(needed)) for needed in _ENOUGH)
-            raise ValueError(f"columns must name one of: {choices}")
-        return self
 
     def counted_for(self, model: str) -> "DatasetOptions":
         """The same options, with this model's tokenizer where none was asked for."""

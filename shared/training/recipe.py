@@ -18,7 +18,10 @@ from pydantic.fields import FieldInfo
 
 from shared.catalogue import find_model
 from shared.errors import InvalidInput
+from shared.training.options import Columns
 
+#: How the name of a dataset of MediChat begins in a recipe.
+OWN = "medichat:"
 _PRESETS = Path(__file__).parent / "presets"
 _COMMENT_WIDTH = 100
 #: Most rows of a step in one process. It binds batch size and accumulation together, lest a halved batch with
@@ -60,6 +63,24 @@ class Data(BaseModel):
         description="Share of the rows that is held out then. More judges training better, and leaves less "
         "to learn from.",
     )
+    columns: Columns = Field(
+        default_factory=dict,
+        description="Which column of a file or of a dataset of the hub means what, where the names do not "
+        "say so: `{question: Frage, answer: Antwort}`. Name what makes a row: messages; prompt and "
+        "completion; instruction and output; or question and answer. Besides, system, input, context, image "
+        "and group (the patient) can be named. An empty name: no column means it. It counts for all rows, so "
+        "that train and validation must be written alike. A dataset of MediChat was read as its check says.",
+    )
+
+    @model_validator(mode="after")
+    def _columns_of_something(self) -> Self:
+        named = [name for name in (self.train, self.validation) if name]
+        if self.columns and named and all(name.startswith(OWN) for name in named):
+            raise ValueError(
+                "columns: those of a dataset of MediChat are named when it is checked; check it again with "
+                "others"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

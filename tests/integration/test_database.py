@@ -227,6 +227,31 @@ def test_a_former_run_names_the_manifest_only_where_it_is_still_what_was_trained
         assert connection.execute(select(training_runs.c.manifest_sha256)).scalar_one() == known
 
 
+def test_datasets_survive_the_column_of_sealed_names_in_both_directions(empty: Database) -> None:
+    migrate.upgrade(empty.writer, "0007")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    with empty.write() as connection:
+        person = {"id": "u", "name": "u", "role": "admin", "audience": "clinician", "status": "active"}
+        connection.execute(insert(users).values(**person, password_hash="x", created_at=at))
+        key = {"key_id": "k", "scope": "dataset", "owner_id": "d", "wrapped_key": b"x"}
+        connection.execute(insert(data_keys).values(**key, master_key_version=1, created_at=at))
+        made = {"name": "d", "state": "ready", "source": "upload", "options": {}, "key_id": "k"}
+        row = {**made, "id": "d", "source_name": "a.jsonl", "created_by": "u", "created_at": at}
+        connection.execute(insert(datasets).values(row))
+    migrate.upgrade(empty.writer)
+    names = select(datasets.c.source_name, datasets.c.source_name_ciphertext)
+    with empty.write() as connection:
+        assert connection.execute(names).one() == ("a.jsonl", None)
+        row |= {"id": "sealed", "source_name": "", "source_name_ciphertext": b"x"}
+        connection.execute(insert(datasets).values(row))
+    migrate.downgrade(empty.writer, "0007")
+    with empty.read() as connection:
+        kept = select(datasets.c.id, datasets.c.source_name).order_by(datasets.c.id)
+        assert connection.execute(kept).all() == [("d", "a.jsonl"), ("sealed", "")]
+    migrate.upgrade(empty.writer)
+    assert migrate.check(empty.writer)
+
+
 def test_an_answer_that_was_stored_twice_is_shown_once_and_can_be_no_more(empty: Database) -> None:
     migrate.upgrade(empty.writer, "0005")
     at = datetime(2026, 1, 1, tzinfo=UTC)

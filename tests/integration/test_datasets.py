@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
 from shared.audit import record
@@ -149,6 +150,42 @@ def test_a_client_that_falls_silent_leaves_nothing(
     monkeypatch.setattr("services.api.routers.datasets._SILENCE_S", 0.3)
     with half_an_upload(api, admin):
         wait_until(lambda: nothing_is_left(api), what="for the upload to be given up")
+
+
+SECRET = "Maria_Huber_letters.jsonl"
+
+
+def name_told(admin: httpx.Client, dataset_id: str) -> str:
+    """The name that an admin is shown, the same in the list."""
+    told = admin.get(f"/v1/datasets/{dataset_id}").json()["source_name"]
+    listed = {each["id"]: each["source_name"] for each in admin.get("/v1/datasets").json()["items"]}
+    assert listed[dataset_id] == told
+    return str(told)
+
+
+def test_the_name_of_a_file_is_sealed_like_its_rows_and_is_nowhere_else(
+    api: Api, admin: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset_id = upload(admin, filename=SECRET).json()["id"]
+    assert upload(admin, b"", filename=SECRET).status_code == 422
+    assert upload(admin, b"x", filename=SECRET * 20).status_code == 422
+    assert name_told(admin, dataset_id) == SECRET
+    with api.gateway.database.read() as connection:
+        columns = (datasets.c.source_name, datasets.c.source_name_ciphertext)
+        clear, sealed = connection.execute(select(*columns).where(datasets.c.id == dataset_id)).one()
+    assert clear == ""
+    assert sealed is not None
+    assert b"Huber" not in sealed
+    told = [row.canonical_bytes for row in api.audit()]
+    assert told
+    assert not [each for each in told if b"Huber" in each]
+    assert "Huber" not in caplog.text
+
+
+def test_the_name_of_a_file_goes_with_its_key(api: Api, admin: httpx.Client) -> None:
+    dataset_id = upload(admin, filename=SECRET).json()["id"]
+    api.set(data_keys, data_keys.c.key_id.is_not(None), wrapped_key=None)
+    assert name_told(admin, dataset_id) == ""
 
 
 def test_an_upload_whose_gateway_died_is_forgotten(api: Api, admin: httpx.Client) -> None:

@@ -382,6 +382,38 @@ def test_a_run_that_had_ended_trains_no_further_step(changes: dict[str, Any], tr
     assert named(again, "done")["sha256"] == named(events, "done")["sha256"]
 
 
+def test_a_run_does_not_go_on_over_other_weights_than_its_checkpoints_were_trained_over(
+    train, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    recipe = tiny_recipe(rows, max_steps=3)
+    train(recipe)
+    other = write_model(tmp_path / "other")
+    tiny_model(seed=1).save_pretrained(other)
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(other))
+    status, events = train(tiny_recipe(rows, max_steps=4))
+    assert status is Exit.REFUSED
+    assert [event["event"] for event in events] == ["estimate", "stopped"]
+    assert events[-1]["code"] == "wrong-base"
+    assert "began on other weights of demo than those that are here now: restore" in events[-1]["detail"]
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(model_folder))
+    status, events = train(tiny_recipe(rows, max_steps=4))
+    assert status is Exit.DONE
+    assert list(losses(events)) == [4]
+
+
+def test_checkpoints_of_a_release_that_noted_no_base_are_gone_on_from(
+    train, rows: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(rows, max_steps=3)
+    train(recipe)
+    for path in (tmp_path / "run" / "checkpoints").glob("*/adapter_config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "revision": None}))
+    status, events = train(tiny_recipe(rows, max_steps=4))
+    assert status is Exit.DONE
+    assert list(losses(events)) == [4]
+
+
 def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(rows, max_steps=3, eval_steps=1, dropout=0.3)
     _, events = train(recipe, "whole")

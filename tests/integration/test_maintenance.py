@@ -3,13 +3,17 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from services.api.maintenance import Maintenance
+from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs, leases, released_sentences
+from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
 from tests.conftest import MakeApi
 from tests.support import Api, ask_async
+from tests.uploads import uploaded
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -69,3 +73,29 @@ def test_of_two_maintenances_one_works_until_its_lease_has_run_out(resting: Api)
     resting.set(leases, leases.c.holder != "", expires_at=soon)
     second.round()
     assert state(resting, job) is State.FAILED
+
+
+def test_the_names_of_files_that_an_earlier_release_stored_in_the_clear_are_sealed(resting: Api) -> None:
+    admin = resting.log_in(Role.ADMIN)
+    old, erased, broken, hub = (uploaded(admin) for _ in range(4))
+    resting.set(datasets, datasets.c.id != hub, source_name="Maria_Huber.jsonl", source_name_ciphertext=None)
+    resting.set(
+        datasets, datasets.c.id == hub, source="hub", source_name="owner/name", source_name_ciphertext=None
+    )
+    resting.set(data_keys, data_keys.c.owner_id == erased, wrapped_key=None, destroyed_at=PAST)
+    resting.set(data_keys, data_keys.c.owner_id == broken, wrapped_key=b"broken")
+
+    def stored() -> dict[str, str]:
+        with resting.gateway.database.read() as connection:
+            found = connection.execute(select(datasets.c.id, datasets.c.source_name))
+            return {row.id: row.source_name for row in found}
+
+    def told() -> dict[str, str]:
+        items = admin.get("/v1/datasets").json()["items"]
+        return {each["id"]: each["source_name"] for each in items}
+
+    assert (told()[old], told()[hub]) == ("Maria_Huber.jsonl", "owner/name")
+    Maintenance(resting.gateway).round()
+    clear = {broken: "Maria_Huber.jsonl", hub: "owner/name"}
+    assert stored() == {**clear, old: "", erased: ""}
+    assert told() == {**clear, old: "Maria_Huber.jsonl", erased: ""}

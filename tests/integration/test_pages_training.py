@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select, update
 from streamlit.testing.v1 import AppTest
 
-from services.ui.client import GatewayError
+from services.ui.client import Gateway, GatewayError
 from services.ui.text import plain_markdown
 from services.ui.tuning import Tuning
 from shared.auth.roles import Role
@@ -18,7 +18,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.adapters import find
 from shared.training.evaluations import EvaluationStore
-from shared.training.progress import add_note
+from shared.training.progress import StepReport, add_note, record_steps
 from shared.training.report import ADVICE, MAX_LINES, Reason
 from shared.training.states import DatasetState
 from tests.pages import button, charts, open_with, served_by, texts
@@ -445,6 +445,82 @@ def test_a_running_run_shows_how_far_it_is_its_curve_and_its_notes(open_app: Ope
     assert next(each.value for each in app.metric if each.label == "Loss") == "0.200"
     loss = charts(app)[0]["encoding"]
     assert (loss["x"]["field"], loss["y"]["field"]) == ("step", "loss")
+
+
+@pytest.fixture
+def asked_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From which step on a page asked for a curve, each time that it did."""
+    found: list[int] = []
+    call = Gateway.call
+
+    def heard(gateway: Gateway, method: str, path: str, **content: Any) -> Any:
+        if path.endswith("/steps"):
+            found.append(content["params"]["after"])
+        return call(gateway, method, path, **content)
+
+    monkeypatch.setattr(Gateway, "call", heard)
+    return found
+
+
+def report(
+    school: School, run_id: str, *figures: tuple[int, dict[str, float]], starting: bool = False
+) -> None:
+    """What a worker writes when its program tells of these steps."""
+    with school.api.gateway.database.write() as connection:
+        now = school.api.gateway.clock.now(connection)
+        reports = [StepReport(step, now, told) for step, told in figures]
+        record_steps(connection, run_id, reports, starting=starting)
+
+
+def drawn_losses(app: AppTest) -> list[tuple[int, float]]:
+    """The points of the curve of the loss, as the page keeps them."""
+    return [
+        (each["step"], each[name])
+        for each in app.session_state["plots"].steps
+        for name in ("loss", "eval_loss")
+        if each[name] is not None
+    ]
+
+
+def test_of_a_curve_only_what_is_new_is_asked_for_and_drawn(
+    open_app: Open, school: School, asked_after: list[int]
+) -> None:
+    run_id = school.submit()["id"]
+    claim_run(school.api)
+    app = open_app("training", school.admin)
+    empty = app.session_state["plots"]
+    assert app.run().session_state["plots"] is empty
+    report(school, run_id, (1, {"loss": 3.0}), (2, {"loss": 2.5}))
+    app.run()
+    asked_after.clear()
+    drawn = app.session_state["plots"]
+    sent = [each.proto.SerializeToString() for each in app.get("vega_lite_chart")]
+    assert app.run().session_state["plots"] is drawn
+    # a browser draws nothing anew for what is the same to the byte
+    assert [each.proto.SerializeToString() for each in app.get("vega_lite_chart")] == sent
+    assert asked_after == [1]  # the last step that it has: nothing else
+    report(school, run_id, (2, {"eval_loss": 2.75}), (3, {"loss": 2.0}))
+    app.run()
+    assert asked_after == [1, 1, 3]
+    assert drawn_losses(app) == [(1, 3.0), (2, 2.5), (2, 2.75), (3, 2.0)]
+    assert app.session_state["plots"] is not drawn
+    again = open_app("training", school.admin)  # another browser
+    assert drawn_losses(again) == drawn_losses(app)
+    assert asked_after[3:] == [0, 3]
+
+
+def test_a_curve_that_was_trained_again_is_drawn_as_it_is_now(open_app: Open, school: School) -> None:
+    run_id = school.submit()["id"]
+    claim_run(school.api)
+    report(school, run_id, (1, {"loss": 3.0}), (2, {"loss": 2.5}), (3, {"loss": 2.0}))
+    app = open_app("training", school.admin)
+    report(school, run_id, (2, {"loss": 2.25}), starting=True)
+    assert drawn_losses(app.run()) == [(1, 3.0), (2, 2.25)]
+    report(school, run_id, (1, {"loss": 2.9}), (2, {"loss": 2.2}), (3, {"loss": 1.9}), starting=True)
+    assert drawn_losses(app.run()) == [(1, 2.9), (2, 2.2), (3, 1.9)]
+    other = school.submit()["id"]
+    app.query_params["r"] = other
+    assert drawn_losses(app.run()) == []
 
 
 def test_a_run_behind_the_newest_is_shown_by_its_address_and_reached_by_a_click(

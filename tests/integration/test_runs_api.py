@@ -96,6 +96,14 @@ def test_a_late_look_at_the_held_out_rows_keeps_the_steps_loss(school: School) -
     assert found == [(1, 1.0, None), (2, 1.0, 2.0)]
 
 
+@pytest.mark.parametrize("after", ["-1", "x", "1.5", str(2**31)])
+def test_a_step_that_cannot_be_is_refused_by_name(school: School, after: str) -> None:
+    place = f"/v1/training-runs/{school.submit()['id']}/steps"
+    response = school.client.get(place, params={"after": after})
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json()["errors"]] == ["query.after"]
+
+
 def test_an_unknown_preset_is_refused_with_those_that_there_are(school: School) -> None:
     response = school.client.post("/v1/training-runs", json=wanted(school, preset="fast"))
     assert response.status_code == 422

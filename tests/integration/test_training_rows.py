@@ -190,6 +190,54 @@ def test_a_file_may_be_written_in_every_shape_that_a_dataset_may(tmp_path: Path)
     ]
 
 
+NAMED = {"question": "Frage", "answer": "Antwort", "context": "Befund"}
+
+
+def write_german(folder: Path) -> Path:
+    """Rows whose columns say nothing by their names; the second has less than the first."""
+    rows = [
+        {"Frage": "Was ist Asthma?", "Antwort": "Enge.", "Befund": "Husten.", "group": "a"},
+        {"Frage": "Und Gicht?", "Antwort": "Schmerz.", "group": "b"},
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_columns_of_a_file_mean_what_the_recipe_says(tmp_path: Path) -> None:
+    name = str(write_german(tmp_path))
+    with pytest.raises(Refused, match=r"columns: Frage, Antwort.*data\.columns") as refusal:
+        read_rows(Data(train=name), seed=0)
+    assert refusal.value.reason == "unknown-shape"
+    data = Data(train=name, validation=name, columns=NAMED)
+    rows = read_rows(data, seed=0)
+    assert [[turn["content"] for turn in row.messages] for row in rows.train] == [
+        ["Husten.\n\nWas ist Asthma?", "Enge."],
+        ["Und Gicht?", "Schmerz."],
+    ]
+    assert [row.messages for row in rows.validation] == [row.messages for row in rows.train]
+    assert {row.unit[:6] for row in rows.train} == {b"group:"}
+    nobody = read_rows(data.model_copy(update={"columns": {**NAMED, "group": ""}}), seed=0)
+    assert [row.unit for row in nobody.train] == [row.question for row in nobody.train]
+
+
+def test_a_column_that_the_recipe_names_and_no_row_has_is_refused(tmp_path: Path) -> None:
+    name = str(write_german(tmp_path))
+    with pytest.raises(Refused, match="There is no column 'Antowrt' to read as answer") as refusal:
+        read_rows(Data(train=name, columns={**NAMED, "answer": "Antowrt"}), seed=0)
+    assert refusal.value.reason == "unknown-column"
+
+
+@pytest.mark.parametrize("named_as_on_the_hub", ["owner/data-1.5"], indirect=True)
+def test_columns_of_a_dataset_of_the_hub_mean_what_the_recipe_says(
+    named_as_on_the_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
+    write_german(named_as_on_the_hub).rename(named_as_on_the_hub / "train.jsonl")
+    data = Data(train=str(named_as_on_the_hub), validation_fraction=0, columns=NAMED)
+    assert [row.messages[-1]["content"] for row in read_rows(data, seed=0).train] == ["Enge.", "Schmerz."]
+
+
 def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -> None:
     rows = [
         {"question": f"Q{number}?", "answer": f"A{number}.", "patient": f"P{number % 5}"}

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 from shared.errors import InvalidInput
 from shared.training.recipe import Data, Recipe, load_preset, preset_names, read_recipe
 
+COLUMNS = {"question": "Frage", "answer": "Antwort", "group": ""}
+
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_loads_under_its_name(name: str) -> None:
@@ -41,12 +43,21 @@ def test_defaults_of_the_knobs_make_a_recipe() -> None:
         ({"save_steps": 2**31}, "save_steps: Input should be less"),
         ({"r": 0}, "r: Input should be greater than or equal to 1"),
         ({"model": "gpt"}, "there is no model"),
+        ({"data": {"columns": {"question": "Frage"}}}, r"data\.columns: columns must name one of: messages;"),
+        ({"data": {"columns": {"colour": "x"}}}, r"data\.columns\.colour\S*: Input should be 'messages'"),
+        ({"data": {"train": "medichat:d", "columns": COLUMNS}}, "data: columns: .* check it again"),
         ({"lr": 1}, "lr: Extra inputs are not permitted"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_knob(changes: dict, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         Recipe().changed(changes)
+
+
+def test_columns_are_named_for_a_file_beside_a_dataset_of_medichat() -> None:
+    data = {"train": "medichat:d", "validation": "held_out.jsonl", "columns": COLUMNS}
+    recipe = Recipe().changed({"data": data})
+    assert read_recipe(recipe.to_yaml()).data.columns == COLUMNS
 
 
 def test_a_recipe_survives_its_file() -> None:
@@ -81,6 +92,7 @@ def test_where_the_rows_come_from_is_explained_in_the_file_of_a_recipe() -> None
     assert "`medichat:<dataset id>`" in written_above(text, "train")
     assert "held-out rows" in written_above(text, "validation")
     assert "Share of the rows" in written_above(text, "validation_fraction")
+    assert "An empty name: no column means it" in written_above(text, "columns")
 
 
 def test_a_file_that_is_no_recipe_is_refused() -> None:

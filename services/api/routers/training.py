@@ -107,11 +107,15 @@ def read_steps(
     run_id: str,
     caller: Admin,
     gateway: GatewayDep,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only steps after this one.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=2**31 - 1, description="Only steps after this one.", examples=[119])
+    ] = 0,
 ) -> StepsView:
     """The curve: loss, validation loss and more by step, at most 10,000 steps; ask on with `after`.
 
-    A run that went on from a checkpoint trains some steps again: when its step goes back, ask from 0.
+    To keep a curve up to date, ask with `after` one before the last step that you have: figures may be added
+    to that one. When it is missing or its `at` is another, it was trained again from a checkpoint before it:
+    ask from 0.
     """
     with gateway.database.read() as connection:
         store = RunStore(gateway.jobs)

@@ -39,7 +39,7 @@ def show(gateway: Gateway, me: Json) -> None:
     if run["state"] in MOVING:
         st.fragment(partial(_follow, Tuning(gateway.watching()), run["id"]), run_every=POLL_S)()
     else:
-        training_run.show(run, tuning.steps(run["id"]))
+        training_run.show(run, _plots(tuning, run["id"]))
         _offer_again(tuning, run)
         _show_adapter(run)
 
@@ -134,7 +134,7 @@ def _number(knob: Json, usual: float, label: str, key: str, **more: Any) -> floa
 def _follow(tuning: Tuning, run_id: str) -> None:
     """The run as it is now, looked at again and again until it has ended."""
     try:
-        run, steps = tuning.run(run_id), tuning.steps(run_id)
+        run, plots = tuning.run(run_id), _plots(tuning, run_id)
     except GatewayError as error:
         if error.status in (401, 404):
             st.rerun()
@@ -142,7 +142,7 @@ def _follow(tuning: Tuning, run_id: str) -> None:
         return
     if run["state"] not in MOVING:
         st.rerun()
-    training_run.show(run, steps)
+    training_run.show(run, plots)
     if run["state"] == "cancelling":
         st.caption("Stopping …")
     else:
@@ -154,6 +154,17 @@ def _follow(tuning: Tuning, run_id: str) -> None:
             done="Stopping.",
             icon=":material/stop_circle:",
         )
+
+
+def _plots(tuning: Tuning, run_id: str) -> training_run.Plots:
+    """The run's curves. This tab keeps them: only what is new is asked for, and else nothing drawn anew."""
+    kept: training_run.Plots | None = st.session_state.get("plots")
+    known = kept.steps if kept is not None and kept.run_id == run_id else []
+    steps = tuning.steps(run_id, known)
+    if kept is None or kept.run_id != run_id or steps is not known:
+        kept = training_run.Plots(run_id, steps)
+        st.session_state["plots"] = kept
+    return kept
 
 
 def _offer_again(tuning: Tuning, run: Json) -> None:

@@ -5,20 +5,42 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Json
+from services.ui.curve import FIGURES
 from services.ui.text import moment, plain_markdown
 
 _COLOURS = alt.Scale(domain=["training", "held-out rows"], range=["#9aa7ad", "#0f6e84"])
+_OTHERS = (
+    ("Learning rate", "learning_rate"),
+    ("Gradient norm", "grad_norm"),
+    ("Useful tokens/s", "tokens_per_s"),
+    ("Memory, MB", "memory_mb"),
+)
 
 
-def show(run: Json, steps: list[Json]) -> None:
+class Plots:
+    """What is drawn of a run's steps, made once for as long as no step is added."""
+
+    def __init__(self, run_id: str, steps: list[Json]) -> None:
+        self.run_id = run_id
+        self.steps = steps
+        frame = pd.DataFrame(steps, columns=["step", *FIGURES])
+        #: The newest value of each figure; None where there is none.
+        self.newest: dict[str, float | None] = {}
+        for name in FIGURES:
+            known = frame[name].dropna()
+            self.newest[name] = float(known.iloc[-1]) if len(known) else None
+        self.loss = _loss(steps)
+        self.others = [_other(frame, label, name) for label, name in _OTHERS]
+
+
+def show(run: Json, plots: Plots) -> None:
     """Everything there is to see of the run."""
     _where(run)
     if run["error"]:
         st.error(plain_markdown(run["error"]["detail"]), icon=":material/error:")
-    if steps:
-        _figures(steps)
-        _loss(steps)
-        _others(steps)
+    if plots.steps:
+        _figures(plots)
+        _curves(plots)
     for note in run["notes"]:
         st.caption(f"{moment(note['at'])} · {plain_markdown(note['text'])}")
     _estimate(run)
@@ -43,8 +65,7 @@ def _where(run: Json) -> None:
         st.caption(f"Attempt {run['attempt']}.")
 
 
-def _figures(steps: list[Json]) -> None:
-    frame = pd.DataFrame(steps)
+def _figures(plots: Plots) -> None:
     shown = (
         ("Loss", "loss", "{:.3f}"),
         ("Held-out loss", "eval_loss", "{:.3f}"),
@@ -53,12 +74,26 @@ def _figures(steps: list[Json]) -> None:
         ("Memory, MB", "memory_mb", "{:,.0f}"),
     )
     for column, (label, name, form) in zip(st.columns(len(shown)), shown, strict=True):
-        values = frame[name].dropna()
-        column.metric(label, form.format(values.iloc[-1]) if len(values) else "–")
+        value = plots.newest[name]
+        column.metric(label, "–" if value is None else form.format(value))
 
 
-def _loss(steps: list[Json]) -> None:
+def _curves(plots: Plots) -> None:
     st.subheader("Loss")
+    if plots.loss is None:
+        st.caption("The first step is not finished yet.")
+    else:
+        st.altair_chart(plots.loss, width="stretch")
+    with st.expander("Learning rate, gradient, speed, memory"):
+        for number, chart in enumerate(plots.others):
+            if number % 2 == 0:
+                columns = st.columns(2)
+            if chart is not None:
+                columns[number % 2].altair_chart(chart, width="stretch")
+
+
+def _loss(steps: list[Json]) -> alt.Chart | None:
+    """None when none was measured yet."""
     frame = pd.DataFrame(
         [
             {"step": step["step"], "loss": step[name], "on": label}
@@ -68,8 +103,7 @@ def _loss(steps: list[Json]) -> None:
         ]
     )
     if frame.empty:
-        st.caption("The first step is not finished yet.")
-        return
+        return None
     chart = (
         alt.Chart(frame)
         .mark_line(point=alt.OverlayMarkDef(size=18))
@@ -80,30 +114,19 @@ def _loss(steps: list[Json]) -> None:
             tooltip=["step", alt.Tooltip("loss", format=".4f"), "on"],
         )
     )
-    st.altair_chart(chart.properties(height=340), width="stretch")
+    return chart.properties(height=340)
 
 
-def _others(steps: list[Json]) -> None:
-    frame = pd.DataFrame(steps)
-    plots = (
-        ("Learning rate", "learning_rate"),
-        ("Gradient norm", "grad_norm"),
-        ("Useful tokens/s", "tokens_per_s"),
-        ("Memory, MB", "memory_mb"),
+def _other(frame: pd.DataFrame, label: str, name: str) -> alt.Chart | None:
+    known = frame.dropna(subset=[name])
+    if known.empty:
+        return None
+    chart = (
+        alt.Chart(known[["step", name]])
+        .mark_line(color="#0f6e84")
+        .encode(x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y(f"{name}:Q", title=label))
     )
-    with st.expander("Learning rate, gradient, speed, memory"):
-        for number, (label, name) in enumerate(plots):
-            if number % 2 == 0:
-                columns = st.columns(2)
-            known = frame.dropna(subset=[name])
-            if known.empty:
-                continue
-            chart = (
-                alt.Chart(known)
-                .mark_line(color="#0f6e84")
-                .encode(x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y(f"{name}:Q", title=label))
-            )
-            columns[number % 2].altair_chart(chart.properties(height=200), width="stretch")
+    return chart.properties(height=200)
 
 
 def _estimate(run: Json) -> None:
