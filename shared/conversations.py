@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from shared.db.rows import Into, Rows, put
 from shared.db.tables import conversations, data_keys, messages, released_sentences, verdicts
@@ -362,24 +362,23 @@ class Conversations:
         """Store a verdict; of the judged text only a keyed hash of the span is kept. Returns its id."""
         verdict, verdict_id = stored.verdict, new_id()
         start, end = verdict.span or (0, len(stored.text))
-        connection.execute(
-            insert(verdicts).values(
-                id=verdict_id,
-                job_id=job_id,
-                side=verdict.side,
-                action=verdict.action,
-                severity=verdict.severity,
-                category=verdict.category,
-                layer=verdict.layer,
-                source=verdict.source,
-                score=verdict.score,
-                policy_version=stored.policy_version,
-                span_hmac=self._envelope.fingerprint(stored.text[start:end]),
-                shadow=stored.shadow_of is not None,
-                sentence_seq=stored.shadow_of,
-                created_at=now,
-            )
-        )
+        row = {
+            "id": verdict_id,
+            "job_id": job_id,
+            "side": verdict.side,
+            "action": verdict.action,
+            "severity": verdict.severity,
+            "category": verdict.category,
+            "layer": verdict.layer,
+            "source": verdict.source,
+            "score": verdict.score,
+            "policy_version": stored.policy_version,
+            "span_hmac": self._envelope.fingerprint(stored.text[start:end]),
+            "shadow": stored.shadow_of is not None,
+            "sentence_seq": stored.shadow_of,
+            "created_at": now,
+        }
+        put(connection, verdicts, row)
         return verdict_id
 
     def keep_answer(

@@ -7,6 +7,7 @@ four times a second.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _LOOK_WITHOUT_BELL_S = 0.25
 _PING_S = 1.0
 _CHECK_READER_S = 1.0
 _SILENT_S = 3.0
+#: Rings; between a job's row and who listens for it there is a moment, and this is seconds of a full load.
+_REMEMBERED = 1000
 
 
 class News:
@@ -43,7 +46,10 @@ class News:
         self._redis = redis.asyncio.Redis.from_url(
             redis_url(settings), socket_connect_timeout=1, socket_timeout=2
         )
-        self._waiters: dict[str, set[asyncio.Event]] = {}
+        #: By job, who waits for it, and whether they wait for each sentence.
+        self._waiters: dict[str, dict[asyncio.Event, bool]] = {}
+        #: The jobs whose state changed last, for those who begin to listen a moment too late.
+        self._changed: deque[str] = deque(maxlen=_REMEMBERED)
         self._heard_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -66,15 +72,20 @@ class News:
         await self._redis.aclose()
 
     @contextmanager
-    def listening(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the bell rings for this job."""
+    def listening(self, job_id: str, *, sentences: bool = True) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the bell rings for this job; or only when its state changed.
+
+        It is set already when that was a moment ago.
+        """
         event = asyncio.Event()
-        self._waiters.setdefault(job_id, set()).add(event)
+        if job_id in self._changed:
+            event.set()
+        self._waiters.setdefault(job_id, {})[event] = sentences
         try:
             yield event
         finally:
             waiting = self._waiters[job_id]
-            waiting.discard(event)
+            del waiting[event]
             if not waiting:
                 del self._waiters[job_id]
 
@@ -108,8 +119,15 @@ class News:
                     pinged_at = now
                 if message is not None and message["type"] == "message":
                     ring = Ring.from_json(message["data"])
-                    for event in self._waiters.get(ring.job_id, ()) if ring else ():
-                        event.set()
+                    if ring is not None:
+                        self._tell(ring)
+
+    def _tell(self, ring: Ring) -> None:
+        if ring.seq == 0:
+            self._changed.append(ring.job_id)
+        for event, sentences in self._waiters.get(ring.job_id, {}).items():
+            if sentences or ring.seq == 0:
+                event.set()
 
 
 @dataclass(frozen=True)
@@ -184,7 +202,7 @@ async def follow(
 async def wait_for_end(
     gateway: Gateway, news: News, job_id: str, seconds: float, tell: Callable[[Connection, Job], T]
 ) -> tuple[Job, T] | None:
-    """The job once it has ended; None when it has not within `seconds`.
+    """The job once it has ended; None when it has not within `seconds`. A moment ago it had not.
 
     It comes with what `tell` reads about it, in the same transaction and thread.
     """
@@ -196,9 +214,11 @@ async def wait_for_end(
 
     try:
         async with asyncio.timeout(seconds):
-            with news.listening(job_id) as event:
-                while (ended := await run_in_threadpool(read)) is None:
+            # no look before its time: it would take processors from those who work on the answer
+            with news.listening(job_id, sentences=False) as event:
+                while True:
                     await news.wait(event)
-                return ended
+                    if (ended := await run_in_threadpool(read)) is not None:
+                        return ended
     except TimeoutError:
         return None

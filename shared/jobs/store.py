@@ -43,6 +43,9 @@ _OWNED = and_(
     jobs.c.lease_expires_at > bindparam("own_now"),
 )
 _UPDATE_OWNED = update(jobs).where(_OWNED)
+# what else they set goes along with the parameters, by the names of columns
+_HOLD = _UPDATE_OWNED.values(epoch=jobs.c.epoch)
+_FINISH = _UPDATE_OWNED.values(event_seq=jobs.c.event_seq + 1).returning(*_COLUMNS)
 
 
 def _claim_best() -> ReturningUpdate[Any]:
@@ -244,7 +247,7 @@ class JobStore:
         Whatever else the transaction writes is thereby fenced. Raises LeaseLost.
         """
         now = self.clock.now(connection)
-        held = connection.execute(_UPDATE_OWNED.values(epoch=jobs.c.epoch, **values), _owned(claim, now))
+        held = connection.execute(_HOLD, values | _owned(claim, now))
         if held.rowcount != 1:
             raise LeaseLost
         return now
@@ -261,16 +264,8 @@ class JobStore:
     ) -> Job:
         """End the job as `succeeded`, `failed` or `cancelled`. Raises LeaseLost."""
         now = self.clock.now(connection)
-        ended = connection.execute(
-            _UPDATE_OWNED.values(
-                **_end(kind, now),
-                event_seq=jobs.c.event_seq + 1,
-                error=error,
-                error_detail=error_detail,
-                **values,
-            ).returning(*_COLUMNS),
-            _owned(claim, now),
-        ).one_or_none()
+        columns = {**_end(kind, now), "error": error, "error_detail": error_detail, **values}
+        ended = connection.execute(_FINISH, columns | _owned(claim, now)).one_or_none()
         if ended is None:
             raise LeaseLost
         job = Job.from_row(ended)

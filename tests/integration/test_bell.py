@@ -1,14 +1,28 @@
 """The bell: rings reach who listens, and never hold up or fail who rings."""
 
+import base64
+import json
 import signal
 import time
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
+from celery.contrib.testing.worker import start_worker
 
 from shared.jobs.lifecycle import Kind
-from shared.queue import CANCEL_CHANNEL, ENOUGH_UNREAD, NEWS_CHANNEL, Bell, Ring, open_redis
+from shared.queue import (
+    CANCEL_CHANNEL,
+    ENOUGH_UNREAD,
+    NEWS_CHANNEL,
+    Bell,
+    Ring,
+    make_celery,
+    open_redis,
+    task_message,
+    task_name,
+)
 from shared.settings import Settings
 from tests.support import RedisServer, wait_until
 
@@ -44,6 +58,41 @@ def test_work_is_a_message_with_an_id_and_nothing_else(redis: RedisServer) -> No
     with closing(open_redis(settings)) as client:
         (message,) = client.lrange("infer", 0, -1)
     assert b"medichat.infer" in message
+
+
+def test_a_worker_of_celery_takes_the_message(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    app, taken = make_celery(settings), SimpleQueue[str]()
+
+    @app.task(name=task_name(Kind.INFER))  # type: ignore[untyped-decorator]
+    def infer(job_id: str) -> None:
+        taken.put(job_id)
+
+    bell = Bell(settings)
+    for job_id in ("the-id", "the-next"):
+        bell.work(Kind.INFER, job_id)
+    with start_worker(app, pool="threads", perform_ping_check=False):
+        assert [taken.get(timeout=30) for _ in range(2)] == ["the-id", "the-next"]
+    bell.close()
+
+
+def test_the_message_is_what_celery_sends_less_what_may_be_left_out(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    with closing(make_celery(settings)) as celery, closing(open_redis(settings)) as client:
+        celery.send_task(task_name(Kind.TRAIN), kwargs={"job_id": "the-id"}, queue=Kind.TRAIN.value)
+        sent = json.loads(client.lindex(Kind.TRAIN.value, 0))
+    ours = json.loads(task_message(Kind.TRAIN, "the-id"))
+    assert ours.keys() == sent.keys()
+    assert ours["headers"].keys() <= sent["headers"].keys()
+    for part in (ours, sent):
+        own = part["headers"].pop("id")
+        assert own == part["headers"].pop("root_id") == part["properties"].pop("correlation_id")
+        del part["properties"]["delivery_tag"]
+        args, kwargs, _ = json.loads(base64.b64decode(part.pop("body")))
+        assert (args, kwargs) == ([], {"job_id": "the-id"})
+    assert ours["headers"].items() <= sent["headers"].items()
+    del sent["properties"]["reply_to"]
+    assert ours["properties"] == sent["properties"]
 
 
 def test_rings_that_nobody_answers_do_not_fill_redis(redis: RedisServer) -> None:

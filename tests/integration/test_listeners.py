@@ -159,6 +159,46 @@ async def hears(settings: Settings, news: News, *messages: str) -> bool:
     return heard
 
 
+async def told_late(settings: Settings, seq: int) -> bool:
+    """Whether who begins to listen after a ring, and then hears no other, is told of it."""
+    news = News(settings)
+    news.start()
+    with news.listening("another") as another:
+        for ring in (Ring("job", seq), Ring("another")):
+            await asyncio.to_thread(publish, settings, NEWS_CHANNEL, ring.to_json())
+        await asyncio.wait_for(another.wait(), 60)
+    with news.listening("job", sentences=False) as event:
+        told = event.is_set()
+    await news.close()
+    return told
+
+
+async def wakes_who_waits_for_the_end(settings: Settings, seq: int) -> bool:
+    """Whether a ring wakes who does not wait for sentences."""
+    news = News(settings)
+    news.start()
+    with news.listening("job", sentences=False) as event, news.listening("job") as every:
+        await asyncio.to_thread(publish, settings, NEWS_CHANNEL, Ring("job", seq).to_json())
+        await asyncio.wait_for(every.wait(), 60)
+        woken = event.is_set()
+    await news.close()
+    return woken
+
+
+@pytest.mark.parametrize(("seq", "told"), [(0, True), (1, False)])
+def test_who_listens_a_moment_too_late_is_told_that_the_job_changed(
+    make_settings: MakeSettings, seq: int, told: bool
+) -> None:
+    assert asyncio.run(told_late(make_settings(), seq)) is told
+
+
+@pytest.mark.parametrize(("seq", "wakes"), [(0, True), (1, False)])
+def test_who_waits_for_the_end_is_not_woken_by_a_sentence(
+    make_settings: MakeSettings, seq: int, wakes: bool
+) -> None:
+    assert asyncio.run(wakes_who_waits_for_the_end(make_settings(), seq)) is wakes
+
+
 @pytest.mark.parametrize("message", BEYOND_MEASURE)
 def test_news_are_heard_after_what_is_no_ring(make_settings: MakeSettings, message: str) -> None:
     settings = make_settings()
