@@ -52,7 +52,7 @@ def bare(redis_url: str) -> Iterator[str]:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
-                httpx.get(f"{url}/healthz")
+                httpx.get(f"{url}/healthz", trust_env=False)
                 break
             except httpx.TransportError:
                 time.sleep(0.1)

@@ -70,13 +70,13 @@ class Naive:
                 *(str(THREADS), str(port)),
             ]
         )
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False)
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + 120
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
-                self._client.get("/healthz")
+                self._client.get("/healthz").raise_for_status()
             except httpx.TransportError:
                 time.sleep(0.2)
             else:
@@ -190,9 +190,13 @@ class WholeStack:
             self._stack.commands["worker_infer"] = worker
         self._opened = ExitStack()
         self._opened.callback(self._stack.stop)
-        self._stack.prepare()
-        for name in self._stack.commands:
-            self._stack.start_process(name)
+        try:
+            self._stack.prepare()
+            for name in self._stack.commands:
+                self._stack.start_process(name)
+        except BaseException:  # nobody holds it yet who could close it
+            self._opened.close()
+            raise
 
     def wait_ready(self) -> None:
         from services.smoke import log_in

@@ -75,6 +75,12 @@ def run(command, trouble):
         raise
 
 
+def held(folder):
+    # by an install that was stopped in its middle: what is there is not needed once more
+    files = [os.path.join(where, name) for where, _, names in os.walk(folder) for name in names]
+    return sum(os.lstat(path).st_size for path in files)
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
@@ -89,7 +95,7 @@ def main():
     if wanted <= there:
         return
     free = shutil.disk_usage(".").free
-    if free < NEEDED_BYTES and not os.path.exists(STAMP):
+    if free + held(VENV) < NEEDED_BYTES and not os.path.exists(STAMP):
         fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
     if not whole:
         run(

@@ -185,7 +185,11 @@ def _rule(item: dict[str, Any]) -> str:
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not-found", 405: "method-not-allowed", 400: "unreadable"}.get(error.status_code, "http")
-    detail = {404: "There is nothing at this address.", 405: "This method is not offered at this address."}
+    detail = {
+        400: "The request cannot be read: send a JSON object in UTF-8 that is not nested a thousand deep.",
+        404: "There is nothing at this address.",
+        405: "This method is not offered at this address.",
+    }
     return problem(
         error.status_code,
         code,

@@ -220,5 +220,5 @@ async def wait_for_end(
                     await news.wait(event)
                     if (ended := await run_in_threadpool(read)) is not None:
                         return ended
-    except TimeoutError:
-        return None
+    except TimeoutError:  # a ring may have been lost, or the last look have been on its way
+        return await run_in_threadpool(read)

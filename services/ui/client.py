@@ -171,8 +171,13 @@ class Gateway:
         sent = {**self._headers, **(headers or {})}
         try:
             response = _connections().request(method, path, headers=sent, **content)
-        except httpx.HTTPError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise GatewayError("unreachable", "MediChat cannot be reached right now.") from error
+        except httpx.HTTPError as error:
+            detail = "MediChat does not answer right now; look whether it was done before you do it again."
+            if method == "GET":
+                detail = "MediChat does not answer right now."
+            raise GatewayError("no-answer", detail) from error
         if not response.is_success:
             raise _error(response)
         return response

@@ -6,7 +6,7 @@ to it (messages, audit events) are committed together or not at all.
 
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -247,7 +247,7 @@ class JobStore:
         Whatever else the transaction writes is thereby fenced. Raises LeaseLost.
         """
         now = self.clock.now(connection)
-        held = connection.execute(_HOLD, values | _owned(claim, now))
+        held = connection.execute(_HOLD, _columns(values) | _owned(claim, now))
         if held.rowcount != 1:
             raise LeaseLost
         return now
@@ -265,7 +265,7 @@ class JobStore:
         """End the job as `succeeded`, `failed` or `cancelled`. Raises LeaseLost."""
         now = self.clock.now(connection)
         columns = {**_end(kind, now), "error": error, "error_detail": error_detail, **values}
-        ended = connection.execute(_FINISH, columns | _owned(claim, now)).one_or_none()
+        ended = connection.execute(_FINISH, _columns(columns) | _owned(claim, now)).one_or_none()
         if ended is None:
             raise LeaseLost
         job = Job.from_row(ended)
@@ -500,6 +500,13 @@ def _owned(claim: Claim, now: datetime) -> dict[str, Any]:
         "own_worker": claim.worker_id,
         "own_now": now,
     }
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that set columns. Raises TypeError for what is none, of which nobody else would tell."""
+    if unknown := values.keys() - jobs.c.keys():
+        raise TypeError(f"jobs has no column {min(unknown)}")
+    return dict(values)
 
 
 def _end(kind: EventKind, now: datetime) -> dict[str, Any]:

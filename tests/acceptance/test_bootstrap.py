@@ -102,6 +102,27 @@ def test_where_python3_does_not_serve_another_on_the_path_does(
     subprocess.run([project / PYTHON, "-m", "pip", "--version"], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("there", "said"), [(0, "the install needs up to 8 GB"), (7_500_000_000, "Installing")]
+)
+def test_an_install_that_was_stopped_goes_on_in_the_room_that_it_left(
+    project: Path, there: int, said: str
+) -> None:
+    (project / PYTHON).parent.mkdir(parents=True)
+    (project / PYTHON).write_text("#!/bin/sh\nexit 0\n")
+    (project / PYTHON).chmod(0o755)
+    with (project / ".venv" / "installed-before").open("wb") as file:
+        file.truncate(there)  # a hole: it takes no room
+    program = (
+        "import shutil, sys, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=1e9); "
+        f"sys.argv = ['', 'api']; exec({SCRIPT.read_text()!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert said in done.stdout + done.stderr
+
+
 def test_the_pythons_that_serve_are_those_that_the_project_asks_for() -> None:
     asked = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
     found = {(3, minor) for minor in range(30) if asked.contains(f"3.{minor}.5")}

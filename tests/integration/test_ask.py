@@ -51,6 +51,12 @@ def test_a_request_that_will_wait_a_little_gets_an_answer_that_comes_in_time(api
         assert pending.result(timeout=20).status_code == 200
 
 
+def test_a_preference_counts_on_whichever_line_it_stands(api: Api) -> None:
+    headers = [("Prefer", "return=minimal"), ("Prefer", "respond-async")]
+    response = api.log_in().post("/predict", json={"query": "What is asthma?"}, headers=headers)
+    assert (response.status_code, response.headers["Preference-Applied"]) == (202, "respond-async")
+
+
 def test_a_wait_that_is_over_ends_in_202_and_the_answer_goes_on(api: Api) -> None:
     client = api.log_in()
     response = client.post("/predict", json={"query": "What is asthma?"}, headers={"Prefer": "wait=0"})

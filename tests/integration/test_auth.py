@@ -346,6 +346,16 @@ def test_the_log_in_page_refuses_a_form_of_another_site(api: Api) -> None:
     assert "Set-Cookie" not in answer.headers
 
 
+def test_the_log_out_page_asks_for_itself_what_a_form_of_another_site_wants(api: Api) -> None:
+    token = api.browser_token(api.person())
+    headers = {"Cookie": f"medichat_session={token}", "Origin": "https://evil.example"}
+    answer = api.client().post("/logout", headers=headers)
+    assert answer.status_code == 403
+    assert "Set-Cookie" not in answer.headers
+    assert "You are logged out" not in answer.text
+    assert me(api, token) == 200
+
+
 def test_logging_out_on_the_page_ends_the_browsers_log_in(api: Api) -> None:
     token = api.browser_token(api.person())
     api.client().post("/logout", headers={"Cookie": f"medichat_session={token}"})

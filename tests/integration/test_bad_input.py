@@ -62,6 +62,13 @@ def test_a_bad_question_is_refused_and_leaves_nothing(api: Api, body: bytes, sta
     assert api.count(jobs) == api.count(messages) == api.count(conversations) == 0
 
 
+@pytest.mark.parametrize("body", [b'{"query": "a\xff"}', b"[" * 100_000], ids=["latin-1", "deep"])
+def test_what_cannot_be_read_is_told_how_to_be_sent(api: Api, body: bytes) -> None:
+    detail = api.log_in().post("/predict", content=body, headers=JSON).json()["detail"]
+    assert "UTF-8" in detail
+    assert "nested" in detail
+
+
 @pytest.mark.parametrize(
     "query", ["\u0645\u0627 \u0647\u0648\u200f \u0627\u0644\u0631\u0628\u0648\u061f", "5?", "\U0001f912"]
 )

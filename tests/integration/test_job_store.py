@@ -335,6 +335,15 @@ def test_a_worker_that_lost_its_lease_writes_nothing(store: Jobs) -> None:
     assert store.get(claim.job_id).state is State.RUNNING
 
 
+def test_what_is_no_column_of_a_job_is_not_set_in_silence(store: Jobs) -> None:
+    store.submit()
+    claim = store.claim("w").claim  # type: ignore[union-attr]
+    with pytest.raises(TypeError, match="adaptor"):
+        store.do(store.store.hold, claim, adaptor="a")
+    with pytest.raises(TypeError, match="adaptor"):
+        store.do(store.store.finish, claim, EventKind.SUCCEEDED, adaptor="a")
+
+
 def test_a_worker_that_claims_its_lost_job_again_writes_only_under_the_new_claim(store: Jobs) -> None:
     store.submit()
     old = store.claim("w").claim  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
@@ -11,7 +12,9 @@ import pytest
 import redis
 
 from services.api.streaming import News
+from shared.db.tables import jobs
 from shared.jobs.leases import LeaseKeeper
+from shared.jobs.lifecycle import EventKind
 from shared.queue import CANCEL_CHANNEL, NEWS_CHANNEL, Ring, open_redis
 from shared.settings import Settings
 from tests.conftest import MakeApi, MakeSettings
@@ -117,6 +120,19 @@ def test_cancellations_are_heard_after_a_bug_in_listening(api: Api) -> None:
         publish(api.settings, CANCEL_CHANNEL, Ring(job.id).to_json())
         client.post(f"/v1/jobs/{job.id}/cancel")
         assert stopped.wait(60)
+
+
+def test_a_wait_that_is_over_looks_once_more_for_an_answer_whose_ring_was_lost(api: Api) -> None:
+    client = api.log_in()
+    with ThreadPoolExecutor(1) as pool:
+        asked = {"json": {"query": "What is asthma?"}, "headers": {"Prefer": "wait=1"}}
+        pending = pool.submit(client.post, "/predict", **asked)
+        wait_until(lambda: api.count(jobs))
+        job = api.claim()
+        with api.gateway.database.write() as connection:
+            api.gateway.jobs.finish(connection, job.claim, EventKind.CANCELLED)
+        assert pending.result(timeout=20).status_code != 202
+    api.gateway.bell.news(job.id)
 
 
 def test_a_cancellation_is_found_by_looking_while_the_bell_is_frozen(

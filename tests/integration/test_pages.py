@@ -2,7 +2,10 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from select import select
+from threading import Thread
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -11,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from services.api.routers.conversations import SEARCHED, UNREADABLE
 from services.ui import client, session
 from shared.auth.roles import AccountStatus, Role
-from shared.db.tables import data_keys
+from shared.db.tables import data_keys, jobs
 from shared.guard.gate import REFERRAL_ADDED
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
@@ -390,6 +393,47 @@ def test_a_question_typed_while_the_gateway_is_away_is_kept_and_offered_once_it_
         assert "was not sent" not in texts(app)
         said = back.client(person).get(f"/v1/conversations/{asked['conversation_id']}").json()["messages"]
     assert [each["text"] for each in said if each["role"] == "user"][1:] == ["What about *children*?"]
+
+
+@contextmanager
+def hanging_up(api: Api) -> Iterator[int]:
+    """The port of a gateway that is gone before it answers what is sent to it; reading it still answers."""
+
+    def pass_on(page: socket.socket) -> None:
+        sent = False
+        with page, socket.create_connection(("127.0.0.1", urlsplit(api.url).port)) as gateway:
+            while True:
+                for ready in select([page, gateway], [], [])[0]:
+                    data = ready.recv(65536)
+                    sent = sent or data.startswith(b"POST ")
+                    if not data or (sent and ready is gateway):
+                        return
+                    (gateway if ready is page else page).sendall(data)
+
+    def take_all() -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=pass_on, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=take_all, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_question_whose_fate_is_not_known_is_not_said_to_be_unsent(open_app: Open, api: Api) -> None:
+    person = api.person()
+    app = open_app(person)
+    straight = client._connections().base_url
+    with hanging_up(api) as port:
+        client._connections().base_url = f"http://127.0.0.1:{port}"
+        app.chat_input[0].set_value("What is gout?").run()
+        client._connections().base_url = straight
+    assert "It is not known whether your question arrived" in texts(app)
+    assert "was not sent" not in texts(app)
+    button(app, "Send again").click().run()
+    assert api.count(jobs) == 1, "it was there already"
+    assert "It is not known" not in texts(app)
 
 
 def test_each_question_that_was_not_sent_is_kept_in_its_own_conversation(open_app: Open, api: Api) -> None:

@@ -80,19 +80,17 @@ def log_in(
 @router.get("/logout")
 def logout_page() -> HTMLResponse:
     """Asks before it ends the log-in: a link alone must not."""
-    return _page(
-        "Log out",
-        '<form method="post" action="/logout"><button autofocus>Log out</button></form>',
-        "MediChat",
-    )
+    return _ask_to_log_out("MediChat")
 
 
 @router.post("/logout")
 def log_out(
     request: Request, gateway: GatewayDep, medichat_session: Annotated[str | None, Cookie()] = None
 ) -> Response:
-    """End the log-in that the cookie names, and take the cookie back."""
-    if medichat_session and _same_origin(request, gateway):
+    """End the log-in that the cookie names, and take the cookie back; not for another site's form."""
+    if not _same_origin(request, gateway):
+        return _ask_to_log_out("This form was sent from another site. Please log out here.", status=403)
+    if medichat_session:
         with gateway.database.write() as connection:
             found = sessions.find_browser_session(connection, medichat_session)
             if found is not None:
@@ -111,6 +109,11 @@ def _same_origin(request: Request, gateway: Gateway) -> bool:
         return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
     ours = {urlsplit(gateway.settings.public_api_url).netloc, request.headers.get("host", "")}
     return urlsplit(origin).netloc in ours
+
+
+def _ask_to_log_out(text: str, status: int = 200) -> HTMLResponse:
+    button = '<form method="post" action="/logout"><button autofocus>Log out</button></form>'
+    return _page("Log out", button, text, status)
 
 
 def _form(error: str = "", username: str = "", status: int = 200) -> HTMLResponse:

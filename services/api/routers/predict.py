@@ -63,7 +63,8 @@ async def preferred(
     ] = None,
 ) -> Preferred:
     """`respond-async` alone does not wait; with `wait=N` the answer may come within N seconds."""
-    wanted = (prefer or "").lower()
+    # there may be several, of which `prefer`, which documents the header, is the first
+    wanted = ",".join(request.headers.getlist("prefer")).lower()
     respond_async = "respond-async" in wanted
     asked = _WAIT.search(wanted)
     if asked:

@@ -11,7 +11,7 @@ from services.ui.text import plain_markdown
 def keep(question: Json, error: GatewayError) -> None:
     """Keep a question that was not taken, and why; one under the same key is kept once."""
     told = f"Your question was not sent. {error.detail}"
-    if error.code == "unavailable":
+    if error.code in ("unavailable", "no-answer"):
         told = "It is not known whether your question arrived. Send it again: it is never asked twice."
     _all()[question["key"]] = {**question, "detail": told}
 
