@@ -34,14 +34,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add.add_argument(
         "file", type=Path, metavar="FILE", help="JSONL, CSV, Parquet, or a zip of images and JSONL"
     )
-    add.add_argument("--name", help="what to call it; the file's name when left out")
+    add.add_argument(
+        "--name",
+        help="what to call it; when left out, the time (UTC): the file's name may name a person, and is kept "
+        "encrypted, as this one is not",
+    )
     _add_options(add)
     add.set_defaults(run=_add)
 
     take = actions.add_parser("import", help="have the gateway fetch one, and check it", epilog=_EPILOG)
     take.add_argument("source", choices=["path", "hub"], help="its import folder, or the hub")
     take.add_argument("location", help="a file of that folder, or a hub id such as OWNER/NAME")
-    take.add_argument("--name", help="what to call it; its location when left out")
+    take.add_argument(
+        "--name", help="what to call it; when left out, the hub id, or for a file the time (UTC)"
+    )
     take.add_argument("--subset", help="which configuration of a dataset of the hub")
     take.add_argument("--split", help="which split of it; train when left out")
     _add_options(take)
@@ -100,7 +106,7 @@ def _add(options: argparse.Namespace) -> int:
     query = _chosen(options)
     if options.column:
         query["column"] = options.column
-    query |= {"name": options.name or options.file.stem[:100], "filename": options.file.name}
+    query |= {"filename": options.file.name, **_named(options)}
     with log_in(settings) as client:
         made = _send(client, options.file, size, query)
         print(f"{made['id']}  {made['name']}: received, sha256 {made['sha256']}")
@@ -113,6 +119,10 @@ def _chosen(options: argparse.Namespace) -> Json:
     """The options that are a single value each, as far as they are given."""
     names = ("phi", "validation_fraction", "seed", "max_tokens", "model", "subset", "split")
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+def _named(options: argparse.Namespace) -> Json:
+    return {"name": options.name} if options.name else {}
 
 
 def _column(pair: str) -> str:
@@ -131,7 +141,7 @@ def _chosen_with_columns(options: argparse.Namespace) -> Json:
 
 def _import(options: argparse.Namespace) -> int:
     body = {
-        "name": options.name or options.location[-100:],
+        **_named(options),
         "source": options.source,
         "location": options.location,
         "options": _chosen_with_columns(options),

@@ -53,11 +53,12 @@ REPORT = {
 }
 
 
-def upload(client: httpx.Client, content: Any = ROWS, *, name: str = "A set", **query: Any) -> httpx.Response:
+def upload(
+    client: httpx.Client, content: Any = ROWS, *, name: str | None = "A set", **query: Any
+) -> httpx.Response:
     """Send a file."""
-    return client.post(
-        "/v1/datasets", params={"name": name, "filename": "set.jsonl", **query}, content=content
-    )
+    named = {} if name is None else {"name": name}
+    return client.post("/v1/datasets", params={**named, "filename": "set.jsonl", **query}, content=content)
 
 
 def uploaded(client: httpx.Client, content: Any = ROWS, **query: Any) -> str:

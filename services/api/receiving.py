@@ -39,7 +39,7 @@ class Reception:
         gateway: Gateway,
         caller: Principal,
         *,
-        name: str,
+        name: str | None,
         source: str,
         source_name: str,
         options: DatasetOptions,
@@ -124,7 +124,7 @@ def by(caller: Principal) -> By:
 
 
 def import_path(
-    gateway: Gateway, caller: Principal, *, name: str, location: str, options: DatasetOptions
+    gateway: Gateway, caller: Principal, *, name: str | None, location: str, options: DatasetOptions
 ) -> Dataset:
     """Copy a file of this machine. Raises InvalidInput when it may not or cannot be read, or TooLarge."""
     with _open_below(gateway.settings.dataset_import_dir, location) as file:
@@ -150,7 +150,7 @@ def import_path(
 
 
 def import_hub(
-    gateway: Gateway, caller: Principal, *, name: str, location: str, options: DatasetOptions
+    gateway: Gateway, caller: Principal, *, name: str | None, location: str, options: DatasetOptions
 ) -> Dataset:
     """Note a dataset of the hub; the worker that checks it downloads it. Raises InvalidInput."""
     if not _HUB_ID.fullmatch(location):

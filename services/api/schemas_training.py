@@ -16,9 +16,12 @@ DatasetName = Annotated[PlainText, Field(min_length=1, max_length=100)]
 class UploadQuery(CheckOptions):
     """What an upload is called, and how it is checked; in the query, since the body is the file."""
 
-    name: DatasetName
+    name: DatasetName | None = Field(
+        None, description="What to call it, kept in the clear; left out: when it came, in UTC."
+    )
     filename: Annotated[PlainText, Field(max_length=255)] = Field(
-        description="The file's name; its ending tells what it is: jsonl, csv, parquet or zip."
+        description="The file's name, kept encrypted. Whether it is JSON Lines, CSV, Parquet or a zip, its "
+        "bytes tell, whatever its name."
     )
     column: list[Annotated[PlainText, Field(max_length=230)]] = Field(
         default_factory=list,
@@ -31,7 +34,10 @@ class UploadQuery(CheckOptions):
 class ImportBody(Body):
     """A dataset to take from a file of the server or from the hub."""
 
-    name: DatasetName
+    name: DatasetName | None = Field(
+        None,
+        description="What to call it, kept in the clear; left out: the hub id, or when a file came, in UTC.",
+    )
     source: Literal["path", "hub"]
     location: PlainText = Field(
         max_length=255,
@@ -63,7 +69,8 @@ class DatasetView(BaseModel):
     state: DatasetState
     source: str
     source_name: str = Field(
-        description="The file's name, its path on the server, or the hub id; empty when it was erased."
+        description="The file's name, its path on the server, or the hub id; empty when it was erased, "
+        "`(cannot be read)` when it cannot be decrypted."
     )
     options: dict[str, Any]
     bytes: int | None

@@ -21,7 +21,7 @@ class Tuning:
     # -- data
 
     def upload(self, file: BinaryIO, *, filename: str, name: str, **options: Any) -> Json:
-        """Send a file as a new dataset; it is then checked by a worker."""
+        """Send a file as a new dataset, with a name or an empty one; it is then checked by a worker."""
         query = given(name=name, filename=filename, **options)
         headers = {"Content-Type": "application/octet-stream"}
         return self._call(
@@ -29,8 +29,8 @@ class Tuning:
         )
 
     def fetch(self, *, name: str, source: str, location: str, options: Json) -> Json:
-        """Take a dataset from the server's import folder (`path`) or the hub (`hub`)."""
-        body = {"name": name, "source": source, "location": location, "options": options}
+        """Take a dataset from the server's import folder (`path`) or the hub (`hub`); `name` may be empty."""
+        body = {**given(name=name), "source": source, "location": location, "options": options}
         return self._call("POST", "/v1/datasets/import", json=body)
 
     def datasets(self, cursor: str | None = None, limit: int = 50) -> Json:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from services.worker_train.rows import Origin
 from shared.catalogue import CatalogueModel
 from shared.prompts import prompt_version
 from shared.training.recipe import Recipe
@@ -56,7 +57,8 @@ def write_card(
     base_revision: str,
     recipe: Recipe,
     passes: tuple[int, int],
-    data_sha256: str,
+    data: Origin,
+    validation_data: Origin | None,
     rows: tuple[int, int],
     left_out: tuple[int, int],
     system: str,
@@ -69,6 +71,7 @@ def write_card(
     Args:
         recipe: as it was asked for.
         passes: the batch size and accumulation that it ran with.
+        validation_data: of the rows held out, where they are other data.
         rows: how many were learnt, beside the recipe's canaries, and how many held out.
         left_out: how many of either were longer than the recipe's `max_tokens`, and are not among `rows`.
         system: the system text of every row that has none of its own; empty for none.
@@ -77,7 +80,8 @@ def write_card(
         "Adapter": f"`{adapter_sha256}` (SHA-256 of `adapter_model.safetensors`)",
         "Base model": f"{entry.title}, `{_origin(entry)}`",
         "Base revision": f"`{base_revision}`",
-        "Data": f"`{data_sha256}` (SHA-256 of the dataset's manifest, or of the file)",
+        "Data": _told(data),
+        **({"Held-out data": _told(validation_data)} if validation_data else {}),
         "Rows": f"{rows[0]:,} learnt, {rows[1]:,} held out"
         + (
             f"; left out as longer than {recipe.max_tokens:,} tokens: {left_out[0]:,} to learn, "
@@ -122,9 +126,7 @@ def write_card(
             "## Recipe",
             "",
             "```yaml",
-            yaml.safe_dump(
-                recipe.model_dump(mode="json", exclude={"data", "title"}), sort_keys=False
-            ).strip(),
+            yaml.safe_dump(_shown(recipe), sort_keys=False, allow_unicode=True).strip(),
             "```",
             "",
             *_recut(recipe, passes),
@@ -167,6 +169,16 @@ def write_merged_card(
             _terms(entry, "model", "an adapter was merged into its weights"),
         ]
     )
+
+
+def _told(origin: Origin) -> str:
+    return f"`{origin.digest}` ({origin.what})"
+
+
+def _shown(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without its title and what it names as data: either may name a person."""
+    columns = {"data": {"columns": recipe.data.columns}} if recipe.data.columns else {}
+    return {**columns, **recipe.model_dump(mode="json", exclude={"data", "title"})}
 
 
 def _recut(recipe: Recipe, passes: tuple[int, int]) -> list[str]:

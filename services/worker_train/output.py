@@ -16,6 +16,7 @@ from services.worker_train.base import Source
 from services.worker_train.card import write_card
 from services.worker_train.checkpoints import written_aside
 from services.worker_train.probe import take_probe
+from services.worker_train.rows import Rows
 from shared.training.recipe import Recipe
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -30,8 +31,8 @@ def write(
     recipe: Recipe,
     passes: tuple[int, int],
     tokenizer: Any,
-    data_sha256: str,
-    rows: tuple[int, int],
+    rows: Rows,
+    used: tuple[int, int],
     left_out: tuple[int, int],
     system: str,
     metrics: Mapping[str, Any],
@@ -62,8 +63,9 @@ def write(
                 base_revision=base_revision,
                 recipe=recipe,
                 passes=passes,
-                data_sha256=data_sha256,
-                rows=rows,
+                data=rows.origin,
+                validation_data=rows.validation_origin,
+                rows=used,
                 left_out=left_out,
                 system=system,
                 metrics=metrics,

@@ -57,14 +57,24 @@ class Row:
     question: bytes = b""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What rows were read from, as a card may tell it: without a file's name, which may name a person."""
+
+    digest: str
+    #: What the digest is, in words.
+    what: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """What a recipe's data came to."""
 
     train: list[Row]
     validation: list[Row]
-    #: Names exactly these rows: the SHA-256 of a dataset's manifest, or of the file.
-    sha256: str
+    origin: Origin
+    #: Of the rows held out, where they are other data than those to learn.
+    validation_origin: Origin | None = None
 
 
 def read_rows(data: Data, *, seed: int) -> Rows:
@@ -77,15 +87,16 @@ def read_rows(data: Data, *, seed: int) -> Rows:
         raise Refused("no-data", "The recipe names no data: set data.train.")
     checked = data.train.startswith(OWN)
     found = _named(data.train, data.columns)
-    train, validation, sha256 = found.train, found.validation, found.sha256
+    train, validation, validation_origin = found.train, found.validation, None
     if data.validation:
         other = _named(data.validation, data.columns)
         validation = other.validation or other.train
+        validation_origin = other.origin if validation else None
     if not validation and not checked and data.validation_fraction > 0:
         train, validation = _held_out(train, data.validation_fraction, seed)
     if not train:
         raise Refused("no-rows", "There are no rows to learn in the data.")
-    return Rows(train=train, validation=validation, sha256=sha256)
+    return Rows(train=train, validation=validation, origin=found.origin, validation_origin=validation_origin)
 
 
 def _named(name: str, columns: Mapping[Part, str]) -> Rows:
@@ -124,7 +135,7 @@ def _dataset(name: str) -> Rows:
         return Rows(
             train=[_row(reader, values) for values in reader.rows(Split.TRAIN)],
             validation=[_row(reader, values) for values in reader.rows(Split.VALIDATION)],
-            sha256=row.manifest_sha256,
+            origin=Origin(row.manifest_sha256, "SHA-256 of the dataset's manifest"),
         )
 
 
@@ -170,14 +181,15 @@ def _file(path: Path, columns: Mapping[Part, str]) -> Rows:
     except (OSError, EOFError, zlib.error):
         raise Refused("bad-data", "The file is no whole gzip file; compress it again.") from None
     rows = list(_converted(read_jsonl(io.BytesIO(text)), path.parent, columns))
-    return Rows(train=rows, validation=[], sha256=hashlib.sha256(raw).hexdigest())
+    origin = Origin(hashlib.sha256(raw).hexdigest(), "SHA-256 of the file")
+    return Rows(train=rows, validation=[], origin=origin)
 
 
 def _hub(name: str, columns: Mapping[Part, str]) -> Rows:
     max_bytes = UNPACKED * load_settings().max_dataset_bytes
     source = read_hub(name, subset=None, split="train", max_bytes=max_bytes)
-    digest = hashlib.sha256(f"{name}@{source.revision}".encode()).hexdigest()
-    return Rows(train=list(_converted(source.rows, None, columns)), validation=[], sha256=digest)
+    origin = Origin(str(source.revision), f"commit of `{name}` on the Hugging Face hub")
+    return Rows(train=list(_converted(source.rows, None, columns)), validation=[], origin=origin)
 
 
 def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part, str]) -> Iterator[Row]:

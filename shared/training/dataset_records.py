@@ -12,9 +12,11 @@ from sqlalchemy import Row, Select, select
 from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import State
-from shared.privacy.envelope import CannotDecrypt, Envelope
+from shared.privacy.envelope import CannotDecrypt, Envelope, KeyDestroyed
 from shared.training.states import DatasetState
 
+#: Told in the place of a file's name that was tampered with, or whose key this server lacks.
+UNREADABLE = "(cannot be read)"
 #: Large ones, which few need, and what only queries use.
 _LEFT_OUT = ("manifest", "report_ciphertext", "hidden_at")
 _COLUMNS = tuple(column for column in datasets.c if column.name not in _LEFT_OUT)
@@ -28,7 +30,8 @@ class Dataset:
     name: str
     state: DatasetState
     source: str
-    #: The file's name, its path on the server, or the hub id; empty when it was erased.
+    #: The file's name, its path on the server, or the hub id; empty when it was erased, `UNREADABLE` when it
+    #: cannot be decrypted.
     source_name: str
     options: dict[str, Any]
     key_id: str
@@ -90,5 +93,7 @@ def name_place(dataset_id: str) -> str:
 def _open_name(envelope: Envelope, row: Row[Any], sealed: bytes, wrapped: bytes | None, version: int) -> str:
     try:
         return envelope.unwrap(row.key_id, wrapped, version).decrypt(sealed, place=name_place(row.id))
-    except CannotDecrypt:  # a dataset that was erased is still listed
+    except KeyDestroyed:  # a dataset that was erased is still listed
         return ""
+    except CannotDecrypt:
+        return UNREADABLE

@@ -69,16 +69,22 @@ class DatasetStore:
         self,
         connection: Connection,
         *,
-        name: str,
+        name: str | None,
         source: str,
         source_name: str,
         options: DatasetOptions,
         by: By,
         now: datetime,
     ) -> tuple[str, DataKey]:
-        """A new dataset that receives its bytes; returns its id and the data key to seal them with."""
+        """A new dataset that receives its bytes; returns its id and the data key to seal them with.
+
+        Without a name it is called by its hub id, or by when it came.
+        """
         dataset_id = new_id()
         key = create_data_key(connection, self._envelope, scope="dataset", owner_id=dataset_id, now=now)
+        if name is None:
+            # the name stands in the clear, as that of a file must not
+            name = source_name[-100:] if source == "hub" else f"Data of {now:%d %b %Y, %H:%M}"
         row = {
             "id": dataset_id,
             "name": name,

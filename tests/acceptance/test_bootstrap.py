@@ -79,7 +79,7 @@ def test_going_back_a_version_and_forward_again_installs_each_time(project: Path
     assert installs("2.2", "api")
 
 
-@pytest.mark.parametrize("version", [(3, 10, 1), (3, 14, 0)])
+@pytest.mark.parametrize("version", [(3, 10, 1), (3, 15, 0)])
 def test_where_python3_does_not_serve_another_on_the_path_does(
     project: Path, tmp_path_factory: pytest.TempPathFactory, version: tuple[int, int, int]
 ) -> None:

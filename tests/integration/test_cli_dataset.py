@@ -56,7 +56,8 @@ def test_a_file_is_sent_with_its_options_and_progress(
         (dataset,) = api.gateway.datasets.list(connection, limit=2)
     assert dataset.id in said.out
     assert f"{len(ROWS):,} of {len(ROWS):,} bytes  100%" in said.err
-    assert (dataset.name, dataset.source_name, dataset.bytes) == ("ward notes", "ward notes.jsonl", len(ROWS))
+    assert (dataset.source_name, dataset.bytes) == ("ward notes.jsonl", len(ROWS))
+    assert dataset.name == f"Data of {dataset.created_at:%d %b %Y, %H:%M}"
     assert dataset.options["phi"] == "reject"
     assert dataset.options["validation_fraction"] == 0.3
     assert dataset.options["columns"] == {"messages": "chat"}
@@ -271,7 +272,8 @@ def test_a_row_cannot_steer_the_terminal() -> None:
 def test_a_dataset_is_checked_again_with_the_options_it_had_but_for_those_given(
     api: Api, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["dataset", "add", str(file), "--phi", "quarantine", "--seed", "7"]) == 0
+    named = ["--name", "ward notes"]
+    assert cli.main(["dataset", "add", str(file), *named, "--phi", "quarantine", "--seed", "7"]) == 0
     made, _ = check(api)
     capsys.readouterr()
     thread, status = in_the_background("dataset", "check", made.id, "--seed", "8", "--wait")

@@ -36,7 +36,7 @@ def api(make_api, folder: Path) -> Api:  # type: ignore[no-untyped-def]
 
 
 def bring(client: httpx.Client, location: str, source: str = "path") -> httpx.Response:
-    return client.post("/v1/datasets/import", json={"name": "A set", "source": source, "location": location})
+    return client.post("/v1/datasets/import", json={"source": source, "location": location})
 
 
 def test_a_file_below_the_folder_is_copied_and_checked(api: Api, folder: Path) -> None:
@@ -45,6 +45,7 @@ def test_a_file_below_the_folder_is_copied_and_checked(api: Api, folder: Path) -
         assert answer.status_code == 202, answer.text
         view = answer.json()
         assert (view["state"], view["source"], view["bytes"]) == ("validating", "path", len(ROWS))
+        assert view["name"].startswith("Data of ")
         assert (Path(api.settings.storage_url) / "datasets" / view["id"] / "raw").exists()
 
 
@@ -93,7 +94,7 @@ def test_without_a_folder_the_refusal_says_what_to_set(make_api, folder: Path) -
 def test_a_dataset_of_the_hub_is_only_noted(api: Api) -> None:
     view = bring(api.log_in(Role.ADMIN), "lavita/ChatDoctor-HealthCareMagic-100k", "hub").json()
     assert (view["state"], view["source"], view["bytes"], view["sha256"]) == ("validating", "hub", None, None)
-    assert view["source_name"] == "lavita/ChatDoctor-HealthCareMagic-100k"
+    assert view["source_name"] == view["name"] == "lavita/ChatDoctor-HealthCareMagic-100k"
     assert view["job_id"]
 
 

@@ -166,16 +166,16 @@ def name_told(admin: httpx.Client, dataset_id: str) -> str:
 def test_the_name_of_a_file_is_sealed_like_its_rows_and_is_nowhere_else(
     api: Api, admin: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset_id = upload(admin, filename=SECRET).json()["id"]
+    dataset_id = upload(admin, name=None, filename=SECRET).json()["id"]
     assert upload(admin, b"", filename=SECRET).status_code == 422
     assert upload(admin, b"x", filename=SECRET * 20).status_code == 422
     assert name_told(admin, dataset_id) == SECRET
     with api.gateway.database.read() as connection:
-        columns = (datasets.c.source_name, datasets.c.source_name_ciphertext)
-        clear, sealed = connection.execute(select(*columns).where(datasets.c.id == dataset_id)).one()
-    assert clear == ""
-    assert sealed is not None
-    assert b"Huber" not in sealed
+        row = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
+    assert row.source_name == ""
+    assert row.source_name_ciphertext is not None
+    assert row.name == f"Data of {row.created_at:%d %b %Y, %H:%M}"
+    assert not [column for column, value in row._mapping.items() if "Huber" in str(value)]
     told = [row.canonical_bytes for row in api.audit()]
     assert told
     assert not [each for each in told if b"Huber" in each]
@@ -186,6 +186,18 @@ def test_the_name_of_a_file_goes_with_its_key(api: Api, admin: httpx.Client) -> 
     dataset_id = upload(admin, filename=SECRET).json()["id"]
     api.set(data_keys, data_keys.c.key_id.is_not(None), wrapped_key=None)
     assert name_told(admin, dataset_id) == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "damage"),
+    [(datasets, {"source_name_ciphertext": b"tampered"}), (data_keys, {"master_key_version": 9})],
+)
+def test_the_name_of_a_file_that_cannot_be_read_is_told_from_one_that_was_erased(
+    api: Api, admin: httpx.Client, table: Any, damage: dict[str, Any]
+) -> None:
+    dataset_id = upload(admin, filename=SECRET).json()["id"]
+    api.set(table, table.c.key_id.is_not(None), **damage)
+    assert name_told(admin, dataset_id) == "(cannot be read)"
 
 
 def test_an_upload_whose_gateway_died_is_forgotten(api: Api, admin: httpx.Client) -> None:

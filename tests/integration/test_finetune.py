@@ -1,5 +1,6 @@
 """The training program on a tiny model: what it learns, what it leaves, and how it ends."""
 
+import hashlib
 import json
 import math
 import os
@@ -122,11 +123,13 @@ def test_the_card_and_the_probe_name_the_lineage(whole: tuple[Path, list[dict[st
     for fact in (
         named(events, "done")["sha256"],
         named(events, "plan")["base_revision"],
+        hashlib.sha256((folder / "rows.jsonl").read_bytes()).hexdigest(),
         "modified",
         "seed: 0",
     ):
         assert fact in card
     assert "flu" not in card
+    assert "rows.jsonl" not in card
     assert probe["base_revision"] == named(events, "plan")["base_revision"]
     assert probe["logprobs_base"] != probe["logprobs_adapter"]
     assert [len(ids) - 1 for ids in probe["token_ids"]] == [len(line) for line in probe["logprobs_base"]]

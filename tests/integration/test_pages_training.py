@@ -26,7 +26,7 @@ from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, 
 from tests.support import Api, Person
 from tests.training import School, add_dataset, claim_run
 from tests.unit.test_training_gate import GOOD as FIGURES
-from tests.uploads import REPORT, WORD, check, claim_check, uploaded
+from tests.uploads import REPORT, ROWS, WORD, check, claim_check, uploaded
 
 A, B = sha_of("a"), sha_of("b")
 FAILED = {
@@ -296,6 +296,18 @@ def test_columns_that_make_no_row_are_refused_and_the_page_says_so(
     assert any("columns must name one of" in each.value for each in app.error)
 
 
+def test_a_file_that_is_given_no_name_is_called_by_when_it_came(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    app = open_app("data")
+    filename = f"{'Maria_Huber_' * 12}.jsonl"
+    next(iter(app.file_uploader)).set_value((filename, ROWS, "application/jsonl"))
+    button(app, "Upload and check").click().run()
+    (made,) = api.client(admin).get("/v1/datasets").json()["items"]
+    assert made["name"].startswith("Data of ")
+    assert made["source_name"] == filename
+
+
 def test_a_subset_and_a_split_of_the_hub_are_fetched(open_app: Open, api: Api, admin: Person) -> None:
     app = open_app("data")
     next(each for each in app.text_input if each.label == "Hub id, or file").set_value("qiaojin/PubMedQA")
@@ -303,7 +315,8 @@ def test_a_subset_and_a_split_of_the_hub_are_fetched(open_app: Open, api: Api, a
     app.text_input(key="fetch-split").set_value("test")
     button(app, "Fetch and check").click().run()
     (made,) = api.client(admin).get("/v1/datasets").json()["items"]
-    assert (made["source_name"], made["options"]["subset"], made["options"]["split"]) == (
+    assert (made["name"], made["source_name"], made["options"]["subset"], made["options"]["split"]) == (
+        "qiaojin/PubMedQA",
         "qiaojin/PubMedQA",
         "pqa_labeled",
         "test",

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from models.demo.pictures import draw_picture
 from services.worker_train import finetune, hub
 from services.worker_train.child import Exit, Refused
-from services.worker_train.rows import read_rows
+from services.worker_train.rows import Origin, read_rows
 from shared.audit.record import canonical_json
 from shared.db.tables import data_keys
 from shared.db.tables_training import datasets
@@ -98,10 +98,13 @@ def dataset_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_rows_of_a_dataset_are_read(api: Api, dataset_id: str) -> None:
+    with api.gateway.database.read() as connection:
+        manifest_sha256 = connection.execute(select(datasets.c.manifest_sha256)).scalar_one()
     rows = read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
     assert [row.messages for row in rows.train] == [conversation(number) for number in range(4)]
     assert len(rows.validation) == 1
-    assert len(rows.sha256) == 64
+    assert rows.origin == Origin(manifest_sha256, "SHA-256 of the dataset's manifest")
+    assert rows.validation_origin is None
 
 
 def test_a_picture_of_a_dataset_is_read(dataset_id: str) -> None:
@@ -216,6 +219,8 @@ def test_columns_of_a_file_mean_what_the_recipe_says(tmp_path: Path) -> None:
         ["Und Gicht?", "Schmerz."],
     ]
     assert [row.messages for row in rows.validation] == [row.messages for row in rows.train]
+    read = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    assert rows.origin == rows.validation_origin == Origin(read, "SHA-256 of the file")
     assert {row.unit[:6] for row in rows.train} == {b"group:"}
     nobody = read_rows(data.model_copy(update={"columns": {**NAMED, "group": ""}}), seed=0)
     assert [row.unit for row in nobody.train] == [row.question for row in nobody.train]
@@ -372,7 +377,8 @@ def test_the_rows_of_a_dataset_of_the_hub_are_read(
     rows = read_rows(Data(train=str(named_as_on_the_hub), validation_fraction=0), seed=0)
     same = read_rows(Data(train=str(named_as_on_the_hub / "train.jsonl"), validation_fraction=0), seed=0)
     assert rows.train == same.train
-    assert len(rows.sha256) == 64
+    name, commit = str(named_as_on_the_hub), hub.find_table(str(named_as_on_the_hub), None).hash
+    assert rows.origin == Origin(commit, f"commit of `{name}` on the Hugging Face hub")
 
 
 @pytest.mark.parametrize("name", ["lost/rows.jsonl", "lost/rows.jsonl.gz", "rows", "a/b/c"])

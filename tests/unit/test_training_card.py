@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from services.worker_train.card import code_revision, write_card, write_merged_card
+from services.worker_train.rows import Origin
 from shared.catalogue import find_model
 from shared.prompts import prompt_version
 from shared.training.recipe import Recipe
@@ -15,13 +16,14 @@ ADAPTER, MANIFEST, REVISION = "a" * 64, "d" * 64, "e" * 40
 LICENCE = {"license": "other", "license_name": "health-ai-developer-foundations", "license_link": TERMS}
 
 
-def card(model: str, **recipe: Any) -> str:
+def card(model: str, *, validation_data: Origin | None = None, **recipe: Any) -> str:
     return write_card(
         entry=find_model(model),
         base_revision=REVISION,
         recipe=Recipe(model=model, seed=7, **recipe),
         passes=(4, 4),
-        data_sha256=MANIFEST,
+        data=Origin(MANIFEST, "SHA-256 of the dataset's manifest"),
+        validation_data=validation_data,
         rows=(1200, 60),
         left_out=(0, 0),
         system="" if recipe.get("system") == "as-is" else "You are helpful.",
@@ -53,7 +55,7 @@ def test_the_card_of_an_adapter_of_medgemma_names_its_lineage() -> None:
         f"| Adapter | `{ADAPTER}` (SHA-256 of `adapter_model.safetensors`) |",
         "| Base model | MedGemma 4B, `google/medgemma-4b-it` |",
         f"| Base revision | `{REVISION}` |",
-        f"| Data | `{MANIFEST}` (SHA-256 of the dataset's manifest, or of the file) |",
+        f"| Data | `{MANIFEST}` (SHA-256 of the dataset's manifest) |",
         "| Rows | 1,200 learnt, 60 held out |",
         f"| System text | `{prompt_version('You are helpful.')}`, as the log of served answers names it |",
         "| Seed | 7 |",
@@ -65,6 +67,18 @@ def test_the_card_of_an_adapter_of_medgemma_names_its_lineage() -> None:
         assert line in text.splitlines()
     (code,) = [line for line in text.splitlines() if line.startswith("| Code | MediChat ")]
     assert f"`{code_revision()}`" in code
+
+
+def test_the_card_names_other_data_that_was_held_out_and_the_columns_but_no_file() -> None:
+    columns = {"question": "Fräge | `a`", "answer": "Antwort\n```", "group": ""}
+    data = {"train": "/ward/Maria_Huber.jsonl", "validation": "Maria_Huber_2.jsonl", "columns": columns}
+    text = card("demo", validation_data=Origin(ADAPTER, "SHA-256 of the file"), data=data)
+    assert f"| Held-out data | `{ADAPTER}` (SHA-256 of the file) |" in text.splitlines()
+    shown = yaml.safe_load(text.partition("```yaml\n")[2].partition("\n```\n")[0])
+    assert shown["data"] == {"columns": columns}
+    assert "Huber" not in text
+    assert "Held-out data" not in card("demo")
+    assert "columns" not in card("demo")
 
 
 def test_the_card_of_an_adapter_of_medgemma_names_the_terms_that_go_with_it() -> None:

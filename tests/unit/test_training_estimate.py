@@ -124,18 +124,21 @@ def test_the_estimate_covers_what_attention_in_blocks_keeps(gradient_checkpointi
         torch.randn(1, count, length, text.head_dim, requires_grad=True)
         for count in (heads, text.num_key_value_heads, text.num_key_value_heads)
     ]
-    weights = 0
+    weights, queries = 0, 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal weights
-        if tensor.dtype is torch.float32 and tensor.shape[-2:-1] == (128,) and tensor.shape[0] == heads:
+        nonlocal weights, queries
+        # rows, keys and values have as many matrices as there are heads of keys
+        if tensor.dtype is torch.float32 and tensor.dim() == 3 and tensor.shape[0] == heads:
             weights += tensor.nbytes
+            queries += tensor.shape[1]
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         attend_in_blocks(*states, 0.1, None)
     layers = 1 if gradient_checkpointing else text.num_hidden_layers
-    assert weights
+    assert text.num_key_value_heads != heads
+    assert queries == length
     grown = judged(recipe, 0, longest_row=length, device="cpu") - judged(
         recipe, 0, longest_row=1, device="cpu"
     )

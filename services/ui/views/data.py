@@ -23,6 +23,11 @@ _UNREADABLE_COLUMNS = ("unknown-shape", "unknown-column")
 _AS_NAMED = "as its name says"
 #: Chosen for a part that no column is; it holds what no column's name may.
 _NO_COLUMN = "\0"
+_UNNAMED = (
+    "Left empty: when it came, in UTC. A file's name is not taken, for it may name a person: it is kept "
+    "encrypted, and this one is not."
+)
+_UNNAMED_OF_HUB = "A dataset of the hub is called by its id."
 _STATES = {"receiving": "coming in", "validating": "being checked", "ready": "ready", "rejected": "refused"}
 
 
@@ -62,13 +67,13 @@ def _add(tuning: Tuning) -> None:
                 help="JSON Lines, CSV or Parquet; a zip of one of them with pictures.",
             )
             st.caption(f"Up to {UPLOAD_MB} MB here; larger ones: `medichat dataset add FILE`.")
-            name = st.text_input("Name", max_chars=100, key=acts.fresh("upload-name"))
+            name = st.text_input("Name", max_chars=100, key=acts.fresh("upload-name"), help=_UNNAMED)
             options = _options("upload")
             if st.form_submit_button("Upload and check", type="primary"):
                 if file is None:
                     st.error("Choose a file first.")
                 else:
-                    _upload(tuning, file, name.strip() or file.name, options)
+                    _upload(tuning, file, name.strip(), options)
         with elsewhere, st.form("fetch"):
             source = st.radio(
                 "From",
@@ -77,13 +82,15 @@ def _add(tuning: Tuning) -> None:
                 format_func={"hub": "the Hugging Face hub", "path": "the server's import folder"}.get,
             )
             location = st.text_input("Hub id, or file", placeholder="lavita/ChatDoctor-HealthCareMagic-100k")
-            name = st.text_input("Name", max_chars=100, key="fetch-name")
+            name = st.text_input(
+                "Name", max_chars=100, key="fetch-name", help=f"{_UNNAMED} {_UNNAMED_OF_HUB}"
+            )
             of_the_hub = _part_of_the_hub()
             options = {**_options("fetch"), **of_the_hub}
             if st.form_submit_button("Fetch and check", type="primary"):
                 wish = partial(
                     tuning.fetch,
-                    name=name.strip() or location.strip()[-100:],
+                    name=name.strip(),
                     source=source,
                     location=location.strip(),
                     options=options,
