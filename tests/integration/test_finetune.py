@@ -25,7 +25,7 @@ from models.demo.pictures import draw_picture
 from services.worker_train import base, export, finetune
 from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import KNOWN_STEP, Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from services.worker_train.room import MustWait
 from shared.catalogue import find_model
@@ -425,6 +425,22 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     expected = losses(events)
     assert losses(again) == pytest.approx({step: expected[step] for step in (2, 3)}, abs=1e-5)
     assert looks(again) == pytest.approx(looks(events), abs=1e-5)
+
+
+def test_a_run_that_goes_on_tells_again_what_nobody_heard_of(
+    train, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(rows, max_steps=4, eval_steps=2)
+    _, events = train(recipe)
+    monkeypatch.setenv(KNOWN_STEP, "2")
+    status, again = train(recipe)
+    assert status is Exit.DONE
+    assert losses(again) == {}, "it had ended before"
+    told = [event for event in events if event["event"] == "step" and event["step"] >= 2]
+    assert [{"event": "step", **step} for step in named(again, "history")["steps"]] == told
+    monkeypatch.setenv(KNOWN_STEP, "5")
+    _, again = train(recipe)
+    assert "history" not in {event["event"] for event in again}
 
 
 def test_padded_rows_come_in_the_same_order_when_a_run_goes_on(train, rows: Path, tmp_path: Path) -> None:
