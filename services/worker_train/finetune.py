@@ -209,6 +209,8 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
+        largest_look=material.largest_look,
+        longest_held_out=max((len(sample.ids) for sample in material.validation), default=0),
         pictures=min(recipe.batch_size, material.pictures),
         tokens=material.tokens,
         device=device.type,

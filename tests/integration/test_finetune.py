@@ -725,6 +725,22 @@ def test_the_estimate_knows_of_pictures(
     assert 0 < trained_tower(rows) < trained_tower(write_picture_rows(tmp_path)) - 1
 
 
+def test_the_estimate_knows_of_a_look_at_longer_rows(train, rows: Path, tmp_path: Path, capsys) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    lines = [
+        json.dumps({"question": f"What is the flu, number {number}?", "answer": "Rest and drink. " * words})
+        for number, words in enumerate([1] * 13 + [300] * 6)
+    ]
+    held_out.write_text("\n".join(lines), encoding="utf-8")
+    recipe = tiny_recipe(rows, batch_size=4, max_tokens=2048, gradient_checkpointing=True)
+    longer = recipe.changed({"data": {"train": str(rows), "validation": str(held_out)}})
+    material = finetune.prepare(longer)
+    longest = max(len(sample.ids) for sample in material.validation)
+    # by length in passes of four, of which the last two have the six long rows
+    assert 3 * longest <= material.largest_look <= 4 * longest
+    assert judged(longer, capsys)["memory_mb"] > judged(recipe, capsys)["memory_mb"] + 10
+
+
 def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]]) -> None:
     judged = named(whole[1], "estimate")["memory_mb"]
     peak = max(event["memory_mb"] for event in whole[1] if "memory_mb" in event and event["event"] == "step")
