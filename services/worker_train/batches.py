@@ -70,12 +70,8 @@ class StepSampler(Sampler[int]):
         self._epoch, before = 0, self._epoch
         order = list(self)
         self._epoch = before
-        passes = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
-        return max(self._size(indices) for indices in passes)
-
-    def _size(self, indices: Sequence[int]) -> int:
-        lengths = [self._lengths[index] for index in indices]
-        return sum(lengths) if self._packed else max(lengths) * len(lengths)
+        lengths = [self._lengths[index] for index in order]
+        return largest_pass(lengths, self._batch_size, packed=self._packed)
 
     def _alike(self, order: list[int], step: int, chance: random.Random) -> list[int]:
         """The same rows, those of like length in one step; a short last step keeps its own."""
@@ -107,6 +103,12 @@ class StepSampler(Sampler[int]):
             )
             passes[lightest].append(index)
         return [index for dealt in passes for index in dealt]
+
+
+def largest_pass(lengths: Sequence[int], batch_size: int, *, packed: bool) -> int:
+    """Most tokens of one pass, padding included, over rows of these lengths in this order; 0 without rows."""
+    passes = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
+    return max((sum(each) if packed else max(each) * len(each) for each in passes), default=0)
 
 
 def as_dataset(samples: Sequence[Sample]) -> Dataset:

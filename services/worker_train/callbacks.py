@@ -19,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 
 from services.worker_train.child import Refused
 from services.worker_train.trainer import AdapterTrainer
+from shared.training.progress import FIGURES
 
 Emit = Callable[..., None]
 #: A loss so many times the median of the last steps, for so many steps in a row, has exploded.
@@ -68,8 +69,11 @@ class Watch(TrainerCallback, ExportableState):
     ExportableState, under the name of its class.
     """
 
-    def __init__(self, emit: Emit, stop: StopRequest, *, patience: int | None) -> None:
-        self._emit, self._stop, self._patience = emit, stop, patience
+    def __init__(
+        self, emit: Emit, stop: StopRequest, *, patience: int | None, known_step: int | None = None
+    ) -> None:
+        """`known_step`: the last step that is known of an earlier program; None when nobody keeps a curve."""
+        self._emit, self._stop, self._patience, self._known_step = emit, stop, patience, known_step
         self.trainer: AdapterTrainer
         self.drained = False
         self._losses, self._gradients = _Running(), _Running()
@@ -111,6 +115,7 @@ class Watch(TrainerCallback, ExportableState):
         kept = cast(dict[str, Any], state.stateful_callbacks)
         # a checkpoint of an earlier version has no such entry
         self.restore(kept.setdefault(type(self).__name__, self.state()))
+        self._tell_history(state)
         if self._owes_look:
             self._owes_look = False
             self.trainer.evaluate()
@@ -139,15 +144,15 @@ class Watch(TrainerCallback, ExportableState):
             return
         gradient = float(logs.get("grad_norm", 0.0))
         self.judge(state.global_step, logs["loss"], gradient, learning_rate=args.learning_rate)
-        self._emit(
-            "step",
-            step=state.global_step,
-            loss=round(logs["loss"], 6),
-            learning_rate=logs["learning_rate"],
-            grad_norm=round(gradient, 5),
-            tokens_per_s=round(self.trainer.tokens_per_second(), 1),
-            memory_mb=round(memory_mb(), 1),
-        )
+        figures = {
+            "loss": round(logs["loss"], 6),
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": round(gradient, 5),
+            "tokens_per_s": round(self.trainer.tokens_per_second(), 1),
+            "memory_mb": round(memory_mb(), 1),
+        }
+        state.log_history[-1].update(figures)  # the entry of this very step
+        self._emit("step", step=state.global_step, **figures)
 
     def on_evaluate(
         self,
@@ -162,7 +167,9 @@ class Watch(TrainerCallback, ExportableState):
         if not math.isfinite(loss):
             what = "the loss on the held-out rows is not a number"
             raise self._diverged(state.global_step, what, args.learning_rate)
-        self._emit("step", step=state.global_step, eval_loss=round(loss, 6))
+        look = {"step": state.global_step, "eval_loss": round(loss, 6)}
+        state.log_history.append(look)
+        self._emit("step", **look)
         self._unmoved = 0 if self.trainer.keep_if_best(loss) else self._unmoved + 1
         if self._is_stuck():
             self._emit(
@@ -204,6 +211,21 @@ class Watch(TrainerCallback, ExportableState):
             self._losses.add(loss)
         self._gradients.add(gradient)
         self._gradient = gradient
+
+    def _tell_history(self, state: TrainerState) -> None:
+        """Tell again what a checkpoint knows of steps that nobody may have heard of: the program that trained
+        them may have outlived its supervisor, or the database was away. The last known one may lack its look
+        at the held-out rows.
+        """
+        if self._known_step is None:
+            return
+        steps = [
+            {name: entry[name] for name in ("step", *FIGURES) if name in entry}
+            for entry in state.log_history
+            if entry["step"] >= self._known_step
+        ]
+        if steps:
+            self._emit("history", steps=steps)
 
     def _is_stuck(self) -> bool:
         return self._patience is not None and self._unmoved >= self._patience

@@ -18,6 +18,9 @@ _lock = threading.Lock()
 _follows = threading.Event()
 #: Serving is never starved: where both share the processors, answers come first.
 _NICER = 10
+#: The environment variable in which a training program is told the last step of its curve that is known: from
+#: there on it tells again, in the event `history`, what its checkpoint knows.
+KNOWN_STEP = "KNOWN_STEP"
 
 
 class Exit(IntEnum):

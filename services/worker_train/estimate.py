@@ -2,9 +2,10 @@
 reads no weights and no words.
 
 The terms are those of a LoRA step: the frozen base, the adapter with its gradients and moments, what the
-backward pass needs of the largest pass of the run (which is known, as the order of the rows is), one tile of
-logits, and what Python and its libraries take. Constants were fitted to measured peaks; tests hold the result
-to within a factor.
+backward pass needs of the largest pass of the run (which is known, as the order of the rows is), or where
+that is more the work of a layer on the largest pass over the rows held out, one tile of logits, and what
+Python and its libraries take. Constants were fitted to measured peaks; tests hold the result to within a
+factor.
 """
 
 from dataclasses import asdict, dataclass
@@ -151,6 +152,8 @@ def estimate(
     *,
     largest_pass: int,
     longest_row: int,
+    largest_look: int,
+    longest_held_out: int,
     pictures: int,
     tokens: int,
     device: str,
@@ -163,6 +166,7 @@ def estimate(
     Args:
         largest_pass: most tokens in one pass, padding included.
         longest_row: most tokens in one row.
+        largest_look, longest_held_out: the same of the rows held out; 0 without any.
         pictures: most pictures in one pass.
         tokens: tokens of the whole training, over all its steps.
         device: "cpu" or "cuda".
@@ -180,6 +184,8 @@ def estimate(
     if tower is not None:
         adapter += tower.adapter_per_rank * recipe.r if recipe.target == "all-linear" else 0
         activations += _tower_bytes(recipe, tower, pictures, weight_bytes)
+    # a look at the rows held out keeps nothing for a way back, but may be at longer ones, and at many of them
+    activations = max(activations, _look_bytes(shapes, largest_look, longest_held_out, weight_bytes))
     needed = (
         _base_bytes(shapes, weight_bytes, nf4=recipe.quantisation == "nf4")
         + adapter * (8 + _MOMENTS[recipe.optimiser])
@@ -262,6 +268,15 @@ def _activation_bytes(
     if recipe.gradient_checkpointing:
         return shapes.layers * kept + layer + masks
     return shapes.layers * layer + masks
+
+
+def _look_bytes(shapes: Shapes, tokens: int, longest_row: int, weight_bytes: int) -> float:
+    """What a pass without a way back takes: the larger half of a layer, and hidden states in float32."""
+    query, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    # the adapter's share of a product is there beside the product, and so is their sum
+    half = max(4 * query + 4 * keys, 5 * shapes.intermediate) * weight_bytes
+    masks = longest_row * longest_row * weight_bytes * shapes.heads
+    return tokens * (half + 6 * shapes.hidden * 4) + masks
 
 
 def _tower_bytes(recipe: Recipe, tower: Tower, pictures: int, weight_bytes: int) -> float:

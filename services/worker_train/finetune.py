@@ -10,6 +10,7 @@ events go to standard output and the program ends with its supervisor (see child
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ import torch
 
 from services.worker_train import base, batches, callbacks, child, output, processes, troubles
 from services.worker_train.checkpoints import base_of, newest_checkpoint
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import KNOWN_STEP, Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.material import Material, prepare
 from services.worker_train.memory import is_out_of_memory
@@ -153,7 +154,13 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
             f"The run began on other weights of {recipe.model} than those that are here now: restore them "
             "and start it again, or start a new run, by hand in a folder without checkpoints.",
         )
-    watch = callbacks.Watch(say, stop, patience=recipe.early_stopping_patience)
+    known = os.environ.get(KNOWN_STEP)
+    watch = callbacks.Watch(
+        say,
+        stop,
+        patience=recipe.early_stopping_patience,
+        known_step=None if known is None else int(known),
+    )
     trainer = make_trainer(
         material, model, checkpoints, device=device, dtype=dtype, watch=watch, revision=revision
     )
@@ -202,6 +209,8 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         shapes,
         largest_pass=material.sampler.largest_pass(),
         longest_row=max(lengths),
+        largest_look=material.largest_look,
+        longest_held_out=max((len(sample.ids) for sample in material.validation), default=0),
         pictures=min(recipe.batch_size, material.pictures),
         tokens=material.tokens,
         device=device.type,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.worker_train import base
-from services.worker_train.batches import StepSampler
+from services.worker_train.batches import StepSampler, largest_pass
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Refused
 from services.worker_train.rows import Row, Rows, read_rows
@@ -46,6 +46,12 @@ class Material:
         steps = self.recipe.max_steps
         epochs = steps / self.sampler.steps() if steps else self.recipe.epochs
         return round(sum(len(sample.ids) for sample in self.train) * epochs)
+
+    @property
+    def largest_look(self) -> int:
+        """Most tokens of one pass over the rows held out, padding included; 0 when there are none."""
+        lengths = [len(sample.ids) for sample in self.validation]
+        return largest_pass(lengths, self.recipe.batch_size, packed=self.packed)
 
     @property
     def pictures(self) -> int:

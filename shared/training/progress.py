@@ -34,6 +34,13 @@ class StepReport:
         return cls(int(fields["step"]), at, figures)
 
 
+def known_step(connection: Connection, run_id: str) -> int:
+    """The last step of which there are figures; 0 for none."""
+    last = select(func.max(training_steps.c.step)).where(training_steps.c.run_id == run_id)
+    step: int | None = connection.execute(last).scalar_one()
+    return step or 0
+
+
 def record_steps(
     connection: Connection, run_id: str, reports: Sequence[StepReport], *, starting: bool
 ) -> None:
@@ -41,6 +48,7 @@ def record_steps(
 
     `starting`: these are the first of a program that has just begun, so that what was stored of its first
     step and of later ones was trained in vain. A look at the held-out rows alone trains no step again.
+    A step with a loss is as of now, by which a reader sees that it was trained again.
     """
     if starting:
         kept = reports[0].step if "loss" not in reports[0].figures else reports[0].step - 1
@@ -53,7 +61,8 @@ def record_steps(
         key = [training_steps.c.run_id, training_steps.c.step]
         made = insert(training_steps).values(row)
         if report.figures:
-            connection.execute(made.on_conflict_do_update(index_elements=key, set_=dict(report.figures)))
+            changed = {**report.figures, **({"at": report.at} if "loss" in report.figures else {})}
+            connection.execute(made.on_conflict_do_update(index_elements=key, set_=changed))
         else:
             connection.execute(made.on_conflict_do_nothing(index_elements=key))
 

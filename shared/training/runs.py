@@ -262,7 +262,8 @@ class RunStore:
     def seconds_left(self, connection: Connection, run: Run) -> float | None:
         """How long a running run will take; None when that cannot be said.
 
-        By the median pause between its last steps, which a restart in between does not disturb.
+        By the median pause between its last steps, which a restart in between does not disturb. Steps that a
+        program told of at once, as they were known to its checkpoint only, have none.
         """
         if run.state is not RunState.RUNNING or run.total_steps is None:
             return None
@@ -273,10 +274,11 @@ class RunStore:
             .limit(_LOOK_BACK)
         ).scalars()
         times = list(moments)
-        if len(times) < 2:
+        pauses = [(later - earlier).total_seconds() for later, earlier in pairwise(times) if later != earlier]
+        if not pauses:
             estimated = (run.estimate or {}).get("seconds")
             return None if estimated is None or run.step else float(estimated)
-        pause: float = median((later - earlier).total_seconds() for later, earlier in pairwise(times))
+        pause: float = median(pauses)
         return round(max(0.0, pause) * max(0, run.total_steps - run.step), 1)
 
     def _one(self, connection: Connection, where: ColumnElement[bool]) -> Run:

@@ -26,7 +26,7 @@ from models.demo.pictures import draw_picture
 from services.worker_train import base, export, finetune
 from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import KNOWN_STEP, Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from services.worker_train.room import MustWait
 from shared.catalogue import find_model
@@ -430,6 +430,22 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     assert looks(again) == pytest.approx(looks(events), abs=1e-5)
 
 
+def test_a_run_that_goes_on_tells_again_what_nobody_heard_of(
+    train, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(rows, max_steps=4, eval_steps=2)
+    _, events = train(recipe)
+    monkeypatch.setenv(KNOWN_STEP, "2")
+    status, again = train(recipe)
+    assert status is Exit.DONE
+    assert losses(again) == {}, "it had ended before"
+    told = [event for event in events if event["event"] == "step" and event["step"] >= 2]
+    assert [{"event": "step", **step} for step in named(again, "history")["steps"]] == told
+    monkeypatch.setenv(KNOWN_STEP, "5")
+    _, again = train(recipe)
+    assert "history" not in {event["event"] for event in again}
+
+
 def test_padded_rows_come_in_the_same_order_when_a_run_goes_on(train, rows: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(rows, packing="off", batch_size=4, accumulation=1)
     _, events = train(recipe, "whole")
@@ -710,6 +726,22 @@ def test_the_estimate_knows_of_pictures(
         return float(judged(both, capsys)["memory_mb"] - judged(language, capsys)["memory_mb"])
 
     assert 0 < trained_tower(rows) < trained_tower(write_picture_rows(tmp_path)) - 1
+
+
+def test_the_estimate_knows_of_a_look_at_longer_rows(train, rows: Path, tmp_path: Path, capsys) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    lines = [
+        json.dumps({"question": f"What is the flu, number {number}?", "answer": "Rest and drink. " * words})
+        for number, words in enumerate([1] * 13 + [300] * 6)
+    ]
+    held_out.write_text("\n".join(lines), encoding="utf-8")
+    recipe = tiny_recipe(rows, batch_size=4, max_tokens=2048, gradient_checkpointing=True)
+    longer = recipe.changed({"data": {"train": str(rows), "validation": str(held_out)}})
+    material = finetune.prepare(longer)
+    longest = max(len(sample.ids) for sample in material.validation)
+    # by length in passes of four, of which the last two have the six long rows
+    assert 3 * longest <= material.largest_look <= 4 * longest
+    assert judged(longer, capsys)["memory_mb"] > judged(recipe, capsys)["memory_mb"] + 10
 
 
 def test_the_estimate_is_near_the_peak(whole: tuple[Path, list[dict[str, Any]]]) -> None:

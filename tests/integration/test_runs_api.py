@@ -1,6 +1,7 @@
 """Training runs over HTTP: what can be asked for, what is refused, and what is told."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from shared.training.runs import RunStore
 from shared.training.states import DatasetState
 from tests.conftest import MakeApi
 from tests.support import Api, RedisServer, wait_until
-from tests.training import School, add_dataset
+from tests.training import School, add_dataset, claim_run
 from tests.uploads import check, upload
 
 
@@ -94,6 +95,33 @@ def test_a_late_look_at_the_held_out_rows_keeps_the_steps_loss(school: School) -
         record_steps(connection, run_id, [StepReport(2, now, {"eval_loss": 2.0})], starting=True)
     found = [(step["step"], step["loss"], step["eval_loss"]) for step in school.steps(run_id)]
     assert found == [(1, 1.0, None), (2, 1.0, 2.0)]
+
+
+def test_a_step_that_is_told_of_again_is_as_of_then_and_a_look_changes_no_time(school: School) -> None:
+    run_id, gateway = school.submit()["id"], school.api.gateway
+    moments = [datetime(2026, 1, 1, 12, minute, tzinfo=UTC) for minute in range(3)]
+    told = ({"loss": 1.0}, {"loss": 0.9}, {"eval_loss": 2.0})
+    with gateway.database.write() as connection:
+        for at, figures in zip(moments, told, strict=True):
+            record_steps(connection, run_id, [StepReport(1, at, figures)], starting=False)
+    (step,) = school.steps(run_id)
+    assert (step["loss"], step["eval_loss"]) == (0.9, 2.0)
+    assert datetime.fromisoformat(step["at"]) == moments[1]
+
+
+def test_steps_that_were_told_of_at_once_say_nothing_of_the_time_left(school: School) -> None:
+    run_id, gateway = school.submit()["id"], school.api.gateway
+    claim_run(school.api)
+    school.api.set(training_runs, training_runs.c.id == run_id, total_steps=30)
+    told = datetime(2026, 1, 1, tzinfo=UTC)
+    with gateway.database.write() as connection:
+        at_once = [StepReport(step, told, {"loss": 1.0}) for step in range(1, 26)]
+        record_steps(connection, run_id, at_once, starting=True)
+    assert school.run(run_id)["eta_s"] is None
+    with gateway.database.write() as connection:
+        next_step = StepReport(26, told + timedelta(seconds=10), {"loss": 1.0})
+        record_steps(connection, run_id, [next_step], starting=True)
+    assert school.run(run_id)["eta_s"] == 40
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", str(2**31)])

@@ -9,16 +9,20 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
+from services.worker_train.handlers.train import TrainWork
 from services.worker_train.leftovers import remove_leftovers
 from services.worker_train.mirror import Checkpoints
+from services.worker_train.supervise import ProgramEvent
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters
@@ -27,8 +31,9 @@ from shared.queue import open_redis
 from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
+from shared.training.progress import StepReport, record_steps
 from tests.support import Api, RedisServer, freeze, wait_until
-from tests.training import School, WorkerProcess, worker_thread
+from tests.training import School, WorkerProcess, claim_run, worker_thread
 from tests.uploads import uploaded
 
 TIMES = {"lease_s": 4, "heartbeat_s": 1, "reconcile_s": 0.2, "retry_base_s": 0.1}
@@ -212,6 +217,44 @@ def test_steps_that_are_trained_again_leave_the_curve(school: School, worker: Wo
     assert run["state"] == "succeeded"
     moments = [step["at"] for step in school.steps(run_id)]
     assert moments == sorted(moments)
+
+
+class _RolledBack(Exception):
+    """The commit did not reach the database."""
+
+
+@on_one_database
+def test_a_transaction_that_is_tried_again_writes_what_the_first_try_would_have(school: School) -> None:
+    database, run_id = school.api.gateway.database, school.submit()["id"]
+    claim_run(school.api)
+    school.api.set(jobs, jobs.c.kind == "train", lease_expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    wait_until(lambda: school.run(run_id)["state"] == "queued", 10, "for the lease to be missed")
+    school.api.set(jobs, jobs.c.kind == "train", available_at=datetime.now(UTC) - timedelta(seconds=1))
+    now = datetime.now(UTC)
+
+    def write_at_the_second_try(write: Callable[[Connection], None]) -> None:
+        with suppress(_RolledBack), database.write() as connection:
+            write(connection)
+            raise _RolledBack
+        with database.write() as connection:
+            write(connection)
+
+    def told(step: int) -> list[ProgramEvent]:
+        return [ProgramEvent("step", {"step": step, "loss": 1.0}, time.monotonic())]
+
+    with worker_thread(school.api.settings, {}) as idle:
+        work = TrainWork(idle.tools, claim_run(school.api))
+        with database.write() as connection:
+            work.open(connection)
+            trained = [StepReport(step, now, {"loss": 2.0}) for step in range(1, 6)]
+            record_steps(connection, run_id, trained, starting=True)
+        work.arguments()
+        write_at_the_second_try(lambda connection: work.started(connection, now))
+        for batch in (told(3), told(4)):
+            write_at_the_second_try(lambda connection, batch=batch: work.record(connection, batch, now))
+    assert school.notes(run_id).count("stopped answering") == 1
+    curve = [(step["step"], step["loss"]) for step in school.steps(run_id)]
+    assert curve == [(1, 2.0), (2, 2.0), (3, 1.0), (4, 1.0)]
 
 
 @on_one_database
@@ -569,6 +612,10 @@ def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_kills_its_progra
         wait_until(lambda: "belongs to another worker" in frozen.log.read_text(), 20, "for it to notice")
     assert run["state"] == "succeeded"
     assert orphans != school.program_pids(run_id)
+    assert [step["step"] for step in school.steps(run_id)] == list(range(1, 61)), (
+        "trained by whichever program"
+    )
+    assert all(step["loss"] for step in school.steps(run_id))
     assert school.api.count(adapters) == 1
 
 

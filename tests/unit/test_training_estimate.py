@@ -1,13 +1,18 @@
 """What a training is judged to take for the vision tower, by what the tower of a small model keeps."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from torch.profiler import profile
 
 from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
 from services.worker_train.attention import attend_in_blocks
-from services.worker_train.base import lora_config
+from services.worker_train.base import lora_config, pack
+from services.worker_train.batches import PackedCollator
 from services.worker_train.estimate import Shapes, estimate
+from services.worker_train.loss import answer_with_loss
 from shared.training.recipe import Recipe
 from tests.tiny_model import tiny_tokenizer
 
@@ -62,14 +67,24 @@ def kept_by_the_tower(recipe: Recipe) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def judged(recipe: Recipe, pictures: int, *, longest_row: int = 100, device: str = "cuda") -> float:
+def judged(
+    recipe: Recipe,
+    pictures: int,
+    *,
+    largest_pass: int = 1000,
+    longest_row: int = 100,
+    look: tuple[int, int] = (0, 0),
+    device: str = "cuda",
+) -> float:
     """Bytes in float32; on a GPU, whose memory is not taken to be scattered, unless told otherwise."""
     config = new_model(len(tiny_tokenizer())).config
     found = estimate(
         recipe,
         Shapes.of(config, 6_300_000),
-        largest_pass=1000,
+        largest_pass=largest_pass,
         longest_row=longest_row,
+        largest_look=look[0],
+        longest_held_out=look[1],
         pictures=pictures,
         tokens=100_000,
         device=device,
@@ -143,3 +158,20 @@ def test_the_estimate_covers_what_attention_in_blocks_keeps(gradient_checkpointi
         recipe, 0, longest_row=1, device="cpu"
     )
     assert layers * weights < grown
+
+
+def test_the_estimate_covers_a_look_at_rows_longer_than_those_that_are_learnt() -> None:
+    length, count = 300, 4
+    model = adapted(Recipe()).eval()
+    pack(model.get_base_model())
+    answer_with_loss(model.get_base_model())
+    look = PackedCollator()([{"input_ids": [9] * length, "labels": [9] * length}] * count)
+    with torch.no_grad(), profile(profile_memory=True) as profiler:
+        model(**look)
+    peak = max(accumulate(event.nbytes() for event in profiler.profiler.kineto_results.events()))
+    without, judged_to_take = (
+        judged(Recipe(), 0, largest_pass=1, longest_row=1, look=each)
+        for each in ((0, 0), (count * length, length))
+    )
+    assert peak < judged_to_take - without < 1.6 * peak
+    assert judged(Recipe(), 0, look=(500, 100)) == judged(Recipe(), 0), "learning takes more than such a look"

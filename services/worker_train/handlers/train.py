@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from services.worker_train.child import KNOWN_STEP
 from services.worker_train.leftovers import remove_leftovers
 from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
@@ -24,7 +25,7 @@ from shared.jobs.records import Job
 from shared.logs import where
 from shared.training.adapter_files import CARD, FILES, WEIGHTS, hash_files
 from shared.training.adapters import AdapterStore, NewAdapter
-from shared.training.progress import StepReport, add_note, record_steps
+from shared.training.progress import StepReport, add_note, known_step, record_steps
 from shared.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,13 @@ class TrainWork(Work):
         #: As the program that runs said that it runs: it may cut the passes smaller.
         self._ran = self._recipe
         self._card = self._files_sha256 = ""
-        #: Whether the program that runs has not reported a step yet.
-        self._fresh = True
-        #: Whether a program was started in this attempt.
-        self._begun = False
+        #: The first event of a step by the program that runs: it stays the first when it is stored once more,
+        #: after a transaction that failed.
+        self._first: ProgramEvent | None = None
+        #: How many programs were started in this attempt.
+        self._programs = 0
+        #: The last step in the curve before the program that runs.
+        self._known_step = 0
         #: The time when this process's monotonic clock read 0: found once, so that later steps are later.
         self._clock_zero: datetime | None = None
         self._mirror_failed = False
@@ -85,6 +89,8 @@ class TrainWork(Work):
         self._recipe = Recipe.model_validate(self._run.recipe)
 
     def arguments(self) -> list[str]:
+        self._programs += 1
+        self._first, self._ran = None, self._recipe
         checkpoints = self.checkpoints
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
@@ -97,19 +103,18 @@ class TrainWork(Work):
         added = super().environment()
         if self._recipe.processes > 1:
             del added["CUDA_VISIBLE_DEVICES"]
-        return added
+        return added | {KNOWN_STEP: str(self._known_step)}
 
     def started(self, connection: Connection, now: datetime) -> None:
         super().started(connection, now)
-        self._fresh, self._ran = True, self._recipe
+        self._known_step = known_step(connection, self.run.id)
         self._set(connection, waiting_reason=None)
-        if not self._begun and self._was_lost(connection):
+        if self._programs == 1 and self._was_lost(connection):
             self.note(
                 connection,
                 f"The worker that ran it stopped answering; {self.tools.worker_id} took it up.",
                 now,
             )
-        self._begun = True
         for skipped in self._skipped:
             self.note(
                 connection,
@@ -136,16 +141,20 @@ class TrainWork(Work):
         if self._clock_zero is None:
             self._clock_zero = now - timedelta(seconds=time.monotonic())
         zero = self._clock_zero
-        reports = [
-            StepReport.from_fields(event.fields, zero + timedelta(seconds=event.received))
-            for event in events
-            if event.name == "step"
-        ]
-        if reports:
-            record_steps(connection, self.run.id, reports, starting=self._fresh)
-            self._fresh = False
+        steps = [event for event in events if event.name == "step"]
+        if steps:
+            self._first = self._first or steps[0]
+            reports = [
+                StepReport.from_fields(event.fields, zero + timedelta(seconds=event.received))
+                for event in steps
+            ]
+            record_steps(connection, self.run.id, reports, starting=steps[0] is self._first)
         for event in events:
-            if event.name == "note":
+            if event.name == "history":
+                at = zero + timedelta(seconds=event.received)
+                told = [StepReport.from_fields(fields, at) for fields in event.fields["steps"]]
+                record_steps(connection, self.run.id, told, starting=False)
+            elif event.name == "note":
                 self.note(connection, str(event.fields["text"]), now)
             elif event.name == "estimate":
                 self._set(connection, estimate=dict(event.fields))
