@@ -29,7 +29,7 @@ from services.worker_train.tokens import Sample
 from shared.training.recipe import Data, load_preset
 
 ROWS, HELD_OUT = 2000, 200
-QUICK_ROWS, QUICK_HELD_OUT = 160, 40
+QUICK_ROWS, QUICK_HELD_OUT = 48, 12
 MAX_TOKENS = 1024
 SYSTEMS = ("baseline", "ours")
 
