@@ -95,7 +95,7 @@ def main():
     if wanted <= there:
         return
     free = shutil.disk_usage(".").free
-    if free + held(VENV) < NEEDED_BYTES and not os.path.exists(STAMP):
+    if not os.path.exists(STAMP) and free + held(VENV) < NEEDED_BYTES:
         fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
     if not whole:
         run(

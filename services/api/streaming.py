@@ -75,10 +75,10 @@ class News:
     def listening(self, job_id: str, *, sentences: bool = True) -> Iterator[asyncio.Event]:
         """An event that is set whenever the bell rings for this job; or only when its state changed.
 
-        It is set already when that was a moment ago.
+        The latter is set already when that was a moment ago: who waits for sentences looks first.
         """
         event = asyncio.Event()
-        if job_id in self._changed:
+        if not sentences and job_id in self._changed:
             event.set()
         self._waiters.setdefault(job_id, {})[event] = sentences
         try:
