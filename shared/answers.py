@@ -42,9 +42,9 @@ def record_end(
     if job.kind is not Kind.INFER:
         _record_work(connection, job, actor=actor, now=now)
         return None
-    message_id, unreadable = None, {}
+    kept, unreadable = None, {}
     try:
-        message_id = conversations.keep_answer(connection, job, now, key=key)
+        kept = conversations.keep_answer(connection, job, now, key=key)
     except CannotDecrypt as error:
         log.error("the answer of job %s cannot be opened: %s", job.id, type(error).__name__)
         unreadable = {"unreadable": True}
@@ -58,7 +58,9 @@ def record_end(
         reason=job.error,
         details={
             "conversation": job.conversation_id,
-            "message": message_id,
+            "message": kept and kept.message_id,
+            "ciphertext_sha256": kept and kept.ciphertext_sha256,
+            "commitment": kept and kept.commitment,
             "model": job.model_id,
             "model_revision": job.model_revision,
             "adapter": job.adapter_sha256,
@@ -69,7 +71,7 @@ def record_end(
             **unreadable,
         },
     )
-    return message_id
+    return None if kept is None else kept.message_id
 
 
 def respond(

@@ -3,6 +3,7 @@
 Every text goes through the envelope here, so no caller ever handles a ciphertext.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +76,17 @@ TITLE_CHARS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A message that was stored, and what the log says of its text."""
+
+    conversation_id: str
+    message_id: str
+    #: SHA-256 of the ciphertext, and the salted commitment to the text (`DataKey.commitment`); in hex.
+    ciphertext_sha256: str
+    commitment: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One message in the clear."""
 
@@ -128,11 +140,8 @@ class Conversations:
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
 
-    def create(self, into: Into, *, user_id: str, question: str, now: datetime) -> tuple[str, str]:
-        """Start a conversation with its first question and a data key of its own.
-
-        Returns the ids of the conversation and of the question; the question gives the title.
-        """
+    def create(self, into: Into, *, user_id: str, question: str, now: datetime) -> Kept:
+        """Start a conversation with its first question, which gives the title, and a data key of its own."""
         conversation_id = new_id()
         key = create_data_key(into, self._envelope, scope="conversation", owner_id=conversation_id, now=now)
         row = {
@@ -145,10 +154,9 @@ class Conversations:
             "message_count": 1,
         }
         put(into, conversations, row)
-        message_id = self._insert_message(
+        return self._insert_message(
             into, key, conversation_id=conversation_id, seq=1, role="user", text=question, now=now
         )
-        return conversation_id, message_id
 
     def key(self, connection: Connection, conversation_id: str) -> DataKey:
         """The conversation's data key. Raises NotFound or KeyDestroyed."""
@@ -187,8 +195,8 @@ class Conversations:
         parent_id: str | None = None,
         job_id: str | None = None,
         into: Rows | None = None,
-    ) -> str:
-        """Append a message, or keep its row in `into`; returns its id.
+    ) -> Kept:
+        """Append a message, or keep its row in `into`.
 
         Numbers are gapless: the conversation's row is locked.
         """
@@ -217,8 +225,10 @@ class Conversations:
         now: datetime,
         parent_id: str | None = None,
         job_id: str | None = None,
-    ) -> str:
+    ) -> Kept:
         message_id = new_id()
+        place = f"message:{message_id}"
+        sealed = key.encrypt(text, place=place)
         row = {
             "id": message_id,
             "conversation_id": conversation_id,
@@ -226,13 +236,18 @@ class Conversations:
             "parent_id": parent_id,
             "role": role,
             "parts": [{"type": "text"}],
-            "ciphertext": key.encrypt(text, place=f"message:{message_id}"),
+            "ciphertext": sealed,
             "key_id": key.key_id,
             "job_id": job_id,
             "created_at": now,
         }
         put(into, messages, row)
-        return message_id
+        return Kept(
+            conversation_id=conversation_id,
+            message_id=message_id,
+            ciphertext_sha256=hashlib.sha256(sealed).hexdigest(),
+            commitment=key.commitment(text, place=place),
+        )
 
     def read_messages(
         self, connection: Connection, conversation_id: str, *, key: DataKey | None = None
@@ -383,7 +398,7 @@ class Conversations:
 
     def keep_answer(
         self, connection: Connection, job: Job, now: datetime, *, key: DataKey | None = None
-    ) -> str | None:
+    ) -> Kept | None:
         """Make what was released for an ended job a message; None when nothing was kept.
 
         It takes the place of the former answers to its question, unless it failed: then those stay, and it

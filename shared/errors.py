@@ -12,7 +12,8 @@ MediChatError
 ├── NotAuthenticated
 │   └── AccountLocked
 ├── NotAllowed
-│   └── ConsentRequired
+│   ├── ConsentRequired
+│   └── PasswordRequired
 ├── NotFound
 ├── Conflict
 │   ├── AdapterConflict
@@ -114,6 +115,12 @@ class ConsentRequired(NotAllowed):
     """Read and accept the disclaimer first: POST /v1/me/consent."""
 
     code = "consent-required"
+
+
+class PasswordRequired(NotAllowed):
+    """Type your password again to do this: POST /v1/me/reauthenticate, then repeat the request."""
+
+    code = "password-required"
 
 
 class NotFound(MediChatError):

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     #: Where datasets, checkpoints and adapters are kept: a folder or an fsspec URL such as `s3://bucket/medichat`;
     #: a folder in `state_dir` when unset. Workers on several hosts need one that all of them reach.
     storage_url: str = ""
+    #: Where signed checkpoints of the log, and the list of erased keys, are kept outside of the database: a
+    #: folder (better on another disk) or an fsspec URL; a folder in `state_dir` when unset.
+    checkpoint_url: str = ""
     #: Largest dataset that is taken, in bytes.
     max_dataset_bytes: int = Field(1_000_000_000, ge=1)
     #: Folder of the gateway's machine from which admins may import datasets; none when unset.
@@ -105,6 +108,8 @@ class Settings(BaseSettings):
     logins_per_minute: int = Field(20, ge=1)
     session_idle_minutes: float = Field(60, gt=0)
     session_max_hours: float = Field(12, gt=0)
+    #: Exporting, erasing and revealing ask for the password again unless it was typed within this time.
+    password_minutes: float = Field(10, gt=0)
 
     #: A running job belongs to its worker for this long after each heartbeat, in seconds.
     lease_s: float = Field(60, gt=0)
@@ -138,6 +143,7 @@ class Settings(BaseSettings):
         if not self.database_url:
             self.database_url = f"sqlite:///{(self.state_dir / 'medichat.db').absolute()}"
         self.storage_url = self.storage_url or str((self.state_dir / "storage").absolute())
+        self.checkpoint_url = self.checkpoint_url or str((self.state_dir / "checkpoints").absolute())
         self.database_owner_url = self.database_owner_url or self.database_url
         self.api_url = self.api_url or f"http://127.0.0.1:{self.api_port}"
         self.public_api_url = self.public_api_url or self.api_url

@@ -43,6 +43,11 @@ class Storage:
         """The storage that the operator chose."""
         return cls(settings.storage_url)
 
+    @classmethod
+    def of_checkpoints(cls, settings: Settings) -> "Storage":
+        """Where what proves the log is kept, outside of the database."""
+        return cls(settings.checkpoint_url)
+
     @contextmanager
     def create(self, path: str) -> Iterator[IO[bytes]]:
         """A file to write; it appears when the block ends, and not when the block raises.

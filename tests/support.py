@@ -271,7 +271,7 @@ class Api:
             return [
                 store.create(
                     connection, user_id=person.id, question=text, now=begun + timedelta(seconds=number)
-                )[0]
+                ).conversation_id
                 for number, text in enumerate(questions)
             ]
 

@@ -19,6 +19,7 @@ from services.api.state import Gateway
 from shared.answers import record_end, respond
 from shared.audit import record
 from shared.auth.sessions import Principal
+from shared.conversations import Kept
 from shared.db.rows import Into, Rows
 from shared.db.tables import conversations, jobs, messages
 from shared.errors import (
@@ -154,14 +155,14 @@ class _Desk:
         in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
         if not in_need:
             self._check_quota(caller)
-        conversation_id, message_id = self._keep_question(caller, question, check_free=not in_need)
+        kept = self._keep_question(caller, question, check_free=not in_need)
         job = submit(
             gateway,
             self.rows,
             caller,
-            conversation_id=conversation_id,
-            question_id=message_id,
-            text=question.query,
+            conversation_id=kept.conversation_id,
+            question_id=kept.message_id,
+            kept=kept,
             verdict=verdict,
             guard=self._guard,
             sampling={
@@ -175,8 +176,7 @@ class _Desk:
         )
         return Stored(job, verdict, self._guard)
 
-    def _keep_question(self, caller: Principal, question: Question, *, check_free: bool) -> tuple[str, str]:
-        """The conversation's id and the new message's."""
+    def _keep_question(self, caller: Principal, question: Question, *, check_free: bool) -> Kept:
         talk = self._gateway.conversations
         if question.conversation_id is None:
             return talk.create(self.rows, user_id=caller.user_id, question=question.query, now=self.now)
@@ -195,7 +195,7 @@ class _Desk:
             raise
         if check_free:
             _check_free(self._connection, question.conversation_id)
-        message_id = talk.add_message(
+        return talk.add_message(
             self._connection,
             talk.key(self._connection, question.conversation_id),
             conversation_id=question.conversation_id,
@@ -204,7 +204,6 @@ class _Desk:
             now=self.now,
             into=self.rows,
         )
-        return question.conversation_id, message_id
 
     def _check_quota(self, caller: Principal) -> None:
         queued = self._queued.get(caller.user_id)
@@ -246,7 +245,6 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 caller,
                 conversation_id=conversation_id,
                 question_id=asked.id,
-                text=asked.text,
                 verdict=verdict,
                 guard=guard,
                 sampling=sampling,
@@ -324,11 +322,11 @@ def submit(
     *,
     conversation_id: str,
     question_id: str,
-    text: str,
     verdict: Verdict,
     guard: Guard,
     sampling: dict[str, Any],
     now: datetime,
+    kept: Kept | None = None,
     parent_job_id: str | None = None,
     idempotency_key: str | None = None,
     request_hmac: str | None = None,
@@ -337,6 +335,7 @@ def submit(
 ) -> Job:
     """The job of a screened question and its event; settled already when the guard answers at once.
 
+    `kept` is the question's message where it was stored just now: the log is bound to its text once.
     What the first layers refuse is no exception: the worker asks all of them before its engine begins.
     """
     settings = gateway.settings
@@ -372,13 +371,17 @@ def submit(
             "message": question_id,
             "parent_job": parent_job_id,
             "adapter": adapter,
-            "text_hmac": gateway.envelope.fingerprint(text),
+            **({} if kept is None else _bound(kept)),
             "guard_action": verdict.action,
             "guard_category": verdict.category,
             "policy_version": guard.policy_version,
         },
     )
     return job
+
+
+def _bound(kept: Kept) -> dict[str, str]:
+    return {"ciphertext_sha256": kept.ciphertext_sha256, "commitment": kept.commitment}
 
 
 def answer_at_once(

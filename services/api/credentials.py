@@ -91,6 +91,23 @@ def change_password(gateway: Gateway, caller: Principal, current: str, new: str)
         _committed(gateway.database, settle)
 
 
+def reauthenticate(gateway: Gateway, caller: Principal, password: str) -> None:
+    """Let the caller do what asks for the password again. Raises InvalidInput or AccountLocked."""
+    clock, actor = gateway.clock, caller.actor
+
+    def begin(connection: Connection) -> guesses.Guess:
+        return guesses.begin_own(connection, caller.user_id, actor=actor, clock=clock)
+
+    def settle(connection: Connection) -> None:
+        guesses.settle_own(connection, guess, right=right, actor=actor, clock=clock)
+        sessions.reauthenticate(connection, caller, clock.now(connection))
+
+    with _turn(caller.name):
+        guess = _committed(gateway.database, begin)
+        right = guess.judge(password)
+        _committed(gateway.database, settle)
+
+
 def _committed(database: Database, act: Callable[[Connection], T]) -> T:
     """The act in one write. A refusal is raised only once the rows that it wrote are committed."""
     with database.write() as connection:

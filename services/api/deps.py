@@ -5,6 +5,7 @@ Every route declares who may call it, by one of `Asker`, `Reader`, `AnyUser`, `A
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -17,10 +18,12 @@ from services.api.together import Together
 from shared.audit import record
 from shared.auth.roles import Role, Scope
 from shared.auth.sessions import Principal
-from shared.errors import ConsentRequired, LimitReached, NotAllowed, NotAuthenticated
+from shared.errors import ConsentRequired, LimitReached, NotAllowed, NotAuthenticated, PasswordRequired
 
 #: Sent by a page that looks again by itself, so that it does not keep an unused log-in alive.
 WATCHING_HEADER = "X-MediChat-Poll"
+
+_NO_KEYS = "This asks for a person's password, so it cannot be done with an API key; log in."
 
 _bearer = OAuth2PasswordBearer(tokenUrl="v1/auth/token", auto_error=False)
 
@@ -81,6 +84,8 @@ class Access:
     also: tuple[Role, Scope] | None = None
     #: What an API key is told where only a person who is logged in may call; None where keys may call too.
     no_keys: str | None = None
+    #: Whether the password must have been typed within `password_minutes`; keys may not call then.
+    password: bool = False
 
     async def __call__(
         self,
@@ -88,14 +93,19 @@ class Access:
         gateway: GatewayDep,
         principal: Annotated[Principal, Depends(get_principal)],
     ) -> Principal:
-        """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it) or ConsentRequired."""
+        """Raises NotAuthenticated, LimitReached, NotAllowed (and logs it), ConsentRequired or
+        PasswordRequired.
+        """
         if not self._lets_in(principal):
             reason = f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}"
             await run_in_threadpool(log_denial, gateway, request, principal, reason)
             raise NotAllowed(self._missing_scope(principal))
-        if self.no_keys is not None and principal.kind == "key":
+        no_keys = self.no_keys or (_NO_KEYS if self.password else None)
+        if no_keys is not None and principal.kind == "key":
             await run_in_threadpool(log_denial, gateway, request, principal, "not for API keys")
-            raise NotAllowed(self.no_keys)
+            raise NotAllowed(no_keys)
+        if self.password and not _typed_lately(gateway, principal):
+            raise PasswordRequired
         if self.consent and not principal.consented:
             raise ConsentRequired
         return principal
@@ -117,6 +127,11 @@ class Access:
             return None
         wanted = " or ".join(f"`{scope}`" for scope in sorted(scopes))
         return f"This API key needs the scope {wanted}; make a key that has it: POST /v1/api-keys."
+
+
+def _typed_lately(gateway: Gateway, principal: Principal) -> bool:
+    most = timedelta(minutes=gateway.settings.password_minutes)
+    return principal.password_age is not None and principal.password_age <= most
 
 
 async def everyone() -> None:

@@ -165,6 +165,7 @@ EXAMPLES: dict[str, Any] = {
     },
     "RefreshBody": {"refresh_token": "mcr_JkYp4tW2bqf0yXn9cR7vLhS1dGmZ3eUa"},
     "ConsentBody": {"version": CONSENT_VERSION},
+    "ReauthenticateBody": {"password": "a long sentence that I know"},
     "PasswordBody": {"current": "a long passphrase", "new": "another long passphrase"},
     "NewUserBody": {"name": "nurse.kim", "role": "user", "audience": "clinician"},
     "ChangeBody": {"status": "disabled"},

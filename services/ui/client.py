@@ -60,6 +60,10 @@ class Gateway:
         """Set a new password; other log-ins end."""
         self.call("POST", "/v1/me/password", json={"current": current, "new": new})
 
+    def reauthenticate(self, password: str) -> None:
+        """Type one's password again, for what asks for it."""
+        self.call("POST", "/v1/me/reauthenticate", json={"password": password})
+
     # -- asking
 
     def ask(self, query: str, conversation_id: str | None, idempotency_key: str) -> Json:

@@ -73,6 +73,8 @@ class Principal:
     kind: str
     #: Whether `last_seen_at` is due for a new note.
     note_due: bool
+    #: How long ago this session's password was typed; None for an API key.
+    password_age: timedelta | None
 
     @property
     def actor(self) -> record.Actor:
@@ -160,7 +162,8 @@ def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, n
         raise NotAuthenticated("This log-in ended because it was not used; log in again.")
     # often enough that the time without use is never counted from a use long before the last one
     note_due = now - row.last_seen_at >= min(_NOTE_EVERY, idle / 4)
-    return _principal(row, row.sid, frozenset(Scope), row.expires_at, row.kind, note_due)
+    age = now - row.reauthenticated_at
+    return _principal(row, row.sid, frozenset(Scope), row.expires_at, row.kind, note_due, age)
 
 
 def is_open(connection: Connection, session_id: str, now: datetime) -> bool:
@@ -189,6 +192,15 @@ def note_use(connection: Connection, principal: Principal, now: datetime) -> Non
     else:
         statement = update(sessions).where(sessions.c.sid == principal.session_id).values(last_seen_at=now)
     connection.execute(statement)
+
+
+def reauthenticate(connection: Connection, principal: Principal, now: datetime) -> None:
+    """Note that the person behind the session typed their password just now."""
+    sid = principal.session_id
+    connection.execute(update(sessions).where(sessions.c.sid == sid).values(reauthenticated_at=now))
+    record.append(
+        connection, now=now, actor=principal.actor, action="session.reauthenticated", object=f"session:{sid}"
+    )
 
 
 def end(
@@ -282,6 +294,7 @@ def _principal(
     expires_at: datetime | None,
     kind: str,
     note_due: bool,
+    password_age: timedelta | None = None,
 ) -> Principal:
     if row.status != AccountStatus.ACTIVE:
         raise NotAuthenticated("This account is not active; ask an admin.")
@@ -296,4 +309,5 @@ def _principal(
         expires_at=expires_at,
         kind=kind,
         note_due=note_due,
+        password_age=password_age,
     )

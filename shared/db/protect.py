@@ -1,4 +1,5 @@
-"""Takes UPDATE and DELETE on insert-only tables away from the application. It creates no table.
+"""Lays triggers: insert-only tables refuse change, and new rows join the queues of what is still to be done
+with them. It creates no table.
 
 SQLite has no roles, so triggers refuse. On PostgreSQL the tables belong to the owner, and the
 application's role `medichat_app` (of which the application's login is a member) is granted only
@@ -10,6 +11,33 @@ from sqlalchemy import Connection, inspect, text
 from shared.db.tables import INSERT_ONLY, metadata
 
 APPLICATION_ROLE = "medichat_app"
+#: Of each table the queue that its new rows join, and the column of their ids there.
+_QUEUES = {"audit_events": ("audit_pending", "event_id"), "messages": ("search_pending", "message_id")}
+
+
+def lay_queues(connection: Connection) -> None:
+    """Lay the triggers by which each new row joins its queue, whoever writes it; safe to repeat."""
+    present = set(inspect(connection).get_table_names())
+    for table, (queue, column) in _QUEUES.items():
+        if queue not in present:
+            continue
+        join = f"INSERT INTO {queue} ({column}) VALUES (NEW.id);"  # noqa: S608 - names of our tables
+        if connection.dialect.name == "sqlite":
+            trigger = f"TRIGGER IF NOT EXISTS {table}_join AFTER INSERT ON {table} BEGIN {join} END"
+            connection.execute(text(f"CREATE {trigger}"))
+            continue
+        connection.execute(
+            text(
+                f"CREATE OR REPLACE FUNCTION join_{queue}() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN {join} RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                f"CREATE OR REPLACE TRIGGER {table}_join AFTER INSERT ON {table} "
+                f"FOR EACH ROW EXECUTE FUNCTION join_{queue}()"
+            )
+        )
 
 
 def protect_insert_only(connection: Connection) -> None:

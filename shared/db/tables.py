@@ -38,8 +38,10 @@ metadata = MetaData(
 )
 
 INSERT_ONLY = (
+    "audit_checkpoints",
     "audit_events",
     "audit_seals",
+    "audit_tiles",
     "deployments",
     "guard_activations",
     "guard_policies",
@@ -113,8 +115,8 @@ data_keys = Table(
     "data_keys",
     metadata,
     Column("key_id", Id, primary_key=True),
-    Column("scope", String(16), nullable=False),  # conversation | dataset | image
-    Column("owner_id", Id, nullable=False, index=True),  # the conversation, dataset or image
+    Column("scope", String(16), nullable=False),  # conversation | dataset | image | person | search
+    Column("owner_id", Id, nullable=False, index=True),  # the conversation, dataset, …
     Column("subject_reference", String(255)),  # the person the text is about, where one is named
     Column("wrapped_key", LargeBinary),  # NULL once destroyed
     Column("master_key_version", Integer, nullable=False),
@@ -288,7 +290,7 @@ audit_events = Table(
     Column("actor", String(100), nullable=False, index=True),  # a user's id, `system` or `operator`
     Column("session_id", String(64)),
     Column("action", String(64), nullable=False, index=True),
-    Column("object", String(160)),  # e.g. `conversation:…`
+    Column("object", String(160), index=True),  # e.g. `conversation:…`
     Column("outcome", String(16), nullable=False),  # done | denied | failed
     Column("reason", String(255)),
     Column("canonical_bytes", LargeBinary, nullable=False),

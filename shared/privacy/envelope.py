@@ -56,6 +56,14 @@ class DataKey:
         """The bytes. Raises CannotDecrypt."""
         return _open(self._secret, ciphertext, f"{self.key_id}:{place}")
 
+    def salt(self, place: str) -> bytes:
+        """32 bytes for commitments to the text at this place; lost with the key, which ends all guessing."""
+        return hmac.digest(self._secret, f"salt:{place}".encode(), "sha256")
+
+    def commitment(self, text: str, *, place: str) -> str:
+        """SHA-256 of salt ‖ text in hex: binds the log to the text, and tells nothing without the salt."""
+        return hashlib.sha256(self.salt(place) + text.encode()).hexdigest()
+
 
 class Envelope:
     """Holds the master keys; makes, wraps and unwraps data keys."""

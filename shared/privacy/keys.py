@@ -14,7 +14,7 @@ from shared.ids import new_id
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.settings import Settings
 
-KeyScope = Literal["conversation", "dataset", "image"]
+KeyScope = Literal["conversation", "dataset", "image", "person", "search"]
 
 
 def create_data_key(

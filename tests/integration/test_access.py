@@ -25,6 +25,7 @@ BODIES = {
     "/v1/conversations/{conversation_id}": {"title": "Mine now"},
     "/v1/messages/{message_id}/feedback": {"rating": "up"},
     "/v1/me/consent": {"version": "2026-11"},
+    "/v1/me/reauthenticate": {"password": "wrong"},
     "/v1/me/password": {"current": "wrong", "new": "a new long password"},
     "/v1/users": {"name": "somebody", "role": "user"},
     "/v1/users/{user_id}": {"audience": "clinician"},

@@ -440,3 +440,15 @@ def test_logging_in_many_times_at_once_is_no_guessing(api: Api) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: log_in(api, person).status_code, range(8)))
     assert answers == [200] * 8
+
+
+def test_a_person_types_their_password_again_and_that_is_logged(api: Api) -> None:
+    person = api.person()
+    client, long_ago = api.client(person), datetime(2026, 1, 1, tzinfo=UTC)
+    api.set(sessions, sessions.c.user_id == person.id, reauthenticated_at=long_ago)
+    assert client.post("/v1/me/reauthenticate", json={"password": "not mine"}).status_code == 422
+    assert api.count(sessions, sessions.c.reauthenticated_at == long_ago) == 1
+    assert client.post("/v1/me/reauthenticate", json={"password": PASSWORD}).status_code == 204
+    assert not api.count(sessions, sessions.c.reauthenticated_at == long_ago)
+    (event,) = api.audit("session.reauthenticated")
+    assert event.actor == person.id

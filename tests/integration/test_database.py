@@ -29,7 +29,9 @@ from shared.db.tables import (
     metadata,
     users,
 )
+from shared.db.tables_audit import audit_checkpoints, audit_pending, audit_tiles
 from shared.db.tables_guard import guard_policies
+from shared.db.tables_privacy import search_pending
 from shared.db.tables_training import datasets, deployments, training_runs
 from shared.guard.policy import packaged_policy, version_of
 from shared.ids import new_id
@@ -100,6 +102,8 @@ def test_every_insert_only_table_refuses_change(api: Api, table: str) -> None:
     ask_async(api.log_in())
     if table == "audit_seals":
         add_seal(api.gateway.database)
+    if table in ("audit_checkpoints", "audit_tiles"):
+        add_tree(api.gateway.database)
     if table == "deployments":
         add_deployment(api.gateway.database)
     if table.startswith("guard_"):
@@ -127,6 +131,8 @@ def replacements(table: str) -> list[str]:
 REFUSED = r"insert-only|permission denied"
 
 KEY = {
+    "audit_checkpoints": "id",
+    "audit_tiles": "level",
     "audit_events": "id",
     "audit_seals": "sequence",
     "deployments": "seq",
@@ -142,6 +148,16 @@ def add_seal(database: Database) -> None:
     with database.write() as connection:
         row = {"sequence": 1, "event_id": event_id, "leaf_hash": b"x" * 32}
         connection.execute(insert(audit_seals), {**row, "sealed_at": DatabaseClock().now(connection)})
+
+
+def add_tree(database: Database) -> None:
+    with database.write() as connection:
+        tile = {"level": 0, "number": 0, "hashes": b"x" * 8192, "root": b"x" * 32}
+        connection.execute(insert(audit_tiles), tile)
+        checkpoint = {"id": new_id(), "size": 256, "root": b"x" * 32, "note": "x"}
+        connection.execute(
+            insert(audit_checkpoints), {**checkpoint, "signed_at": DatabaseClock().now(connection)}
+        )
 
 
 def add_deployment(database: Database) -> None:
@@ -274,6 +290,22 @@ def test_an_answer_that_was_stored_twice_is_shown_once_and_can_be_no_more(empty:
     again = {"id": "m5", "seq": 5, "job_id": "j", "created_at": at, **answer}
     with pytest.raises(IntegrityError), empty.write() as connection:
         connection.execute(insert(messages).values(again))
+
+
+def test_new_events_and_messages_join_their_queues(api: Api) -> None:
+    job = ask_async(api.log_in())
+    with api.gateway.database.read() as connection:
+        assert connection.execute(select(search_pending.c.message_id)).scalars().all() == [job["question_id"]]
+        waiting = set(connection.execute(select(audit_pending.c.event_id)).scalars())
+        assert waiting == set(connection.execute(select(audit_events.c.id)).scalars())
+
+
+def test_what_was_logged_before_there_were_seals_waits_for_them(empty: Database) -> None:
+    migrate.upgrade(empty.writer, "0008")
+    event_id = add_event(empty)
+    migrate.upgrade(empty.writer)
+    with empty.read() as connection:
+        assert connection.execute(select(audit_pending.c.event_id)).scalars().all() == [event_id]
 
 
 def test_a_rebuilt_table_gets_its_protection_back(empty: Database, dialect: str) -> None:

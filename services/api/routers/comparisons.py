@@ -131,19 +131,17 @@ def _ask(
     guard = gateway.guard
     verdict = guard.screen_at_once(text, caller.audience)
     check_not_stopped(gateway, verdict)
-    conversation_id, message_id = gateway.conversations.create(
-        connection, user_id=caller.user_id, question=text, now=now
-    )
+    kept = gateway.conversations.create(connection, user_id=caller.user_id, question=text, now=now)
     connection.execute(
-        update(conversations).where(conversations.c.id == conversation_id).values(hidden_at=now)
+        update(conversations).where(conversations.c.id == kept.conversation_id).values(hidden_at=now)
     )
     job = submit(
         gateway,
         connection,
         caller,
-        conversation_id=conversation_id,
-        question_id=message_id,
-        text=text,
+        conversation_id=kept.conversation_id,
+        question_id=kept.message_id,
+        kept=kept,
         verdict=verdict,
         guard=guard,
         sampling={"temperature": 0.0},

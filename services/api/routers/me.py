@@ -18,6 +18,7 @@ from shared.errors import InvalidInput
 router = APIRouter(prefix="/v1/me", tags=["account"])
 
 _NO_KEY_CONSENTS = "The disclaimer is accepted by a person who is logged in, not by an API key."
+_NO_KEY_PROOFS = "A password is typed by a person who is logged in, not sent with an API key."
 _NO_KEY_CHANGES = "A password can be changed by a person who is logged in, not by an API key."
 
 
@@ -66,6 +67,12 @@ class PasswordBody(Body):
     new: str = Field(max_length=500)
 
 
+class ReauthenticateBody(Body):
+    """One's own password."""
+
+    password: str = Field(max_length=500)
+
+
 @router.get("", responses=document(401, 429))
 def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
     """Who is calling."""
@@ -106,4 +113,15 @@ def change_password(
 ) -> Response:
     """Change one's own password; every log-in of the account ends."""
     credentials.change_password(gateway, caller, body.current, body.new)
+    return Response(status_code=204)
+
+
+@router.post("/reauthenticate", status_code=204, responses=document(401, 403, 413, 422, 429))
+def reauthenticate(
+    body: ReauthenticateBody,
+    caller: Annotated[Principal, Depends(Access(None, no_keys=_NO_KEY_PROOFS))],
+    gateway: GatewayDep,
+) -> Response:
+    """Type one's password again: what exports, erases or reveals asks for it."""
+    credentials.reauthenticate(gateway, caller, body.password)
     return Response(status_code=204)

@@ -7,6 +7,7 @@ import streamlit as st
 
 from services.ui.client import GatewayError
 from services.ui.text import plain_markdown
+from services.ui.views import password
 
 
 def attempt(act: Callable[[], Any], done: str | None = None) -> Any:
@@ -14,7 +15,10 @@ def attempt(act: Callable[[], Any], done: str | None = None) -> Any:
     try:
         made = act()
     except GatewayError as error:
-        st.session_state["refusal"] = error.detail
+        if error.code == password.CODE:
+            password.want()
+        else:
+            st.session_state["refusal"] = error.detail
         return None
     st.session_state["acts-done"] = _done() + 1
     if done is not None:
