@@ -1,5 +1,6 @@
 """Prepares an installation: secrets, tables, first log-ins. It starts nothing."""
 
+import base64
 import os
 import secrets
 from collections.abc import Iterator
@@ -35,13 +36,18 @@ def prepare(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def make_secrets(state_dir: Path) -> None:
-    """Write a random master key and token key, unless they are there or in the environment.
+    """Write random keys (master, token, audit), unless they are there or in the environment.
 
     Raises ValueError instead of making a second master key for a database that needs the first.
     """
     folder = state_dir / "secrets"
     folder.mkdir(exist_ok=True, mode=0o700)
-    for name, value in (("master_key", new_master_key()), ("token_key", secrets.token_urlsafe(48))):
+    made = {
+        "master_key": new_master_key(),
+        "token_key": secrets.token_urlsafe(48),
+        "audit_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+    }
+    for name, value in made.items():
         path = folder / f"medichat_{name}"
         if path.exists() or os.environ.get(f"MEDICHAT_{name.upper()}"):
             continue

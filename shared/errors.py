@@ -2,6 +2,7 @@
 
 MediChatError
 ├── InvalidInput
+│   ├── BadCheckpoint
 │   ├── PromptTooLong
 │   ├── TooLarge
 │   ├── IdempotencyMismatch
@@ -18,7 +19,8 @@ MediChatError
 ├── Conflict
 │   ├── AdapterConflict
 │   ├── ConversationBusy
-│   └── DatasetDamaged
+│   ├── DatasetDamaged
+│   └── LogAltered
 ├── LimitReached
 ├── Unavailable
 │   ├── AnswersStopped
@@ -45,6 +47,12 @@ class InvalidInput(MediChatError):
     """The request cannot be used as it is; change it as described."""
 
     code = "invalid-input"
+
+
+class BadCheckpoint(InvalidInput):
+    """This is no checkpoint, or it was not signed with the key of this log; use another."""
+
+    code = "bad-checkpoint"
 
 
 class PromptTooLong(InvalidInput):
@@ -154,6 +162,12 @@ class DatasetDamaged(Conflict):
     """A part of the dataset is missing or is not what was checked; upload it again and use that."""
 
     code = "dataset-damaged"
+
+
+class LogAltered(Conflict):
+    """The log is not what was signed before, so nothing was signed; verify it: POST /v1/audit/verify."""
+
+    code = "log-altered"
 
 
 class LimitReached(MediChatError):

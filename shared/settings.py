@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     master_key: SecretStr | None = None
     #: Signs access tokens.
     token_key: SecretStr | None = None
+    #: 32 random bytes, base64: signs checkpoints of the log. Another one cannot check what this one signed.
+    audit_key: SecretStr | None = None
 
     #: Where datasets, checkpoints and adapters are kept: a folder or an fsspec URL such as `s3://bucket/medichat`;
     #: a folder in `state_dir` when unset. Workers on several hosts need one that all of them reach.
@@ -115,6 +117,10 @@ class Settings(BaseSettings):
     lease_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(10, gt=0)
     reconcile_s: float = Field(5, gt=0)
+    #: Events wait at most about this long before they are sealed into the log, in seconds.
+    seal_s: float = Field(0.25, gt=0)
+    #: A log that grew gets a signed checkpoint this often, in seconds.
+    checkpoint_s: float = Field(60, gt=0)
     #: Base of the exponential back-off between attempts, in seconds.
     retry_base_s: float = Field(2, ge=0)
     max_attempts: int = Field(3, ge=1)
@@ -152,7 +158,7 @@ class Settings(BaseSettings):
             raise ValueError("MEDICHAT_LEASE_S must be at least twice MEDICHAT_HEARTBEAT_S")
         return self
 
-    def secret(self, name: Literal["master_key", "token_key"]) -> str:
+    def secret(self, name: Literal["master_key", "token_key", "audit_key"]) -> str:
         """The secret's value. Raises ValueError, naming the way out, when it was never made."""
         value: SecretStr | None = getattr(self, name)
         if value is None or not value.get_secret_value():

@@ -1,5 +1,6 @@
 """Fixtures: one Redis and one PostgreSQL a run, a fresh database and gateway a test, on both dialects."""
 
+import base64
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -154,7 +155,9 @@ def make_settings(
             "api_port": api_port,
             "logins_per_minute": 10_000,
             "requests_per_minute": 100_000,
+            "audit_key": base64.b64encode(os.urandom(32)).decode(),
             "reconcile_s": 0.2,
+            "seal_s": 3600,
             **overrides,
         }
         return Settings(**values)  # type: ignore[arg-type]

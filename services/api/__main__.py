@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from services.api.main import create_app
+from shared.audit.checkpoint import Signer
 from shared.logs import configure_logging
 from shared.privacy.keys import check_master_key
 from shared.settings import Settings, describe_wrong, get_settings
@@ -25,6 +26,7 @@ def main() -> int:
         settings = get_settings()
         check_master_key(settings)
         settings.secret("token_key")
+        Signer(settings.secret("audit_key"))
     except ValueError as error:
         logging.getLogger(__name__).critical("the gateway cannot start: %s", describe_wrong(error))
         return os.EX_CONFIG

@@ -30,10 +30,12 @@ from services.api.routers import (
     messages,
     predict,
     replays,
+    sealed_log,
     system,
     training,
     users,
 )
+from services.api.sealing import Sealing
 from services.api.state import open_gateway
 from services.api.streaming import News
 from services.api.together import Together
@@ -61,6 +63,7 @@ ROUTERS = (
     guard,
     replays,
     audit,
+    sealed_log,
     system,
     health,
 )
@@ -79,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: Settings = app.state.settings
         gateway = open_gateway(settings)
         news = News(settings)
-        maintenance = Maintenance(gateway)
+        maintenance, sealing = Maintenance(gateway), Sealing(gateway)
         app.state.gateway, app.state.news = gateway, news
         away = errors.DATABASE_AWAY
         app.state.door = Together(partial(identify, gateway), shared_fate=away)
@@ -88,9 +91,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         news.start()
         gateway.guards.start()
         maintenance.start()
+        sealing.start()
         try:
             yield
         finally:
+            sealing.close()
             maintenance.close()
             await news.close()
             gateway.close()

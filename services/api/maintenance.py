@@ -8,14 +8,13 @@ import threading
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Connection, or_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.api.state import Gateway
 from shared.answers import record_end
 from shared.audit import record
-from shared.db.tables import leases
+from shared.db.leases import give_up_lease, hold_lease
 from shared.ids import new_id
 from shared.jobs.lifecycle import TERMINAL
 from shared.jobs.records import Job
@@ -45,7 +44,7 @@ class Maintenance:
         self._thread.join(timeout=10)
         try:
             with self._gateway.database.write() as connection:
-                connection.execute(leases.delete().where(leases.c.holder == self._holder))
+                give_up_lease(connection, LEASE_NAME, self._holder)
         except SQLAlchemyError:
             return  # the lease runs out by itself
 
@@ -81,18 +80,8 @@ class Maintenance:
         self._gateway.bell.news(job.id)
 
     def _elected(self, connection: Connection, now: datetime) -> bool:
-        """Take or renew the lease; false while another gateway's is good."""
         life = timedelta(seconds=max(3 * self._gateway.settings.reconcile_s, 5))
-        make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        wish = make(leases).values(name=LEASE_NAME, holder=self._holder, expires_at=now + life)
-        taken = connection.execute(
-            wish.on_conflict_do_update(
-                index_elements=[leases.c.name],
-                set_={"holder": self._holder, "expires_at": now + life},
-                where=or_(leases.c.holder == self._holder, leases.c.expires_at <= now),
-            ).returning(leases.c.holder)  # psycopg forgets how many rows an INSERT touched
-        )
-        return taken.one_or_none() is not None
+        return hold_lease(connection, LEASE_NAME, self._holder, life=life, now=now)
 
     def _run(self) -> None:
         pause = self._gateway.settings.reconcile_s

@@ -7,6 +7,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import Connection, func, select
 
+from shared.audit import checkpoints
+from shared.audit.sequencer import lag, tree_size
 from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
@@ -42,6 +44,26 @@ GUARD = Gauge(
     ["side", "category", "layer"],
     registry=REGISTRY,
 )
+SEAL_LAG = Gauge(
+    "medichat_audit_seal_lag_seconds", "How long the oldest event has waited to be sealed", registry=REGISTRY
+)
+WAITING = Gauge("medichat_audit_waiting", "Events that wait to be sealed", registry=REGISTRY)
+ENTRIES = Gauge("medichat_audit_entries", "Entries of the sealed log", registry=REGISTRY)
+CHECKPOINT_AGE = Gauge(
+    "medichat_checkpoint_age_seconds",
+    "Seconds since the newest checkpoint, 0 while the log has not grown since",
+    registry=REGISTRY,
+)
+CHECKPOINT_FAILED = Gauge(
+    "medichat_checkpoint_failed",
+    "Whether this gateway's last checkpoint could not be kept outside of the database",
+    registry=REGISTRY,
+)
+LOG_ALTERED = Gauge(
+    "medichat_log_altered",
+    "Whether this gateway refused to sign the log because it is not what was signed before",
+    registry=REGISTRY,
+)
 _RECENT = timedelta(minutes=15)
 
 
@@ -62,12 +84,22 @@ def render(
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
     _count_verdicts(connection, now)
+    _measure_log(connection, now)
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)
     REFUSED.set(sum(bool(each.get("policy_refused")) for each in processes))
     SHADOW_REFUSED.set(sum(bool(each.get("shadow_refused")) for each in processes))
     SHADOW_LEFT_OUT.set(sum(each.get("shadow_left_out") or 0 for each in processes))
     return generate_latest(REGISTRY)
+
+
+def _measure_log(connection: Connection, now: datetime) -> None:
+    waits, size, newest = lag(connection, now), tree_size(connection), checkpoints.newest(connection)
+    SEAL_LAG.set(waits.seconds)
+    WAITING.set(waits.waiting)
+    ENTRIES.set(size)
+    grown = newest is None or newest.size < size
+    CHECKPOINT_AGE.set((now - newest.signed_at).total_seconds() if newest and grown else 0)
 
 
 def _count_verdicts(connection: Connection, now: datetime) -> None:

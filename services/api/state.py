@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.api.limiter import Limiter
+from shared.audit.checkpoint import Signer
 from shared.clock import Clock, DatabaseClock
 from shared.conversations import Conversations
 from shared.db import Database, open_database
@@ -30,6 +31,9 @@ class Gateway:
     bell: Bell
     datasets: DatasetStore
     limiter: Limiter
+    #: Signs checkpoints of the log, which are kept in `checkpoints` too.
+    signer: Signer
+    checkpoints: Storage
 
     @property
     def guard(self) -> Guard:
@@ -69,4 +73,6 @@ def open_gateway(settings: Settings) -> Gateway:
         bell=Bell(settings),
         datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),
+        signer=Signer(settings.secret("audit_key")),
+        checkpoints=Storage.of_checkpoints(settings),
     )

@@ -1,0 +1,121 @@
+"""Seals the log as it grows and signs checkpoints of it; in one gateway at a time. It answers no request."""
+
+import logging
+import threading
+import time
+from datetime import timedelta
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from services.api.metrics import CHECKPOINT_FAILED, LOG_ALTERED
+from services.api.state import Gateway
+from shared.audit import checkpoints
+from shared.audit.checkpoint import Checkpoint
+from shared.audit.checkpoints import Signed
+from shared.audit.sequencer import BATCH, anything_waits, seal_batch, tree_size
+from shared.db.leases import give_up_lease, hold_lease
+from shared.errors import BadCheckpoint, LogAltered
+from shared.ids import new_id
+from shared.logs import where
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = "sequencer"
+_LIFE = timedelta(seconds=5)
+
+
+class Sealing:
+    """The loop; `start` and `close` belong to the gateway's life."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._holder = new_id()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
+        self._next_checkpoint = time.monotonic() + gateway.settings.checkpoint_s
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the batch under way, and let another gateway take over at once."""
+        self._closing.set()
+        self._thread.join(timeout=10)
+        try:
+            with self._gateway.database.write() as connection:
+                give_up_lease(connection, LEASE_NAME, self._holder)
+        except SQLAlchemyError:
+            return  # the lease runs out by itself
+
+    def round(self) -> None:
+        """Seal what waits, if this gateway holds the lease; sign a checkpoint when it is time."""
+        gateway = self._gateway
+        with gateway.database.read() as connection:
+            waits = anything_waits(connection)
+        while waits and not self._closing.is_set():
+            with gateway.database.write() as connection:
+                now = gateway.clock.now(connection)
+                if not hold_lease(connection, LEASE_NAME, self._holder, life=_LIFE, now=now):
+                    return
+                waits = seal_batch(connection, now) == BATCH
+        if time.monotonic() >= self._next_checkpoint:
+            self._next_checkpoint = time.monotonic() + gateway.settings.checkpoint_s
+            self._sign_if_grown()
+
+    def _sign_if_grown(self) -> None:
+        gateway = self._gateway
+        with gateway.database.write() as connection:
+            now = gateway.clock.now(connection)
+            if not hold_lease(connection, LEASE_NAME, self._holder, life=_LIFE, now=now):
+                return
+            newest = checkpoints.newest(connection)
+            if tree_size(connection) == (newest.size if newest else 0):
+                return
+        sign_now(gateway)
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._gateway.settings.seal_s):
+            try:
+                self.round()
+            except IntegrityError:
+                log.info("another gateway sealed at the same moment")
+            except SQLAlchemyError as error:
+                log.warning("the log could not be sealed: %s", type(error).__name__)
+            except LogAltered:
+                log.error("the log is not what was signed before, and is not signed: verify it")
+            except Exception as error:  # the loop must outlive a bug in one round
+                log.error("sealing failed: %s", where(error))
+
+
+def sign_now(gateway: Gateway) -> Signed:
+    """Sign the log as it is sealed, and keep the checkpoint in both places.
+
+    A second place that cannot be written is a metric and a line of the log, and the next checkpoint tries
+    again. Raises LogAltered.
+    """
+    kept = _kept(gateway)
+    try:
+        with gateway.database.write() as connection:
+            now = gateway.clock.now(connection)
+            signed = checkpoints.sign(connection, gateway.signer, now, kept=kept)
+    except LogAltered:
+        LOG_ALTERED.set(1)
+        raise
+    LOG_ALTERED.set(0)
+    try:
+        checkpoints.publish(gateway.checkpoints, signed, gateway.signer.verifier)
+        CHECKPOINT_FAILED.set(0)
+    except OSError as error:
+        CHECKPOINT_FAILED.set(1)
+        log.error("a checkpoint could not be kept in MEDICHAT_CHECKPOINT_URL: %s", type(error).__name__)
+    return signed
+
+
+def _kept(gateway: Gateway) -> Checkpoint | None:
+    """The newest checkpoint of the second place; None when there is none, or it cannot be reached."""
+    try:
+        return checkpoints.newest_kept(gateway.checkpoints, gateway.signer.verifier)
+    except (OSError, BadCheckpoint) as error:
+        log.error("the newest checkpoint of MEDICHAT_CHECKPOINT_URL cannot be read: %s", type(error).__name__)
+        return None

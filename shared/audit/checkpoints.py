@@ -1,0 +1,161 @@
+"""Keeps signed checkpoints in the database and in a second place. It does not compute the tree.
+
+Before anything is signed the log is held against the newest checkpoint of both places: a log that was altered
+meanwhile gets no signature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, desc, insert, select
+from sqlalchemy.engine import make_url
+
+from shared.audit.checkpoint import Checkpoint, Signer, Verifier
+from shared.audit.merkle import EMPTY_ROOT
+from shared.audit.sequencer import root_at, tree_size
+from shared.db.tables import audit_events
+from shared.db.tables_audit import audit_checkpoints
+from shared.errors import BadCheckpoint, LogAltered
+from shared.ids import new_id
+from shared.settings import Settings
+from shared.storage import Storage
+
+FOLDER, KEY_FILE = "signed", "log-key.txt"
+#: The event by which a restored backup says which checkpoints its log is older than.
+RESTORED = "backup.restored"
+#: Hosts that may be this machine, whose disk then is the database's.
+_HERE = ("", "localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A checkpoint that was signed and stored."""
+
+    id: str
+    size: int
+    root: bytes
+    signed_at: datetime
+    note: str
+
+    @property
+    def path(self) -> str:
+        """Its file in the second place; names sort by size."""
+        return f"{FOLDER}/checkpoint-{self.size:012d}-{self.id}.txt"
+
+
+def sign(connection: Connection, signer: Signer, now: datetime, *, kept: Checkpoint | None = None) -> Signed:
+    """Sign the tree as it is, and store the checkpoint.
+
+    Args:
+        kept: the newest checkpoint of the second place, if there is one; checked beside the database's own.
+
+    Raises:
+        LogAltered: the log does not begin as those say; nothing is signed.
+    """
+    size = tree_size(connection)
+    own = newest(connection)
+    for former in (kept, None if own is None else signer.verifier.read(own.note)):
+        if former is not None:
+            check_begins_with(connection, former, size)
+    root = root_at(connection, size) if size else EMPTY_ROOT
+    made = Signed(
+        id=new_id(),
+        size=size,
+        root=root,
+        signed_at=now,
+        note=signer.sign(size=size, root=root, now=now),
+    )
+    connection.execute(insert(audit_checkpoints).values(**made.__dict__))
+    return made
+
+
+def check_begins_with(connection: Connection, former: Checkpoint, size: int) -> None:
+    """Whether the log of `size` entries begins as the checkpoint says. Raises LogAltered."""
+    if (former.size, former.root) in superseded(connection):
+        return
+    if former.size > size or (former.size and root_at(connection, former.size) != former.root):
+        raise LogAltered
+
+
+def superseded(connection: Connection) -> set[tuple[int, bytes]]:
+    """The checkpoints, as (size, root), that a restored backup is older than, by its own sealed word."""
+    rows = connection.execute(
+        select(audit_events.c.canonical_bytes).where(audit_events.c.action == RESTORED)
+    ).scalars()
+    return {
+        (each["size"], bytes.fromhex(each["root"]))
+        for row in rows
+        for each in json.loads(row)["details"]["superseded"]
+    }
+
+
+def newest(connection: Connection) -> Signed | None:
+    """The checkpoint that was stored last; None when there is none."""
+    row = connection.execute(
+        select(audit_checkpoints).order_by(desc(audit_checkpoints.c.id)).limit(1)
+    ).one_or_none()
+    return None if row is None else Signed(**row._mapping)
+
+
+def publish(place: Storage, signed: Signed, verifier: Verifier) -> None:
+    """Write the checkpoint into the second place, and the key that it is checked with. Raises OSError."""
+    if not place.exists(KEY_FILE):
+        with place.create(KEY_FILE) as file:
+            file.write(f"{verifier}\n".encode())
+    with place.create(signed.path) as file:
+        file.write(signed.note.encode())
+
+
+def newest_kept(place: Storage, verifier: Verifier) -> Checkpoint | None:
+    """The largest checkpoint of the second place; None when there is none. Raises OSError, BadCheckpoint."""
+    paths = place.list(FOLDER)
+    return verifier.read(_read(place, paths[-1])) if paths else None
+
+
+def known(connection: Connection, place: Storage) -> Iterator[tuple[str, str]]:
+    """Every checkpoint of both places: where it is, and its text. Raises OSError."""
+    rows = connection.execute(
+        select(audit_checkpoints.c.id, audit_checkpoints.c.note).order_by(audit_checkpoints.c.id)
+    )
+    for row in rows:
+        yield f"database, checkpoint {row.id}", row.note
+    for path in place.list(FOLDER):
+        yield path, _read(place, path)
+
+
+def dependence(settings: Settings) -> str | None:
+    """Why the second place proves nothing against who owns the database's disk; None when it does."""
+    url = settings.checkpoint_url
+    if urlsplit(url).scheme not in ("", "file"):
+        return None
+    database = make_url(settings.database_url)
+    if database.get_backend_name() != "sqlite":
+        if (database.host or "") not in _HERE and not str(database.host).startswith("/"):
+            return None
+        return "the checkpoints are kept on the machine of the database"
+    folder, file = Path(urlsplit(url).path), Path(database.database or "")
+    if _device(folder) == _device(file):
+        return "the checkpoints are kept on the disk of the database"
+    return None
+
+
+def _device(path: Path) -> int:
+    """The number of the disk that the path is on, or will be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path.stat().st_dev
+
+
+def _read(place: Storage, path: str) -> str:
+    with place.open(path) as file:
+        data = file.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadCheckpoint(f"{path} is no text") from error

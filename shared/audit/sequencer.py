@@ -1,0 +1,100 @@
+"""Seals what waits: gives events their place in the log, and builds the tree above them. It runs no loop.
+
+Everything of a batch is one transaction, and no two seals have the same place or event: so a process that is
+killed leaves nothing half done, and two that seal at once cannot fork the log; one of them begins again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from shared.audit.merkle import leaf_hash, tree_root
+from shared.audit.tiles import read_nodes, store_tiles, whole_tiles
+from shared.clock import Clock
+from shared.db.engine import Database
+from shared.db.tables import audit_events, audit_seals
+from shared.db.tables_audit import audit_pending
+
+#: Events of one batch.
+BATCH = 256
+
+_WAITING = (
+    select(audit_events.c.id, audit_events.c.canonical_bytes)
+    .join(audit_pending, audit_pending.c.event_id == audit_events.c.id)
+    .order_by(audit_pending.c.event_id)
+    .limit(BATCH)
+)
+_SIZE = select(func.coalesce(func.max(audit_seals.c.sequence), -1) + 1)
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How much waits to be sealed, and for how many seconds the oldest of it has."""
+
+    waiting: int
+    seconds: float
+
+
+def seal_batch(connection: Connection, now: datetime) -> int:
+    """Seal up to `BATCH` events, the oldest ids first; returns how many.
+
+    Raises sqlalchemy's IntegrityError when another process sealed meanwhile: roll back, and try again.
+    """
+    rows = connection.execute(_WAITING).all()
+    if not rows:
+        return 0
+    size = tree_size(connection)
+    leaves = [leaf_hash(row.canonical_bytes) for row in rows]
+    tiles = whole_tiles(connection, size, leaves)
+    connection.execute(
+        insert(audit_seals),
+        [
+            {"sequence": size + at, "event_id": row.id, "leaf_hash": leaf, "sealed_at": now}
+            for at, (row, leaf) in enumerate(zip(rows, leaves, strict=True))
+        ],
+    )
+    store_tiles(connection, tiles)
+    sealed = [row.id for row in rows]
+    connection.execute(delete(audit_pending).where(audit_pending.c.event_id.in_(sealed)))
+    return len(rows)
+
+
+def seal_all(database: Database, clock: Clock) -> None:
+    """Seal everything that waits now, whoever holds the sequencer's lease."""
+    while True:
+        try:
+            with database.write() as connection:
+                if seal_batch(connection, clock.now(connection)) < BATCH:
+                    return
+        except IntegrityError:
+            continue  # the sequencer was faster
+
+
+def anything_waits(connection: Connection) -> bool:
+    """Whether there is something to seal."""
+    return connection.execute(select(audit_pending.c.event_id).limit(1)).first() is not None
+
+
+def tree_size(connection: Connection) -> int:
+    """How many entries are sealed."""
+    return int(connection.execute(_SIZE).scalar_one())
+
+
+def root_at(connection: Connection, size: int) -> bytes:
+    """The root of the first `size` entries. Raises LogAltered."""
+    return tree_root(size, read_nodes(connection, size))
+
+
+def lag(connection: Connection, now: datetime) -> Lag:
+    """What waits to be sealed now."""
+    oldest, waiting = connection.execute(
+        select(func.min(audit_events.c.occurred_at), func.count()).select_from(
+            audit_pending.join(audit_events, audit_events.c.id == audit_pending.c.event_id, isouter=True)
+        )
+    ).one()
+    seconds = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
+    return Lag(waiting, seconds)

@@ -1,0 +1,79 @@
+"""Verifies a log in a process of its own: `python -m shared.audit.verifying`.
+
+It reads one JSON object (`database`, `checkpoints`, `key`) from its standard input, and prints JSON lines:
+`{"checked": n, "of": m}` while it works, the report last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shared.audit.checkpoint import Verifier
+from shared.audit.checkpoints import known
+from shared.audit.sequencer import tree_size
+from shared.audit.verify import Report, verify
+from shared.db.engine import Database, connect
+from shared.storage import Storage
+
+
+def verify_log(
+    database: Database,
+    place: Storage,
+    verifier: Verifier,
+    on_page: Callable[[int, int], None],
+    also: Sequence[tuple[str, str]] = (),
+) -> Report:
+    """Hold the log against the checkpoints of the database and of the second place.
+
+    Args:
+        on_page: is told how many entries were checked, and how many there are.
+        also: more checkpoints, as (where it is, its text).
+
+    Raises OSError when the second place cannot be read: what it knows must not be left out unnoticed.
+    """
+    with database.read() as connection:
+        size = tree_size(connection)
+        notes = [*known(connection, place), *also]
+        return verify(connection, notes, verifier, lambda checked: on_page(checked, size))
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """The report as JSON."""
+    return {
+        "holds": report.holds,
+        "size": report.size,
+        "root": report.root.hex(),
+        "waiting": report.waiting,
+        "checkpoints": report.checkpoints,
+        "superseded": report.superseded,
+        "count": report.count,
+        "findings": [finding.__dict__ for finding in report.findings],
+    }
+
+
+def _say(told: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Verify what standard input names."""
+    asked = json.load(sys.stdin)
+    database = connect(asked["database"], pool_size=1)
+    try:
+        report = verify_log(
+            database,
+            Storage(asked["checkpoints"]),
+            Verifier.from_text(asked["key"]),
+            lambda checked, size: _say({"checked": checked, "of": size}),
+        )
+    finally:
+        database.close()
+    _say(report_json(report))
+
+
+if __name__ == "__main__":
+    main()
