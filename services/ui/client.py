@@ -1,5 +1,6 @@
 """Speaks HTTP to the gateway for one person. It knows no page, and keeps nothing between calls."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
@@ -168,6 +169,18 @@ class Gateway:
     def file(self, path: str) -> bytes:
         """What lies at this path, as it is. Raises GatewayError."""
         return self._send("GET", path).content
+
+    def lines(self, method: str, path: str, *, silence_s: float) -> Iterator[str]:
+        """The lines of an answer as they come; none may be silent for longer. Raises GatewayError."""
+        timeout = httpx.Timeout(silence_s, connect=3)
+        try:
+            with _connections().stream(method, path, headers=self._headers, timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                yield from response.iter_lines()
+        except httpx.HTTPError as error:
+            raise GatewayError("no-answer", "MediChat does not answer right now; try again.") from error
 
     def _send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any

@@ -73,8 +73,10 @@ def test_no_request_ends_in_a_5xx_whether_it_keeps_to_the_description_or_not(api
             # a new log-in each time: one of the routes ends it
             person = asker if role is Role.USER else api.person(role)
             headers = {"Authorization": f"Bearer {api.token(person)}", "Prefer": "wait=0"}
-            well_formed = fuzz(operation, GenerationMode.POSITIVE, headers, own, found)
-            turned_away = well_formed == {403}  # before anything that depends on the role is read
+            # who is turned away is so before anything of the request is read: then one is enough
+            turned_away = fuzz(operation, GenerationMode.POSITIVE, headers, own, found, 1) == {403}
+            if not turned_away:
+                fuzz(operation, GenerationMode.POSITIVE, headers, own, found)
             if negatable and (not turned_away or (role is list(Role)[-1] and not read)):
                 read = True
                 headers["Authorization"] = f"Bearer {api.token(person)}"
@@ -83,7 +85,12 @@ def test_no_request_ends_in_a_5xx_whether_it_keeps_to_the_description_or_not(api
 
 
 def fuzz(
-    operation: Any, mode: GenerationMode, headers: dict[str, str], own: dict[str, str], found: list[str]
+    operation: Any,
+    mode: GenerationMode,
+    headers: dict[str, str],
+    own: dict[str, str],
+    found: list[str],
+    examples: int = EXAMPLES,
 ) -> set[int]:
     """Send generated requests; note those that end in a 5xx. Returns every status that came.
 
@@ -93,7 +100,7 @@ def fuzz(
     statuses: set[int] = set()
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         derandomize=True,
         database=None,

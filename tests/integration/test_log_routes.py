@@ -1,0 +1,248 @@
+"""What auditors do with the sealed log: by HTTP, on the page and at a terminal."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from services import cli
+from services.api import sealing
+from services.api.sealing import Sealing
+from shared.audit.check_proof import check
+from shared.audit.checkpoint import Verifier
+from shared.audit.sequencer import seal_all
+from shared.auth.roles import Role
+from shared.db.tables import leases, messages
+from shared.db.tables_audit import audit_pending
+from tests.conftest import MakeApi
+from tests.pages import button, open_with, served_by, texts
+from tests.support import Api, ask_async, wait_until
+
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def dialect() -> str:
+    """What differs between the databases is in test_sealed_log.py."""
+    return "sqlite"
+
+
+@pytest.fixture
+def auditor(api: Api) -> httpx.Client:
+    return api.log_in(Role.AUDITOR)
+
+
+@pytest.fixture
+def conversation(api: Api) -> str:
+    job = ask_async(api.log_in())
+    api.answer("Asthma narrows the airways.")
+    return str(job["conversation_id"])
+
+
+def report(client: httpx.Client) -> dict[str, Any]:
+    answer = client.post("/v1/audit/verify")
+    assert answer.status_code == 200, answer.text
+    *progress, last = map(json.loads, answer.text.splitlines())
+    assert all({"checked", "of"} == set(each) for each in progress)
+    return dict(last)
+
+
+def files(api: Api) -> list[str]:
+    return [path.name for path in sorted(Path(api.settings.checkpoint_url, "signed").glob("*"))]
+
+
+def waiting(api: Api) -> int:
+    return api.count(audit_pending)
+
+
+def alter(api: Api) -> None:
+    """Change a stored text behind the log."""
+    with api.gateway.database.write() as connection:
+        connection.execute(update(messages).values(ciphertext=b"another"))
+
+
+def test_the_state_says_what_is_sealed_and_signed(api: Api, auditor: httpx.Client, conversation: str) -> None:
+    before = auditor.get("/v1/audit/state").json()
+    assert (before["size"], before["root"], before["checkpoints"]) == (0, None, [])
+    assert before["waiting"] > 0
+    made = auditor.post("/v1/audit/checkpoints").json()
+    after = auditor.get("/v1/audit/state").json()
+    assert (after["size"], after["waiting"], after["root"]) == (made["size"], 0, made["root"])
+    assert after["checkpoints"] == [made]
+    assert api.audit()[-1].action == "checkpoint.asked", "that it was asked for is the last thing signed"
+    note = auditor.get(f"/v1/audit/checkpoints/{made['id']}").text
+    assert Verifier.from_text(after["key"]).read(note).size == len(api.audit())
+
+
+def test_checkpoints_on_the_disk_of_the_database_are_not_independent(api: Api, auditor: httpx.Client) -> None:
+    assert "disk of the database" in auditor.get("/v1/audit/state").json()["not_independent"]
+
+
+def test_a_checkpoint_is_kept_in_the_second_place_with_the_key_it_is_checked_with(
+    api: Api, auditor: httpx.Client
+) -> None:
+    made = auditor.post("/v1/audit/checkpoints").json()
+    (name,) = files(api)
+    assert name == f"checkpoint-{made['size']:012d}-{made['id']}.txt"
+    place = Path(api.settings.checkpoint_url)
+    assert (place / "signed" / name).read_text() == made["note"]
+    assert Verifier.from_text((place / "log-key.txt").read_text()).read(made["note"]).size == made["size"]
+
+
+def test_the_log_is_verified_and_that_is_logged(api: Api, auditor: httpx.Client, conversation: str) -> None:
+    auditor.post("/v1/audit/checkpoints")
+    found = report(auditor)
+    assert (found["holds"], found["checkpoints"], found["waiting"]) == (True, 2, 1)  # both places
+    assert len(api.audit("log.verified")) == 1
+
+
+def test_a_change_behind_the_log_is_named(api: Api, auditor: httpx.Client, conversation: str) -> None:
+    auditor.post("/v1/audit/checkpoints")
+    alter(api)
+    found = report(auditor)
+    assert not found["holds"]
+    assert {"was changed" in each["what"] for each in found["findings"]} == {True}
+
+
+def test_a_conversation_is_proved(api: Api, auditor: httpx.Client, conversation: str) -> None:
+    key = auditor.get("/v1/audit/state").json()["key"]
+    proof = auditor.get(f"/v1/audit/conversations/{conversation}/proof").json()
+    proved = [event["action"] for event in check(proof, key, conversation)]
+    assert proved == ["question.asked", "answer.given", "proof.made"]
+    assert "Asthma" not in json.dumps(proof)
+    program = auditor.get("/v1/audit/check-proof.py").text
+    assert program.startswith('"""Checks a proof of MediChat')
+
+
+def test_a_conversation_that_is_not_there_is_not_proved(api: Api, auditor: httpx.Client) -> None:
+    for name in ("01a20ced-32e0-731b-806d-a95e481a1022", "x"):
+        assert auditor.get(f"/v1/audit/conversations/{name}/proof").status_code == 404
+    assert not api.audit("proof.made")
+
+
+def test_a_log_that_was_altered_is_not_signed_and_a_metric_says_so(api: Api, auditor: httpx.Client) -> None:
+    auditor.post("/v1/audit/checkpoints")
+    (name,) = files(api)
+    place = Path(api.settings.checkpoint_url, "signed")
+    larger = api.gateway.signer.sign(size=999, root=bytes(32), now=PAST)
+    (place / name.replace("checkpoint-0", "checkpoint-9")).write_text(larger)
+    refused = auditor.post("/v1/audit/checkpoints")
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:medichat:problem:log-altered")
+    assert "medichat_log_altered 1.0" in api.client().get("/metrics").text
+
+
+def test_a_second_place_that_cannot_be_written_is_a_metric_and_no_error(
+    api: Api, auditor: httpx.Client
+) -> None:
+    place = Path(api.settings.checkpoint_url)
+    place.mkdir()
+    (place / "signed").write_text("a file where the folder should be")
+    assert auditor.post("/v1/audit/checkpoints").status_code == 201
+    assert "medichat_checkpoint_failed 1.0" in api.client().get("/metrics").text
+    (place / "signed").unlink()
+    auditor.post("/v1/audit/checkpoints")
+    assert "medichat_checkpoint_failed 0.0" in api.client().get("/metrics").text
+
+
+def test_the_lag_is_a_metric(api: Api) -> None:
+    ask_async(api.log_in())
+    told = api.client().get("/metrics").text
+    assert f"medichat_audit_waiting {len(api.audit())}.0" in told
+    lag = next(line for line in told.splitlines() if line.startswith("medichat_audit_seal_lag_seconds"))
+    assert float(lag.split()[1]) > 0
+    seal_all(api.gateway.database, api.gateway.clock)
+    told = api.client().get("/metrics").text
+    assert "medichat_audit_seal_lag_seconds 0.0" in told
+    assert f"medichat_audit_entries {len(api.audit())}.0" in told
+
+
+def test_the_gateway_seals_and_signs_by_itself(make_api: MakeApi) -> None:
+    api = make_api(seal_s=0.01, checkpoint_s=0.05)
+    ask_async(api.log_in())
+    auditor = api.log_in(Role.AUDITOR)
+    wait_until(lambda: auditor.get("/v1/audit/state").json()["checkpoints"], 10, "for a checkpoint")
+    assert report(auditor)["holds"]
+
+
+def test_another_gateway_takes_over_when_the_lease_ends(api: Api) -> None:
+    ask_async(api.log_in())
+    first, second = Sealing(api.gateway), Sealing(api.gateway)
+    first.round()
+    assert not waiting(api)
+    ask_async(api.log_in())
+    second.round()
+    assert waiting(api), "it waits its turn"
+    api.set(leases, leases.c.name == sealing.LEASE_NAME, expires_at=PAST)
+    second.round()
+    assert not waiting(api)
+
+
+# -- at a terminal
+
+
+@pytest.fixture
+def machine(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the gateway's machine."""
+    for name in ("state_dir", "database_url", "checkpoint_url"):
+        monkeypatch.setenv(f"MEDICHAT_{name.upper()}", str(getattr(api.settings, name)))
+    monkeypatch.setenv("MEDICHAT_AUDIT_KEY", api.settings.secret("audit_key"))
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_operator_signs_verifies_and_proves(
+    api: Api, conversation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["audit", "checkpoint"]) == 0
+    kept = tmp_path / "kept.txt"
+    kept.write_text(capsys.readouterr().out)
+    proof = tmp_path / "proof.json"
+    assert cli.main(["audit", "prove", conversation, str(proof)]) == 0
+    assert cli.main(["audit", "key"]) == 0
+    key = capsys.readouterr().out.splitlines()[-1]
+    assert check(json.loads(proof.read_text()), key, conversation)
+    assert cli.main(["audit", "verify", "--checkpoint", str(kept)]) == 0
+    told = capsys.readouterr().out
+    assert "The log is what was signed." in told
+    assert "5 checkpoints agree" in told
+    alter(api)
+    assert cli.main(["audit", "verify"]) == 3
+    told = capsys.readouterr().out
+    assert "The log was ALTERED." in told
+    assert told.startswith("BAD  entry ")
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_file_that_is_no_checkpoint_is_told(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("x")
+    assert cli.main(["audit", "verify", "--checkpoint", str(other)]) == 3
+    assert f"{other} cannot be used" in capsys.readouterr().out
+    assert cli.main(["audit", "prove", "x", str(tmp_path / "p")]) == 1
+    assert "There is no conversation under this id" in capsys.readouterr().err
+
+
+# -- on the page
+
+
+def test_an_auditor_verifies_the_log_on_the_page(
+    api: Api, conversation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served_by(api, monkeypatch):
+        token = api.browser_token(api.person(Role.AUDITOR))
+        app = open_with(monkeypatch, token, page="integrity")
+        assert "Not independent" in texts(app)
+        assert "None is signed yet" in texts(app)
+        button(app, "Sign one now").click().run()
+        assert "medichat/" in texts(app)
+        button(app, "Verify the whole log").click().run()
+        assert "The log is what was signed" in texts(app)
+        alter(api)
+        button(app, "Verify the whole log").click().run()
+        assert "The log was altered: 2 findings. The first: entry " in texts(app).replace("\\", "")
+        assert not app.exception
