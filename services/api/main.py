@@ -18,6 +18,7 @@ from services.api.routers import (
     api_keys,
     audit,
     auth,
+    break_glass,
     comparisons,
     conversations,
     datasets,
@@ -33,6 +34,7 @@ from services.api.routers import (
     sealed_log,
     system,
     training,
+    transcripts,
     users,
 )
 from services.api.sealing import Sealing
@@ -64,6 +66,8 @@ ROUTERS = (
     replays,
     audit,
     sealed_log,
+    transcripts,
+    break_glass,
     system,
     health,
 )

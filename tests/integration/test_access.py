@@ -43,6 +43,12 @@ BODIES = {
     "/v1/guard/policies/{version}/try": {"text": "Rest well."},
     "/v1/guard/policies/{version}/replays": {"answers": 10},
     "/v1/guard/stop": {"reason": "A test."},
+    "/v1/audit/conversations/{conversation_id}/reveal": {"reason": "A complaint."},
+    "/v1/break-glass": {
+        "conversation_id": "01a20ced-32e0-731b-806d-a95e481a1022",
+        "reason": "An emergency in the ward.",
+        "minutes": 30,
+    },
 }
 
 
@@ -107,6 +113,7 @@ NOBODYS = dict.fromkeys(
         "version",
         "replay_id",
         "checkpoint_id",
+        "grant_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )
