@@ -11,6 +11,8 @@ from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
 from shared.queue import Bell
+from shared.review.filling import Filling
+from shared.review.store import ReviewStore
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.training.datasets import DatasetStore
@@ -30,6 +32,8 @@ class Gateway:
     bell: Bell
     datasets: DatasetStore
     limiter: Limiter
+    filling: Filling
+    reviews: ReviewStore
 
     @property
     def guard(self) -> Guard:
@@ -58,15 +62,19 @@ def open_gateway(settings: Settings) -> Gateway:
     envelope = Envelope.from_base64(settings.secret("master_key"))
     jobs = JobStore(clock, JobRules.from_settings(settings))
     database = open_database(settings)
+    conversations = Conversations(envelope)
+    filling = Filling(envelope, clock, settings)
     return Gateway(
         settings=settings,
         database=database,
         clock=clock,
         envelope=envelope,
         jobs=jobs,
-        conversations=Conversations(envelope),
+        conversations=conversations,
         guards=LiveGuard(database),
         bell=Bell(settings),
         datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),
+        filling=filling,
+        reviews=ReviewStore(conversations, filling),
     )
