@@ -148,6 +148,77 @@ _POLICY_ITEM = {
     "shadow": False,
     "packaged": False,
 }
+_JUDGED = {
+    "id": _RUN,
+    "side": "answer",
+    "action": "replace",
+    "severity": "high",
+    "category": "dosing",
+    "layer": "rules",
+    "source": "dosing.as_much_as_you_like",
+    "score": 1.0,
+    "policy_version": _POLICY,
+}
+_TRANSCRIPT_VIEW = {
+    "conversation_id": _CONVERSATION,
+    "owner_id": _USER,
+    "title": "How much may [NAME] take?",
+    "guard_state": "none",
+    "created_at": _ASKED,
+    "updated_at": _ENDED,
+    "hidden_at": None,
+    "erased": False,
+    "masked": True,
+    "turns": [
+        {
+            "message_id": _ANSWER,
+            "seq": 2,
+            "role": "assistant",
+            "text": "Ask a pharmacist how much.",
+            "at": _ENDED,
+            "job_id": _JOB,
+            "parent_id": _QUESTION,
+            "replaced": False,
+            "origin": {
+                "state": "succeeded",
+                "error": None,
+                "error_detail": None,
+                "finish_reason": "guard",
+                "audience": "patient",
+                "model_id": "demo",
+                "model_revision": "1",
+                "adapter_sha256": None,
+                "prompt_version": "1",
+                "policy_version": _POLICY,
+            },
+            "sentences": [
+                {
+                    "seq": 1,
+                    "text": "Ask a pharmacist how much.",
+                    "action": "replace",
+                    "verdict": _JUDGED,
+                    "suppressed": "[NAME] may take as much as is needed.",
+                }
+            ],
+            "verdicts": [],
+            "masked": {"NAME": 1},
+        }
+    ],
+}
+_ACCESS_VIEW = {
+    "id": _RUN,
+    "kind": "break_glass",
+    "user_id": _ADMIN,
+    "user_name": "dr.lee",
+    "conversation_id": _CONVERSATION,
+    "granted_at": _ASKED,
+    "expires_at": "2026-11-02T09:45:00.120000Z",
+    "ended_at": None,
+    "open": True,
+    "acknowledged_at": None,
+    "acknowledged_by": None,
+    "reason": "The patient was brought in unconscious.",
+}
 _TEXTS = {"policy.yaml": "sentence_time_budget_s: 0.25\nidentifiers: keep\n"}
 
 EXAMPLES: dict[str, Any] = {
@@ -183,6 +254,12 @@ EXAMPLES: dict[str, Any] = {
     "TryBody": {"text": "Take 200 mg every two hours.", "audience": "patient", "side": "answer"},
     "ReasonBody": {"reason": "The model gave a wrong dose; we are looking into it."},
     "ReplayBody": {"answers": 100},
+    "RevealBody": {"reason": "The person says that the answer harmed her; we must know who it is."},
+    "BreakGlassBody": {
+        "conversation_id": _CONVERSATION,
+        "reason": "The patient was brought in unconscious.",
+        "minutes": 30,
+    },
     # what comes back
     "AnswerView": {
         "answer": _TEXT,
@@ -217,6 +294,9 @@ EXAMPLES: dict[str, Any] = {
     "DatasetReportView": {**_DATASET_VIEW, "report": None},
     "RunView": _RUN_VIEW,
     "AdapterView": _ADAPTER_VIEW,
+    "TranscriptView": _TRANSCRIPT_VIEW,
+    "AuditedConversationView": {**_TRANSCRIPT_VIEW, "accesses": [_ACCESS_VIEW], "revealed_until": None},
+    "AccessView": _ACCESS_VIEW,
     "PolicyItem": _POLICY_ITEM,
     "PolicyView": {**_POLICY_ITEM, "texts": _TEXTS},
     "Problem": {

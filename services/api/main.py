@@ -18,6 +18,7 @@ from services.api.routers import (
     api_keys,
     audit,
     auth,
+    break_glass,
     comparisons,
     conversations,
     datasets,
@@ -32,6 +33,7 @@ from services.api.routers import (
     replays,
     system,
     training,
+    transcripts,
     users,
 )
 from services.api.state import open_gateway
@@ -61,6 +63,8 @@ ROUTERS = (
     guard,
     replays,
     audit,
+    transcripts,
+    break_glass,
     system,
     health,
 )

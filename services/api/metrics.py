@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
+from shared.privacy.grants import count_open
 
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter(
@@ -42,6 +43,12 @@ GUARD = Gauge(
     ["side", "category", "layer"],
     registry=REGISTRY,
 )
+BREAK_GLASS = Counter(
+    "medichat_break_glass", "Conversations that admins opened in an emergency", registry=REGISTRY
+)
+BREAK_GLASS_OPEN = Gauge(
+    "medichat_break_glass_open", "Emergency accesses of admins that are open now", registry=REGISTRY
+)
 _RECENT = timedelta(minutes=15)
 
 
@@ -62,6 +69,7 @@ def render(
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
     _count_verdicts(connection, now)
+    BREAK_GLASS_OPEN.set(count_open(connection, now))
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)
     REFUSED.set(sum(bool(each.get("policy_refused")) for each in processes))

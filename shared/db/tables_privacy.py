@@ -6,7 +6,8 @@
 from sqlalchemy import Column, ForeignKey, Index, LargeBinary, String, Table
 
 from shared.db.tables import metadata
-from shared.db.types import Id, UtcDateTime
+from shared.db.types import Id, UtcDateTime, one_of
+from shared.privacy.access_kinds import AccessKind
 
 search_pending = Table(
     "search_pending",
@@ -38,6 +39,7 @@ access_grants = Table(
     "access_grants",
     metadata,
     Column("id", Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
     Column("user_id", Id, ForeignKey("users.id"), nullable=False, index=True),  # who may look
     Column("conversation_id", Id, ForeignKey("conversations.id"), nullable=False, index=True),
     Column("reason_ciphertext", LargeBinary, nullable=False),
@@ -45,6 +47,9 @@ access_grants = Table(
     Column("granted_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
+    Column("acknowledged_at", UtcDateTime),
+    Column("acknowledged_by", Id, ForeignKey("users.id")),  # the auditor who has seen it
+    one_of("kind", AccessKind),
 )
 
 #: Rows of a dataset that come from conversations: what becomes of them when those are erased.

@@ -55,6 +55,10 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
         "run_id": School(api).submit()["id"],
         "key_id": client.post("/v1/api-keys", json={"name": "k", "scopes": ["ask"]}).json()["id"],
         "dataset_id": dataset_id,
+        "grant_id": guards.post(
+            "/v1/break-glass",
+            json={"conversation_id": job["conversation_id"], "reason": "An emergency.", "minutes": 240},
+        ).json()["id"],
     }
 
 
@@ -163,6 +167,7 @@ def test_every_body_has_an_example_that_keeps_to_its_schema(description: dict[st
     [
         *("AnswerView", "JobView", "ConversationView", "ConversationItem", "MessageView", "UserView"),
         *("RunView", "DatasetView", "AdapterView", "PolicyView", "PolicyItem", "Problem"),
+        *("TranscriptView", "AuditedConversationView", "AccessView"),
     ],
 )
 def test_the_main_answers_have_an_example_that_keeps_to_their_schema(

@@ -10,10 +10,13 @@ from services.api import credentials
 from services.api.deps import Access, AnyUser, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body
+from services.api.state import Gateway
 from shared.auth import accounts
 from shared.auth.consent import CONSENT_TEXT, CONSENT_VERSION
+from shared.auth.roles import Role
 from shared.auth.sessions import Principal
 from shared.errors import InvalidInput
+from shared.privacy.grants import count_unacknowledged
 
 router = APIRouter(prefix="/v1/me", tags=["account"])
 
@@ -52,6 +55,8 @@ class MeView(BaseModel):
     answers_stopped: bool
     #: How many characters a question may have.
     max_query_chars: int
+    #: For auditors: emergency accesses of admins that no auditor has acknowledged; 0 for all others.
+    break_glass_waiting: int
 
 
 class ConsentBody(Body):
@@ -87,7 +92,13 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
         model=gateway.settings.model,
         answers_stopped=gateway.guards.now.stopped,
         max_query_chars=gateway.settings.max_query_chars,
+        break_glass_waiting=_break_glass_waiting(gateway) if caller.role is Role.AUDITOR else 0,
     )
+
+
+def _break_glass_waiting(gateway: Gateway) -> int:
+    with gateway.database.read() as connection:
+        return count_unacknowledged(connection)
 
 
 @router.post("/consent", responses=document(401, 403, 413, 422, 429))

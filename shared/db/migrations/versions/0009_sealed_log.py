@@ -81,6 +81,7 @@ def upgrade() -> None:
     op.create_table(
         "access_grants",
         sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("user_id", sa.String(length=36), nullable=False),
         sa.Column("conversation_id", sa.String(length=36), nullable=False),
         sa.Column("reason_ciphertext", sa.LargeBinary(), nullable=False),
@@ -88,6 +89,12 @@ def upgrade() -> None:
         sa.Column("granted_at", UtcDateTime(), nullable=False),
         sa.Column("expires_at", UtcDateTime(), nullable=False),
         sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("acknowledged_at", UtcDateTime(), nullable=True),
+        sa.Column("acknowledged_by", sa.String(length=36), nullable=True),
+        sa.CheckConstraint("kind IN ('reveal', 'break_glass')", name=op.f("ck_access_grants_kind_known")),
+        sa.ForeignKeyConstraint(
+            ["acknowledged_by"], ["users.id"], name=op.f("fk_access_grants_acknowledged_by_users")
+        ),
         sa.ForeignKeyConstraint(
             ["conversation_id"],
             ["conversations.id"],
