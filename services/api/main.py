@@ -31,6 +31,8 @@ from services.api.routers import (
     messages,
     predict,
     replays,
+    review_results,
+    reviews,
     system,
     training,
     transcripts,
@@ -50,6 +52,8 @@ ROUTERS = (
     jobs,
     conversations,
     messages,
+    review_results,  # before what takes an id at the same place
+    reviews,
     datasets,
     auth,
     login,

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from services.api.schemas import Body, PlainText
 from services.api.schemas_training import DatasetName
+from services.api.schemas_transcripts import TranscriptView
 from shared.review.rules import CATEGORIES, MOST_CORRECTED_CHARS, MOST_NOTE_CHARS, Reason, ReviewVerdict
-from shared.transcripts import Transcript
 
 
 def _known_category(name: str) -> str:
@@ -31,9 +31,7 @@ class DraftBody(Body):
 
     verdict: ReviewVerdict | None = None
     category: ReviewCategory | None = Field(None, description="By which category the answer is unsafe.")
-    guard_right: bool | None = Field(
-        None, description="Where the guard stepped in: whether it was right to."
-    )
+    guard_right: bool | None = Field(None, description="Where the guard stepped in: whether it was right to.")
     corrected: PlainText | None = Field(
         None, max_length=MOST_CORRECTED_CHARS, description="What the answer should have been."
     )
@@ -73,7 +71,13 @@ class ReviewItemView(BaseModel):
     others: list[ReviewView] = Field(
         description="What others gave; empty until one has given one's own review."
     )
-    transcript: Transcript
+    transcript: TranscriptView
+
+
+class NextReviewView(BaseModel):
+    """The answer that one reviews next."""
+
+    item: ReviewItemView | None = Field(description="Null: nothing waits that one could review.")
 
 
 class AskedForView(BaseModel):

@@ -135,10 +135,13 @@ class ReviewStore:
             _close(connection, item_id, now)
         return Review.from_row(_written(connection, item_id, reviewer_id), key), True
 
-    def take_back(self, connection: Connection, item_id: str, reviewer_id: str, now: datetime) -> None:
-        """Make a given review a draft again. Raises NotFound, KeyDestroyed, and Conflict after a day."""
+    def take_back(self, connection: Connection, item_id: str, reviewer_id: str, now: datetime) -> Review:
+        """Make a given review a draft again, which is held.
+
+        Raises NotFound, KeyDestroyed, and Conflict after a day.
+        """
         item = taking.require(connection, item_id)
-        self._conversations.key(connection, item.conversation_id)
+        key = self._conversations.key(connection, item.conversation_id)
         mine = taking.review_of(connection, item_id, reviewer_id)
         if mine is None or mine.given_at is None:
             raise Conflict("You have given no review of this answer; there is nothing to take back.")
@@ -146,6 +149,7 @@ class ReviewStore:
             raise Conflict("A review can be taken back for a day; ask for another one of this answer.")
         taking.write(connection, item_id, reviewer_id, given_at=None, taken_at=now, changed_at=now)
         _close(connection, item_id, None)
+        return Review.from_row(_written(connection, item_id, reviewer_id), key)
 
     def _held(self, connection: Connection, item: Row[Any], reviewer_id: str, now: datetime) -> Row[Any]:
         """This person's review of an item that they hold from now on. Raises Conflict."""

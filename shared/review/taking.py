@@ -4,6 +4,7 @@ Whoever takes an item locks its row and counts again before holding it, so that 
 moment one goes on to the next. It reads no text. Every function runs in the caller's transaction.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -80,6 +81,41 @@ def waiting(connection: Connection, reviewer_id: str, now: datetime) -> dict[str
     """How many items this person could take, by reason."""
     found = _open_for(reviewer_id, now).with_only_columns(review_items.c.reason, func.count())
     return {row[0]: row[1] for row in connection.execute(found.group_by(review_items.c.reason))}
+
+
+def held_by_others(connection: Connection, reviewer_id: str, now: datetime) -> int:
+    """How many open items others are at just now."""
+    found = (
+        select(func.count(func.distinct(reviews.c.item_id)))
+        .join(review_items, review_items.c.id == reviews.c.item_id)
+        .where(
+            review_items.c.closed_at.is_(None),
+            reviews.c.reviewer_id != reviewer_id,
+            reviews.c.given_at.is_(None),
+            reviews.c.taken_at > now - HOLD,
+        )
+    )
+    return int(connection.execute(found).scalar_one())
+
+
+def newest_of(connection: Connection, reviewer_id: str, limit: int) -> Sequence[Row[Any]]:
+    """One person's reviews and drafts with the `reason` of each, the one changed last first."""
+    found = (
+        select(reviews, review_items.c.reason)
+        .join(review_items, review_items.c.id == reviews.c.item_id)
+        .where(
+            reviews.c.reviewer_id == reviewer_id,
+            or_(reviews.c.given_at.is_not(None), reviews.c.taken_at.is_not(None)),
+        )
+        .order_by(reviews.c.changed_at.desc(), reviews.c.item_id.desc())
+    )
+    return connection.execute(found.limit(limit)).all()
+
+
+def is_held(review: Row[Any], now: datetime) -> bool:
+    """Whether the person of this review is at it."""
+    taken_at: datetime | None = review.taken_at
+    return review.given_at is None and taken_at is not None and taken_at > now - HOLD
 
 
 def find(connection: Connection, item_id: str, *, skip_locked: bool = False) -> Row[Any] | None:

@@ -1,4 +1,4 @@
-"""The review of answers, for auditors: take one, write a draft, give it. Whoever opens one is logged first."""
+"""The review of answers, for auditors: take one, write a draft, give it. Opening one is logged first."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -6,24 +6,27 @@ from typing import Any
 from fastapi import APIRouter, Response
 from sqlalchemy import Connection, func, select
 
+from services.api.access import transcript_of
 from services.api.deps import Auditor, GatewayDep
 from services.api.errors import document
 from services.api.schemas_review import (
     AskedForView,
     AskForReviewBody,
     DraftBody,
+    NextReviewView,
     OwnReviewView,
     QueueOfReviewsView,
     ReviewItemView,
     ReviewView,
 )
+from services.api.schemas_transcripts import TranscriptView
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.db.tables_review import review_items
 from shared.review import taking
 from shared.review.records import Draft, Item, Review
-from shared.transcripts import Transcript, read_transcript
+from shared.transcripts import Transcript
 
 router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
 
@@ -69,10 +72,8 @@ def ask_for_review(body: AskForReviewBody, caller: Auditor, gateway: GatewayDep)
     return AskedForView.model_validate(asdict(item))
 
 
-@router.post(
-    "/next", responses={**document(401, 403, 410, 429), 204: {"description": "Nothing waits to be reviewed."}}
-)
-def take_next(caller: Auditor, gateway: GatewayDep) -> ReviewItemView:
+@router.post("/next", responses=document(401, 403, 410, 429))
+def take_next(caller: Auditor, gateway: GatewayDep) -> NextReviewView:
     """The answer that one is at, else the best that waits: held for half an hour after each change.
 
     What one gave back is offered last.
@@ -83,9 +84,7 @@ def take_next(caller: Auditor, gateway: GatewayDep) -> ReviewItemView:
         if taken is not None:
             item, new = taken
             _log(connection, gateway, caller, "review.opened" if new else "review.read", item, whole=True)
-    if taken is None:
-        return Response(status_code=204)  # type: ignore[return-value]
-    return _view(gateway, caller, taken[0])
+    return NextReviewView(item=None if taken is None else _view(gateway, caller, taken[0]))
 
 
 @router.get("/{item_id}", responses=document(401, 403, 404, 410, 429))
@@ -180,14 +179,14 @@ def _log(
 def _view(gateway: Gateway, caller: Principal, item: Item) -> ReviewItemView:
     with gateway.database.read() as connection:
         mine, others = gateway.reviews.reviews_of(connection, item, caller.user_id)
-        transcript = read_transcript(connection, gateway.conversations, item.conversation_id, mask=True)
         stepped_in = gateway.reviews.guard_done(connection, item).stepped_in
+    transcript = _up_to(transcript_of(gateway, item.conversation_id, mask=True), item.job_id)
     return ReviewItemView(
         **asdict(item),
         stepped_in=stepped_in,
         mine=None if mine is None else _review_view(mine),
         others=[_review_view(each) for each in others],
-        transcript=_up_to(transcript, item.job_id),
+        transcript=TranscriptView.model_validate(transcript),
     )
 
 
