@@ -24,6 +24,8 @@ from services.ui.views import (
     jobs,
     log,
     people,
+    reports,
+    review,
     system,
     training,
     unsent,
@@ -57,6 +59,8 @@ PAGES: dict[str, list[Page]] = {
     ],
     "auditor": [
         (log.show, "Log", ":material/fact_check:", "log"),
+        (review.show, "Review", ":material/rate_review:", "review"),
+        (reports.show, "Reports", ":material/analytics:", "reports"),
         (guard.show, "Guard", ":material/shield:", "guard"),
         ACCOUNT,
     ],
