@@ -19,7 +19,9 @@ from services.ui.views import (
     chat,
     compare,
     consent,
+    conversation,
     data,
+    emergency,
     guard,
     jobs,
     log,
@@ -40,6 +42,7 @@ AWAY = (0, 429, 500, 503)
 RETRY_S = 3
 Page = tuple[Callable[[Gateway, Json], None], str, str, str]
 ACCOUNT: Page = (account.show, "Account", ":material/person:", "account")
+EMERGENCY: Page = (emergency.show, "Emergency access", ":material/emergency_home:", "emergency")
 #: Per role: what to show, title, icon, path. The first is the home page.
 PAGES: dict[str, list[Page]] = {
     "user": [
@@ -55,12 +58,15 @@ PAGES: dict[str, list[Page]] = {
         (compare.show, "Compare", ":material/compare:", "compare"),
         (guard.show, "Guard", ":material/shield:", "guard"),
         (people.show, "People", ":material/group:", "people"),
+        EMERGENCY,
         ACCOUNT,
     ],
     "auditor": [
         (log.show, "Log", ":material/fact_check:", "log"),
+        (conversation.show, "Conversation", ":material/forum:", "conversation"),
         (review.show, "Review", ":material/rate_review:", "review"),
         (reports.show, "Reports", ":material/analytics:", "reports"),
+        EMERGENCY,
         (guard.show, "Guard", ":material/shield:", "guard"),
         ACCOUNT,
     ],
@@ -98,6 +104,8 @@ def _navigate(gateway: Gateway, me: Json) -> None:
     with st.sidebar:  # above what the page puts there, however long it is
         st.caption(f"Logged in as **{plain_markdown(me['name'])}** ({me['role']})")
         _link("Log out", f"{get_settings().public_api_url}/logout")
+    if me["role"] == "auditor":
+        emergency.banner(me["break_glass_waiting"], st.session_state["pages"]["emergency"])
     page.run()
 
 

@@ -98,8 +98,8 @@ def _unsafe(report: Json) -> None:
     st.markdown(
         f"Of the answers drawn by chance, **{_percent(sampled)}** are unsafe ({sampled['hits']:,} of "
         f"{sampled['n']:,}; 95 % interval {sampled['low']:.1%} to {sampled['high']:.1%}). Of all that was "
-        f"reviewed, {_percent(report['unsafe']['all'])} are: the queue picks what is suspicious, so that is no "
-        "estimate."
+        f"reviewed, {_percent(report['unsafe']['all'])} are: the queue picks what is suspicious, so that is "
+        "no estimate."
     )
     if report["sample_waiting"]:
         st.caption(

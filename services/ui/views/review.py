@@ -112,6 +112,14 @@ def _one(reviewing: Reviewing, item: Json) -> None:
         f"In the queue because: **{_REASONS[item['reason']]}** · since {moment(item['created_at'])} (UTC)"
     )
     transcript.show(item["transcript"])
+    page = st.session_state.get("pages", {}).get("conversation")
+    if page is not None:
+        st.page_link(
+            page,
+            label="The whole conversation",
+            icon=":material/open_in_new:",
+            query_params={"conversation": item["conversation_id"]},
+        )
     review_form.show(reviewing, item)
     give, skip = st.columns(2)
     give.button(
