@@ -25,6 +25,7 @@ REPLACED = Verdict(
     side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, severity=Severity.HIGH, source="a.rule"
 )
 QUESTION = "I am Maria Gonzalez. How much may I take?"
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
 CORRECTED = "Ask a pharmacist, Maria, how much of it is right."
 
 
