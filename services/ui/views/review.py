@@ -109,7 +109,8 @@ def _take_next(reviewing: Reviewing) -> None:
 def _one(reviewing: Reviewing, item: Json) -> None:
     """The answer and its form."""
     st.caption(
-        f"In the queue because: **{_REASONS[item['reason']]}** · since {moment(item['created_at'])} (UTC)"
+        f"In the queue because: **{_REASONS[item['reason']]}** · since {moment(item['created_at'])} (UTC) · "
+        "the last answer is the one to review"
     )
     transcript.show(item["transcript"])
     page = st.session_state.get("pages", {}).get("conversation")

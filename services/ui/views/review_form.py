@@ -125,6 +125,8 @@ def _choose(reviewing: Reviewing, item: Json, field: str, value: Any) -> None:
 def _status(reviewing: Reviewing, item: Json) -> None:
     if item["mine"] is None:
         st.caption("Nobody holds this answer for you yet; your first change does.")
+    elif _filled_in(item) == _kept(item) == dict.fromkeys(_FIELDS):
+        st.caption("Yours for half an hour after each change. All you fill in is saved at once.")
     elif _filled_in(item) == _kept(item):
         st.caption(
             f":material/cloud_done: Saved {moment(item['mine']['changed_at'])} (UTC). A text is saved when "
