@@ -11,7 +11,7 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.reading import Reading
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts, password, transcript
+from services.ui.views import acts, countdown, password, transcript
 
 _REVEALED = "revealed"
 
@@ -71,6 +71,7 @@ def _identifiers(reading: Reading, seen: Json) -> None:
     until = seen["revealed_until"]
     if not seen["masked"]:
         st.warning(f"**Identifiers are shown** until {moment(until)} UTC.", icon=":material/visibility:")
+        countdown.show(until)
         st.button("Mask them again", icon=":material/visibility_off:", on_click=_mask)
     elif until is not None:
         st.button(

@@ -3,7 +3,6 @@
 The address names the access that is read (`?grant=ID`), so that a reload loses nothing.
 """
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,11 +12,9 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.reading import Reading
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts, password, transcript
+from services.ui.views import acts, countdown, password, transcript
 
-TICK_S = 1
 _CURSORS = "emergency-cursors"
-_SHORTEST_REASON = 10
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -64,12 +61,13 @@ def banner(waiting: int, page: Any) -> None:
 def _form(reading: Reading) -> None:
     with st.expander("Break the glass", icon=":material/emergency_home:", expanded=True):
         st.text_input("Id of the conversation", key="glass-id", max_chars=60)
-        st.text_area("Reason (kept for auditors, sealed)", key="glass-reason", max_chars=500)
+        st.text_area(
+            "Reason (10 characters or more; sealed, for auditors)", key="glass-reason", max_chars=500
+        )
         st.slider("Minutes", 5, 240, 30, step=5, key="glass-minutes")
         st.button(
             "Open the conversation",
             type="primary",
-            help=f"The reason has {_SHORTEST_REASON} characters or more.",
             on_click=partial(_break, reading),
         )
 
@@ -97,11 +95,11 @@ def _access(reading: Reading, access: Json, *, auditor: bool) -> None:
             else f"**{plain_markdown(access['user_name'])}** could read `{access['conversation_id']}`"
         )
         if access["open"]:
-            st.fragment(partial(_countdown, access), run_every=TICK_S)()
+            countdown.show(access["expires_at"])
         st.caption(_when(access))
         if auditor:
             st.text(access["reason"] or "The reason was erased with the conversation.")
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
             _buttons(reading, access, auditor=auditor)
 
 
@@ -142,15 +140,6 @@ def _choose(grant_id: str) -> None:
 
 def _close() -> None:
     st.query_params.pop("grant", None)
-
-
-def _countdown(access: Json) -> None:
-    left = datetime.fromisoformat(access["expires_at"]) - datetime.now(UTC)
-    seconds = int(left.total_seconds())
-    if seconds < 0:
-        st.rerun()
-    minutes, rest = divmod(seconds, 60)
-    st.markdown(f":orange-badge[:material/timer: open for {minutes}:{rest:02} more]")
 
 
 def _when(access: Json) -> str:

@@ -3,6 +3,7 @@
 Nothing that a person or a model wrote works as markup here: it is shown as it was written.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -32,8 +33,8 @@ def show(transcript: Json) -> None:
     st.caption(_about(transcript))
     if transcript["erased"]:
         st.info(
-            "**The texts of this conversation were erased**: their key was destroyed, and nobody can read "
-            "them any more. What is left says when something was said, what wrote it, and what the guard did.",
+            "**The texts of this conversation were erased**: their key was destroyed; nobody can read them. "
+            "What is left says when something was said, what wrote it, and what the guard did.",
             icon=":material/delete_forever:",
         )
     if not transcript["turns"]:
@@ -58,7 +59,8 @@ def _about(transcript: Json) -> str:
         said.append(f"the person was in need: **{words(transcript['guard_state'])}**")
     if transcript["hidden_at"]:
         said.append(f"taken out of the person's history {moment(transcript['hidden_at'])}")
-    said.append("identifiers are masked" if transcript["masked"] else "identifiers are shown")
+    if not transcript["erased"]:
+        said.append("identifiers are masked" if transcript["masked"] else "identifiers are shown")
     return " · ".join(said)
 
 
@@ -83,23 +85,27 @@ def _turn(turn: Json, number: int, *, erased: bool) -> None:
 
 def _sentences(sentences: Iterable[Json], *, erased: bool) -> None:
     """What the guard let through as it was read; what it touched in a frame of its own."""
-    let_through = ""
-    for sentence in sentences:
-        if sentence["action"] == "allow" and sentence["text"] is not None:
-            let_through += sentence["text"]
+    for untouched, run in itertools.groupby(sentences, lambda each: each["action"] == "allow"):
+        if not untouched:
+            _touched(run, erased=erased)
             continue
-        _said(let_through)
-        let_through = ""
+        texts = [sentence["text"] for sentence in run]
+        _said("".join(text for text in texts if text), erased=erased)
+        if None in texts:
+            _said(None, erased=erased)
+
+
+def _touched(sentences: Iterable[Json], *, erased: bool) -> None:
+    for sentence in sentences:
         with st.container(border=True):
             st.markdown(_judged(sentence["action"], sentence["verdict"]))
             _said(sentence["text"], erased=erased)
             if sentence["suppressed"] is not None:
                 st.markdown(":gray[The guard replaced:]")
                 st.markdown(_struck(sentence["suppressed"]))
-    _said(let_through)
 
 
-def _said(text: str | None, *, erased: bool = False) -> None:
+def _said(text: str | None, *, erased: bool) -> None:
     if text is None:
         st.caption("Erased." if erased else _CLOSED)
     elif text.strip():
@@ -147,6 +153,7 @@ def _wrote(turn: Json, number: int) -> None:
         "job": turn["job_id"],
         "message": turn["message_id"] or "not kept as a message",
     }
-    with st.expander("Model, adapter, prompt and policy", key=f"origin-{number}-{turn['job_id']}"):
+    shown = st.expander("Model, adapter, prompt and policy", key=f"origin-{number}-{turn['job_id']}")
+    with shown, st.container(gap=None):
         for name, value in rows.items():
             st.text(f"{name}: {value or 'not known'}")
