@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from shared.privacy.sealed import SealedReader
 from shared.training.dataset_files import place_of, raw_path
 from tests.conftest import MakeApi
 from tests.integration.test_access import details_of
+from tests.integration.test_validate import Dataset as Upload
 from tests.support import Api, Person, ask_async
 
 REPLACED = Verdict(
@@ -252,6 +254,17 @@ def test_corrected_answers_export_masked_in_the_shape_that_training_takes(api: A
     assert person.id not in exported.text
     assert first not in auditor.post("/v1/reviews/export").text
     assert details_of(api.audit("review.exported")[0]) == {"rows": 3}
+
+
+def test_what_is_exported_passes_the_check_of_a_dataset(api: Api, tmp_path: Path) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    for said in ("A pharmacist knows.", "Read the leaflet in the box, and ask if it is not clear."):
+        item = queued(api, auditor, answered(api))
+        judge(auditor, item, verdict="wrong", corrected=said)
+    exported = auditor.post("/v1/reviews/export").content
+    checked = Upload(tmp_path / "check", {"validation_fraction": 0}).upload(exported).check()
+    assert len(checked.rows("train")) == checked.report.groups == 2
+    assert not checked.report.dropped
 
 
 def test_an_export_asks_for_the_password_again(api: Api) -> None:
