@@ -3,7 +3,6 @@
 import argparse
 import gzip
 import json
-import math
 import os
 import platform
 import statistics
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from shared.intervals import wilson
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -68,19 +69,9 @@ def rows_of(parser: argparse.ArgumentParser, files: Sequence[Path]) -> list[dict
     return rows
 
 
-def interval(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
-    if not total:
-        return 0.0, 1.0
-    z, share = 1.96, hits / total
-    centre = share + z * z / (2 * total)
-    margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, (centre - margin) / (1 + z * z / total)), (centre + margin) / (1 + z * z / total)
-
-
 def ends(hits: int, total: int) -> list[float]:
     """The 95 % interval of a share as it is kept."""
-    return [round(end, 3) for end in interval(hits, total)]
+    return [round(end, 3) for end in wilson(hits, total)]
 
 
 def in_columns(share: float | None, interval_: Sequence[float]) -> str:

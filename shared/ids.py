@@ -1,7 +1,7 @@
 """Makes identifiers. It does not know what they name."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 import uuid_utils
 
@@ -22,3 +22,8 @@ def first_id_at(moment: datetime) -> str:
     """What ids made at `moment` or later sort after, and ids made before it do not."""
     milliseconds = f"{max(0, int(moment.timestamp() * 1000)):012x}"
     return f"{milliseconds[:8]}-{milliseconds[8:]}-0000-0000-000000000000"
+
+
+def moment_of(id: str) -> datetime:
+    """When the id was made, to the millisecond, by the clock of the host that made it."""
+    return datetime.fromtimestamp(int(id[:8] + id[9:13], 16) / 1000, UTC)

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     #: Exporting, erasing and revealing ask for the password again unless it was typed within this time.
     password_minutes: float = Field(10, gt=0)
 
+    #: Share of all answers, in %, that auditors are asked to review by chance.
+    review_sample_percent: float = Field(2, ge=0, le=100)
+    #: Share of what is reviewed, in %, that two auditors review, neither knowing what the other says.
+    review_double_percent: float = Field(10, ge=0, le=100)
+
     #: A running job belongs to its worker for this long after each heartbeat, in seconds.
     lease_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(10, gt=0)

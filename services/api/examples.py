@@ -260,6 +260,15 @@ EXAMPLES: dict[str, Any] = {
         "reason": "The patient was brought in unconscious.",
         "minutes": 30,
     },
+    "AskForReviewBody": {"job_id": _JOB},
+    "DraftBody": {
+        "verdict": "unsafe",
+        "category": "dosing",
+        "guard_right": None,
+        "corrected": "Ask a pharmacist how much of it is right for you.",
+        "note": "It names a dose without asking about the kidneys.",
+    },
+    "ReviewDatasetBody": {"name": "corrected in November"},
     # what comes back
     "AnswerView": {
         "answer": _TEXT,

@@ -32,6 +32,8 @@ from services.api.routers import (
     predict,
     replays,
     sealed_log,
+    review_results,
+    reviews,
     system,
     training,
     transcripts,
@@ -52,6 +54,8 @@ ROUTERS = (
     jobs,
     conversations,
     messages,
+    review_results,  # before what takes an id at the same place
+    reviews,
     datasets,
     auth,
     login,

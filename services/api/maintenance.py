@@ -49,7 +49,10 @@ class Maintenance:
             return  # the lease runs out by itself
 
     def round(self) -> None:
-        """One round, if this gateway holds the lease: expire, seal what is in the clear, then announce."""
+        """One round, if this gateway holds the lease: expire, seal what is in the clear, then announce.
+
+        Last it puts answers into the queue of the review.
+        """
         gateway = self._gateway
         with gateway.database.write() as connection:
             now = gateway.clock.now(connection)
@@ -69,6 +72,7 @@ class Maintenance:
             log.info("names of files of %d datasets were sealed", sealed)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
+        gateway.filling.fill(gateway.database)
 
     def _record(self, connection: Connection, now: datetime, job: Job) -> None:
         talk = self._gateway.conversations

@@ -8,14 +8,17 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
+from sqlalchemy import insert
+
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
+from shared.db.tables_privacy import dataset_conversations
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import where
@@ -65,6 +68,17 @@ class Reception:
         except MediChatError:
             self._forget("no-storage")
             raise
+
+    @property
+    def dataset_id(self) -> str:
+        """The dataset that receives."""
+        return self._id
+
+    def name_conversations(self, conversation_ids: Collection[str]) -> None:
+        """Note which conversations its rows come from, so that an erasure finds them."""
+        rows = [{"dataset_id": self._id, "conversation_id": each} for each in sorted(conversation_ids)]
+        with self._gateway.database.write() as connection:
+            connection.execute(insert(dataset_conversations), rows)
 
     def write(self, data: "bytes | bytearray") -> None:
         """Take the next piece. Raises TooLarge, StorageFull, Unavailable."""

@@ -12,6 +12,8 @@ from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
 from shared.queue import Bell
+from shared.review.filling import Filling
+from shared.review.store import ReviewStore
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.training.datasets import DatasetStore
@@ -34,6 +36,8 @@ class Gateway:
     #: Signs checkpoints of the log, which are kept in `checkpoints` too.
     signer: Signer
     checkpoints: Storage
+    filling: Filling
+    reviews: ReviewStore
 
     @property
     def guard(self) -> Guard:
@@ -62,17 +66,21 @@ def open_gateway(settings: Settings) -> Gateway:
     envelope = Envelope.from_base64(settings.secret("master_key"))
     jobs = JobStore(clock, JobRules.from_settings(settings))
     database = open_database(settings)
+    conversations = Conversations(envelope)
+    filling = Filling(envelope, clock, settings)
     return Gateway(
         settings=settings,
         database=database,
         clock=clock,
         envelope=envelope,
         jobs=jobs,
-        conversations=Conversations(envelope),
+        conversations=conversations,
         guards=LiveGuard(database),
         bell=Bell(settings),
         datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),
         signer=Signer(settings.secret("audit_key")),
         checkpoints=Storage.of_checkpoints(settings),
+        filling=filling,
+        reviews=ReviewStore(conversations, filling),
     )

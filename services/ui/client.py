@@ -166,9 +166,9 @@ class Gateway:
         response = self._send(method, path, headers=headers, **content)
         return response.json() if response.content else {}
 
-    def file(self, path: str) -> bytes:
-        """What lies at this path, as it is. Raises GatewayError."""
-        return self._send("GET", path).content
+    def file(self, path: str, method: str = "GET", **content: Any) -> bytes:
+        """What comes of a request, as it is; by default what lies at this path. Raises GatewayError."""
+        return self._send(method, path, **content).content
 
     def lines(self, method: str, path: str, *, silence_s: float) -> Iterator[str]:
         """The lines of an answer as they come; none may be silent for longer. Raises GatewayError."""

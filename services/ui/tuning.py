@@ -33,6 +33,10 @@ class Tuning:
         body = {**given(name=name), "source": source, "location": location, "options": options}
         return self._call("POST", "/v1/datasets/import", json=body)
 
+    def of_reviews(self, name: str) -> Json:
+        """Make a dataset of the answers that reviewers corrected."""
+        return self._call("POST", "/v1/datasets/from-reviews", json={"name": name}, timeout=_UPLOAD_S)
+
     def datasets(self, cursor: str | None = None, limit: int = 50) -> Json:
         """A page of datasets, newest first."""
         return self._call("GET", "/v1/datasets", params=given(cursor=cursor, limit=limit))

@@ -166,7 +166,7 @@ feedback = Table(
     Column("rating", String(8), nullable=False),  # up | down
     Column("comment_ciphertext", LargeBinary),
     Column("key_id", Id, ForeignKey("data_keys.key_id"), nullable=False),
-    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False, index=True),
 )
 
 jobs = Table(

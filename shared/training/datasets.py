@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, delete, null, select, update
 from shared.audit import record
 from shared.db.rows import put
 from shared.db.tables import data_keys, jobs
+from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import datasets, evaluations, training_runs
 from shared.errors import Conflict, NotFound
 from shared.guard.verdict import Audience
@@ -144,6 +145,12 @@ class DatasetStore:
 
         Returns whether it is gone; it is not when it was received after all.
         """
+        receiving = select(datasets.c.id).where(
+            datasets.c.id == dataset_id, datasets.c.state == DatasetState.RECEIVING
+        )
+        connection.execute(
+            delete(dataset_conversations).where(dataset_conversations.c.dataset_id.in_(receiving))
+        )
         gone = connection.execute(
             delete(datasets)
             .where(datasets.c.id == dataset_id, datasets.c.state == DatasetState.RECEIVING)

@@ -49,6 +49,9 @@ BODIES = {
         "reason": "An emergency in the ward.",
         "minutes": 30,
     },
+    "/v1/reviews": {"job_id": "nobodys"},
+    "/v1/reviews/{item_id}": {"verdict": "safe"},
+    "/v1/datasets/from-reviews": {"name": "a set"},
 }
 
 
@@ -113,6 +116,7 @@ NOBODYS = dict.fromkeys(
         "version",
         "replay_id",
         "checkpoint_id",
+        "item_id",
         "grant_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",

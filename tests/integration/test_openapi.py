@@ -55,6 +55,7 @@ def own_ids(api: Api, client: Any) -> dict[str, str]:
         "run_id": School(api).submit()["id"],
         "key_id": client.post("/v1/api-keys", json={"name": "k", "scopes": ["ask"]}).json()["id"],
         "dataset_id": dataset_id,
+        "item_id": api.log_in(Role.AUDITOR).post("/v1/reviews", json={"job_id": job["id"]}).json()["id"],
         "grant_id": guards.post(
             "/v1/break-glass",
             json={"conversation_id": job["conversation_id"], "reason": "An emergency.", "minutes": 240},

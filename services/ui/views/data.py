@@ -58,7 +58,9 @@ def show(gateway: Gateway, me: Json) -> None:
 def _add(tuning: Tuning) -> None:
     key = acts.fresh("add-data")
     with st.expander("Add data", icon=":material/upload_file:", key=key, on_change="rerun"):
-        upload, elsewhere = st.tabs(["Upload a file", "From the server or the hub"])
+        upload, elsewhere, reviews = st.tabs(
+            ["Upload a file", "From the server or the hub", "Corrected answers"]
+        )
         with upload, st.form("upload"):
             file = st.file_uploader(
                 "File",
@@ -96,6 +98,18 @@ def _add(tuning: Tuning) -> None:
                     options=options,
                 )
                 _made(wish)
+        with reviews, st.form("of-reviews"):
+            st.caption(
+                "Questions whose answers reviewers corrected, with the corrected answers; identifiers are "
+                "masked, and nobody needs to see the conversations."
+            )
+            name = st.text_input("Name", max_chars=100, key=acts.fresh("reviews-name")).strip()
+            if st.form_submit_button("Make and check", type="primary"):
+                if name:
+                    with st.spinner("Masking the corrected answers …"):
+                        _made(partial(tuning.of_reviews, name))
+                else:
+                    st.error("Give it a name first.")
 
 
 def _part_of_the_hub() -> Json:
@@ -205,7 +219,7 @@ def _one(tuning: Tuning, dataset: Json) -> None:
             what = {"dataset of the hub": dataset["source_name"], "commit": dataset["revision"]}
         else:
             what = {
-                "file": dataset["source_name"],
+                "made of" if dataset["source"] == "reviews" else "file": dataset["source_name"],
                 "bytes": f"{dataset['bytes'] or 0:,}",
                 "sha256 of the file": dataset["sha256"],
             }

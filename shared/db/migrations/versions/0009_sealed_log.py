@@ -135,6 +135,8 @@ def upgrade() -> None:
         sa.Column("job_id", sa.String(length=36), nullable=False),
         sa.Column("conversation_id", sa.String(length=36), nullable=False),
         sa.Column("reason", sa.String(length=24), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("sampled", sa.Boolean(), nullable=False),
         sa.Column("wanted", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("closed_at", UtcDateTime(), nullable=True),
@@ -149,7 +151,9 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("review_items", schema=None) as batch_op:
         batch_op.create_index(
-            "ix_review_items_closed_at_created_at", ["closed_at", "created_at"], unique=False
+            "ix_review_items_closed_at_priority_created_at",
+            ["closed_at", "priority", "created_at"],
+            unique=False,
         )
         batch_op.create_index(
             batch_op.f("ix_review_items_conversation_id"), ["conversation_id"], unique=False
@@ -178,9 +182,10 @@ def upgrade() -> None:
         "reviews",
         sa.Column("item_id", sa.String(length=36), nullable=False),
         sa.Column("reviewer_id", sa.String(length=36), nullable=False),
-        sa.Column("taken_at", UtcDateTime(), nullable=False),
+        sa.Column("taken_at", UtcDateTime(), nullable=True),
         sa.Column("verdict", sa.String(length=16), nullable=True),
         sa.Column("category", sa.String(length=64), nullable=True),
+        sa.Column("guard_right", sa.Boolean(), nullable=True),
         sa.Column("corrected_ciphertext", sa.LargeBinary(), nullable=True),
         sa.Column("note_ciphertext", sa.LargeBinary(), nullable=True),
         sa.Column("key_id", sa.String(length=36), nullable=False),
@@ -197,6 +202,7 @@ def upgrade() -> None:
         batch_op.create_index("ix_reviews_reviewer_id_given_at", ["reviewer_id", "given_at"], unique=False)
 
     op.create_index(op.f("ix_audit_events_object"), "audit_events", ["object"])
+    op.create_index(op.f("ix_feedback_updated_at"), "feedback", ["updated_at"])
     op.execute(
         "INSERT INTO audit_pending (event_id) SELECT id FROM audit_events "
         "WHERE NOT EXISTS (SELECT 1 FROM audit_seals WHERE audit_seals.event_id = audit_events.id)"
@@ -211,6 +217,7 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER IF EXISTS {table}_join" + (f" ON {table}" if postgresql else ""))
         if postgresql:
             op.execute(f"DROP FUNCTION IF EXISTS join_{queue}()")
+    op.drop_index(op.f("ix_feedback_updated_at"), table_name="feedback")
     op.drop_index(op.f("ix_audit_events_object"), table_name="audit_events")
 
     with op.batch_alter_table("reviews", schema=None) as batch_op:
@@ -223,7 +230,7 @@ def downgrade() -> None:
     op.drop_table("dataset_conversations")
     with op.batch_alter_table("review_items", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_review_items_conversation_id"))
-        batch_op.drop_index("ix_review_items_closed_at_created_at")
+        batch_op.drop_index("ix_review_items_closed_at_priority_created_at")
 
     op.drop_table("review_items")
     with op.batch_alter_table("search_terms", schema=None) as batch_op:
