@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
+from shared.privacy.search_index import waiting
 
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter(
@@ -42,6 +43,9 @@ GUARD = Gauge(
     ["side", "category", "layer"],
     registry=REGISTRY,
 )
+SEARCH_PENDING = Gauge(
+    "medichat_search_pending", "Messages that auditors cannot find by their words yet", registry=REGISTRY
+)
 _RECENT = timedelta(minutes=15)
 
 
@@ -62,6 +66,7 @@ def render(
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
     _count_verdicts(connection, now)
+    SEARCH_PENDING.set(waiting(connection))
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)
     REFUSED.set(sum(bool(each.get("policy_refused")) for each in processes))
