@@ -183,6 +183,9 @@ EXAMPLES: dict[str, Any] = {
     "TryBody": {"text": "Take 200 mg every two hours.", "audience": "patient", "side": "answer"},
     "ReasonBody": {"reason": "The model gave a wrong dose; we are looking into it."},
     "ReplayBody": {"answers": 100},
+    "SearchBody": {"words": 'warfarin "left it off"', "since": "2026-11-01T00:00:00Z", "flagged": True},
+    "ViewBody": {"name": "Doses, flagged", "filters": {"category": "dosing", "flagged": True}},
+    "ExportBody": {"what": "events", "format": "fhir", "events": {"action": "answer.*"}},
     # what comes back
     "AnswerView": {
         "answer": _TEXT,

@@ -43,6 +43,9 @@ BODIES = {
     "/v1/guard/policies/{version}/try": {"text": "Rest well."},
     "/v1/guard/policies/{version}/replays": {"answers": 10},
     "/v1/guard/stop": {"reason": "A test."},
+    "/v1/audit/conversations/search": {"words": "asthma"},
+    "/v1/audit/views": {"name": "A view", "filters": {"flagged": True}},
+    "/v1/audit/export": {"what": "events", "format": "jsonl"},
 }
 
 
@@ -106,6 +109,7 @@ NOBODYS = dict.fromkeys(
         "evaluation_id",
         "version",
         "replay_id",
+        "view_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )
