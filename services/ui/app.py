@@ -20,6 +20,7 @@ from services.ui.views import (
     compare,
     consent,
     data,
+    finding,
     guard,
     jobs,
     log,
@@ -57,6 +58,7 @@ PAGES: dict[str, list[Page]] = {
     ],
     "auditor": [
         (log.show, "Log", ":material/fact_check:", "log"),
+        (finding.show, "Conversations", ":material/search:", "conversations"),
         (guard.show, "Guard", ":material/shield:", "guard"),
         ACCOUNT,
     ],

@@ -169,6 +169,12 @@ class Gateway:
         """What lies at this path, as it is. Raises GatewayError."""
         return self._send("GET", path).content
 
+    def receive(self, path: str, body: Json) -> tuple[str, bytes]:
+        """The file that comes of this request: its name, and what is in it. Raises GatewayError."""
+        response = self._send("POST", path, json=body)
+        name = response.headers.get("content-disposition", "").partition('filename="')[2].rstrip('"')
+        return name or "export", response.content
+
     def _send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any
     ) -> httpx.Response:
