@@ -39,6 +39,8 @@ def _make(finding: Finding, what: str, kind: str, filters: Json) -> None:
     file = acts.attempt(partial(finding.export, what, kind, filters), "The file is made; now save it.")
     if file is not None:
         st.session_state[_READY] = {"what": what, "file": file}
+    elif "refusal" not in st.session_state:
+        st.toast("Type your password at the top of the page, then make the file again.")
 
 
 def _taken() -> None:

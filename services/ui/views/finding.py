@@ -10,6 +10,7 @@ from services.ui.text import beginning, moment, plain_markdown, words
 from services.ui.views import acts, exporting, finding_filters, password
 
 _PAGE = 20
+_WIDTHS = (0.26, 0.2, 0.14, 0.4)
 #: The filters that count, the cursors of the pages seen, and the page that is shown.
 _FILTERS, _CURSORS, _SHOWN = "find-filters", "find-cursors", "find-shown"
 
@@ -28,8 +29,8 @@ def show(gateway: Gateway, me: Json) -> None:
         filters = _look_for(typed)
     page = _page(finding, filters)
     if page is not None:
-        _results(page)
         exporting.show(finding, "conversations", filters)
+        _results(page)
 
 
 def _look_for(filters: Json) -> Json:
@@ -67,6 +68,9 @@ def _results(page: Json) -> None:
         )
     if not page["items"]:
         st.info("No conversation matches on this page." if page["stopped"] else "No conversation matches.")
+    else:
+        for column, head in zip(st.columns(_WIDTHS), ("begun", "who", "messages", "known"), strict=True):
+            column.caption(head)
     for item in page["items"]:
         _row(item)
     cursors = st.session_state[_CURSORS]
@@ -76,19 +80,22 @@ def _results(page: Json) -> None:
 
 
 def _row(item: Json) -> None:
-    with st.container(border=True):
-        what, way = st.columns([0.8, 0.2], vertical_alignment="center")
-        flags = [] if item["action"] == "allow" else [_did(item)]
-        flags += ["thumbs down"] if item["thumbs_down"] else []
-        flags += ["taken out of the person's list"] if item["hidden"] else []
-        flags += ["reviewed"] if item["reviewed"] else []
-        name = plain_markdown(item["user_name"])
-        what.markdown(f"**{moment(item['created_at'])}** · {name} · {item['message_count']} messages")
-        answered = [beginning(each, 12) for each in item["adapters"]]
-        what.caption(" · ".join([*flags, *item["models"], *answered, f"id {item['id']}"]))
-        page = st.session_state["pages"].get("conversation")
-        if page is not None:
-            way.page_link(page, label="Open", query_params={"conversation": item["id"]})
+    when, who, size, what = st.columns(_WIDTHS, vertical_alignment="center")
+    begun = moment(item["created_at"])
+    page = st.session_state["pages"].get("conversation")
+    if page is not None:
+        when.page_link(page, label=begun, query_params={"conversation": item["id"]})
+    else:
+        when.markdown(begun)
+    who.markdown(plain_markdown(item["user_name"]))
+    size.markdown(str(item["message_count"]))
+    known = [] if item["action"] == "allow" else [_did(item)]
+    known += ["thumbs down"] if item["thumbs_down"] else []
+    known += ["reviewed"] if item["reviewed"] else []
+    known += ["taken out of the person's list"] if item["hidden"] else []
+    known += [plain_markdown(each) for each in item["models"]]
+    known += [beginning(each, 12) for each in item["adapters"]]
+    what.caption(" · ".join([*known, f"id {item['id']}"]))
 
 
 def _did(item: Json) -> str:
