@@ -269,6 +269,9 @@ EXAMPLES: dict[str, Any] = {
         "note": "It names a dose without asking about the kidneys.",
     },
     "ReviewDatasetBody": {"name": "corrected in November"},
+    "SearchBody": {"words": 'warfarin "left it off"', "since": "2026-11-01T00:00:00Z", "flagged": True},
+    "ViewBody": {"name": "Doses, flagged", "filters": {"category": "dosing", "flagged": True}},
+    "ExportBody": {"what": "events", "format": "fhir", "events": {"action": "answer.*"}},
     # what comes back
     "AnswerView": {
         "answer": _TEXT,

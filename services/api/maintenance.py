@@ -1,4 +1,4 @@
-"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs; in one gateway at a time.
+"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs, makes messages searchable.
 
 It answers no request. Any number of gateways may run: a row in `leases` elects the one that works.
 """
@@ -19,6 +19,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import TERMINAL
 from shared.jobs.records import Job
 from shared.logs import where
+from shared.privacy.search_index import index_waiting
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Maintenance:
         for job in stale:
             gateway.bell.work(job.kind, job.id)
         gateway.filling.fill(gateway.database)
+        index_waiting(gateway.database, gateway.envelope, gateway.clock)
 
     def _record(self, connection: Connection, now: datetime, job: Job) -> None:
         talk = self._gateway.conversations

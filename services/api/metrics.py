@@ -13,6 +13,7 @@ from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
 from shared.privacy.grants import count_open
+from shared.privacy.search_index import waiting
 
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter(
@@ -71,6 +72,9 @@ BREAK_GLASS = Counter(
 BREAK_GLASS_OPEN = Gauge(
     "medichat_break_glass_open", "Emergency accesses of admins that are open now", registry=REGISTRY
 )
+SEARCH_PENDING = Gauge(
+    "medichat_search_pending", "Messages that auditors cannot find by their words yet", registry=REGISTRY
+)
 _RECENT = timedelta(minutes=15)
 
 
@@ -93,6 +97,7 @@ def render(
     _count_verdicts(connection, now)
     _measure_log(connection, now)
     BREAK_GLASS_OPEN.set(count_open(connection, now))
+    SEARCH_PENDING.set(waiting(connection))
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)
     REFUSED.set(sum(bool(each.get("policy_refused")) for each in processes))

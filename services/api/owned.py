@@ -15,12 +15,14 @@ from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.db.tables import api_keys, conversations, jobs, messages
 from shared.db.tables_privacy import access_grants
+from shared.db.tables_review import saved_views
 
 _OWNERS: dict[str, Select[Any]] = {
     "access_grant": select(access_grants.c.user_id).where(access_grants.c.id == bindparam("id")),
     "api_key": select(api_keys.c.user_id).where(api_keys.c.id == bindparam("id")),
     "conversation": select(conversations.c.user_id).where(conversations.c.id == bindparam("id")),
     "job": select(jobs.c.user_id).where(jobs.c.id == bindparam("id")),
+    "view": select(saved_views.c.user_id).where(saved_views.c.id == bindparam("id")),
     "message": select(conversations.c.user_id)
     .join(messages, messages.c.conversation_id == conversations.c.id)
     .where(messages.c.id == bindparam("id")),

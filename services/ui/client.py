@@ -182,6 +182,12 @@ class Gateway:
         except httpx.HTTPError as error:
             raise GatewayError("no-answer", "MediChat does not answer right now; try again.") from error
 
+    def receive(self, path: str, body: Json) -> tuple[str, bytes]:
+        """The file that comes of this request: its name, and what is in it. Raises GatewayError."""
+        response = self._send("POST", path, json=body)
+        name = response.headers.get("content-disposition", "").partition('filename="')[2].rstrip('"')
+        return name or "export", response.content
+
     def _send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any
     ) -> httpx.Response:

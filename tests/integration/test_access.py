@@ -52,6 +52,9 @@ BODIES = {
     "/v1/reviews": {"job_id": "nobodys"},
     "/v1/reviews/{item_id}": {"verdict": "safe"},
     "/v1/datasets/from-reviews": {"name": "a set"},
+    "/v1/audit/conversations/search": {"words": "asthma"},
+    "/v1/audit/views": {"name": "A view", "filters": {"flagged": True}},
+    "/v1/audit/export": {"what": "events", "format": "jsonl"},
 }
 
 
@@ -118,6 +121,7 @@ NOBODYS = dict.fromkeys(
         "checkpoint_id",
         "item_id",
         "grant_id",
+        "view_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )

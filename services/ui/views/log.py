@@ -7,7 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
+from services.ui.finding import Finding
 from services.ui.text import moment, plain_markdown
+from services.ui.views import acts, exporting, password
 
 _PAGE = 50
 
@@ -16,6 +18,8 @@ def show(gateway: Gateway, me: Json) -> None:
     """Filters, a page of events, one event in full; and new auditors who wait for a yes."""
     st.title("Log")
     st.caption("Newest first, times in UTC. What you look at here is itself logged.")
+    password.show(gateway)
+    acts.show_refusal()
     _pending(gateway)
     filters = _filters()
     if st.session_state.get("log-filters") != filters:
@@ -25,6 +29,7 @@ def show(gateway: Gateway, me: Json) -> None:
     if not page["items"]:
         st.info("No event matches.")
         return
+    exporting.show(Finding(gateway), "events", {name: value for name, value in filters.items() if value})
     table = [
         {
             "time": moment(event["occurred_at"]),
@@ -57,9 +62,11 @@ def show(gateway: Gateway, me: Json) -> None:
 def _filters() -> dict[str, str | None]:
     what, who, outcome = st.columns(3)
     action = what.text_input("What", placeholder="question.asked", key="action").strip()
-    actor = who.text_input("Who (id)", key="actor").strip()
+    actor = who.text_input("Who (name or id)", key="actor").strip()
     ended = outcome.selectbox("Outcome", ("any", "done", "denied", "failed"), key="outcome")
-    days = st.date_input("Days", value=(), key="days")
+    on, when = st.columns(2)
+    object = on.text_input("On", placeholder="conversation:…", key="object").strip()
+    days = when.date_input("Days", value=(), key="days")
     since = until = None
     if isinstance(days, tuple) and days:
         since = datetime.combine(days[0], time(), UTC).isoformat()
@@ -67,6 +74,7 @@ def _filters() -> dict[str, str | None]:
     return {
         "action": action or None,
         "actor": actor or None,
+        "object": object or None,
         "outcome": None if ended == "any" else ended,
         "since": since,
         "until": until,
