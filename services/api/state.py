@@ -10,6 +10,7 @@ from shared.guard import Guard
 from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
+from shared.privacy.master_keys import open_envelope
 from shared.queue import Bell
 from shared.settings import Settings
 from shared.storage import Storage
@@ -55,7 +56,7 @@ def open_gateway(settings: Settings) -> Gateway:
     Raises ValueError for a missing or bad secret.
     """
     clock = DatabaseClock()
-    envelope = Envelope.from_base64(settings.secret("master_key"))
+    envelope = open_envelope(settings)
     jobs = JobStore(clock, JobRules.from_settings(settings))
     database = open_database(settings)
     return Gateway(
