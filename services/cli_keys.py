@@ -171,23 +171,32 @@ def _opened() -> "Iterator[tuple[Source, Database]]":
     Raises ValueError for a keyring of another database, and CommandRefused beside another command.
     """
     from services import setup
-    from services.cli_client import CommandRefused
     from shared.privacy.envelope import Envelope
     from shared.privacy.keys import compare_master_key
     from shared.privacy.master_keys import find_source
     from shared.settings import load_settings
 
     settings = load_settings()
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (settings.state_dir / "keys.lock").open("w") as lock:
+    source = find_source(settings)
+    with _alone_at(source), setup.open_as_application(settings) as database:
+        with database.read() as connection:
+            compare_master_key(connection, Envelope(source.read()))
+        yield source, database
+
+
+@contextmanager
+def _alone_at(source: "Source") -> Iterator[None]:
+    """Two that write the keyring at once would lose a version. One that can only print it loses nothing."""
+    from services.cli_client import CommandRefused
+
+    if not source.is_writable:
+        yield
+        return
+    with source.path.with_name(f"{source.path.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CommandRefused(
                 "another `medichat keys` is at work; wait until it has ended, then run this again"
             ) from error
-        source = find_source(settings)
-        with setup.open_as_application(settings) as database:
-            with database.read() as connection:
-                compare_master_key(connection, Envelope(source.read()))
-            yield source, database
+        yield

@@ -71,8 +71,8 @@ def _pass(database: Database, envelope: Envelope, told: Callable[[int], None]) -
                     update(data_keys)
                     .where(
                         data_keys.c.key_id == row.key_id,
-                        data_keys.c.wrapped_key
-                        == row.wrapped_key,  # neither destroyed nor re-wrapped meanwhile
+                        # neither destroyed nor re-wrapped meanwhile
+                        data_keys.c.wrapped_key == row.wrapped_key,
                         data_keys.c.master_key_version == row.master_key_version,
                     )
                     .values(wrapped_key=wrapped, master_key_version=version)

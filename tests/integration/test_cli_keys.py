@@ -1,5 +1,6 @@
 """`medichat keys`: the master key is rotated while a gateway serves, whoever breaks it off."""
 
+import fcntl
 import os
 import signal
 import stat
@@ -247,12 +248,11 @@ def test_the_key_of_another_database_is_not_rotated(
 
 @pytest.mark.parametrize("dialect", ["sqlite"])
 def test_two_rotations_at_once_would_lose_keys_and_are_refused(
-    api: Api, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    api: Api, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fcntl
 
     before = file.read_text()
-    with (tmp_path / "keys.lock").open("w") as lock:
+    with file.with_name(f"{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert keys("rotate") == 1
     assert "another `medichat keys` is at work" in capsys.readouterr().err
