@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +29,8 @@ from sqlalchemy import (
 
 from shared.db.types import UtcDateTime
 
+_Turn = Callable[[Any], Any]
+
 
 def all_rows(table: Table) -> Select[Any]:
     """Every row in the order of its key; JSON as its text."""
@@ -43,19 +46,19 @@ def insert_lines(table: Table, connection: Connection) -> Insert:
 def encode(table: Table, row: Sequence[Any]) -> bytes:
     """A row of `all_rows` as a line."""
     values = [
-        None if value is None else _encoder(column)(value)
-        for column, value in zip(table.columns, row, strict=True)
+        None if value is None else as_json(value)
+        for as_json, value in zip(_encoders(table), row, strict=True)
     ]
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(table: Table, lines: Iterable[bytes]) -> list[dict[str, Any]]:
     """The rows of lines, by column. Raises ValueError for what `encode` never writes."""
-    columns = list(table.columns)
+    columns = _decoders(table)
     return [
         {
-            column.name: None if value is None else _decoder(column)(value)
-            for column, value in zip(columns, json.loads(line), strict=True)
+            name: None if value is None else from_json(value)
+            for (name, from_json), value in zip(columns, json.loads(line), strict=True)
         }
         for line in lines
     ]
@@ -68,17 +71,31 @@ def _bound(column: Column[Any], connection: Connection) -> ColumnElement[Any]:
     return cast(text, JSON) if connection.dialect.name == "postgresql" else text
 
 
-def _encoder(column: Column[Any]) -> Callable[[Any], Any]:
-    if isinstance(column.type, LargeBinary):
-        return lambda value: base64.b64encode(value).decode()
-    if isinstance(column.type, UtcDateTime):
-        return lambda value: value.isoformat()
-    return lambda value: value
+@cache
+def _encoders(table: Table) -> tuple[_Turn, ...]:
+    return tuple(_turned(column, _to_base64, datetime.isoformat) for column in table.columns)
 
 
-def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
+@cache
+def _decoders(table: Table) -> tuple[tuple[str, _Turn], ...]:
+    return tuple(
+        (column.name, _turned(column, _from_base64, datetime.fromisoformat)) for column in table.columns
+    )
+
+
+def _turned(column: Column[Any], of_bytes: _Turn, of_moment: _Turn) -> _Turn:
     if isinstance(column.type, LargeBinary):
-        return lambda value: base64.b64decode(value, validate=True)
-    if isinstance(column.type, UtcDateTime):
-        return datetime.fromisoformat
-    return lambda value: value
+        return of_bytes
+    return of_moment if isinstance(column.type, UtcDateTime) else _as_it_is
+
+
+def _to_base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _from_base64(value: str) -> bytes:
+    return base64.b64decode(value, validate=True)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
