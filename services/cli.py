@@ -49,7 +49,15 @@ def _with_notes(told: str, error: BaseException) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `medichat`."""
-    from services import cli_adapters, cli_audit, cli_export, cli_people, cli_training
+    from services import (
+        cli_adapters,
+        cli_audit,
+        cli_backup,
+        cli_export,
+        cli_keys,
+        cli_people,
+        cli_training,
+    )
 
     parser = argparse.ArgumentParser(prog="medichat", description="A self-hosted medical assistant.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -68,6 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli_adapters.add_commands(commands)
     cli_export.add_command(commands)
     cli_audit.add_commands(commands)
+    cli_keys.add_commands(commands)
+    cli_backup.add_commands(commands)
     return parser
 
 

@@ -4,7 +4,7 @@ import base64
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from shared.clock import DatabaseClock
 from shared.db import Database, migrate, open_database
 from shared.db.engine import database_setting
 from shared.policies.store import PolicyStore
-from shared.privacy.envelope import Envelope, new_master_key
+from shared.privacy.envelope import new_master_key
 from shared.privacy.keys import compare_master_key
+from shared.privacy.master_keys import COMMAND, is_kept_here, open_envelope
 from shared.settings import Settings, load_settings
 
 LOGINS_FILE = "first-logins.txt"
@@ -51,6 +52,8 @@ def make_secrets(state_dir: Path) -> None:
         path = folder / f"medichat_{name}"
         if path.exists() or os.environ.get(f"MEDICHAT_{name.upper()}"):
             continue
+        if name == "master_key" and os.environ.get(COMMAND):
+            continue
         if name == "master_key" and (state_dir / "medichat.db").exists():
             raise ValueError(f"{path} is missing, and without it no conversation can be read: put it back")
         write_private(path, value)
@@ -63,9 +66,9 @@ def make_tables(settings: Settings) -> list[tuple[str, str, str]]:
     """
     with open_as_owner(settings) as database:
         migrate_tables(database)
-        if settings.master_key:  # where it is kept from who owns the tables, the processes ask
+        if is_kept_here(settings):  # where it is kept from who owns the tables, the processes ask
             with database.read() as connection:
-                compare_master_key(connection, Envelope.from_base64(settings.secret("master_key")))
+                compare_master_key(connection, open_envelope(settings))
         with database.write() as connection:
             logins = create_first_users(connection, datetime.now(UTC))
             if logins:  # written before the commit: a password in the file may be void, never lost
@@ -80,16 +83,25 @@ def migrate_tables(database: Database) -> None:
         PolicyStore(DatabaseClock()).keep_packaged(connection)
 
 
-@contextmanager
-def open_as_owner(settings: Settings) -> Iterator[Database]:
+def open_as_owner(settings: Settings) -> AbstractContextManager[Database]:
     """The database as its owner. Raises ConnectionError, naming the setting, when it cannot be reached."""
-    database = open_database(settings, owner=True, pool_size=1)
+    return _reached(settings, owner=True)
+
+
+def open_as_application(settings: Settings) -> AbstractContextManager[Database]:
+    """The database as the processes open it. Raises ConnectionError likewise."""
+    return _reached(settings, owner=False)
+
+
+@contextmanager
+def _reached(settings: Settings, *, owner: bool) -> Iterator[Database]:
+    database = open_database(settings, owner=owner, pool_size=1)
     try:
         yield database
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
         raise ConnectionError(
-            f"the database cannot be reached, see {database_setting(settings, owner=True)}: {reason}"
+            f"the database cannot be reached, see {database_setting(settings, owner=owner)}: {reason}"
         ) from error
     finally:
         database.close()

@@ -37,8 +37,13 @@ class Settings(BaseSettings):
     database_owner_password: SecretStr | None = None
     redis_url: str = "redis://127.0.0.1:6379/0"
     redis_password: SecretStr | None = None
-    #: 32 random bytes, base64: wraps every data key. Losing it loses every conversation.
+    #: Wraps every data key: 32 random bytes in base64, or the keyring that `medichat keys rotate` writes.
+    #: Losing it loses every conversation.
     master_key: SecretStr | None = None
+    #: A command line that prints the master key, for a key service: run without a shell, and never logged.
+    master_key_command: SecretStr | None = None
+    #: Folder of the secret files; `secrets` in `state_dir` when unset.
+    secrets_dir: Path | None = None
     #: Signs access tokens.
     token_key: SecretStr | None = None
     #: 32 random bytes, base64: signs checkpoints of the log. Another one cannot check what this one signed.
@@ -153,6 +158,7 @@ class Settings(BaseSettings):
     def _fill_defaults(self) -> "Settings":
         if not self.database_url:
             self.database_url = f"sqlite:///{(self.state_dir / 'medichat.db').absolute()}"
+        self.secrets_dir = self.secrets_dir or self.state_dir / "secrets"
         self.storage_url = self.storage_url or str((self.state_dir / "storage").absolute())
         self.checkpoint_url = self.checkpoint_url or str((self.state_dir / "checkpoints").absolute())
         self.database_owner_url = self.database_owner_url or self.database_url

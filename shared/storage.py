@@ -85,11 +85,18 @@ class Storage:
         with _reached():
             return int(self._fs.size(self._full(path)))
 
-    def list(self, folder: str) -> list[str]:
-        """The paths of all files below a folder, sorted; empty when there is none."""
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return isinstance(self._fs, LocalFileSystem)
+
+    def list(self, folder: str = "") -> list[str]:
+        """The paths of all files below a folder (or all there are), sorted; empty when there is none."""
         start = len(self._root) + 1
         with _reached():
-            found = (str(path)[start:] for path in self._fs.find(self._full(folder)))
+            found = (
+                str(path)[start:] for path in self._fs.find(self._full(folder) if folder else self._root)
+            )
             return sorted(path for path in found if not path.endswith(_UNFINISHED))
 
     def delete(self, path: str) -> None:

@@ -11,6 +11,7 @@ from shared.guard import Guard
 from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
 from shared.privacy.envelope import Envelope
+from shared.privacy.master_keys import open_envelope
 from shared.queue import Bell
 from shared.review.filling import Filling
 from shared.review.store import ReviewStore
@@ -63,7 +64,7 @@ def open_gateway(settings: Settings) -> Gateway:
     Raises ValueError for a missing or bad secret.
     """
     clock = DatabaseClock()
-    envelope = Envelope.from_base64(settings.secret("master_key"))
+    envelope = open_envelope(settings)
     jobs = JobStore(clock, JobRules.from_settings(settings))
     database = open_database(settings)
     conversations = Conversations(envelope)

@@ -29,7 +29,7 @@ from shared.jobs.lifecycle import Kind
 from shared.jobs.lookout import Lookout
 from shared.jobs.store import JobRules, JobStore
 from shared.policies.live import LiveGuard
-from shared.privacy.envelope import Envelope
+from shared.privacy.master_keys import open_envelope
 from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
 from shared.queue import Bell, make_celery, open_redis, task_name
@@ -52,7 +52,7 @@ class Worker:
         self.registration = Registration(self.database, self.jobs.clock, self.id)
         self.bell = Bell(settings)
         self.model = self._load()
-        self.conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
+        self.conversations = Conversations(open_envelope(settings))
         self.keeper = LeaseKeeper(
             self.database,
             self.jobs,

@@ -40,6 +40,7 @@ from shared.guard import Guard, load_guard
 from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
+from shared.privacy.master_keys import open_envelope
 from shared.privacy.sealed import SealedWriter
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
@@ -163,7 +164,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
     database = open_database(settings)
     try:
         with database.read() as connection:
-            asked = _look_up(connection, Envelope.from_base64(settings.secret("master_key")), evaluation_id)
+            asked = _look_up(connection, open_envelope(settings), evaluation_id)
             guard = read_guard(connection)
     finally:
         database.close()

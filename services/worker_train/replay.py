@@ -28,7 +28,8 @@ from shared.guard.verdict import Action, Audience, Side
 from shared.jobs.lifecycle import Kind, State
 from shared.policies.live import compile_version
 from shared.policies.replays import find
-from shared.privacy.envelope import CannotDecrypt, Envelope
+from shared.privacy.envelope import CannotDecrypt
+from shared.privacy.master_keys import open_envelope
 from shared.settings import Settings, load_settings
 
 _PROGRESS_S = 1.0
@@ -121,7 +122,7 @@ def main() -> None:
 
 def replay(settings: Settings, replay_id: str) -> Tally:
     """Judge the answers that a replay of the database asks for. Raises Refused."""
-    conversations = Conversations(Envelope.from_base64(settings.secret("master_key")))
+    conversations = Conversations(open_envelope(settings))
     database = open_database(settings, pool_size=1)
     with closing(database), database.read() as connection:
         try:

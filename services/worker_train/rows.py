@@ -30,8 +30,9 @@ from services.worker_train.splitting import choose_validation
 from shared.db import open_database
 from shared.db.tables_training import datasets
 from shared.errors import DatasetDamaged
-from shared.privacy.envelope import CannotDecrypt, Envelope
+from shared.privacy.envelope import CannotDecrypt
 from shared.privacy.keys import load_data_keys
+from shared.privacy.master_keys import open_envelope
 from shared.settings import load_settings
 from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, Split
@@ -119,7 +120,7 @@ def _dataset(name: str) -> Rows:
     """The parts of a checked dataset, from storage."""
     dataset_id = name.removeprefix(OWN)
     settings = load_settings()
-    envelope = Envelope.from_base64(settings.secret("master_key"))
+    envelope = open_envelope(settings)
     database = open_database(settings, pool_size=1)
     try:
         with database.read() as connection, _unaltered():

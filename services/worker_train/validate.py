@@ -40,6 +40,7 @@ from shared.logs import where
 from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
+from shared.privacy.master_keys import open_envelope
 from shared.privacy.sealed import SealedFile
 from shared.settings import Settings, load_settings
 from shared.storage import Storage
@@ -121,7 +122,7 @@ def _drain(_signal: int, _frame: object) -> None:
 
 def load_task(settings: Settings, dataset_id: str, attempt: str) -> Task:
     """Read what the program needs from the database. Raises Refused, and CannotDecrypt."""
-    envelope = Envelope.from_base64(settings.secret("master_key"))
+    envelope = open_envelope(settings)
     database = open_database(settings, pool_size=1)
     with closing(database), database.read() as connection:
         row = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one_or_none()

@@ -31,7 +31,7 @@ from shared.jobs.lifecycle import Kind
 from shared.jobs.lookout import Lookout
 from shared.jobs.store import JobRules, JobStore
 from shared.logs import where
-from shared.privacy.envelope import Envelope
+from shared.privacy.master_keys import open_envelope
 from shared.queue import Bell, make_celery, open_redis, task_name
 from shared.registration import Registration, worker_name
 from shared.settings import Settings
@@ -81,7 +81,7 @@ class Worker:
             heartbeat_s=settings.heartbeat_s,
             on_beat=self._report,
         )
-        envelope = Envelope.from_base64(settings.secret("master_key"))
+        envelope = open_envelope(settings)
         self.tools = Tools(
             settings=settings,
             worker_id=self.id,

@@ -9,17 +9,25 @@ moved to another row unnoticed.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
+import logging
 import os
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_BYTES = 32
+from shared.privacy.keyring import KEY_BYTES, Keyring
+
+log = logging.getLogger(__name__)
+
 _NONCE_BYTES = 12
+#: After a look for a version that was in vain, the keyring is not looked at for that version for so long.
+_LOOK_AGAIN_S = 5.0
 
 
 class CannotDecrypt(Exception):
@@ -66,40 +74,80 @@ class DataKey:
 
 
 class Envelope:
-    """Holds the master keys; makes, wraps and unwraps data keys."""
+    """Holds the master keys; makes, wraps and unwraps data keys. Safe to share between threads.
 
-    def __init__(self, master_keys: dict[int, bytes]) -> None:
-        """`master_keys` maps a version to its 32 bytes; the highest version wraps new keys."""
-        if not master_keys or any(len(key) != KEY_BYTES for key in master_keys.values()):
-            raise ValueError(f"a master key must have {KEY_BYTES} bytes")
-        self._master_keys = master_keys
-        self.version = max(master_keys)
-        self._hmac_key = hmac.digest(master_keys[min(master_keys)], b"medichat fingerprint v1", "sha256")
+    A data key under a version that is not known has the keyring read again: another process may have rotated
+    the master key since.
+    """
+
+    def __init__(
+        self, master_keys: Keyring | Mapping[int, bytes], *, look: Callable[[], Keyring] | None = None
+    ) -> None:
+        """`master_keys` maps a version to its 32 bytes; the highest version wraps new keys.
+
+        `look` reads the keyring from where it is kept; it may raise ValueError or OSError.
+        """
+        self._keyring = master_keys if isinstance(master_keys, Keyring) else Keyring.of(master_keys)
+        self._look = look
+        self._looking = threading.Lock()
+        self._missed: dict[int, float] = {}
 
     @classmethod
     def from_base64(cls, master_key: str) -> "Envelope":
-        """An envelope with one master key. Raises ValueError when it is not 32 bytes in base64."""
-        try:
-            return cls({1: base64.b64decode(master_key.strip(), validate=True)})
-        except binascii.Error as error:
-            raise ValueError("the master key is not base64") from error
+        """An envelope of a keyring's text. Raises ValueError when it is none."""
+        return cls(Keyring.parse(master_key))
 
-    def new_data_key(self, key_id: str) -> tuple[DataKey, bytes]:
-        """A fresh data key and its wrapped form."""
+    @property
+    def version(self) -> int:
+        """The version that wraps new keys."""
+        return self._keyring.newest
+
+    def new_data_key(self, key_id: str) -> tuple[DataKey, bytes, int]:
+        """A fresh data key, its wrapped form, and the version of the master key that wrapped it."""
         secret = os.urandom(KEY_BYTES)
-        return DataKey(key_id, secret), _seal(self._master_keys[self.version], secret, key_id)
+        keyring = self._keyring
+        return DataKey(key_id, secret), _seal(keyring.keys[keyring.newest], secret, key_id), keyring.newest
 
     def unwrap(self, key_id: str, wrapped: bytes | None, version: int) -> DataKey:
         """The data key. Raises KeyDestroyed when nothing is left of it, else CannotDecrypt."""
         if wrapped is None:
             raise KeyDestroyed
-        if version not in self._master_keys:
+        return DataKey(key_id, _open(self._master_key(version), wrapped, key_id))
+
+    def rewrap(self, key_id: str, wrapped: bytes, version: int) -> tuple[bytes, int]:
+        """The same data key under the newest version, and that version. Raises CannotDecrypt."""
+        secret = _open(self._master_key(version), wrapped, key_id)
+        keyring = self._keyring
+        return _seal(keyring.keys[keyring.newest], secret, key_id), keyring.newest
+
+    def look_again(self) -> None:
+        """Read the keyring from where it is kept; what cannot be read now leaves the one at hand."""
+        with self._looking:
+            self._read()
+
+    def _read(self) -> None:
+        if self._look is None:
+            return
+        try:
+            self._keyring = self._look()
+        except (ValueError, OSError) as error:
+            log.warning("the keyring cannot be read again: %s", error)
+
+    def _master_key(self, version: int) -> bytes:
+        if version not in self._keyring.keys:
+            with self._looking:
+                recently = time.monotonic() - _LOOK_AGAIN_S
+                if version not in self._keyring.keys and self._missed.get(version, recently) <= recently:
+                    self._read()
+                    self._missed[version] = time.monotonic()
+        key = self._keyring.keys.get(version)
+        if key is None:
             raise CannotDecrypt(f"master key version {version} is not configured")
-        return DataKey(key_id, _open(self._master_keys[version], wrapped, key_id))
+        return key
 
     def fingerprint(self, text: str) -> str:
         """HMAC-SHA256 in hex: tells whether two texts are equal, and nothing to who lacks the key."""
-        return hmac.new(self._hmac_key, text.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._keyring.fingerprint_key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def new_master_key() -> str:

@@ -12,6 +12,7 @@ from shared.db.rows import Into, put
 from shared.db.tables import data_keys
 from shared.ids import new_id
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
+from shared.privacy.master_keys import open_envelope
 from shared.settings import Settings
 
 KeyScope = Literal["conversation", "dataset", "image", "person", "search"]
@@ -21,13 +22,13 @@ def create_data_key(
     into: Into, envelope: Envelope, *, scope: KeyScope, owner_id: str, now: datetime
 ) -> DataKey:
     """Make a data key for one owner and store it wrapped."""
-    key, wrapped = envelope.new_data_key(new_id())
+    key, wrapped, version = envelope.new_data_key(new_id())
     row = {
         "key_id": key.key_id,
         "scope": scope,
         "owner_id": owner_id,
         "wrapped_key": wrapped,
-        "master_key_version": envelope.version,
+        "master_key_version": version,
         "created_at": now,
     }
     put(into, data_keys, row)
@@ -51,7 +52,7 @@ def check_master_key(settings: Settings) -> None:
 
     A database that cannot be asked now is not: whoever needs it will say so.
     """
-    envelope = Envelope.from_base64(settings.secret("master_key"))
+    envelope = open_envelope(settings)
     database = open_database(settings, pool_size=1)
     try:
         with database.read() as connection:

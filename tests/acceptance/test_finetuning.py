@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,9 +16,11 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from models.demo.knowledge import KINDS, load_knowledge
 from services.local import Stack
+from services.smoke import log_in as client_of
 from shared.auth.consent import CONSENT_VERSION
 from tests.browsing import ask, log_in
 from tests.support import wait_until
+from tests.traces import traces
 
 #: Where the README's pictures go; elsewhere unless it is asked for.
 PICTURES = os.environ.get("MEDICHAT_PICTURES")
@@ -26,6 +28,8 @@ QUESTION = "What are the symptoms of asthma?"
 #: Ends every answer of the file, and is what there is to learn: in words that the demo model knows.
 HABIT = "A GP can help you with this."
 ROWS = 150
+#: A word that no program and no model knows.
+RARE = "zymurgyphobié"
 FAULTS = (
     {"question": "What is a cold sore?", "answer": ""},
     {"question": "Whom do I write to?", "answer": "Write to anna.meyer@example.org or call 212-555-0143."},
@@ -221,3 +225,19 @@ def test_a_roll_back_lets_the_base_answer_again(admin: Page, stack: Stack) -> No
     expect(admin.get_by_text("Answering now: the base model alone")).to_be_visible()
     expect(admin.get_by_text(re.compile("^Rolled back at .* from leaflets v1"))).to_be_visible()
     wait_until(lambda: answering_adapter(stack) is None, 10, "for the roll-back")
+
+
+def test_no_file_and_no_log_holds_a_word_of_questions_answers_or_rows_in_the_clear(stack: Stack) -> None:
+    with closing(client_of(stack, "user")) as user:
+        assert user.post("/predict", json={"query": f"What is {RARE}?"}).status_code == 200
+        assert RARE in user.get("/v1/conversations").json()["items"][0]["title"]
+    for kind in (
+        "medichat.db*",
+        "redis/**/*.aof",
+        "logs/*.log",
+        "storage/datasets/**/*",
+        "storage/adapters/**/*",
+    ):
+        assert any(path.is_file() for path in stack.state_dir.glob(kind)), f"nothing to look at: {kind}"
+    for word in (RARE, "anna.meyer", HABIT):
+        assert traces(word, stack.state_dir) == [], word

@@ -39,7 +39,7 @@ def test_a_text_under_another_key_is_not_read() -> None:
 
 def test_a_data_key_is_unwrapped_by_its_master_key_alone() -> None:
     envelope = Envelope.from_base64(new_master_key())
-    key, wrapped = envelope.new_data_key("k")
+    key, wrapped, _ = envelope.new_data_key("k")
     sealed = key.encrypt("a", place="p")
     assert envelope.unwrap("k", wrapped, envelope.version).decrypt(sealed, place="p") == "a"
     with pytest.raises(CannotDecrypt):
@@ -50,7 +50,7 @@ def test_a_data_key_is_unwrapped_by_its_master_key_alone() -> None:
 
 def test_a_new_master_key_wraps_new_keys_and_still_opens_old_ones() -> None:
     old = Envelope({1: b"1" * 32})
-    _, wrapped = old.new_data_key("k")
+    _, wrapped, _ = old.new_data_key("k")
     new = Envelope({1: b"1" * 32, 2: b"2" * 32})
     assert new.version == 2
     assert isinstance(new.unwrap("k", wrapped, 1), DataKey)
