@@ -18,7 +18,8 @@ MediChatError
 ├── Conflict
 │   ├── AdapterConflict
 │   ├── ConversationBusy
-│   └── DatasetDamaged
+│   ├── DatasetDamaged
+│   └── OnHold
 ├── LimitReached
 ├── Unavailable
 │   ├── AnswersStopped
@@ -27,6 +28,8 @@ MediChatError
 
 Each message is shown to people: it never holds a word that somebody wrote.
 """
+
+from collections.abc import Sequence
 
 
 class MediChatError(Exception):
@@ -154,6 +157,15 @@ class DatasetDamaged(Conflict):
     """A part of the dataset is missing or is not what was checked; upload it again and use that."""
 
     code = "dataset-damaged"
+
+
+class OnHold(Conflict):
+    """This cannot be erased now. Ask your admin, or whoever is in charge of data protection."""
+
+    def __init__(self, holds: Sequence[str]) -> None:
+        super().__init__()
+        #: The ids of the legal holds, which not everybody may know of.
+        self.holds = list(holds)
 
 
 class LimitReached(MediChatError):

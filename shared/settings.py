@@ -111,6 +111,14 @@ class Settings(BaseSettings):
     #: Exporting, erasing and revealing ask for the password again unless it was typed within this time.
     password_minutes: float = Field(10, gt=0)
 
+    #: Periods of retention in days, after which maintenance erases for good, unless a legal hold keeps it; 0
+    #: keeps for ever. Conversations since their last message, hidden or not.
+    retention_conversations_days: int = Field(0, ge=0)
+    #: Datasets since an admin removed them from the list.
+    retention_datasets_days: int = Field(0, ge=0)
+    #: Log-ins since they ended, with their tokens; each person's newest stays, and says when they were here.
+    retention_sessions_days: int = Field(0, ge=0)
+
     #: A running job belongs to its worker for this long after each heartbeat, in seconds.
     lease_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(10, gt=0)

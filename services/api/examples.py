@@ -183,7 +183,26 @@ EXAMPLES: dict[str, Any] = {
     "TryBody": {"text": "Take 200 mg every two hours.", "audience": "patient", "side": "answer"},
     "ReasonBody": {"reason": "The model gave a wrong dose; we are looking into it."},
     "ReplayBody": {"answers": 100},
+    "ErasePersonBody": {"name": "nurse.kim"},
+    "HoldBody": {"subject": f"user:{_USER}", "reference": "2026-C-0417"},
     # what comes back
+    "ErasedView": {
+        "conversations": 1,
+        "conversations_left": 0,
+        "keys": 1,
+        "datasets": [_DATASET],
+        "adapters": [{"sha256": _SHA256, "name": "asthma", "version": 1, "status": "active"}],
+    },
+    "HoldView": {
+        "id": _JOB,
+        "subject": f"user:{_USER}",
+        "subject_name": "nurse.kim",
+        "reference": "2026-C-0417",
+        "placed_at": _ASKED,
+        "placed_by": "admin",
+        "lifted_at": None,
+        "lifted_by": None,
+    },
     "AnswerView": {
         "answer": _TEXT,
         "guard": _GUARD,

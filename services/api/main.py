@@ -21,9 +21,11 @@ from services.api.routers import (
     comparisons,
     conversations,
     datasets,
+    erasure,
     evaluations,
     guard,
     health,
+    holds,
     jobs,
     login,
     me,
@@ -63,6 +65,8 @@ ROUTERS = (
     audit,
     system,
     health,
+    erasure,
+    holds,
 )
 
 

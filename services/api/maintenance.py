@@ -1,4 +1,5 @@
-"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs; in one gateway at a time.
+"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs, purges what is to be kept no
+longer; in one gateway at a time.
 
 It answers no request. Any number of gateways may run: a row in `leases` elects the one that works.
 """
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.api.retention import Retention
 from services.api.state import Gateway
 from shared.answers import record_end
 from shared.audit import record
@@ -32,6 +34,7 @@ class Maintenance:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._holder = new_id()
+        self._retention = Retention(gateway)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -70,6 +73,7 @@ class Maintenance:
             log.info("names of files of %d datasets were sealed", sealed)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
+        self._retention.round(now)
 
     def _record(self, connection: Connection, now: datetime, job: Job) -> None:
         talk = self._gateway.conversations

@@ -43,6 +43,9 @@ BODIES = {
     "/v1/guard/policies/{version}/try": {"text": "Rest well."},
     "/v1/guard/policies/{version}/replays": {"answers": 10},
     "/v1/guard/stop": {"reason": "A test."},
+    "/v1/me/erase": {"name": "not one's own"},
+    "/v1/users/{user_id}/erase": {"name": "nobody"},
+    "/v1/holds": {"subject": "user:01a20ced-32e0-731b-806d-a95e481a1022", "reference": "2026-1"},
 }
 
 
@@ -106,6 +109,7 @@ NOBODYS = dict.fromkeys(
         "evaluation_id",
         "version",
         "replay_id",
+        "hold_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )
