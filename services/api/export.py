@@ -51,7 +51,7 @@ def zipped(own: OwnData) -> Iterator[bytes]:
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, texts in (("data.json", to_json(own)), ("data.html", to_html(own))):
             with archive.open(name, "w", force_zip64=True) as file:
-                for text in texts:
+                for text in _together(texts):
                     file.write(text.encode())
                     if sink.waiting >= _PIECE_BYTES:
                         yield sink.take()
@@ -80,28 +80,41 @@ def to_html(own: OwnData) -> Iterator[str]:
     yield "</body></html>\n"
 
 
+def _together(texts: Iterator[str]) -> Iterator[str]:
+    """The same in fewer pieces: to hand over a word costs as much as a page."""
+    waiting, length = [], 0
+    for text in texts:
+        waiting.append(text)
+        length += len(text)
+        if length >= _PIECE_BYTES:
+            yield "".join(waiting)
+            waiting, length = [], 0
+    yield "".join(waiting)
+
+
 class _Sink(io.RawIOBase):
     """Where the zip is written to, which cannot be gone back in; keeps what is not sent yet."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._pieces: list[bytes] = []
-        self.waiting = 0
+        self._waiting = bytearray()
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes were written since the last `take`."""
+        return len(self._waiting)
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        piece = bytes(data)
-        self._pieces.append(piece)
-        self.waiting += len(piece)
-        return len(piece)
+        self._waiting += data
+        return len(data)
 
     def take(self) -> bytes:
         """What was written since the last time."""
-        taken = b"".join(self._pieces)
-        self._pieces.clear()
-        self.waiting = 0
+        taken = bytes(self._waiting)
+        self._waiting.clear()
         return taken
 
 

@@ -122,7 +122,7 @@ class Eraser:
 
 
 def clear_derived(connection: Connection, conversation_ids: Sequence[str], now: datetime) -> dict[str, int]:
-    """Clear what was made from texts of conversations and is not under their keys; returns counts, for the log.
+    """Clear what was made from texts of conversations and is not under their keys; returns counts.
 
     Safe to repeat: what somebody was just writing beside an erasure is found by doing it again.
     """

@@ -61,7 +61,7 @@ def erase_dataset(
     Raises NotFound, and Conflict when nothing was left of it before.
     """
     row = connection.execute(
-        select(datasets.c.error).where(datasets.c.id == dataset_id).with_for_update()
+        select(datasets.c.error, datasets.c.key_id).where(datasets.c.id == dataset_id).with_for_update()
     ).one_or_none()
     if row is None:
         raise NotFound("There is no dataset under this id.")
@@ -73,7 +73,9 @@ def erase_dataset(
         if job is not None:
             record_end(connection, conversations, job, actor=actor, now=now)
             ended.append(job)
-    key_ids = destroy_keys(connection, data_keys.c.owner_id == dataset_id, now)
+    key_ids = destroy_keys(
+        connection, or_(data_keys.c.key_id == row.key_id, data_keys.c.owner_id == dataset_id), now
+    )
     connection.execute(
         update(evaluations).where(evaluations.c.key_id.in_(key_ids)).values(samples_ciphertext=None)
     )
