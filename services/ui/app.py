@@ -21,6 +21,7 @@ from services.ui.views import (
     consent,
     data,
     guard,
+    holds,
     jobs,
     log,
     people,
@@ -57,6 +58,7 @@ PAGES: dict[str, list[Page]] = {
     ],
     "auditor": [
         (log.show, "Log", ":material/fact_check:", "log"),
+        (holds.show, "Holds", ":material/gavel:", "holds"),
         (guard.show, "Guard", ":material/shield:", "guard"),
         ACCOUNT,
     ],
