@@ -18,8 +18,11 @@ from shared.guard.verdict import Action, Category, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
-from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.envelope import DataKey, Envelope, KeyDestroyed
 from shared.privacy.keys import create_data_key
+
+#: The retention class of a conversation that was erased: its rows stay for the log's sake, without a text.
+ERASED = "erased"
 
 # made once: building a statement costs more than sending it
 _KEY_OF = (
@@ -34,7 +37,10 @@ _KEY_OF = (
 )
 _NEXT_NUMBER = (
     update(conversations)
-    .where(conversations.c.id == bindparam("conversation_id"))
+    .where(
+        conversations.c.id == bindparam("conversation_id"),
+        conversations.c.retention_class != ERASED,  # else a key read just before would seal one more text
+    )
     .values(message_count=conversations.c.message_count + 1, updated_at=bindparam("now"))
     .returning(conversations.c.message_count)
 )
@@ -196,11 +202,14 @@ class Conversations:
         job_id: str | None = None,
         into: Rows | None = None,
     ) -> Kept:
-        """Append a message, or keep its row in `into`.
+        """Append a message, or keep its row in `into`. Raises KeyDestroyed when the conversation was erased.
 
         Numbers are gapless: the conversation's row is locked.
         """
-        seq = connection.execute(_NEXT_NUMBER, {"conversation_id": conversation_id, "now": now}).scalar_one()
+        numbered = connection.execute(_NEXT_NUMBER, {"conversation_id": conversation_id, "now": now})
+        seq = numbered.scalar_one_or_none()
+        if seq is None:
+            raise KeyDestroyed
         return self._insert_message(
             connection if into is None else into,
             key,

@@ -20,7 +20,8 @@ MediChatError
 │   ├── AdapterConflict
 │   ├── ConversationBusy
 │   ├── DatasetDamaged
-│   └── LogAltered
+│   ├── LogAltered
+│   └── OnHold
 ├── LimitReached
 ├── Unavailable
 │   ├── AnswersStopped
@@ -29,6 +30,8 @@ MediChatError
 
 Each message is shown to people: it never holds a word that somebody wrote.
 """
+
+from collections.abc import Sequence
 
 
 class MediChatError(Exception):
@@ -168,6 +171,15 @@ class LogAltered(Conflict):
     """The log is not what was signed before, so nothing was signed; verify it: POST /v1/audit/verify."""
 
     code = "log-altered"
+
+
+class OnHold(Conflict):
+    """This cannot be erased now. Ask your admin, or whoever is in charge of data protection."""
+
+    def __init__(self, holds: Sequence[str]) -> None:
+        super().__init__()
+        #: The ids of the legal holds, which not everybody may know of.
+        self.holds = list(holds)
 
 
 class LimitReached(MediChatError):

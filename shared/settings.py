@@ -122,6 +122,13 @@ class Settings(BaseSettings):
     review_sample_percent: float = Field(2, ge=0, le=100)
     #: Share of what is reviewed, in %, that two auditors review, neither knowing what the other says.
     review_double_percent: float = Field(10, ge=0, le=100)
+    #: Periods of retention in days, after which maintenance erases for good, unless a legal hold keeps it; 0
+    #: keeps for ever. Conversations since their last message, hidden or not.
+    retention_conversations_days: int = Field(0, ge=0)
+    #: Datasets since an admin removed them from the list.
+    retention_datasets_days: int = Field(0, ge=0)
+    #: Log-ins since they ended, with their tokens; each person's newest stays, and says when they were here.
+    retention_sessions_days: int = Field(0, ge=0)
 
     #: A running job belongs to its worker for this long after each heartbeat, in seconds.
     lease_s: float = Field(60, gt=0)

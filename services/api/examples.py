@@ -272,7 +272,26 @@ EXAMPLES: dict[str, Any] = {
     "SearchBody": {"words": 'warfarin "left it off"', "since": "2026-11-01T00:00:00Z", "flagged": True},
     "ViewBody": {"name": "Doses, flagged", "filters": {"category": "dosing", "flagged": True}},
     "ExportBody": {"what": "events", "format": "fhir", "events": {"action": "answer.*"}},
+    "ErasePersonBody": {"name": "nurse.kim"},
+    "HoldBody": {"subject": f"user:{_USER}", "reference": "2026-C-0417"},
     # what comes back
+    "ErasedView": {
+        "conversations": 1,
+        "conversations_left": 0,
+        "keys": 1,
+        "datasets": [_DATASET],
+        "adapters": [{"sha256": _SHA256, "name": "asthma", "version": 1, "status": "active"}],
+    },
+    "HoldView": {
+        "id": _JOB,
+        "subject": f"user:{_USER}",
+        "subject_name": "nurse.kim",
+        "reference": "2026-C-0417",
+        "placed_at": _ASKED,
+        "placed_by": "admin",
+        "lifted_at": None,
+        "lifted_by": None,
+    },
     "AnswerView": {
         "answer": _TEXT,
         "guard": _GUARD,

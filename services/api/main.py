@@ -22,11 +22,13 @@ from services.api.routers import (
     comparisons,
     conversations,
     datasets,
+    erasure,
     evaluations,
     exports,
     finding,
     guard,
     health,
+    holds,
     jobs,
     login,
     me,
@@ -80,6 +82,8 @@ ROUTERS = (
     exports,
     system,
     health,
+    erasure,
+    holds,
 )
 
 

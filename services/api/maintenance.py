@@ -1,16 +1,19 @@
-"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs, makes messages searchable.
+"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs, fills the queue of reviews,
+makes messages searchable, purges what is to be kept no longer; in one gateway at a time.
 
 It answers no request. Any number of gateways may run: a row in `leases` elects the one that works.
 """
 
 import logging
 import threading
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.api.retention import Retention
 from services.api.state import Gateway
 from shared.answers import record_end
 from shared.audit import record
@@ -32,6 +35,7 @@ class Maintenance:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._holder = new_id()
+        self._retention = Retention(gateway)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -50,9 +54,9 @@ class Maintenance:
             return  # the lease runs out by itself
 
     def round(self) -> None:
-        """One round, if this gateway holds the lease: expire, seal what is in the clear, then announce.
+        """One round, if this gateway holds the lease: expire, seal what is in the clear, announce, then the rest.
 
-        Last it puts answers into the queue of the review.
+        Raises what went wrong in the last of the rest; none of it keeps the others from their turn.
         """
         gateway = self._gateway
         with gateway.database.write() as connection:
@@ -73,8 +77,10 @@ class Maintenance:
             log.info("names of files of %d datasets were sealed", sealed)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
-        gateway.filling.fill(gateway.database)
-        index_waiting(gateway.database, gateway.envelope, gateway.clock)
+        with ExitStack() as rest:  # each is called, whatever becomes of the others; the last one first
+            rest.callback(self._retention.round, now)
+            rest.callback(index_waiting, gateway.database, gateway.envelope, gateway.clock)
+            rest.callback(gateway.filling.fill, gateway.database)
 
     def _record(self, connection: Connection, now: datetime, job: Job) -> None:
         talk = self._gateway.conversations

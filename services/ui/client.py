@@ -10,6 +10,8 @@ import httpx
 from shared.settings import get_settings
 
 Json = dict[str, Any]
+#: Seconds for an erasure of many conversations.
+_ERASURE_S = 120
 
 
 class GatewayError(Exception):
@@ -160,6 +162,36 @@ class Gateway:
     def revoke_api_key(self, key_id: str) -> None:
         """End a key."""
         self.call("DELETE", f"/v1/api-keys/{key_id}")
+
+    # -- one's data, erasure, holds
+
+    def own_data(self) -> bytes:
+        """All that is kept about oneself, as a zip."""
+        return self.file("/v1/me/export")
+
+    def erase_oneself(self, name: str) -> Json:
+        """Erase one's own account, by its name, and every conversation."""
+        return self.call("POST", "/v1/me/erase", json={"name": name}, timeout=_ERASURE_S)
+
+    def erase_person(self, user_id: str, name: str) -> Json:
+        """Erase somebody's account, by its name, and every conversation."""
+        return self.call("POST", f"/v1/users/{user_id}/erase", json={"name": name}, timeout=_ERASURE_S)
+
+    def erase_conversation(self, conversation_id: str) -> Json:
+        """Erase one of one's conversations."""
+        return self.call("POST", f"/v1/conversations/{conversation_id}/erase")
+
+    def holds(self, cursor: str | None = None) -> Json:
+        """A page of the legal holds that count now; reading them is itself an event."""
+        return self.call("GET", "/v1/holds", params=given(active="true", limit=100, cursor=cursor))
+
+    def place_hold(self, subject: str, reference: str) -> Json:
+        """Hold a `user:ID` or a `conversation:ID` for a case."""
+        return self.call("POST", "/v1/holds", json={"subject": subject, "reference": reference})
+
+    def lift_hold(self, hold_id: str) -> None:
+        """End a hold."""
+        self.call("POST", f"/v1/holds/{hold_id}/lift")
 
     def call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **content: Any) -> Json:
         """One request; `content` is what httpx takes. Raises GatewayError."""

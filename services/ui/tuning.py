@@ -58,6 +58,10 @@ class Tuning:
         """The picture of a row, as PNG; looking at it is an event of the log."""
         return self._file(f"/v1/datasets/{dataset_id}/images/{sha256}")
 
+    def erase_dataset(self, dataset_id: str) -> Json:
+        """Destroy a dataset's key and files; the answer lists the adapters that were trained on it."""
+        return self._call("POST", f"/v1/datasets/{dataset_id}/erase")
+
     def check_again(self, dataset_id: str, options: Json) -> Json:
         """Check a dataset again with other options."""
         return self._call("POST", f"/v1/datasets/{dataset_id}/validate", json={"options": options})

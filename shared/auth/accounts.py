@@ -12,12 +12,14 @@ from sqlalchemy.exc import IntegrityError
 
 from shared.audit import record
 from shared.auth.consent import CONSENT_VERSION
-from shared.auth.passwords import hash_password, new_password
+from shared.auth.passwords import UNUSABLE, hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys, sessions, users
 from shared.errors import Conflict, NotAllowed, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
+
+ERASED = "This account was erased, which cannot be undone; make a new one."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def change_account(
     status: AccountStatus | None = None,
 ) -> Account:
     """Change role, audience or status. Raises NotFound, Conflict or NotAllowed."""
-    before, others = _hold(connection, user_id)
+    before, others = hold_account(connection, user_id)
     if status is AccountStatus.PENDING:
         raise Conflict("An account becomes pending by itself, when it becomes an auditor's.")
     role, audience, status = role or before.role, audience or before.audience, status or before.status
@@ -140,7 +142,7 @@ def change_account(
     ):
         status = AccountStatus.PENDING  # else disabling and enabling would stand in for the auditor's yes
     if (role, status) != (before.role, AccountStatus.ACTIVE):
-        _keep_one(before, others)
+        keep_one_active(before, others)
     after = {"role": role, "audience": audience, "status": status}
     changed = {name: value for name, value in after.items() if value is not getattr(before, name)}
     if changed:
@@ -160,7 +162,7 @@ def change_account(
 
 def approve_auditor(connection: Connection, user_id: str, *, actor: record.Actor, now: datetime) -> Account:
     """An auditor says yes to a new auditor. Raises NotFound or Conflict."""
-    account, _others = _hold(connection, user_id)
+    account, _others = hold_account(connection, user_id)
     if account.status is not AccountStatus.PENDING:
         raise Conflict("This account is not waiting for an approval.")
     connection.execute(
@@ -187,9 +189,9 @@ def set_password(
     if actor.id in (user_id, record.OPERATOR):
         get_account(connection, user_id)  # holds nobody else: whoever proved a password holds their own row
     else:
-        account, others = _hold(connection, user_id)
+        account, others = hold_account(connection, user_id)
         if account.role is Role.AUDITOR and account.status is AccountStatus.ACTIVE:
-            _keep_one(account, others)
+            keep_one_active(account, others)
             values["status"] = AccountStatus.PENDING
     connection.execute(update(users).where(users.c.id == user_id).values(**values))
     end_all_access(connection, user_id, now, keys=actor.id != user_id)
@@ -260,10 +262,10 @@ def _insert(
     return user_id
 
 
-def _hold(connection: Connection, user_id: str) -> tuple[Account, list[Account]]:
+def hold_account(connection: Connection, user_id: str) -> tuple[Account, list[Account]]:
     """The account, and the other active admins and auditors, as they stay until this transaction ends.
 
-    Raises NotFound.
+    Raises NotFound, and Conflict when the account was erased.
     """
     # locked in one order: of two changes at the same moment the second sees what the first one made, and
     # neither waits for the other
@@ -274,14 +276,18 @@ def _hold(connection: Connection, user_id: str) -> tuple[Account, list[Account]]
         .order_by(users.c.id)
         .with_for_update(key_share=True)
     )
-    held = {row.id: Account.from_row(row) for row in rows}
+    held = {}
+    for row in rows:
+        if row.id == user_id and row.password_hash == UNUSABLE:
+            raise Conflict(ERASED)
+        held[row.id] = Account.from_row(row)
     if user_id not in held:
         raise NotFound
     return held.pop(user_id), list(held.values())
 
 
-def _keep_one(account: Account, others: list[Account]) -> None:
-    """Raises Conflict when this is the last active admin or auditor; the others are as `_hold` found them."""
+def keep_one_active(account: Account, others: list[Account]) -> None:
+    """Raises Conflict when this is the last active admin or auditor; `others` are as `hold_account` found."""
     if account.role is Role.USER or account.status is not AccountStatus.ACTIVE:
         return
     if all(other.role is not account.role for other in others):

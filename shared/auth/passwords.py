@@ -9,6 +9,9 @@ from shared.errors import InvalidInput
 MIN_LENGTH = 10
 MAX_LENGTH = 200
 
+#: In the place of a hash: of an account that was erased, which no password opens.
+UNUSABLE = "!"
+
 _hasher = PasswordHash.recommended()
 _DUMMY = _hasher.hash(secrets.token_urlsafe(24))
 
@@ -27,8 +30,9 @@ def hash_password(password: str) -> str:
 
 def check_password(password: str, password_hash: str | None) -> bool:
     """Whether the password is right; takes as long when there is no such account."""
-    right = _hasher.verify(password[:MAX_LENGTH], password_hash or _DUMMY)
-    return right and password_hash is not None
+    usable = None if password_hash == UNUSABLE else password_hash
+    right = _hasher.verify(password[:MAX_LENGTH], usable or _DUMMY)
+    return right and usable is not None
 
 
 def new_password() -> str:

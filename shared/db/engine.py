@@ -24,8 +24,17 @@ from sqlalchemy.exc import (
 
 from shared.settings import Settings
 
-#: What each connection to SQLite is told. What is committed outlives a machine that loses its power.
-SQLITE_PRAGMAS = {"journal_mode": "WAL", "busy_timeout": "5000", "foreign_keys": "ON", "synchronous": "FULL"}
+#: What each connection to SQLite is told. What is committed outlives a machine that loses its power, and what
+#: is deleted is overwritten: else a destroyed key could be read in a free page.
+SQLITE_PRAGMAS = {
+    "journal_mode": "WAL",
+    "busy_timeout": "5000",
+    "foreign_keys": "ON",
+    "synchronous": "FULL",
+    "secure_delete": "ON",
+}
+#: How long readers are waited for when the write-ahead log is emptied, in milliseconds.
+_EMPTYING_MS = 500
 
 #: A host that vanished is noticed within half a minute (libpq's names, in seconds and in milliseconds).
 _TCP = {
@@ -66,6 +75,26 @@ class Database:
         """One read transaction; nothing written in it is kept."""
         with self.reader.connect() as connection:
             yield connection
+
+    def empty_write_ahead_log(self) -> bool:
+        """On SQLite, bring the file up to date and cut off its log, in which what was deleted still stands.
+
+        Returns whether it is done; a reader may stand in the way. Elsewhere there is nothing to do here.
+        """
+        if self._turn is None:
+            return True
+        with self._turn:
+            pooled = self.writer.raw_connection()
+            try:
+                cursor = pooled.cursor()
+                cursor.execute(f"PRAGMA busy_timeout={_EMPTYING_MS}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (busy, *_pages) = cursor.fetchone() or (1,)
+                cursor.execute(f"PRAGMA busy_timeout={SQLITE_PRAGMAS['busy_timeout']}")
+                cursor.close()
+            finally:
+                pooled.close()
+        return not busy
 
     def close(self) -> None:
         """Close every pooled connection."""

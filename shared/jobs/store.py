@@ -312,6 +312,20 @@ class JobStore:
                 self._record(connection, job, kind, now)
                 return job
 
+    def cancel_at_once(self, connection: Connection, job_id: str) -> Job | None:
+        """End a job, whoever works on it: the next write of its worker finds that the job is lost.
+
+        Returns the job as it is then; None when it had ended before.
+        """
+        now = self.clock.now(connection)
+        while (job := self.get(connection, job_id)).state in ACTIVE:
+            moved = connection.execute(_moved(job, _end(EventKind.CANCELLED, now))).one_or_none()
+            if moved is not None:
+                job = Job.from_row(moved)
+                self._record(connection, job, EventKind.CANCELLED, now)
+                return job
+        return None
+
     def expire(self, connection: Connection, then: Callable[[Job], object] | None = None) -> list[Job]:
         """Take back jobs whose lease ran out, and fail jobs past their deadline; returns those moved.
 

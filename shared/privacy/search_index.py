@@ -95,13 +95,13 @@ def forget(connection: Connection, conversation_ids: Iterable[str]) -> None:
 
 def make_index_key(connection: Connection, envelope: Envelope, clock: Clock) -> DataKey:
     """The key of the index, made if there is none."""
-    _, wrapped = envelope.new_data_key(KEY_ID)
+    _, wrapped, version = envelope.new_data_key(KEY_ID)
     row = {
         "key_id": KEY_ID,
         "scope": "search",
         "owner_id": KEY_ID,
         "wrapped_key": wrapped,
-        "master_key_version": envelope.version,
+        "master_key_version": version,
         "created_at": clock.now(connection),
     }
     connection.execute(_inserting(connection, data_keys).values(**row).on_conflict_do_nothing())

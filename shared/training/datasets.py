@@ -40,7 +40,7 @@ from shared.training.dataset_files import (
 )
 from shared.training.dataset_records import Dataset, name_place, select_datasets
 from shared.training.options import DatasetOptions
-from shared.training.states import DatasetState
+from shared.training.states import GONE, DatasetState
 
 #: An upload from which nothing came for this long has died with its gateway.
 SILENT_FOR = timedelta(minutes=10)
@@ -207,6 +207,7 @@ class DatasetStore:
         # a run that is submitted at this moment is seen below, or finds the dataset in its check
         connection.execute(select(datasets.c.id).where(datasets.c.id == dataset_id).with_for_update())
         dataset = self.get(connection, dataset_id)
+        _refuse_gone(dataset)
         self._refuse_in_use(connection, dataset)
         used = select(training_runs.c.id).where(training_runs.c.dataset_id == dataset_id).limit(1)
         if connection.execute(used).first() is not None:
@@ -396,6 +397,7 @@ class DatasetStore:
     def reader(self, connection: Connection, dataset_id: str) -> DatasetReader:
         """Reads the rows, after the connection is gone too. Raises NotFound, or Conflict when unchecked."""
         dataset = self.get(connection, dataset_id)
+        _refuse_gone(dataset)
         manifest = self.manifest(connection, dataset_id)
         if manifest is None:
             raise Conflict("This dataset has no rows yet; wait until its check has ended.")
@@ -485,6 +487,11 @@ class DatasetStore:
 
 def _report_place(dataset_id: str) -> str:
     return f"dataset_report:{dataset_id}"
+
+
+def _refuse_gone(dataset: Dataset) -> None:
+    if dataset.error in GONE:
+        raise Conflict(dataset.error_detail)
 
 
 def _seal_name(key: DataKey, dataset_id: str, name: str) -> bytes:

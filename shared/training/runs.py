@@ -24,7 +24,7 @@ from shared.jobs.store import JobStore
 from shared.training.datasets import By
 from shared.training.progress import add_note
 from shared.training.recipe import Recipe, load_preset
-from shared.training.states import DatasetState, RunState
+from shared.training.states import GONE, DatasetState, RunState
 
 MAX_ATTEMPTS = 5
 #: The time left is judged by the last so many steps.
@@ -303,12 +303,14 @@ def make_recipe(new: NewRun) -> Recipe:
 def _require_ready(connection: Connection, dataset_id: str) -> str | None:
     """The SHA-256 of the dataset's manifest, which is locked until the run is in the database."""
     dataset = connection.execute(
-        select(datasets.c.state, datasets.c.manifest_sha256)
+        select(datasets.c.state, datasets.c.manifest_sha256, datasets.c.error, datasets.c.error_detail)
         .where(datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None))
         .with_for_update()
     ).one_or_none()
     if dataset is None:
         raise NotFound("There is no dataset under this id.")
+    if dataset.error in GONE:
+        raise Conflict(dataset.error_detail)
     if dataset.state != DatasetState.READY:
         raise Conflict(
             "This dataset cannot be trained on: wait until its check has ended, or choose another."

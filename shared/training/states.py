@@ -13,6 +13,12 @@ class DatasetState(StrEnum):
     REJECTED = "rejected"  #: it cannot be used; `error_detail` says what to do
 
 
+#: What a refused dataset's error says when nothing is left of it: an admin erased it, or rows of it came from
+#: a conversation that was erased.
+ERASED, WITHDRAWN = "erased", "withdrawn"
+GONE = (ERASED, WITHDRAWN)
+
+
 class AdapterStatus(StrEnum):
     """Where an adapter is; it moves forward only, except that an archived one may be active again."""
 

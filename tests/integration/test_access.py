@@ -55,6 +55,9 @@ BODIES = {
     "/v1/audit/conversations/search": {"words": "asthma"},
     "/v1/audit/views": {"name": "A view", "filters": {"flagged": True}},
     "/v1/audit/export": {"what": "events", "format": "jsonl"},
+    "/v1/me/erase": {"name": "not one's own"},
+    "/v1/users/{user_id}/erase": {"name": "nobody"},
+    "/v1/holds": {"subject": "user:01a20ced-32e0-731b-806d-a95e481a1022", "reference": "2026-1"},
 }
 
 
@@ -122,6 +125,7 @@ NOBODYS = dict.fromkeys(
         "item_id",
         "grant_id",
         "view_id",
+        "hold_id",
     ),
     "01a20ced-32e0-731b-806d-a95e481a1022",
 )

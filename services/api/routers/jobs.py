@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Connection, select
+from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import cancel
 from services.api.deps import Asker, GatewayDep, Reader
@@ -21,6 +22,7 @@ from shared.db.tables import jobs
 from shared.errors import InvalidInput, NotFound
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
+from shared.privacy.envelope import CannotDecrypt
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -112,16 +114,26 @@ async def job_events(
     def tell(connection: Connection, seen: Look) -> EndView:
         return _end_view(connection, gateway, seen.job)
 
-    async for seen, view in follow(gateway, news, job.id, tell, after=after, reader=caller.session_id):
-        state = view.model_dump(mode="json")
-        if not seen.ended:
-            yield ServerSentEvent(event="state", data=state)
-        for sentence in seen.sentences:
-            yield ServerSentEvent(
-                event="sentence", id=str(sentence.seq), data=sentence_view(sentence).model_dump()
-            )
-        if seen.ended:
-            yield ServerSentEvent(event="end", data=state)
+    try:
+        async for seen, view in follow(gateway, news, job.id, tell, after=after, reader=caller.session_id):
+            state = view.model_dump(mode="json")
+            if not seen.ended:
+                yield ServerSentEvent(event="state", data=state)
+            for sentence in seen.sentences:
+                yield ServerSentEvent(
+                    event="sentence", id=str(sentence.seq), data=sentence_view(sentence).model_dump()
+                )
+            if seen.ended:
+                yield ServerSentEvent(event="end", data=state)
+    except CannotDecrypt:  # erased; the state of the job is all that is left to tell
+        view = await run_in_threadpool(_without_answer, gateway, job.id)
+        yield ServerSentEvent(event="end", data=view.model_dump(mode="json"))
+
+
+def _without_answer(gateway: Gateway, job_id: str) -> EndView:
+    with gateway.database.read() as connection:
+        job = gateway.jobs.get(connection, job_id)
+        return EndView(**placed_job_view(connection, gateway, job).model_dump())
 
 
 def _end_view(connection: Connection, gateway: Gateway, job: Job) -> EndView:

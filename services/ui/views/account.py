@@ -1,4 +1,4 @@
-"""One's own account: password and API keys."""
+"""One's own account: password, API keys, what is kept about oneself, and its end."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown
+from services.ui.views import acts, erasing, password
 
 _SCOPE = {"user": "ask", "admin": "admin", "auditor": "audit"}
 
@@ -14,10 +15,44 @@ _SCOPE = {"user": "ask", "admin": "admin", "auditor": "audit"}
 def show(gateway: Gateway, me: Json) -> None:
     """Who one is, a form for the password, the keys."""
     st.title("Account")
+    password.show(gateway)
+    acts.show_refusal()
     st.write(f"**{plain_markdown(me['name'])}**, {me['role']}; answers are written for a {me['audience']}.")
     st.caption(f"This log-in ends at {moment(me['session']['expires_at'])} UTC at the latest.")
     _password(gateway)
     _keys(gateway, _SCOPE[me["role"]])
+    _own_data(gateway)
+    erasing.by_name(
+        "Erase my account",
+        "Your account ends, and all your conversations are destroyed: nobody can read them again, neither "
+        "you nor auditors. **This cannot be undone.** The log keeps that you were here, without your words.",
+        me["name"],
+        gateway.erase_oneself,
+        key="erase-me",
+    )
+
+
+def _own_data(gateway: Gateway) -> None:
+    st.subheader("Your data")
+    st.caption(
+        "All that is kept about you, to read and for programs: account, conversations, ratings, log-ins, and "
+        "what the log says about you."
+    )
+    if not st.button("Put my data together", icon=":material/folder_zip:"):
+        return
+    with st.spinner("Reading what is kept about you …"):
+        data = acts.attempt(gateway.own_data)
+    if data is None:
+        st.rerun()  # what is refused is told at the top
+    st.download_button(
+        f"Download ({len(data) / 1000:,.0f} kB)",
+        data,
+        "medichat-my-data.zip",
+        "application/zip",
+        on_click="ignore",
+        type="primary",
+        icon=":material/download:",
+    )
 
 
 def _password(gateway: Gateway) -> None:

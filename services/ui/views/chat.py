@@ -9,7 +9,7 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown, words
-from services.ui.views import history, unsent
+from services.ui.views import acts, erasing, history, password, unsent
 from shared.prompts import DISCLAIMER, REMINDER
 
 #: How often a running answer is looked at, in seconds.
@@ -28,6 +28,9 @@ def show(gateway: Gateway, me: Json) -> None:
     conversation_id = st.query_params.get("c")
     history.show(gateway, conversation_id)
     _disclaimer(me)
+    password.show(gateway)
+    acts.show_refusal()
+    erasing.show_outcome()
     conversation = _load(gateway, conversation_id)
     if conversation_id is not None and conversation is None:
         # no place to write in: a question put here could only be refused. One that was begins anew elsewhere

@@ -9,8 +9,9 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json, given
 from services.ui.text import UPLOAD_MB, moment, plain_markdown
 from services.ui.tuning import Tuning
-from services.ui.views import acts, choosing, data_report
+from services.ui.views import acts, choosing, data_report, erasing, password
 from shared.training.options import Part
+from shared.training.states import GONE
 
 POLL_S = 2
 _PHI = {
@@ -36,7 +37,9 @@ def show(gateway: Gateway, me: Json) -> None:
     tuning = Tuning(gateway)
     st.title("Data")
     st.caption("Questions and answers to fine-tune on. They are encrypted before they reach a disk.")
+    password.show(gateway)
     acts.show_refusal()
+    erasing.show_outcome()
     _add(tuning)
     dataset = choosing.choose(
         "dataset",
@@ -214,6 +217,16 @@ def _one(tuning: Tuning, dataset: Json) -> None:
             done="Removed.",
             icon=":material/delete:",
         )
+        if (dataset["error"] or {}).get("code") not in GONE:
+            acts.confirm(
+                "Erase",
+                "Its key and its files are destroyed: nobody can read its rows again. This cannot be undone. "
+                "What checks it or trains on it is stopped; adapters trained on it stay, and are listed.",
+                partial(_erase, tuning, dataset["id"]),
+                key=f"erase-{dataset['id']}",
+                done="Erased.",
+                icon=":material/delete_forever:",
+            )
     with st.expander("Origin"):
         if dataset["source"] == "hub":
             what = {"dataset of the hub": dataset["source_name"], "commit": dataset["revision"]}
@@ -237,6 +250,10 @@ def _one(tuning: Tuning, dataset: Json) -> None:
 def _remove(tuning: Tuning, dataset_id: str) -> None:
     tuning.hide_dataset(dataset_id)
     st.query_params.pop("d", None)  # it names nothing any more
+
+
+def _erase(tuning: Tuning, dataset_id: str) -> None:
+    erasing.note(tuning.erase_dataset(dataset_id))
 
 
 def _columns(dataset: Json) -> dict[str, str]:

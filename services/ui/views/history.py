@@ -7,6 +7,7 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown
+from services.ui.views import acts, erasing
 
 #: Shown at first, and more at each click.
 _FIRST, _FURTHER = 30, 100
@@ -64,11 +65,12 @@ def show_title(gateway: Gateway, conversation: Json) -> None:
     """The open conversation's title, and what can be done with it."""
     title, menu = st.columns([0.88, 0.12], vertical_alignment="center")
     title.subheader(plain_markdown(conversation["title"]))
-    with menu.popover("", icon=":material/more_vert:", help="Rename or remove"):
+    with menu.popover("", icon=":material/more_vert:", help="Rename, remove or erase"):
         name = st.text_input("Title", conversation["title"], max_chars=200, key=f"title-{conversation['id']}")
         if st.button("Rename", key="rename"):
             _do(partial(gateway.rename, conversation["id"], name))
         show_removal(gateway, conversation["id"])
+        _show_erasure(gateway, conversation["id"])
 
 
 def show_removal(gateway: Gateway, conversation_id: str) -> None:
@@ -76,6 +78,30 @@ def show_removal(gateway: Gateway, conversation_id: str) -> None:
     st.caption("Removing takes it out of your history. The audit log keeps it.")
     if st.button("Remove from my history", key="hide"):
         _do(partial(gateway.hide, conversation_id), then=partial(_open, None))
+
+
+def _show_erasure(gateway: Gateway, conversation_id: str) -> None:
+    """The way to destroy it, which asks whether one knows what that is."""
+    st.divider()
+    st.caption(
+        "Erasing destroys it: nobody can read it again, neither you nor auditors. It cannot be undone. "
+        "The log keeps that it was there, without a word of it."
+    )
+    understood = st.checkbox("I want it destroyed for good", key=f"understood-{conversation_id}")
+    st.button(
+        "Erase for good",
+        key="erase",
+        icon=":material/delete_forever:",
+        disabled=not understood,
+        on_click=partial(_erase, gateway, conversation_id),
+    )
+
+
+def _erase(gateway: Gateway, conversation_id: str) -> None:
+    outcome = acts.attempt(partial(gateway.erase_conversation, conversation_id))
+    if outcome is not None:
+        erasing.note(outcome)
+        _open(None)
 
 
 def _do(act: Callable[[], None], then: Callable[[], None] | None = None) -> None:

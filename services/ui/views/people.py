@@ -1,4 +1,4 @@
-"""People, for admins: who is there, let somebody in, change or disable an account."""
+"""People, for admins: who is there, let somebody in, change, disable, hold or erase an account."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown
+from services.ui.views import acts, erasing, holds, password
 
 _ROLES = ("user", "admin", "auditor")
 _AUDIENCES = ("patient", "clinician")
@@ -15,6 +16,9 @@ _AUDIENCES = ("patient", "clinician")
 def show(gateway: Gateway, me: Json) -> None:
     """The list, a form for a new account, and one for changes."""
     st.title("People")
+    password.show(gateway)
+    acts.show_refusal()
+    erasing.show_outcome()
     people = gateway.users()  # first: without it nothing is drawn, and a notice taken by then would be lost
     notice = st.session_state.pop("people-notice", None)
     if notice:
@@ -34,6 +38,7 @@ def show(gateway: Gateway, me: Json) -> None:
     st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
     _new(gateway)
     _change(gateway, [person for person in people if person["id"] != me["id"]])
+    holds.section(gateway, people)
 
 
 def _new(gateway: Gateway) -> None:
@@ -80,6 +85,15 @@ def _change(gateway: Gateway, others: list[Json]) -> None:
         disabled=person["status"] == "pending",
         help="A disabled account is logged out at once.",
         on_click=partial(_save, gateway, person, {"status": turned}),
+    )
+    erasing.by_name(
+        f"Erase {plain_markdown(person['name'])}",
+        "The account ends, and every conversation of this person is destroyed: nobody can read them again, "
+        "auditors neither. **This cannot be undone.** What they uploaded to train on stays. To keep somebody "
+        "out, disable the account instead.",
+        person["name"],
+        partial(gateway.erase_person, person["id"]),
+        key=f"erase-{person['id']}",
     )
 
 

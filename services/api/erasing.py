@@ -1,0 +1,132 @@
+"""Erases conversations, people and datasets for whoever may ask for it, and does what follows the commit.
+
+It knows no route, and does not ask who may. After the commit the erasure holds, whatever follows: that
+destroyed keys are listed outside of the database may fail here, and `services.api.retention` makes up for it;
+files that stay say nothing without their key, and a worker that was not told finds its job lost.
+"""
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+
+from services.api.state import Gateway
+from shared.audit import record
+from shared.auth.erasing import conversations_left, erase_account
+from shared.db.tables import conversations
+from shared.db.tables_privacy import dataset_conversations
+from shared.errors import NotFound, OnHold
+from shared.jobs.records import Job
+from shared.logs import where
+from shared.privacy.erased import note_erased
+from shared.privacy.erasure import Erased, Eraser
+from shared.storage import Storage
+from shared.training.erasing import AdapterSeen, adapters_trained_on, erase_dataset, made_from
+from shared.training.states import ERASED
+
+log = logging.getLogger(__name__)
+
+#: Conversations that are erased while the caller waits; maintenance goes on with the rest.
+AT_ONCE = 200
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What was erased, for whoever asked for it."""
+
+    #: The ids of conversations that were erased, and how many of a person's are still to be.
+    conversations: list[str] = field(default_factory=list)
+    conversations_left: int = 0
+    datasets: list[str] = field(default_factory=list)
+    adapters: list[AdapterSeen] = field(default_factory=list)
+    key_ids: list[str] = field(default_factory=list)
+
+
+def erase_conversation(gateway: Gateway, conversation_id: str, *, actor: record.Actor) -> Outcome:
+    """Erase one conversation. Raises NotFound or OnHold."""
+    outcome = Outcome()
+    _erase_one(gateway, conversation_id, outcome, actor=actor, reason=None)
+    settle(gateway, outcome.key_ids, outcome.datasets)
+    return outcome
+
+
+def erase_conversations(
+    gateway: Gateway, conversation_ids: Iterable[str], *, actor: record.Actor, reason: str
+) -> Outcome:
+    """Erase each in a transaction of its own; passes over what is held or was erased meanwhile."""
+    outcome = Outcome()
+    for conversation_id in conversation_ids:
+        with suppress(NotFound, OnHold):
+            _erase_one(gateway, conversation_id, outcome, actor=actor, reason=reason)
+    settle(gateway, outcome.key_ids, outcome.datasets)
+    return outcome
+
+
+def erase_person(gateway: Gateway, user_id: str, *, actor: record.Actor) -> Outcome:
+    """Erase an account and then, one by one, all conversations. Raises NotFound, Conflict or OnHold."""
+    own = select(conversations.c.id).where(conversations.c.user_id == user_id)
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        key_ids = erase_account(connection, user_id, actor=actor, now=now)
+        seen = adapters_trained_on(connection, made_from(dataset_conversations.c.conversation_id.in_(own)))
+        left = conversations_left(connection, user_id)
+    outcome = erase_conversations(gateway, left[:AT_ONCE], actor=actor, reason="person")
+    settle(gateway, key_ids, [])
+    outcome.adapters = seen
+    outcome.key_ids += key_ids
+    outcome.conversations_left = len(left) - len(outcome.conversations)
+    return outcome
+
+
+def erase_data(gateway: Gateway, dataset_id: str, *, actor: record.Actor, why: str = ERASED) -> Outcome:
+    """Erase a dataset: its key, then its files. Raises NotFound or Conflict."""
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        gone = erase_dataset(
+            connection, gateway.jobs, gateway.conversations, dataset_id, why=why, actor=actor, now=now
+        )
+    _stop_workers(gateway, gone.jobs)
+    settle(gateway, gone.key_ids, [dataset_id])
+    return Outcome(datasets=[dataset_id], adapters=gone.adapters, key_ids=gone.key_ids)
+
+
+def settle(gateway: Gateway, key_ids: Iterable[str], dataset_ids: Iterable[str]) -> None:
+    """After the commit: let nothing of the keys and files be found any more, as far as that is possible."""
+    try:
+        note_erased(Storage.of_checkpoints(gateway.settings), key_ids)
+    except OSError as error:
+        log.error("erased keys could not be listed yet, see MEDICHAT_CHECKPOINT_URL: %s", where(error))
+    for dataset_id in dataset_ids:
+        try:
+            gateway.datasets.delete_files(dataset_id)
+        except OSError as error:
+            log.error("files of the erased dataset %s could not be removed: %s", dataset_id, where(error))
+    if not gateway.database.empty_write_ahead_log():
+        log.warning("a reader kept the write-ahead log from being emptied after an erasure")
+
+
+def _erase_one(
+    gateway: Gateway, conversation_id: str, outcome: Outcome, *, actor: record.Actor, reason: str | None
+) -> None:
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        eraser = Eraser(gateway.jobs, gateway.conversations)
+        erased = eraser.erase(connection, conversation_id, actor=actor, now=now, reason=reason)
+    _stop_workers(gateway, erased.jobs)
+    _add(outcome, conversation_id, erased)
+
+
+def _add(outcome: Outcome, conversation_id: str, erased: Erased) -> None:
+    outcome.conversations.append(conversation_id)
+    outcome.key_ids += erased.key_ids
+    outcome.datasets += erased.datasets
+    known = {each.sha256 for each in outcome.adapters}
+    outcome.adapters += [each for each in erased.adapters if each.sha256 not in known]
+
+
+def _stop_workers(gateway: Gateway, ended: Iterable[Job]) -> None:
+    for job in ended:
+        gateway.bell.cancel(job.id)
+        gateway.bell.news(job.id)

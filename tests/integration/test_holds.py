@@ -1,0 +1,129 @@
+"""Legal holds: what is held is erased by nobody, and no period ends it."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from shared.auth.roles import Role
+from shared.db.tables import conversations, data_keys
+from tests.support import Api, Person
+
+CASE = "2026-C-0417"
+on_both = pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+
+
+@pytest.fixture
+def dialect() -> str:
+    return "sqlite"
+
+
+def hold(client: httpx.Client, subject: str, reference: str = CASE) -> httpx.Response:
+    return client.post("/v1/holds", json={"subject": subject, "reference": reference})
+
+
+def held(client: httpx.Client, subject: str, reference: str = CASE) -> str:
+    """The id of a hold that was just placed."""
+    answer = hold(client, subject, reference)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def flags(api: Api) -> dict[str, bool]:
+    """`conversations.legal_hold` of each conversation."""
+    with api.gateway.database.read() as connection:
+        found = connection.execute(select(conversations.c.id, conversations.c.legal_hold))
+        return {row.id: row.legal_hold for row in found}
+
+
+def erase(api: Api, person: Person) -> httpx.Response:
+    return api.log_in(Role.ADMIN).post(f"/v1/users/{person.id}/erase", json={"name": person.name})
+
+
+@on_both
+def test_a_held_conversation_is_not_erased_and_its_owner_is_not_told_why(api: Api) -> None:
+    person = api.person()
+    conversation, other = api.write_history(person, ["Is it gout?", "Is it flu?"])
+    hold_id = held(api.log_in(Role.AUDITOR), f"conversation:{conversation}")
+    client = api.client(person)
+    refused = client.post(f"/v1/conversations/{conversation}/erase")
+    assert refused.status_code == 409
+    assert "cannot be erased now. Ask your admin" in refused.json()["detail"]
+    assert not {hold_id, CASE} & set(refused.text.replace('"', " ").split())
+    assert not api.count(data_keys, data_keys.c.destroyed_at.is_not(None))
+    assert client.post(f"/v1/conversations/{other}/erase").status_code == 200
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.reason) == (f"conversation:{conversation}", "legal hold")
+
+
+@on_both
+@pytest.mark.parametrize("kind", ["user", "conversation"])
+def test_a_person_who_is_held_or_whose_conversation_is_stays(api: Api, kind: str) -> None:
+    person = api.person()
+    (conversation,) = api.write_history(person, ["Is it gout?"])
+    subject = f"user:{person.id}" if kind == "user" else f"conversation:{conversation}"
+    hold_id = held(api.log_in(Role.ADMIN), subject)
+    refused = erase(api, person)
+    assert (refused.status_code, hold_id in refused.json()["detail"]) == (409, True)
+    own = api.client(person).post("/v1/me/erase", json={"name": person.name})
+    assert (own.status_code, hold_id in own.json()["detail"]) == (409, False)
+    assert not api.audit("user.erased")
+
+
+def test_a_hold_on_a_person_holds_each_conversation_of_theirs(api: Api) -> None:
+    person = api.person()
+    first, second = api.write_history(person, ["Is it gout?", "Is it flu?"])
+    (foreign,) = api.write_history(api.person(), ["Is it a cold?"])
+    held(api.log_in(Role.ADMIN), f"user:{person.id}")
+    assert flags(api) == {first: True, second: True, foreign: False}
+    assert api.client(person).post(f"/v1/conversations/{first}/erase").status_code == 409
+
+
+def test_what_is_held_twice_is_free_once_both_are_lifted(api: Api) -> None:
+    person, admin = api.person(), api.log_in(Role.ADMIN)
+    (conversation,) = api.write_history(person, ["Is it gout?"])
+    holds = [held(admin, f"user:{person.id}"), held(admin, f"conversation:{conversation}", "another")]
+    states = []
+    for hold_id in holds:
+        assert admin.post(f"/v1/holds/{hold_id}/lift").status_code == 200
+        states.append(flags(api)[conversation])
+    assert states == [True, False]
+    assert admin.post(f"/v1/holds/{holds[0]}/lift").status_code == 409
+    assert api.client(person).post(f"/v1/conversations/{conversation}/erase").status_code == 200
+
+
+def test_holds_are_listed_and_placing_lifting_and_reading_them_is_logged(api: Api) -> None:
+    person, auditor = api.person(), api.person(Role.AUDITOR)
+    client = api.client(auditor)
+    first = held(client, f"user:{person.id}")
+    second = held(client, f"user:{person.id}", "another")
+    client.post(f"/v1/holds/{first}/lift").raise_for_status()
+    listed = client.get("/v1/holds").json()["items"]
+    assert [(each["id"], each["lifted_by"]) for each in listed] == [(second, None), (first, auditor.name)]
+    assert {(each["subject_name"], each["placed_by"]) for each in listed} == {(person.name, auditor.name)}
+    page = client.get("/v1/holds", params={"limit": 1}).json()
+    assert [each["id"] for each in page["items"]] == [second]
+    further = client.get("/v1/holds", params={"limit": 1, "cursor": page["next_cursor"]}).json()
+    assert [each["id"] for each in further["items"]] == [first]
+    assert [each["id"] for each in client.get("/v1/holds?active=true").json()["items"]] == [second]
+    actions = [event.action for event in api.audit() if event.action.startswith("hold.")]
+    assert actions == ["hold.placed"] * 2 + ["hold.lifted"] + ["hold.read"] * 4
+    details: dict[str, Any] = json.loads(api.audit("hold.placed")[0].canonical_bytes)["details"]
+    assert details == {"subject": f"user:{person.id}", "reference": CASE}
+
+
+def test_only_what_is_there_can_be_held_and_once_for_each_case(api: Api) -> None:
+    admin, person = api.log_in(Role.ADMIN), api.person()
+    (conversation,) = api.write_history(person, ["Is it gout?"])
+    nobody = "01a20ced-32e0-731b-806d-a95e481a1022"
+    assert [hold(admin, f"{kind}:{nobody}").status_code for kind in ("user", "conversation")] == [404, 404]
+    assert hold(admin, f"user:{person.id}", "a case with a name in it").status_code == 422
+    assert hold(admin, f"dataset:{nobody}").status_code == 422
+    assert [hold(admin, f"user:{person.id}").status_code for _ in range(2)] == [201, 409]
+    other = api.person()
+    (gone,) = api.write_history(other, ["Is it flu?"])
+    api.client(other).post(f"/v1/conversations/{gone}/erase").raise_for_status()
+    assert hold(admin, f"conversation:{gone}").status_code == 409
+    assert hold(admin, f"conversation:{conversation}").status_code == 201
