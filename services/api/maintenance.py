@@ -54,7 +54,7 @@ class Maintenance:
             return  # the lease runs out by itself
 
     def round(self) -> None:
-        """One round, if this gateway holds the lease: expire, seal what is in the clear, announce, then the rest.
+        """One round, if this gateway holds the lease: expire, seal what is in the clear, announce, the rest.
 
         Raises what went wrong in the last of the rest; none of it keeps the others from their turn.
         """

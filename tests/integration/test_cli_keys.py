@@ -36,7 +36,8 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def api(make_api: MakeApi, file: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
     """A gateway that reads its master key from the file, on the machine of the command."""
-    made = make_api(master_key=None)
+    made = make_api(master_key=None, reconcile_s=600)  # its maintenance makes no data key meanwhile
+    made.wait_for_maintenance()
     for name in ("state_dir", "database_url", "database_owner_url", "redis_url"):
         monkeypatch.setenv(f"MEDICHAT_{name.upper()}", str(getattr(made.settings, name)))
     return made
@@ -271,4 +272,5 @@ def test_an_installation_whose_key_is_in_a_service_gets_no_file(
     assert "MEDICHAT_MASTER_KEY_COMMAND cannot be run" in line
     monkeypatch.setenv("MEDICHAT_MASTER_KEY_COMMAND", f"cat {service}")
     assert cli.main(["init"]) == 0
-    assert [path.name for path in (tmp_path / "state/secrets").iterdir()] == ["medichat_token_key"]
+    made = sorted(path.name for path in (tmp_path / "state/secrets").iterdir())
+    assert made == ["medichat_audit_key", "medichat_token_key"]
