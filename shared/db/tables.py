@@ -177,7 +177,7 @@ jobs = Table(
     Column("lane", String(16), nullable=False),
     Column("state", String(16), nullable=False),
     Column("user_id", Id, ForeignKey("users.id"), nullable=False),
-    Column("conversation_id", Id, ForeignKey("conversations.id")),
+    Column("conversation_id", Id, ForeignKey("conversations.id"), index=True),
     Column("question_id", Id, ForeignKey("messages.id")),
     Column("parent_job_id", Id),
     Column("batch_id", Id),

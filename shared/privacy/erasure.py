@@ -137,7 +137,7 @@ def clear_derived(connection: Connection, conversation_ids: Sequence[str], now: 
         "verdicts": update(verdicts)
         .where(verdicts.c.job_id.in_(own_jobs), verdicts.c.span_hmac.is_not(None))
         .values(span_hmac=None),
-        "search_terms": delete(search_terms).where(search_terms.c.message_id.in_(said)),
+        "search_terms": delete(search_terms).where(search_terms.c.conversation_id.in_(conversation_ids)),
         "search_pending": delete(search_pending).where(search_pending.c.message_id.in_(said)),
         "feedback": delete(feedback).where(feedback.c.message_id.in_(said)),
         "reviews": update(reviews)

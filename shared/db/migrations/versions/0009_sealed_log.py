@@ -113,14 +113,16 @@ def upgrade() -> None:
     op.create_table(
         "search_terms",
         sa.Column("term", sa.LargeBinary(), nullable=False),
-        sa.Column("message_id", sa.String(length=36), nullable=False),
+        sa.Column("conversation_id", sa.String(length=36), nullable=False),
         sa.ForeignKeyConstraint(
-            ["message_id"], ["messages.id"], name=op.f("fk_search_terms_message_id_messages")
+            ["conversation_id"],
+            ["conversations.id"],
+            name=op.f("fk_search_terms_conversation_id_conversations"),
         ),
-        sa.PrimaryKeyConstraint("term", "message_id", name=op.f("pk_search_terms")),
+        sa.PrimaryKeyConstraint("term", "conversation_id", name=op.f("pk_search_terms")),
+        sqlite_with_rowid=False,
     )
-    with op.batch_alter_table("search_terms", schema=None) as batch_op:
-        batch_op.create_index("ix_search_terms_message_id", ["message_id"], unique=False)
+    op.create_index("ix_search_terms_conversation_id", "search_terms", ["conversation_id"])
 
     op.create_table(
         "review_items",
@@ -190,6 +192,7 @@ def upgrade() -> None:
         batch_op.create_index("ix_reviews_reviewer_id_given_at", ["reviewer_id", "given_at"], unique=False)
 
     op.create_index(op.f("ix_audit_events_object"), "audit_events", ["object"])
+    op.create_index(op.f("ix_jobs_conversation_id"), "jobs", ["conversation_id"])
     op.execute(
         "INSERT INTO audit_pending (event_id) SELECT id FROM audit_events "
         "WHERE NOT EXISTS (SELECT 1 FROM audit_seals WHERE audit_seals.event_id = audit_events.id)"
@@ -204,6 +207,7 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER IF EXISTS {table}_join" + (f" ON {table}" if postgresql else ""))
         if postgresql:
             op.execute(f"DROP FUNCTION IF EXISTS join_{queue}()")
+    op.drop_index(op.f("ix_jobs_conversation_id"), table_name="jobs")
     op.drop_index(op.f("ix_audit_events_object"), table_name="audit_events")
 
     with op.batch_alter_table("reviews", schema=None) as batch_op:
@@ -219,9 +223,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_review_items_closed_at_created_at")
 
     op.drop_table("review_items")
-    with op.batch_alter_table("search_terms", schema=None) as batch_op:
-        batch_op.drop_index("ix_search_terms_message_id")
-
+    op.drop_index("ix_search_terms_conversation_id", table_name="search_terms")
     op.drop_table("search_terms")
     op.drop_table("search_pending")
     with op.batch_alter_table("access_grants", schema=None) as batch_op:
