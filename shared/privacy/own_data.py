@@ -66,7 +66,7 @@ class OwnData:
     def _account(self) -> Mapping[str, Value]:
         with self._database.read() as connection:
             row = connection.execute(select(users).where(users.c.id == self._user_id)).one()
-        names = ("id", "name", "role", "audience", "status", "created_at")
+        names = ("id", "name", "role", "audience", "status", "created_at", "consented_at", "consent_version")
         return {name: row._mapping[name] for name in names}
 
     def _consents(self) -> Iterator[Mapping[str, Value]]:
