@@ -40,6 +40,7 @@ _TITLES = {
     "jobs": "Answers and other work that you asked for",
     "api_keys": "API keys",
     "log_ins": "Log-ins",
+    "saved_views": "Views of the log that you keep",
     "events_by_you": "What the log says that you did",
     "events_about_you": "What the log says that others did with your data",
 }

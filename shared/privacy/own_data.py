@@ -6,6 +6,7 @@ conversations, of whom only the role is told.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ from shared.db.tables import (
     users,
     verdicts,
 )
+from shared.db.tables_review import saved_views
 from shared.guard.verdict import Side
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 
@@ -57,13 +59,14 @@ class OwnData:
         yield "jobs", self._plain(jobs, _JOB, jobs.c.user_id == mine, jobs.c.id)
         yield "api_keys", self._plain(api_keys, _KEY, api_keys.c.user_id == mine, api_keys.c.id)
         yield "log_ins", self._plain(sessions, _SESSION, sessions.c.user_id == mine, sessions.c.sid)
+        yield "saved_views", self._saved_views()
         yield "events_by_you", self._events(audit_events.c.actor == mine, own=True)
         yield "events_about_you", self._events(self._about(), own=False)
 
     def _account(self) -> Mapping[str, Value]:
         with self._database.read() as connection:
             row = connection.execute(select(users).where(users.c.id == self._user_id)).one()
-        names = ("id", "name", "role", "audience", "status", "created_at")
+        names = ("id", "name", "role", "audience", "status", "created_at", "consented_at", "consent_version")
         return {name: row._mapping[name] for name in names}
 
     def _consents(self) -> Iterator[Mapping[str, Value]]:
@@ -134,6 +137,18 @@ class OwnData:
                 for row in self._pages(sentences, released_sentences.c.seq)
             )
             yield {"job_id": job.id, "text": text.strip(), "created_at": job.created_at}
+
+    def _saved_views(self) -> Iterator[Mapping[str, Value]]:
+        wanted = (
+            select(saved_views, data_keys.c.wrapped_key, data_keys.c.master_key_version)
+            .join(data_keys, data_keys.c.key_id == saved_views.c.key_id)
+            .where(saved_views.c.user_id == self._user_id)
+        )
+        for row in self._pages(wanted, saved_views.c.id):
+            with suppress(CannotDecrypt):
+                key = self._envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
+                view = json.loads(key.decrypt(row.view_ciphertext, place=f"view:{row.id}"))
+                yield {"view": view, "created_at": row.created_at}
 
     def _about(self) -> ColumnElement[bool]:
         """Events of others about the person, their conversations and their answers."""

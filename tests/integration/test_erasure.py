@@ -133,7 +133,7 @@ def test_what_was_made_from_the_texts_is_cleared_and_counted_in_the_log(api: Api
     said = client.get(f"/v1/conversations/{conversation}").json()["messages"]
     rated = {"rating": "down", "comment": "It scared me."}
     client.put(f"/v1/messages/{said[-1]['id']}/feedback", json=rated).raise_for_status()
-    derive(api, conversation, person, said[0]["id"], job.id)
+    derive(api, conversation, person, job.id)
     assert client.post(ERASE.format(conversation)).status_code == 200
     row = one(api, select(jobs).where(jobs.c.id == job.id))
     assert (row.idempotency_key, row.request_hmac, row.payload_ciphertext) == (None, None, None)
@@ -151,12 +151,12 @@ def test_what_was_made_from_the_texts_is_cleared_and_counted_in_the_log(api: Api
     assert {name: counts[name] for name in wanted} == {**dict.fromkeys(wanted, 1), "search_pending": 2}
 
 
-def derive(api: Api, conversation: str, person: Person, message: str, job: str) -> None:
+def derive(api: Api, conversation: str, person: Person, job: str) -> None:
     """What search, review and access in an emergency keep beside a conversation."""
     gateway, now = api.gateway, datetime.now(UTC)
     with gateway.database.write() as connection:
         key = gateway.conversations.key(connection, conversation)
-        connection.execute(insert(search_terms).values(term=b"t" * 16, message_id=message))
+        connection.execute(insert(search_terms).values(term=b"t" * 16, conversation_id=conversation))
         item = {"id": new_id(), "job_id": job, "conversation_id": conversation, "reason": "random"}
         connection.execute(insert(review_items).values(**item, wanted=1, created_at=now))
         connection.execute(

@@ -11,13 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import insert
 
 from services.api.export import to_html, to_json, zipped
 from shared.audit import record
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, sessions
+from shared.db.tables_review import saved_views
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
+from shared.ids import new_id
 from shared.privacy import own_data
+from shared.privacy.keys import create_data_key
 from shared.privacy.own_data import OwnData
 from tests.support import Api, Person, ask_async
 
@@ -135,6 +139,19 @@ def test_hidden_and_unfinished_things_are_exported_and_erased_ones_are_named(api
     assert first["hidden_at"] is not None
     assert [answer["text"] for answer in first["unfinished_answers"]] == ["Rest"]
     assert job.conversation_id == erased
+
+
+def test_the_views_that_an_auditor_keeps_are_exported(api: Api) -> None:
+    auditor, now = api.person(Role.AUDITOR), datetime.now(UTC)
+    gateway, view_id = api.gateway, new_id()
+    with gateway.database.write() as connection:
+        key = create_data_key(connection, gateway.envelope, scope="person", owner_id=auditor.id, now=now)
+        sealed = key.encrypt(json.dumps({"name": "Gout", "filters": {}}), place=f"view:{view_id}")
+        row = {"id": view_id, "user_id": auditor.id, "view_ciphertext": sealed, "key_id": key.key_id}
+        connection.execute(insert(saved_views).values(**row, created_at=now))
+    data, page = export(api.client(auditor))
+    assert data["saved_views"][0]["view"] == {"name": "Gout", "filters": {}}
+    assert "Gout" in page
 
 
 def test_the_export_is_logged_before_anything_is_shown_and_asks_for_the_password(api: Api) -> None:

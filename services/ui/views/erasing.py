@@ -38,9 +38,9 @@ def show_outcome() -> None:
     if outcome is None:
         return
     talks = outcome["conversations"]
-    told = (
-        f"Erased for good. {talks} conversation{'' if talks == 1 else 's'}, {outcome['keys']} keys destroyed."
-    )
+    told = f"Erased for good: {talks} conversation{'' if talks == 1 else 's'}."
+    if outcome["datasets"]:
+        told += f" {len(outcome['datasets'])} of the datasets can be read and trained on no more."
     if outcome["conversations_left"]:
         told += f" {outcome['conversations_left']} more follow within the next minutes."
     st.success(told, icon=":material/check:")
