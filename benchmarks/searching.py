@@ -21,7 +21,8 @@ from shared.db import Database
 from shared.db.engine import connect
 from shared.db.tables import conversations, data_keys, messages, users
 from shared.db.tables_privacy import search_pending, search_terms
-from shared.finding import Filters, find
+from shared.finding import find
+from shared.finding_filters import Filters
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.privacy.envelope import Envelope

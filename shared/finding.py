@@ -6,17 +6,17 @@ the index, so that a search walks it from its end and stops when a page is full.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from shared.db import Database
-from shared.db.tables import conversations, data_keys, feedback, jobs, messages, users, verdicts
+from shared.db.tables import conversations, data_keys, messages
 from shared.db.tables_privacy import search_terms
-from shared.db.tables_review import review_items, reviews
+from shared.finding_filters import Filters, of_ids, of_rows
 from shared.found import Found, describe
-from shared.guard.verdict import Action
+from shared.ids import first_id_at
 from shared.privacy.envelope import CannotDecrypt, Envelope
 from shared.privacy.search import Wanted, holds, terms_of, wanted_of
 from shared.privacy.search_index import index_key, index_secret
@@ -25,32 +25,8 @@ from shared.privacy.search_index import index_key, index_secret
 PHRASE_LOOKS = 300
 #: A word is as frequent as any other from here on: which of them is rarest is asked no further.
 _COUNTED = 2_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filters:
-    """What conversations are looked for; what is None does not matter."""
-
-    #: An account's id or name.
-    person: str | None = None
-    #: Written in at this moment or later, and begun before that one.
-    since: datetime | None = None
-    until: datetime | None = None
-    #: SHA-256 of an adapter that answered in it, or `base`.
-    adapter: str | None = None
-    #: The base model that answered in it.
-    model: str | None = None
-    #: What the guard did in it, and why.
-    action: str | None = None
-    category: str | None = None
-    #: Whether the guard stepped in or doubted.
-    flagged: bool | None = None
-    #: Whether an answer was found bad by its reader.
-    thumbs_down: bool | None = None
-    #: Whether an answer was reviewed.
-    reviewed: bool | None = None
-    #: Words, all of which occur in it; "phrases" within one message.
-    words: str | None = None
+#: Ids are made by the hosts' clocks, which may be wrong by this much.
+_CLOCKS_APART = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,41 +86,54 @@ def _candidates(
     limit: int,
 ) -> list[str]:
     """Ids of conversations that match but for phrases, newest first."""
-    if wanted is None:
-        statement = select(conversations.c.id).where(*_conditions(filters))
-        walked: Any = conversations.c.id
-    else:
+    terms: list[bytes] = []
+    if wanted is not None:
         key = index_key(connection, envelope)
         if key is None:  # nothing was ever indexed
             return []
         terms = _rarest_first(connection, terms_of(index_secret(key), wanted.words))
         if not terms:
             return []
-        statement, walked = _walk(terms, filters)
+    # a person's conversations are fewer than those of a frequent word
+    walk = _walk_words if terms and filters.person is None else _walk_conversations
+    statement, walked = walk(terms, filters)
+    statement = statement.where(*of_ids(filters, walked))
+    if filters.until is not None:  # says nothing new, but lets the index begin there
+        statement = statement.where(walked < first_id_at(filters.until + _CLOCKS_APART))
     if before is not None:
         statement = statement.where(walked < before)
     return list(connection.execute(statement.order_by(walked.desc()).limit(limit)).scalars())
 
 
-def _walk(terms: Sequence[bytes], filters: Filters) -> tuple[Select[Any], Any]:
+def _walk_words(terms: Sequence[bytes], filters: Filters) -> tuple[Select[Any], Any]:
     """Conversations that have all these words: the first's are walked, the others looked up."""
     # nothing but the index in FROM, so that no planner begins at the conversations
     first = search_terms.alias("first")
-    statement = select(first.c.conversation_id).where(first.c.term == terms[0])
-    for number, term in enumerate(terms[1:]):
-        other = search_terms.alias(f"other_{number}")
-        same = other.c.conversation_id == first.c.conversation_id
-        statement = statement.where(select(other.c.term).where(other.c.term == term, same).exists())
-    readable = (
-        select(conversations.c.id)
-        .join(data_keys, data_keys.c.key_id == conversations.c.key_id)
-        .where(
-            conversations.c.id == first.c.conversation_id,
-            data_keys.c.wrapped_key.is_not(None),
-            *_conditions(filters),
-        )
-    )
-    return statement.where(readable.exists()), first.c.conversation_id
+    walked = first.c.conversation_id
+    readable = _readable().where(conversations.c.id == walked, *of_rows(filters))
+    statement = select(walked).where(first.c.term == terms[0], readable.exists())
+    return statement.where(*_having(terms[1:], walked)), walked
+
+
+def _walk_conversations(terms: Sequence[bytes], filters: Filters) -> tuple[Select[Any], Any]:
+    """Conversations, and whether they have all these words."""
+    walked = conversations.c.id
+    statement = _readable() if terms else select(walked)
+    return statement.where(*of_rows(filters), *_having(terms, walked)), walked
+
+
+def _readable() -> Select[Any]:
+    """Conversations whose texts were not erased."""
+    key = data_keys.c.key_id == conversations.c.key_id
+    return select(conversations.c.id).join(data_keys, key).where(data_keys.c.wrapped_key.is_not(None))
+
+
+def _having(terms: Sequence[bytes], conversation_id: Any) -> list[ColumnElement[bool]]:
+    return [
+        select(each.c.term).where(each.c.term == term, each.c.conversation_id == conversation_id).exists()
+        for number, term in enumerate(terms)
+        for each in (search_terms.alias(f"word_{number}"),)
+    ]
 
 
 def _rarest_first(connection: Connection, terms: Sequence[bytes]) -> list[bytes]:
@@ -156,52 +145,6 @@ def _rarest_first(connection: Connection, terms: Sequence[bytes]) -> list[bytes]
     if not all(counts):
         return []
     return [term for _, term in sorted(zip(counts, terms, strict=True))]
-
-
-def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
-    """What must hold of a row of `conversations`."""
-    mine = conversations.c
-    found: list[ColumnElement[bool]] = []
-    if filters.person is not None:
-        called = (users.c.id == filters.person) | (users.c.name == filters.person.lower())
-        found.append(mine.user_id.in_(select(users.c.id).where(called)))
-    if filters.since is not None:
-        found.append(mine.updated_at >= filters.since)
-    if filters.until is not None:
-        found.append(mine.created_at < filters.until)
-    answered = select(jobs.c.id).where(jobs.c.conversation_id == mine.id)
-    for column, value in ((jobs.c.adapter_sha256, filters.adapter), (jobs.c.model_id, filters.model)):
-        if value is not None:
-            found.append(_there(answered.where(column == value)))
-    judged = select(jobs.c.conversation_id).join(verdicts, verdicts.c.job_id == jobs.c.id)
-    judged = judged.where(verdicts.c.shadow.is_(False), jobs.c.conversation_id.is_not(None))
-    named = [
-        column == value
-        for column, value in ((verdicts.c.action, filters.action), (verdicts.c.category, filters.category))
-        if value is not None
-    ]
-    if named:
-        found.append(mine.id.in_(judged.where(*named)))
-    disliked = select(feedback.c.rating).join(messages, messages.c.id == feedback.c.message_id)
-    seen = select(reviews.c.item_id).join(review_items, review_items.c.id == reviews.c.item_id)
-    for asked, matching in (
-        (filters.flagged, judged.where(verdicts.c.action != Action.ALLOW, jobs.c.conversation_id == mine.id)),
-        (
-            filters.thumbs_down,
-            disliked.where(messages.c.conversation_id == mine.id, feedback.c.rating == "down"),
-        ),
-        (
-            filters.reviewed,
-            seen.where(review_items.c.conversation_id == mine.id, reviews.c.given_at.is_not(None)),
-        ),
-    ):
-        if asked is not None:
-            found.append(_there(matching) if asked else ~_there(matching))
-    return found
-
-
-def _there(matching: Select[Any]) -> ColumnElement[bool]:
-    return matching.correlate(conversations).exists()
 
 
 def _says(

@@ -5,7 +5,7 @@ from typing import Any
 
 from services.api.schemas_finding import ConversationFilters, FoundView
 from services.api.telling import told
-from shared.finding import Filters
+from shared.finding_filters import Filters
 from shared.found import Found
 from shared.ids import is_id
 from shared.privacy.envelope import Envelope

@@ -85,7 +85,7 @@ def waiting(connection: Connection) -> int:
 def forget(connection: Connection, conversation_ids: Iterable[str]) -> None:
     """Take conversations out of the index; in the transaction that destroys their keys, and after it did so.
 
-    The order keeps out who indexes a message of theirs at this moment (see `_store`).
+    In this order whoever indexes a message of theirs at this moment is waited for, or keeps out (`_store`).
     """
     ids = list(conversation_ids)
     theirs = select(messages.c.id).where(messages.c.conversation_id.in_(ids))
@@ -133,32 +133,29 @@ def _words(envelope: Envelope, row: Any) -> set[str]:
 def _store(connection: Connection, rows: Iterable[Any], hashed: dict[str, list[bytes]]) -> int:
     """Take messages out of the queue and store their words, but those that another took or erased meanwhile.
 
-    Their rows in `search_pending` stay locked to the end, as do their data keys: whoever erases waits, and
-    finds the words that are stored here.
+    Their data keys and their places in the queue stay locked to the end, so that whoever erases them waits,
+    and finds the words that are stored here. What another has locked is left for later, instead of waiting in
+    a circle.
     """
     by_id = {row.message_id: row for row in rows}
-    mine = connection.execute(
-        select(search_pending.c.message_id)
-        .where(search_pending.c.message_id.in_(list(by_id)))
-        .order_by(search_pending.c.message_id)
-        .with_for_update(skip_locked=True)
-    ).scalars()
-    held = list(mine)
-    connection.execute(delete(search_pending).where(search_pending.c.message_id.in_(held)))
-    alive = set(
+    keys = connection.execute(
+        select(data_keys.c.key_id, data_keys.c.wrapped_key.is_not(None).label("alive"))
+        .where(data_keys.c.key_id.in_({row.key_id for row in by_id.values()}))
+        .with_for_update(read=True, skip_locked=True)
+    )
+    alive = {row.key_id: bool(row.alive) for row in keys}
+    free = [message_id for message_id, row in by_id.items() if row.key_id is None or row.key_id in alive]
+    held = list(
         connection.execute(
-            select(data_keys.c.key_id)
-            .where(
-                data_keys.c.key_id.in_({by_id[message_id].key_id for message_id in held}),
-                data_keys.c.wrapped_key.is_not(None),
-            )
-            .order_by(data_keys.c.key_id)
-            .with_for_update(read=True)
+            select(search_pending.c.message_id)
+            .where(search_pending.c.message_id.in_(free))
+            .with_for_update(skip_locked=True)
         ).scalars()
     )
+    connection.execute(delete(search_pending).where(search_pending.c.message_id.in_(held)))
     terms: defaultdict[str, set[bytes]] = defaultdict(set)
     for message_id in held:
-        if by_id[message_id].key_id in alive:
+        if alive.get(by_id[message_id].key_id):
             terms[by_id[message_id].conversation_id].update(hashed[message_id])
     # sorted, so that two who store the same words wait for one another in one direction only
     new = sorted((term, conversation_id) for conversation_id, each in terms.items() for term in each)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 import shared.finding
 from services.api import exporting
@@ -221,6 +221,18 @@ def test_what_is_erased_while_it_is_indexed_gets_no_words(api: Api, monkeypatch:
         return hash_terms(key, words)
 
     monkeypatch.setattr(shared.privacy.search_index, "terms_of", erase_meanwhile)
+    assert index(api) == 1
+    assert api.count(search_terms) == 0
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])
+def test_a_message_that_is_being_erased_is_left_for_later_and_then_gets_no_words(api: Api) -> None:
+    (lost,) = api.write_history(api.person(), ["Warfarin lost"])
+    with api.gateway.database.write() as connection:
+        theirs = update(data_keys).where(data_keys.c.owner_id == lost)
+        connection.execute(theirs.values(wrapped_key=None, destroyed_at=PAST))
+        assert index(api) == 0
+        assert api.count(search_pending) == 1
     assert index(api) == 1
     assert api.count(search_terms) == 0
 

@@ -1,7 +1,7 @@
 """The auditors' pages that find conversations and export, in Streamlit's own test runner."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -71,15 +71,19 @@ def test_looking_at_the_page_again_searches_no_second_time(page: AppTest, api: A
 
 def test_a_search_is_kept_applied_and_deleted(page: AppTest, written: list[str]) -> None:
     page.selectbox(key="find-flagged").set_value("did nothing")
+    days = (date(2026, 1, 1), date(2090, 12, 31))
+    page.date_input(key="find-days").set_value(days)
     search(page, "milk")
     next(each for each in page.text_input if each.label.startswith("Name of")).set_value("Milk").run()
     button(page, "Keep").click().run()
     assert "Your views (1)" in [each.label for each in page.expander]
     page.selectbox(key="find-flagged").set_value("any")
+    page.date_input(key="find-days").set_value(())
     search(page, "asthma")
     button(page, "Apply").click().run()
     assert page.text_input(key="find-words").value == "milk"
     assert page.selectbox(key="find-flagged").value == "did nothing"
+    assert page.date_input(key="find-days").value == days
     assert written[0] in texts(page)
     assert written[1] not in texts(page)
     button(page, "Yes: delete").click().run()

@@ -17,6 +17,8 @@ _SAID = {
     "thumbs_down": ("thumbs down", "no thumbs down"),
     "reviewed": ("reviewed", "not reviewed"),
 }
+#: What the gateway takes: a view that was kept over HTTP may have any of these.
+_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9000, 12, 31)
 _TEXTS = ("words", "person", "adapter", "model")
 _KEYS = (*_TEXTS, *_FLAGS, "action", "category", "days")
 
@@ -33,7 +35,7 @@ def draw(filters: Json) -> Json | None:
         )
         who, when = st.columns(2)
         who.text_input("Person (name or id)", key=_key("person"))
-        when.date_input("Days", key=_key("days"))
+        when.date_input("Days", key=_key("days"), min_value=_FIRST_DAY, max_value=_LAST_DAY)
         for column, name in zip(st.columns(3), _FLAGS, strict=True):
             column.selectbox(_FLAGS[name], (_ANY, *_SAID[name]), key=_key(name))
         with st.expander("More"):
@@ -75,7 +77,8 @@ def _days(filters: Json) -> tuple[date, ...]:
     if not filters.get("since") or not filters.get("until"):
         return ()
     first, after = (datetime.fromisoformat(filters[name]) for name in ("since", "until"))
-    return (first.date(), (after - timedelta(days=1)).date())
+    last = max(first, after - timedelta(microseconds=1))
+    return (first.astimezone(UTC).date(), last.astimezone(UTC).date())
 
 
 def _typed() -> Json:
