@@ -21,7 +21,7 @@ def masked(transcript: Transcript) -> Transcript:
     ]
     found = iter(mask_passages(passages))
     (title,) = next(found)
-    turns = tuple(_turn(turn, [next(found) for _ in _passages(turn)]) for turn in transcript.turns)
+    turns = tuple(_turn(turn, iter([next(found) for _ in _passages(turn)])) for turn in transcript.turns)
     text = title.text
     for before, after in zip(transcript.turns, turns, strict=True):
         if before.text and after.text and transcript.title == shorten(before.text):
@@ -31,19 +31,30 @@ def masked(transcript: Transcript) -> Transcript:
 
 
 def _passages(turn: Turn) -> Iterator[Sequence[str]]:
-    """The turn's text; its sentences; and these as they were before the guard replaced any."""
-    yield [turn.text or ""]
+    """The turn's text, unless its sentences make it up; these; and as they were before any was replaced."""
+    if not _is_made_of_sentences(turn):
+        yield [turn.text or ""]
     if turn.sentences:
         yield [sentence.text or "" for sentence in turn.sentences]
     if any(sentence.suppressed for sentence in turn.sentences):
         yield [sentence.suppressed or sentence.text or "" for sentence in turn.sentences]
 
 
-def _turn(turn: Turn, found: list[list[Masked]]) -> Turn:
-    (whole,), *rest = found
-    shown = rest[0] if rest else []
-    written = rest[1] if len(rest) > 1 else shown
-    counts = Counter(whole.counts)
+def _is_made_of_sentences(turn: Turn) -> bool:
+    texts = [sentence.text or "" for sentence in turn.sentences]
+    return bool(texts) and "".join(texts).strip() == turn.text
+
+
+def _turn(turn: Turn, found: Iterator[list[Masked]]) -> Turn:
+    if _is_made_of_sentences(turn):
+        shown = next(found)
+        text = "".join(each.text for each in shown).strip()
+        counts = sum((Counter(each.counts) for each in shown), Counter())
+    else:
+        (whole,) = next(found)
+        text, counts = whole.text, Counter(whole.counts)
+        shown = next(found, [])
+    written = next(found, shown)
     sentences = []
     for sentence, as_shown, as_written in zip(turn.sentences, shown, written, strict=True):
         sentences.append(_sentence(sentence, as_shown, as_written))
@@ -51,7 +62,7 @@ def _turn(turn: Turn, found: list[list[Masked]]) -> Turn:
             counts.update(as_written.counts)
     return replace(
         turn,
-        text=None if turn.text is None else whole.text,
+        text=None if turn.text is None else text,
         sentences=tuple(sentences),
         masked=dict(counts),
     )

@@ -43,7 +43,7 @@ def read_transcript(
 ) -> Transcript:
     """The conversation. With `mask`, what identifies a person is replaced by its type in every text.
 
-    Masking takes about a millisecond for each thousand characters, so call it in a read transaction.
+    Masking takes some 7 ms for each thousand characters, so call it in a read transaction.
     Raises NotFound; CannotDecrypt when the key itself cannot be opened (but not when it was destroyed).
     """
     of = {"of": conversation_id}
