@@ -85,7 +85,10 @@ def _tell(report: Report, settings: Settings) -> None:
         print(
             f"Not independent: {why}. Compare with a checkpoint that you kept elsewhere (--checkpoint FILE)."
         )
-    print("The log is what was signed." if report.holds else "The log was ALTERED.")
+    if report.holds and not report.checkpoints:
+        print("The entries agree with each other; no checkpoint is known that they could be held against.")
+    else:
+        print("The log is what was signed." if report.holds else "The log was ALTERED.")
 
 
 def _checkpoint(_options: argparse.Namespace) -> None:

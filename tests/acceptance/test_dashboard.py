@@ -2,6 +2,7 @@
 
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -339,3 +340,79 @@ def test_no_page_asks_anything_of_another_host(browser: Browser, demo: Stack) ->
     here = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
     assert [url for url in asked if not url.startswith(here)] == []
     context.close()
+
+
+def test_an_auditor_finds_reveals_judges_exports_and_verifies_until_a_byte_of_the_log_is_changed(
+    browser: Browser, demo: Stack, tmp_path: Path
+) -> None:
+    with closing(client_of(demo, "user")) as client:
+        query = "My name is Peter Miller and I want to kill myself. The lovastatin is at hand."
+        assert client.post("/predict", json={"query": query}).status_code == 200
+    page = log_in(browser, demo, role="auditor")
+    page.get_by_role("link", name="Conversations").click()
+    found = page.get_by_test_id("stPageLink-NavLink")
+
+    def search() -> bool:
+        page.get_by_role("textbox", name="Words").fill("lovastatin")
+        page.keyboard.press("Enter")
+        expect(found.first.or_(page.get_by_text("No conversation matches."))).to_be_visible()
+        return found.count() == 1
+
+    wait_until(search, 30, "for the message to be searchable")
+    expect(page.get_by_text("guard: crisis")).to_be_visible()
+
+    page.get_by_role("button", name="Export").click()
+    page.get_by_role("button", name="Make the file").click()
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save ").click()
+    exported = Path(saving.value.path()).read_text()
+    assert "crisis" in exported
+    assert "lovastatin" not in exported
+
+    found.click()
+    expect(page.get_by_text("[NAME]").first).to_be_visible()
+    assert page.get_by_text("Peter Miller").count() == 0
+    page.get_by_role("button", name="Reveal identifiers").click()
+    page.get_by_label("Reason (kept for auditors)").fill("Somebody must call this person.")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("button", name="Yes").click()
+    expect(page.get_by_text("Peter Miller").first).to_be_visible()
+
+    page.get_by_role("link", name="Review", exact=True).click()
+    page.get_by_role("button", name="Review the next one").click()
+    expect(page.get_by_text("Was the guard right to step in?")).to_be_visible()
+    page.keyboard.press("1")
+    expect(page.get_by_text("Saved")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Saved")).to_be_visible()
+    page.keyboard.press("y")
+    chosen = page.get_by_test_id("stBaseButton-primary")
+    expect(chosen.filter(has_text="Yes, it was right")).to_be_visible()
+    page.keyboard.press("g")
+    expect(page.get_by_role("button", name="Take back the last one (safe)")).to_be_visible()
+
+    page.get_by_role("link", name="Integrity").click()
+    page.get_by_role("button", name="Sign one now").click()
+    expect(page.get_by_role("button", name="Download it, to keep elsewhere")).to_be_visible()
+    page.get_by_role("button", name="Verify the whole log").click()
+    expect(page.get_by_text("The log is what was signed")).to_be_visible()
+    page.screenshot(path=(Path(PICTURES) if PICTURES else tmp_path) / "integrity.png")
+    entry = change_a_byte(demo)
+    page.get_by_role("button", name="Verify the whole log").click()
+    expect(page.get_by_text(f"The first: entry {entry}: its event was changed")).to_be_visible()
+    page.context.close()
+
+
+def change_a_byte(stack: Stack) -> int:
+    """Change one byte of an event in the middle of the log, as who owns the file can; returns its entry."""
+    with closing(sqlite3.connect(stack.settings.state_dir / "medichat.db")) as connection:
+        connection.execute("DROP TRIGGER audit_events_no_update")
+        (entry,) = connection.execute("SELECT max(sequence) / 2 FROM audit_seals").fetchone()
+        row = "id = (SELECT event_id FROM audit_seals WHERE sequence = ?)"
+        (data,) = connection.execute(
+            f"SELECT canonical_bytes FROM audit_events WHERE {row}", (entry,)
+        ).fetchone()
+        altered = bytes([data[0]]) + bytes([data[1] ^ 1]) + data[2:]
+        connection.execute(f"UPDATE audit_events SET canonical_bytes = ? WHERE {row}", (altered, entry))
+        connection.commit()
+    return int(entry)

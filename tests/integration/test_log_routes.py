@@ -238,6 +238,8 @@ def test_an_auditor_verifies_the_log_on_the_page(
         app = open_with(monkeypatch, token, page="integrity")
         assert "Not independent" in texts(app)
         assert "None is signed yet" in texts(app)
+        button(app, "Verify the whole log").click().run()
+        assert "agree with each other. No checkpoint is signed yet" in texts(app)
         button(app, "Sign one now").click().run()
         assert "medichat/" in texts(app)
         button(app, "Verify the whole log").click().run()

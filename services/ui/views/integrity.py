@@ -65,7 +65,13 @@ def _verify(gateway: Gateway) -> None:
     if "failed" in report:
         st.error(plain_markdown(report["failed"]))
         return
-    if report["holds"]:
+    if report["holds"] and not report["checkpoints"]:
+        st.info(
+            f"The {report['size']} entries agree with each other. No checkpoint is signed yet that they could "
+            "be held against: sign one, then verify.",
+            icon=":material/info:",
+        )
+    elif report["holds"]:
         st.success(
             f"The log is what was signed: {report['size']} entries, {report['checkpoints']} checkpoints.",
             icon=":material/verified:",
