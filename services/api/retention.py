@@ -19,6 +19,7 @@ from shared.audit import record
 from shared.auth.erasing import half_erased
 from shared.conversations import ERASED
 from shared.db.tables import conversations, data_keys, messages, refresh_tokens, sessions
+from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import datasets
 from shared.errors import MediChatError
 from shared.ids import is_id
@@ -27,7 +28,7 @@ from shared.privacy.erased import note_erased, read_erased
 from shared.privacy.erasure import clear_what_came_late
 from shared.privacy.holds import is_held, repeat_for_new_conversations
 from shared.storage import Storage
-from shared.training.states import GONE
+from shared.training.states import GONE, WITHDRAWN
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Retention:
             self._purge_conversations,
             self._purge_datasets,
             self._purge_sessions,
+            self._withdraw_datasets,
             self._tidy,
             self._list_keys,
         )
@@ -153,6 +155,25 @@ class Retention:
             connection.execute(delete(sessions).where(sessions.c.sid.in_(ids)))
             self._record(connection, "sessions", days, found, now)
         return len(found) == SESSIONS
+
+    def _withdraw_datasets(self, _now: datetime) -> bool:
+        """Withdraw what was made from a conversation at the very moment of its erasure."""
+        due = (
+            select(dataset_conversations.c.dataset_id)
+            .join(conversations, conversations.c.id == dataset_conversations.c.conversation_id)
+            .join(datasets, datasets.c.id == dataset_conversations.c.dataset_id)
+            .where(
+                conversations.c.retention_class == ERASED,
+                func.coalesce(datasets.c.error, "").not_in(GONE),
+            )
+            .distinct()
+            .limit(DATASETS)
+        )
+        with self._gateway.database.read() as connection:
+            found = list(connection.execute(due).scalars())
+        for dataset_id in found:
+            erasing.erase_data(self._gateway, dataset_id, actor=record.SYSTEM_ACTOR, why=WITHDRAWN)
+        return len(found) == DATASETS
 
     def _tidy(self, now: datetime) -> bool:
         """Take away what was written at the very moment of an erasure."""

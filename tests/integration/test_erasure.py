@@ -351,6 +351,15 @@ def test_a_dataset_with_rows_of_an_erased_conversation_is_withdrawn_and_cannot_b
     assert not api.gateway.datasets.storage.list(f"datasets/{dataset}")
 
 
+def test_a_dataset_made_at_the_very_moment_of_an_erasure_is_withdrawn_afterwards(resting: Api) -> None:
+    client, school = resting.log_in(), School(resting)
+    conversation = talk(resting, client)
+    client.post(ERASE.format(conversation)).raise_for_status()
+    from_conversation(resting, school.dataset_id, conversation)
+    Retention(resting.gateway).round(datetime.now(UTC))
+    assert one(resting, select(datasets)).error == "withdrawn"
+
+
 def test_adapters_that_saw_an_erased_conversation_are_listed_and_stay(api: Api) -> None:
     client, admin = api.log_in(), api.person(Role.ADMIN)
     conversation = talk(api, client)

@@ -88,7 +88,8 @@ def test_nothing_is_erased_where_no_period_is_set(make_api: MakeApi) -> None:
 
 
 @on_both
-def test_what_is_held_stays_and_the_rest_goes(keeping: Api) -> None:
+def test_what_is_held_stays_and_stands_in_nobodys_way(keeping: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONVERSATIONS", 1)
     person, other = keeping.person(), keeping.person()
     ids = [*keeping.write_history(person, ["Gout?"]), *keeping.write_history(other, ["Flu?", "A cold?"])]
     for conversation in ids:

@@ -93,14 +93,14 @@ def list_comparisons(
     return ComparisonsView(totals=totals, newest=items)
 
 
-@router.get("/{comparison_id}", responses=document(401, 403, 404, 422, 429))
+@router.get("/{comparison_id}", responses=document(401, 403, 404, 410, 422, 429))
 def get_comparison(comparison_id: ComparisonId, caller: Admin, gateway: GatewayDep) -> ComparisonView:
     """Both answers as far as they are there; a blind one tells which is which once there is a vote."""
     with gateway.database.read() as connection:
         return _view(connection, gateway, store.find(connection, comparison_id, caller.user_id))
 
 
-@router.post("/{comparison_id}/vote", responses=document(401, 403, 404, 409, 413, 422, 429))
+@router.post("/{comparison_id}/vote", responses=document(401, 403, 404, 409, 410, 413, 422, 429))
 def vote(comparison_id: ComparisonId, body: VoteBody, caller: Admin, gateway: GatewayDep) -> ComparisonView:
     """Say which answer is better, once, when both are there."""
     with gateway.database.write() as connection:
