@@ -82,6 +82,7 @@ def test_conversations_are_found_by_words_of_questions_and_answers_newest_first(
     assert ids(search(auditor, "why warfarin asthma")) == [third], "words of several messages"
     assert ids(search(auditor, "warfari")) == [], "whole words only"
     assert ids(search(auditor, "warfarin nonsense")) == []
+    assert ids(search(auditor, "milk night")) == [], "each in another conversation"
 
 
 def test_a_phrase_stands_within_one_message(api: Api) -> None:
