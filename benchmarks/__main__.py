@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ("guard", "gateway", "serving", "guard_cost", "training")
+NAMES = ("guard", "gateway", "audit", "serving", "guard_cost", "training")
 
 
 def main() -> int:

@@ -67,8 +67,8 @@ def _verify(gateway: Gateway) -> None:
         return
     if report["holds"] and not report["checkpoints"]:
         st.info(
-            f"The {report['size']} entries agree with each other. No checkpoint is signed yet that they could "
-            "be held against: sign one, then verify.",
+            f"The {report['size']} entries agree with each other. No checkpoint is signed yet to hold them "
+            "against: sign one, then verify.",
             icon=":material/info:",
         )
     elif report["holds"]:
