@@ -73,6 +73,7 @@ def test_an_answer_is_taken_judged_and_given_and_the_next_one_comes(open_app: Op
     assert "I am \\[NAME\\]" in texts(app)
     assert "Take fifty" in texts(app)
     button(app, "Unsafe").click().run()
+    assert mine(client, first)["verdict"] == "unsafe", "each change is kept at once"
     button(app, "Dosing").click().run()
     button(app, "No, a false alarm").click().run()
     app.text_area[0].set_value(CORRECTED).run()
