@@ -157,8 +157,9 @@ def derive(api: Api, conversation: str, person: Person, job: str) -> None:
     with gateway.database.write() as connection:
         key = gateway.conversations.key(connection, conversation)
         connection.execute(insert(search_terms).values(term=b"t" * 16, conversation_id=conversation))
-        item = {"id": new_id(), "job_id": job, "conversation_id": conversation, "reason": "random"}
-        connection.execute(insert(review_items).values(**item, wanted=1, created_at=now))
+        item = {"id": new_id(), "job_id": job, "conversation_id": conversation, "reason": "sample"}
+        queued = {"wanted": 1, "priority": 0, "sampled": True, "created_at": now}
+        connection.execute(insert(review_items).values(**item, **queued))
         connection.execute(
             insert(reviews).values(
                 item_id=item["id"],
@@ -173,6 +174,7 @@ def derive(api: Api, conversation: str, person: Person, job: str) -> None:
         connection.execute(
             insert(access_grants).values(
                 id=new_id(),
+                kind="reveal",
                 user_id=person.id,
                 conversation_id=conversation,
                 reason_ciphertext=key.encrypt("She is missing.", place="p"),

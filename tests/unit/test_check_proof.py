@@ -72,6 +72,7 @@ def test_what_is_in_the_signed_log_is_proved() -> None:
         event("question.asked", f"job:{new_id()}", conversation=new_id(), message="m"),
         event("test.event", None),
     ],
+    ids=["another conversation", "a job of nobody", "a job of another", "nothing"],
 )
 def test_an_entry_of_the_log_that_is_not_of_the_conversation_is_refused(foreign: bytes) -> None:
     with pytest.raises(NotProved, match="not of this conversation"):
