@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shared.audit.checkpoint import Signer
     from shared.audit.checkpoints import Signed
     from shared.audit.verify import Report
     from shared.db import Database
@@ -57,6 +58,8 @@ def _verify(options: argparse.Namespace) -> int:
     also = [(str(path), path.read_text(encoding="utf-8")) for path in options.checkpoint]
     with _opened() as (settings, database):
         signer = Signer(settings.secret("audit_key"))
+        for path, note in also:
+            _must_be_signed(signer, path, note)
         place = Storage.of_checkpoints(settings)
         report = verify_log(database, place, signer.verifier, _progress, also)
     if sys.stderr.isatty():
@@ -66,6 +69,16 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         _tell(report, settings)
     return 0 if report.holds else ALTERED
+
+
+def _must_be_signed(signer: Signer, path: str, note: str) -> None:
+    """A file that is no checkpoint of this log says nothing about it: that is a slip, and no alteration."""
+    from shared.errors import BadCheckpoint
+
+    try:
+        signer.verifier.read(note)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{path} is no checkpoint of this log ({error}); name another file.") from error
 
 
 def _tell(report: Report, settings: Settings) -> None:

@@ -61,6 +61,7 @@ def record_end(
             "message": kept and kept.message_id,
             "ciphertext_sha256": kept and kept.ciphertext_sha256,
             "commitment": kept and kept.commitment,
+            "sentences_sha256": kept and kept.sentences_sha256,
             "model": job.model_id,
             "model_revision": job.model_revision,
             "adapter": job.adapter_sha256,

@@ -3,14 +3,14 @@
 Every text goes through the envelope here, so no caller ever handles a ciphertext.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
+from shared.audit.binding import digest_sentences, digest_text
 from shared.db.rows import Into, Rows, put
 from shared.db.tables import conversations, data_keys, messages, released_sentences, verdicts
 from shared.errors import NotFound
@@ -55,6 +55,8 @@ _RELEASED = (
     select(
         released_sentences.c.seq,
         released_sentences.c.ciphertext,
+        released_sentences.c.suppressed_ciphertext,
+        released_sentences.c.verdict_id,
         released_sentences.c.action,
         verdicts.c.category,
     )
@@ -90,6 +92,8 @@ class Kept:
     #: SHA-256 of the ciphertext, and the salted commitment to the text (`DataKey.commitment`); in hex.
     ciphertext_sha256: str
     commitment: str
+    #: Of an answer, what binds the log to its sentences (`digest_sentences`).
+    sentences_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +258,7 @@ class Conversations:
         return Kept(
             conversation_id=conversation_id,
             message_id=message_id,
-            ciphertext_sha256=hashlib.sha256(sealed).hexdigest(),
+            ciphertext_sha256=digest_text(sealed),
             commitment=key.commitment(text, place=place),
         )
 
@@ -351,16 +355,7 @@ class Conversations:
         rows = connection.execute(_RELEASED, {"of_job": job_id, "after": after}).all()
         if not rows:
             return []
-        key = key or self.key(connection, conversation_id)
-        return [
-            Sentence(
-                seq=row.seq,
-                text=key.decrypt(row.ciphertext, place=f"sentence:{job_id}:{row.seq}"),
-                action=Action(row.action),
-                category=row.category,
-            )
-            for row in rows
-        ]
+        return _open_sentences(rows, job_id, key or self.key(connection, conversation_id))
 
     def read_reviewed(self, connection: Connection, job_id: str, *, key: DataKey) -> list[Reviewed]:
         """The released sentences of a job, in order, with what they replaced; for reviewers only."""
@@ -416,14 +411,15 @@ class Conversations:
         if job.conversation_id is None:
             return None
         key = key or self.key(connection, job.conversation_id)
-        sentences = self.read_sentences(connection, job.conversation_id, job.id, key=key)
-        if not sentences:
+        rows = connection.execute(_RELEASED, {"of_job": job.id, "after": 0}).all()
+        if not rows:
             return None
+        sentences = _open_sentences(rows, job.id, key)
         if job.parent_job_id is not None and job.question_id is not None:
             if job.state is State.FAILED and self._has_answer(connection, job.question_id):
                 return None
             self.hide_answers(connection, job.question_id, now)
-        return self.add_message(
+        kept = self.add_message(
             connection,
             key,
             conversation_id=job.conversation_id,
@@ -433,6 +429,19 @@ class Conversations:
             parent_id=job.question_id,
             job_id=job.id,
         )
+        return replace(kept, sentences_sha256=digest_sentences(rows))
+
+
+def _open_sentences(rows: Sequence[Any], job_id: str, key: DataKey) -> list[Sentence]:
+    return [
+        Sentence(
+            seq=row.seq,
+            text=key.decrypt(row.ciphertext, place=f"sentence:{job_id}:{row.seq}"),
+            action=Action(row.action),
+            category=row.category,
+        )
+        for row in rows
+    ]
 
 
 def join(sentences: Sequence[Sentence]) -> str:

@@ -57,10 +57,19 @@ def event_views(rows: Iterable[Row[Any]]) -> list[AuditEventView]:
             object=row.object,
             outcome=row.outcome,
             reason=row.reason,
-            details=json.loads(row.canonical_bytes)["details"],
+            details=_details(row.canonical_bytes),
         )
         for row in rows
     ]
+
+
+def _details(sealed: bytes) -> dict[str, Any]:
+    """The rest of what an event says; of one that MediChat did not write there may be nothing to read."""
+    try:
+        details: dict[str, Any] = dict(json.loads(sealed)["details"])
+    except (ValueError, KeyError, TypeError):
+        return {"unreadable": True}
+    return details
 
 
 def told_events(connection: Connection, gateway: Gateway, filters: EventFilters) -> dict[str, Any]:

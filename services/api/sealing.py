@@ -12,7 +12,7 @@ from services.api.state import Gateway
 from shared.audit import checkpoints
 from shared.audit.checkpoint import Checkpoint
 from shared.audit.checkpoints import Signed
-from shared.audit.sequencer import BATCH, anything_waits, seal_batch, tree_size
+from shared.audit.sequencer import BATCH, TAKEN, anything_waits, seal_batch, tree_size
 from shared.db.leases import give_up_lease, hold_lease
 from shared.errors import BadCheckpoint, LogAltered
 from shared.ids import new_id
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 LEASE_NAME = "sequencer"
 _LIFE = timedelta(seconds=5)
+#: One gateway seals, so it is not another's doing when sealing fails so often one after another.
+_TRIES = 5
 
 
 class Sealing:
@@ -33,6 +35,9 @@ class Sealing:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
         self._next_checkpoint = time.monotonic() + gateway.settings.checkpoint_s
+        #: The checkpoint that the second place is known to have.
+        self._kept: str | None = None
+        self._in_vain = 0
 
     def start(self) -> None:
         """Begin."""
@@ -59,40 +64,54 @@ class Sealing:
                 if not hold_lease(connection, LEASE_NAME, self._holder, life=_LIFE, now=now):
                     return
                 waits = seal_batch(connection, now) == BATCH
+            self._in_vain = 0
         if time.monotonic() >= self._next_checkpoint:
             self._next_checkpoint = time.monotonic() + gateway.settings.checkpoint_s
             self._sign_if_grown()
 
     def _sign_if_grown(self) -> None:
+        """Sign what is new; or bring to the second place what was signed and did not get there."""
         gateway = self._gateway
         with gateway.database.write() as connection:
             now = gateway.clock.now(connection)
             if not hold_lease(connection, LEASE_NAME, self._holder, life=_LIFE, now=now):
                 return
             newest = checkpoints.newest(connection)
-            if tree_size(connection) == (newest.size if newest else 0):
-                return
-        sign_now(gateway)
+            grown = tree_size(connection) != (newest.size if newest else 0)
+        if grown:
+            newest, kept = sign_now(gateway)
+        elif newest is not None and newest.id != self._kept:
+            kept = keep(gateway, newest)
+        else:
+            return
+        self._kept = newest.id if kept else None
+
+    def _failed_to_seal(self) -> None:
+        """Another gateway may just have been faster; where it was not, somebody else took the place."""
+        self._in_vain += 1
+        if self._in_vain >= _TRIES:
+            LOG_ALTERED.set(1)
+            log.error("the log is not sealed: %s", TAKEN)
 
     def _run(self) -> None:
         while not self._closing.wait(self._gateway.settings.seal_s):
             try:
                 self.round()
             except IntegrityError:
-                log.info("another gateway sealed at the same moment")
+                self._failed_to_seal()
             except SQLAlchemyError as error:
                 log.warning("the log could not be sealed: %s", type(error).__name__)
-            except LogAltered:
-                log.error("the log is not what was signed before, and is not signed: verify it")
+            except LogAltered as error:
+                LOG_ALTERED.set(1)
+                log.error("the log is not sealed or signed: %s", error)
             except Exception as error:  # the loop must outlive a bug in one round
                 log.error("sealing failed: %s", where(error))
 
 
-def sign_now(gateway: Gateway) -> Signed:
-    """Sign the log as it is sealed, and keep the checkpoint in both places.
+def sign_now(gateway: Gateway) -> tuple[Signed, bool]:
+    """Sign the log as it is sealed; returns the checkpoint, and whether the second place has it too.
 
-    A second place that cannot be written is a metric and a line of the log, and the next checkpoint tries
-    again. Raises LogAltered.
+    Raises LogAltered.
     """
     kept = _kept(gateway)
     try:
@@ -103,13 +122,19 @@ def sign_now(gateway: Gateway) -> Signed:
         LOG_ALTERED.set(1)
         raise
     LOG_ALTERED.set(0)
+    return signed, keep(gateway, signed)
+
+
+def keep(gateway: Gateway, signed: Signed) -> bool:
+    """Bring a checkpoint to the second place; where that fails a metric says so, and it is tried again."""
     try:
         checkpoints.publish(gateway.checkpoints, signed, gateway.signer.verifier)
-        CHECKPOINT_FAILED.set(0)
     except OSError as error:
         CHECKPOINT_FAILED.set(1)
         log.error("a checkpoint could not be kept in MEDICHAT_CHECKPOINT_URL: %s", type(error).__name__)
-    return signed
+        return False
+    CHECKPOINT_FAILED.set(0)
+    return True
 
 
 def _kept(gateway: Gateway) -> Checkpoint | None:

@@ -3,8 +3,9 @@
     python check_proof.py PROOF.json --key KEY [--conversation ID]
 
 KEY is the log's public key, as a person you trust told it to you (`medichat audit key`, or the file
-log-key.txt beside the checkpoints). Without --key the key in the proof is taken, which shows only that the
-proof agrees with itself. It prints what the log says, and ends with 0 when every entry is proved, else 1.
+log-key.txt beside the checkpoints). It prints what the log says, and ends with 0 when every entry is proved,
+with 1 when not, and with 2 without --key: that the proof agrees with the key it brings itself proves nothing.
+A proof shows that its entries are in the log, not that the log has no others on the conversation.
 
 The formats are public: RFC 6962 (the tree), c2sp.org/signed-note and c2sp.org/tlog-checkpoint (its root).
 """
@@ -129,9 +130,10 @@ def main() -> int:
         return 1
     for event in events:
         print(event["occurred_at"], event["action"], event["outcome"], "by", event["actor"])
-    print(f"Proved: {len(events)} entries on conversation {proof['conversation']}.")
     if chosen.key is None:
-        print("The key was taken from the proof itself: compare it with one that you trust.", file=sys.stderr)
+        print(f"NOT PROVED until you know that this is the log's key: {proof['key']}", file=sys.stderr)
+        return 2
+    print(f"Proved: {len(events)} entries on conversation {proof['conversation']}; there may be others.")
     return 0
 
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,6 +22,8 @@ from shared.errors import BadCheckpoint
 
 _ED25519 = b"\x01"
 _SIGNATURE = re.compile(r"— (\S+) (\S+)")
+#: Second line of the word of a restore, where a checkpoint has a number: neither can be taken for the other.
+_RESTORED = "restored"
 #: Says when a checkpoint was signed, in an extension line.
 _SIGNED_AT = "signed "
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -65,7 +68,17 @@ class Signer:
 
     def sign(self, *, size: int, root: bytes, now: datetime) -> str:
         """The checkpoint of a tree, signed."""
-        body = Checkpoint(origin=self.origin, size=size, root=root, signed_at=now).body()
+        return self._note(Checkpoint(origin=self.origin, size=size, root=root, signed_at=now).body())
+
+    def sign_restore(self, size: int, superseded: Iterable[tuple[int, bytes]]) -> str:
+        """The word that a backup of `size` entries was restored, which these checkpoints are newer than.
+
+        Without it nobody may say so: a cut tail would need no more than a row that excuses it.
+        """
+        newer = [f"{each} {base64.b64encode(root).decode()}" for each, root in superseded]
+        return self._note("".join(f"{line}\n" for line in (self.origin, _RESTORED, str(size), *newer)))
+
+    def _note(self, body: str) -> str:
         signature = self.verifier.key_hash + self._key.sign(body.encode())
         return f"{body}\n— {self.origin} {base64.b64encode(signature).decode()}\n"
 
@@ -120,6 +133,14 @@ class Verifier:
         if checkpoint.origin != self.name:
             raise BadCheckpoint("it is of another log")
         return checkpoint
+
+    def read_restore(self, note: str) -> set[tuple[int, bytes]]:
+        """The checkpoints, as (size, root), that a signed word of a restore names. Raises BadCheckpoint."""
+        origin, kind, _size, *newer = self.open(note).splitlines()
+        if (origin, kind) != (self.name, _RESTORED):
+            raise BadCheckpoint("It is no word of a restore.")
+        found = (line.partition(" ") for line in newer)
+        return {(int(size), base64.b64decode(root, validate=True)) for size, _, root in found}
 
     def _signed(self, body: str, signature: str) -> bool:
         try:

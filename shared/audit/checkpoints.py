@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from shared.audit.checkpoint import Checkpoint, Signer, Verifier
 from shared.audit.merkle import EMPTY_ROOT
 from shared.audit.sequencer import root_at, tree_size
-from shared.db.tables import audit_events
+from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_checkpoints
 from shared.errors import BadCheckpoint, LogAltered
 from shared.ids import new_id
@@ -29,8 +29,8 @@ from shared.storage import Storage
 FOLDER, KEY_FILE = "signed", "log-key.txt"
 #: The event by which a restored backup says which checkpoints its log is older than.
 RESTORED = "backup.restored"
-#: Hosts that may be this machine, whose disk then is the database's.
-_HERE = ("", "localhost", "127.0.0.1", "::1")
+#: This machine; so may be any name without a dot, such as that of a container beside.
+_HERE = ("127.0.0.1", "localhost.localdomain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,9 @@ def sign(connection: Connection, signer: Signer, now: datetime, *, kept: Checkpo
     """
     size = tree_size(connection)
     own = newest(connection)
-    for former in (kept, None if own is None else signer.verifier.read(own.note)):
-        if former is not None:
+    excused = superseded(connection, signer.verifier)
+    for former in (kept, None if own is None else _read_own(own, signer.verifier)):
+        if former is not None and (former.size, former.root) not in excused:
             check_begins_with(connection, former, size)
     root = root_at(connection, size) if size else EMPTY_ROOT
     made = Signed(
@@ -77,22 +78,24 @@ def sign(connection: Connection, signer: Signer, now: datetime, *, kept: Checkpo
 
 def check_begins_with(connection: Connection, former: Checkpoint, size: int) -> None:
     """Whether the log of `size` entries begins as the checkpoint says. Raises LogAltered."""
-    if (former.size, former.root) in superseded(connection):
-        return
     if former.size > size or (former.size and root_at(connection, former.size) != former.root):
         raise LogAltered
 
 
-def superseded(connection: Connection) -> set[tuple[int, bytes]]:
-    """The checkpoints, as (size, root), that a restored backup is older than, by its own sealed word."""
+def superseded(connection: Connection, verifier: Verifier) -> set[tuple[int, bytes]]:
+    """The checkpoints, as (size, root), that a restored backup is older than, by signed words of the log."""
+    found: set[tuple[int, bytes]] = set()
     rows = connection.execute(
-        select(audit_events.c.canonical_bytes).where(audit_events.c.action == RESTORED)
+        select(audit_events.c.canonical_bytes)
+        .join(audit_seals, audit_seals.c.event_id == audit_events.c.id)
+        .where(audit_events.c.action == RESTORED)
     ).scalars()
-    return {
-        (each["size"], bytes.fromhex(each["root"]))
-        for row in rows
-        for each in json.loads(row)["details"]["superseded"]
-    }
+    for row in rows:
+        try:
+            found |= verifier.read_restore(json.loads(row)["details"]["statement"])
+        except (BadCheckpoint, ValueError, KeyError, TypeError, AttributeError):
+            continue  # anybody may have written it
+    return found
 
 
 def newest(connection: Connection) -> Signed | None:
@@ -103,8 +106,21 @@ def newest(connection: Connection) -> Signed | None:
     return None if row is None else Signed(**row._mapping)
 
 
+def _read_own(own: Signed, verifier: Verifier) -> Checkpoint:
+    """What a checkpoint of the database says. Raises LogAltered: nothing else writes there than who signs."""
+    try:
+        return verifier.read(own.note)
+    except BadCheckpoint as error:
+        raise LogAltered("A checkpoint in the database is not signed by this log; verify it.") from error
+
+
 def publish(place: Storage, signed: Signed, verifier: Verifier) -> None:
-    """Write the checkpoint into the second place, and the key that it is checked with. Raises OSError."""
+    """Write the checkpoint into the second place, and the key that it is checked with; safe to repeat.
+
+    Raises OSError.
+    """
+    if place.exists(signed.path):
+        return
     if not place.exists(KEY_FILE):
         with place.create(KEY_FILE) as file:
             file.write(f"{verifier}\n".encode())
@@ -118,15 +134,16 @@ def newest_kept(place: Storage, verifier: Verifier) -> Checkpoint | None:
     return verifier.read(_read(place, paths[-1])) if paths else None
 
 
-def known(connection: Connection, place: Storage) -> Iterator[tuple[str, str]]:
-    """Every checkpoint of both places: where it is, and its text. Raises OSError."""
-    rows = connection.execute(
-        select(audit_checkpoints.c.id, audit_checkpoints.c.note).order_by(audit_checkpoints.c.id)
-    )
-    for row in rows:
-        yield f"database, checkpoint {row.id}", row.note
+def kept(place: Storage) -> Iterator[tuple[str, str]]:
+    """Every checkpoint of the second place: where it is, and its text. Raises OSError."""
     for path in place.list(FOLDER):
         yield path, _read(place, path)
+
+
+def stored(connection: Connection) -> Iterator[Signed]:
+    """Every checkpoint of the database."""
+    for row in connection.execute(select(audit_checkpoints).order_by(audit_checkpoints.c.id)):
+        yield Signed(**row._mapping)
 
 
 def dependence(settings: Settings) -> str | None:
@@ -136,9 +153,9 @@ def dependence(settings: Settings) -> str | None:
         return None
     database = make_url(settings.database_url)
     if database.get_backend_name() != "sqlite":
-        if (database.host or "") not in _HERE and not str(database.host).startswith("/"):
+        if "." in (database.host or "") and database.host not in _HERE:
             return None
-        return "the checkpoints are kept on the machine of the database"
+        return "the checkpoints are kept in a folder that may be on the machine of the database"
     folder, file = Path(urlsplit(url).path), Path(database.database or "")
     if _device(folder) == _device(file):
         return "the checkpoints are kept on the disk of the database"

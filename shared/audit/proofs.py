@@ -16,6 +16,7 @@ from shared.audit.checkpoints import Signed
 from shared.audit.merkle import inclusion_path
 from shared.audit.tiles import read_nodes
 from shared.db.tables import audit_events, audit_seals, jobs, messages
+from shared.db.tables_review import review_items
 
 FORMAT = "medichat-proof-1"
 
@@ -54,10 +55,13 @@ def prove_conversation(
 
 
 def _of(conversation_id: str) -> Any:
-    """The events on a conversation, its messages and its jobs."""
+    """The events on a conversation, its messages, its jobs and the reviews of its answers."""
     named = audit_events.c.object
     return or_(
         named == f"conversation:{conversation_id}",
         named.in_(select("job:" + jobs.c.id).where(jobs.c.conversation_id == conversation_id)),
         named.in_(select("message:" + messages.c.id).where(messages.c.conversation_id == conversation_id)),
+        named.in_(
+            select("review:" + review_items.c.id).where(review_items.c.conversation_id == conversation_id)
+        ),
     )

@@ -18,9 +18,13 @@ from shared.clock import Clock
 from shared.db.engine import Database
 from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_pending
+from shared.errors import LogAltered
 
 #: Events of one batch.
 BATCH = 256
+#: Who cannot seal, though nobody else does, tries so often.
+_TRIES = 3
+TAKEN = "A place or an event of the log is taken by what MediChat did not write; verify the log."
 
 _WAITING = (
     select(audit_events.c.id, audit_events.c.canonical_bytes)
@@ -48,7 +52,7 @@ def seal_batch(connection: Connection, now: datetime) -> int:
     if not rows:
         return 0
     size = tree_size(connection)
-    leaves = [leaf_hash(row.canonical_bytes) for row in rows]
+    leaves = [leaf_hash(_as_bytes(row.canonical_bytes)) for row in rows]
     tiles = whole_tiles(connection, size, leaves)
     connection.execute(
         insert(audit_seals),
@@ -64,14 +68,21 @@ def seal_batch(connection: Connection, now: datetime) -> int:
 
 
 def seal_all(database: Database, clock: Clock) -> None:
-    """Seal everything that waits now, whoever holds the sequencer's lease."""
-    while True:
+    """Seal everything that waits now, whoever holds the sequencer's lease.
+
+    Raises LogAltered when a place, or an event, is taken by what no sequencer wrote.
+    """
+    in_vain, size = 0, -1
+    while in_vain < _TRIES:
         try:
             with database.write() as connection:
                 if seal_batch(connection, clock.now(connection)) < BATCH:
                     return
-        except IntegrityError:
-            continue  # the sequencer was faster
+        except IntegrityError:  # the sequencer was faster: then the log has grown
+            with database.read() as connection:
+                before, size = size, tree_size(connection)
+            in_vain = in_vain + 1 if size == before else 0
+    raise LogAltered(TAKEN)
 
 
 def anything_waits(connection: Connection) -> bool:
@@ -87,6 +98,11 @@ def tree_size(connection: Connection) -> int:
 def root_at(connection: Connection, size: int) -> bytes:
     """The root of the first `size` entries. Raises LogAltered."""
     return tree_root(size, read_nodes(connection, size))
+
+
+def _as_bytes(stored: bytes | str) -> bytes:
+    """SQLite gives back as text what was written as such; it is sealed too, and verification names it."""
+    return stored.encode() if isinstance(stored, str) else stored
 
 
 def lag(connection: Connection, now: datetime) -> Lag:

@@ -6,22 +6,22 @@ against the bytes that were sealed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, String, bindparam, func, select, type_coerce
 
 from shared.audit.checkpoint import Checkpoint, Verifier
-from shared.audit.checkpoints import superseded
-from shared.audit.merkle import EMPTY_ROOT, leaf_hash, node_hash, root_of
+from shared.audit.checkpoints import stored, superseded
+from shared.audit.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, node_hash, root_of
+from shared.audit.outside import Outside
 from shared.audit.tiles import HEIGHT, WIDTH
-from shared.db.tables import audit_events, audit_seals, data_keys, messages
+from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_pending, audit_tiles
 from shared.errors import BadCheckpoint
 
@@ -39,7 +39,7 @@ _ENTRIES = (
         audit_seals.c.event_id,
         audit_seals.c.leaf_hash,
         audit_events.c.canonical_bytes,
-        audit_events.c.occurred_at,
+        type_coerce(audit_events.c.occurred_at, String),  # as it is: who altered it may have written anything
         *(audit_events.c[name] for name in _COLUMNS),
     )
     .outerjoin(audit_events, audit_events.c.id == audit_seals.c.event_id)
@@ -94,25 +94,26 @@ def verify(
     verifier: Verifier,
     on_page: Callable[[int], None] = lambda _: None,
 ) -> Report:
-    """Check every entry, tile and checkpoint.
+    """Check every entry, tile and checkpoint, and what lies outside of the log that its events speak of.
 
     Args:
         connection: a reader; what is written meanwhile is left for the next time.
-        checkpoints: (where it is, its signed text) of every one that is known.
+        checkpoints: (where it is, its signed text) of those that are kept outside of the database.
         verifier: the key of this log.
         on_page: is told how many entries were checked so far.
     """
     report = Report()
-    wanted, restored = _wanted(checkpoints, verifier, report), superseded(connection)
-    walk = _Walk(connection, report)
+    restored = superseded(connection, verifier)
+    wanted = _wanted([*checkpoints, *_stored(connection, verifier, report)], verifier, report)
+    walk, agreed = _Walk(connection, report), 0
     for row in _entries(connection):
         walk.take(row)
         for where, checkpoint in wanted.pop(walk.size, ()):
-            _compare(report, where, checkpoint, walk.root(), restored)
+            agreed = _compare(report, where, checkpoint, walk.root(), restored, agreed)
         if walk.size % PAGE == 0:
-            walk.check_texts()
+            walk.outside.check()
             on_page(walk.size)
-    walk.check_texts()
+    walk.outside.check()
     report.size, report.root = walk.size, walk.root()
     for size, left in sorted(wanted.items()):
         for where, checkpoint in left:
@@ -120,9 +121,24 @@ def verify(
                 report.superseded += 1
             elif size:
                 report.add(f"{where} names {size} entries, and the log has {report.size}: its end is missing")
-    _check_waiting(connection, report)
+    _check_apart(connection, report)
     on_page(report.size)
     return report
+
+
+def _stored(connection: Connection, verifier: Verifier, report: Report) -> Iterator[tuple[str, str]]:
+    """The checkpoints of the database, whose columns must say what was signed."""
+    for row in stored(connection):
+        where = f"database, checkpoint {row.id}"
+        try:
+            said = verifier.read(row.note)
+        except BadCheckpoint:
+            pass  # is told as any other
+        else:
+            moments = {row.signed_at.replace(microsecond=0), said.signed_at}
+            if (row.size, row.root) != (said.size, said.root) or len(moments) > 1:
+                report.add(f"{where} does not say what was signed")
+        yield where, row.note
 
 
 def _wanted(
@@ -141,17 +157,26 @@ def _wanted(
 
 
 def _compare(
-    report: Report, where: str, checkpoint: Checkpoint, root: bytes, restored: set[tuple[int, bytes]]
-) -> None:
+    report: Report,
+    where: str,
+    checkpoint: Checkpoint,
+    root: bytes,
+    restored: set[tuple[int, bytes]],
+    agreed: int,
+) -> int:
+    """Hold a checkpoint against the tree of its size; returns up to where the log is known to be right."""
     if checkpoint.root == root:
         report.checkpoints += 1
-    elif (checkpoint.size, checkpoint.root) in restored:
+        return checkpoint.size
+    if (checkpoint.size, checkpoint.root) in restored:
         report.superseded += 1
     else:
         report.add(
-            f"{where}: the first {checkpoint.size} entries are not those that were signed",
-            entry=checkpoint.size - 1,
+            f"{where}: the first {checkpoint.size} entries are not those that were signed; the first that is "
+            f"not lies from entry {agreed} on",
+            entry=agreed,
         )
+    return agreed
 
 
 def _entries(connection: Connection) -> Iterator[Any]:
@@ -166,12 +191,13 @@ class _Walk:
 
     def __init__(self, connection: Connection, report: Report) -> None:
         self.size = 0
+        self.outside = Outside(
+            connection, lambda what, entry, event: report.add(what, entry=entry, event=event)
+        )
         self._connection, self._report = connection, report
         self._next = 0
         #: By level, what the next tile of it holds so far.
         self._tiles: list[list[bytes]] = [[]]
-        #: By message, the entry that is bound to its text, and the hash of it.
-        self._texts: dict[str, tuple[int, str, str]] = {}
 
     def take(self, row: Any) -> None:
         """Check one entry."""
@@ -179,19 +205,28 @@ class _Walk:
         if sequence != self._next:
             self._report.add(f"the entries {self._next} to {sequence - 1} are missing", entry=self._next)
         self._next = sequence + 1
-        leaf = bytes(sealed) if data is None else leaf_hash(data)
+        leaf = leaf_hash(data) if isinstance(data, bytes) else bytes(sealed)
         if data is None:
             self._report.add("its event was deleted", entry=sequence, event=event)
         elif leaf != sealed:
             self._report.add("its event was changed", entry=sequence, event=event)
-        elif (wrong := _differs(data, occurred_at, columns)) is not None:
-            self._report.add(f"the column {wrong} was changed", entry=sequence, event=event)
-        elif b'"ciphertext_sha256"' in data:
-            self._bind(sequence, event, data)
+        else:
+            try:
+                self._read(sequence, event, data, occurred_at, columns)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self._report.add("its event cannot be read", entry=sequence, event=event)
         self.size += 1
         self._tiles[0].append(leaf)
         if len(self._tiles[0]) == WIDTH:
             self._end_tile(0)
+
+    def _read(self, sequence: int, event: str, data: bytes, occurred_at: Any, columns: list[Any]) -> None:
+        record = json.loads(data.decode())
+        wrong = _differs(record, occurred_at, columns)
+        if wrong is not None:
+            self._report.add(f"the column {wrong} was changed", entry=sequence, event=event)
+        elif b"_sha256" in data or b'"verdict"' in data:
+            self.outside.gather(sequence, event, record)
 
     def root(self) -> bytes:
         """The root of the entries so far."""
@@ -204,36 +239,12 @@ class _Walk:
                 root = node_hash(last, root) if root else last
         return root or EMPTY_ROOT
 
-    def check_texts(self) -> None:
-        """Hold the messages of the last entries against what these say of their ciphertexts."""
-        if not self._texts:
-            return
-        rows = self._connection.execute(
-            select(messages.c.id, messages.c.ciphertext, data_keys.c.destroyed_at)
-            .join(data_keys, data_keys.c.key_id == messages.c.key_id)
-            .where(messages.c.id.in_(self._texts))
-        )
-        left = dict(self._texts)
-        self._texts.clear()
-        for row in rows:
-            entry, event, sealed = left.pop(row.id)
-            if row.destroyed_at is None and hashlib.sha256(row.ciphertext).hexdigest() != sealed:
-                self._report.add(f"the text of message {row.id} was changed", entry=entry, event=event)
-        for message, (entry, event, _) in left.items():
-            self._report.add(f"the message {message} was deleted", entry=entry, event=event)
-
-    def _bind(self, sequence: int, event: str, data: bytes) -> None:
-        details = json.loads(data)["details"]
-        if details.get("message") and details.get("ciphertext_sha256"):
-            self._texts[details["message"]] = (sequence, event, details["ciphertext_sha256"])
-
     def _end_tile(self, level: int) -> None:
         hashes, number = self._tiles[level], (self.size >> (HEIGHT * (level + 1))) - 1
         root = root_of(hashes)
         stored = self._connection.execute(_TILE, {"of_level": level, "of_number": number}).one_or_none()
         if stored is None or (bytes(stored.hashes), bytes(stored.root)) != (b"".join(hashes), root):
-            fault = "is missing" if stored is None else "is not that of its entries"
-            self._report.add(f"tile {level}/{number} of the tree {fault}")
+            self._name_tile(level, number, hashes, None if stored is None else bytes(stored.hashes))
         hashes.clear()
         if level + 1 == len(self._tiles):
             self._tiles.append([])
@@ -241,29 +252,48 @@ class _Walk:
         if len(self._tiles[level + 1]) == WIDTH:
             self._end_tile(level + 1)
 
+    def _name_tile(self, level: int, number: int, hashes: list[bytes], stored: bytes | None) -> None:
+        """Say which entry is not the one that the tile was made of, where it tells."""
+        tile = f"tile {level}/{number} of the tree"
+        if stored is None:
+            self._report.add(f"{tile} is missing")
+            return
+        was = [stored[at : at + HASH_BYTES] for at in range(0, len(stored), HASH_BYTES)]
+        differ = (at for at, (one, other) in enumerate(zip(hashes, was, strict=False)) if one != other)
+        first = next(differ, None)
+        entry = None if first is None or level else number * WIDTH + first
+        self._report.add(f"{tile} was made of something else than this", entry=entry)
 
-def _differs(data: bytes, occurred_at: datetime, columns: list[Any]) -> str | None:
+
+def _differs(record: dict[str, Any], occurred_at: Any, columns: list[Any]) -> str | None:
     """The first column that does not say what was sealed."""
-    record = json.loads(data.decode())
     said = _said(record)
     if said != tuple(columns):
         return next(name for name, one, other in zip(_COLUMNS, said, columns, strict=True) if one != other)
-    if record["occurred_at"] != occurred_at.isoformat(timespec="microseconds"):
+    if record["occurred_at"] != _moment(occurred_at):
         return "occurred_at"
     return None
 
 
-def _check_waiting(connection: Connection, report: Report) -> None:
-    """What is not sealed: it waits, or was put past the queue, or was taken away while it waited."""
+def _moment(stored: Any) -> str:
+    """A moment as events write it, from what the database holds: SQLite holds text, whatever it says."""
+    if isinstance(stored, str):
+        return f"{stored[:10]}T{stored[11:]}+00:00"
+    return str(stored.astimezone(UTC).isoformat(timespec="microseconds"))
+
+
+def _check_apart(connection: Connection, report: Report) -> None:
+    """What has no place in the log: it waits, was put past the queue, or was taken away while it waited."""
     report.waiting = connection.execute(select(func.count()).select_from(audit_pending)).scalar_one()
-    lost = select(audit_pending.c.event_id).where(
-        ~select(audit_events.c.id).where(audit_events.c.id == audit_pending.c.event_id).exists()
-    )
-    for event in connection.execute(lost).scalars():
-        report.add("was deleted before it was sealed", event=event)
-    past = select(audit_events.c.id).where(
-        ~select(audit_seals.c.event_id).where(audit_seals.c.event_id == audit_events.c.id).exists(),
-        ~select(audit_pending.c.event_id).where(audit_pending.c.event_id == audit_events.c.id).exists(),
-    )
-    for event in connection.execute(past).scalars():
-        report.add("was written past the queue, and nothing seals it", event=event)
+    sealed = select(audit_seals.c.event_id).where(audit_seals.c.event_id == audit_events.c.id).exists()
+    queued = select(audit_pending.c.event_id).where(audit_pending.c.event_id == audit_events.c.id).exists()
+    known = select(audit_events.c.id).where(audit_events.c.id == audit_pending.c.event_id).exists()
+    kinds = {
+        "was deleted before it was sealed": select(audit_pending.c.event_id).where(~known),
+        "was written past the queue, and nothing seals it": select(audit_events.c.id).where(~sealed, ~queued),
+        "waits to be sealed though it has a seal": select(audit_events.c.id).where(sealed, queued),
+        "has a seal outside of the log": select(audit_seals.c.event_id).where(audit_seals.c.sequence < 0),
+    }
+    for what, statement in kinds.items():
+        for event in connection.execute(statement).scalars():
+            report.add(what, event=event)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.audit.checkpoint import Verifier
-from shared.audit.checkpoints import known
+from shared.audit.checkpoints import kept
 from shared.audit.sequencer import tree_size
 from shared.audit.verify import Report, verify
 from shared.db.engine import Database, connect
@@ -34,9 +34,9 @@ def verify_log(
 
     Raises OSError when the second place cannot be read: what it knows must not be left out unnoticed.
     """
+    notes = [*kept(place), *also]  # before the log is read: it only grows
     with database.read() as connection:
         size = tree_size(connection)
-        notes = [*known(connection, place), *also]
         return verify(connection, notes, verifier, lambda checked: on_page(checked, size))
 
 

@@ -14,10 +14,12 @@ from services.api import sealing
 from services.api.sealing import Sealing
 from shared.audit.check_proof import check
 from shared.audit.checkpoint import Verifier
+from shared.audit.checkpoints import dependence
 from shared.audit.sequencer import seal_all
 from shared.auth.roles import Role
 from shared.db.tables import leases, messages
 from shared.db.tables_audit import audit_pending
+from shared.settings import Settings
 from tests.conftest import MakeApi
 from tests.pages import button, open_with, served_by, texts
 from tests.support import Api, ask_async, wait_until
@@ -78,6 +80,23 @@ def test_the_state_says_what_is_sealed_and_signed(api: Api, auditor: httpx.Clien
     assert Verifier.from_text(after["key"]).read(note).size == len(api.audit())
 
 
+@pytest.mark.parametrize(
+    ("database", "place", "independent"),
+    [
+        ("postgresql+psycopg://medichat@db/medichat", "/var/lib/medichat/checkpoints", False),
+        ("postgresql+psycopg://medichat@127.0.0.1/medichat", "/mnt/checkpoints", False),
+        ("postgresql+psycopg://medichat@db.clinic.example/medichat", "/mnt/checkpoints", True),
+        ("postgresql+psycopg://medichat@db/medichat", "s3://elsewhere/checkpoints", True),
+        ("sqlite:////tmp/medichat.db", "/dev/shm", True),
+    ],
+)
+def test_checkpoints_are_independent_only_where_they_surely_are(
+    database: str, place: str, independent: bool
+) -> None:
+    settings = Settings(database_url=database, checkpoint_url=place)
+    assert (dependence(settings) is None) is independent
+
+
 def test_checkpoints_on_the_disk_of_the_database_are_not_independent(api: Api, auditor: httpx.Client) -> None:
     assert "disk of the database" in auditor.get("/v1/audit/state").json()["not_independent"]
 
@@ -98,6 +117,7 @@ def test_the_log_is_verified_and_that_is_logged(api: Api, auditor: httpx.Client,
     found = report(auditor)
     assert (found["holds"], found["checkpoints"], found["waiting"]) == (True, 2, 1)  # both places
     assert len(api.audit("log.verified")) == 1
+    wait_until(lambda: api.audit("log.found_whole"), 10, "for what was found to be logged")
 
 
 def test_a_change_behind_the_log_is_named(api: Api, auditor: httpx.Client, conversation: str) -> None:
@@ -106,6 +126,9 @@ def test_a_change_behind_the_log_is_named(api: Api, auditor: httpx.Client, conve
     found = report(auditor)
     assert not found["holds"]
     assert {"was changed" in each["what"] for each in found["findings"]} == {True}
+    (event,) = wait_until(lambda: api.audit("log.found_altered"), 10, "for what was found to be logged")
+    assert event.outcome == "failed"
+    assert "medichat_log_altered 1.0" in api.client().get("/metrics").text
 
 
 def test_a_conversation_is_proved(api: Api, auditor: httpx.Client, conversation: str) -> None:
@@ -144,8 +167,10 @@ def test_a_second_place_that_cannot_be_written_is_a_metric_and_no_error(
     assert auditor.post("/v1/audit/checkpoints").status_code == 201
     assert "medichat_checkpoint_failed 1.0" in api.client().get("/metrics").text
     (place / "signed").unlink()
-    auditor.post("/v1/audit/checkpoints")
+    sealing = Sealing(api.gateway)
+    sealing._sign_if_grown()
     assert "medichat_checkpoint_failed 0.0" in api.client().get("/metrics").text
+    assert len(files(api)) == 1, "what was signed gets there, though the log has not grown"
 
 
 def test_the_lag_is_a_metric(api: Api) -> None:
@@ -221,8 +246,8 @@ def test_a_file_that_is_no_checkpoint_is_told(
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text("x")
-    assert cli.main(["audit", "verify", "--checkpoint", str(other)]) == 3
-    assert f"{other} cannot be used" in capsys.readouterr().out
+    assert cli.main(["audit", "verify", "--checkpoint", str(other)]) == 1
+    assert f"{other} is no checkpoint of this log" in capsys.readouterr().err
     assert cli.main(["audit", "prove", "x", str(tmp_path / "p")]) == 1
     assert "There is no conversation under this id" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
@@ -22,9 +22,10 @@ from shared.audit.sequencer import lag, root_at, seal_all
 from shared.audit.verify import Report, verify
 from shared.clock import DatabaseClock
 from shared.db.engine import Database, connect
-from shared.db.tables import audit_events, audit_seals, messages
-from shared.db.tables_audit import audit_pending
+from shared.db.tables import audit_events, audit_seals, data_keys, messages, released_sentences
+from shared.db.tables_audit import audit_checkpoints, audit_pending
 from shared.errors import LogAltered
+from shared.guard.verdict import Action, Category, Side, Verdict
 from shared.storage import Storage
 from tests.conftest import Databases
 from tests.support import Api, FakeClock, ask_async
@@ -95,7 +96,8 @@ def test_events_get_gapless_places_in_a_tree_that_verifies(log: Database) -> Non
         assert places.scalars().all() == list(range(600))
         assert not connection.execute(select(audit_pending)).all()
     report = verified(log, sign(log).note)
-    assert (report.holds, report.size, report.checkpoints, report.waiting) == (True, 600, 1, 0)
+    assert (report.holds, report.size, report.waiting) == (True, 600, 0)
+    assert report.checkpoints == 2, "the one that was kept, and the same in the database"
 
 
 def test_what_waits_is_counted_and_proves_nothing_yet(log: Database) -> None:
@@ -169,13 +171,35 @@ ATTACKS: list[tuple[str, list[str], int | None, str]] = [
         }.items()
     ),
     (
+        "an event is edited together with its seal",
+        [
+            f"UPDATE audit_events SET canonical_bytes = (SELECT canonical_bytes FROM audit_events WHERE id = "
+            f"{EVENT.format(7)}) WHERE id = {EVENT.format(42)}",
+            "UPDATE audit_seals SET leaf_hash = (SELECT leaf_hash FROM audit_seals WHERE sequence = 7) "
+            "WHERE sequence = 42",
+        ],
+        42,
+        "tile 0/0",
+    ),
+    (
+        "an entry of the last, unfinished tile is edited together with its seal",
+        [
+            f"UPDATE audit_events SET canonical_bytes = (SELECT canonical_bytes FROM audit_events WHERE id = "
+            f"{EVENT.format(7)}) WHERE id = {EVENT.format(592)}",
+            "UPDATE audit_seals SET leaf_hash = (SELECT leaf_hash FROM audit_seals WHERE sequence = 7) "
+            "WHERE sequence = 592",
+        ],
+        None,
+        "lies from entry 0 on",
+    ),
+    (
         "two entries are swapped",
         [
             "UPDATE audit_seals SET sequence = -1 WHERE sequence = 42",
             "UPDATE audit_seals SET sequence = 42 WHERE sequence = 43",
             "UPDATE audit_seals SET sequence = 43 WHERE sequence = -1",
         ],
-        None,
+        42,
         "tile 0/0",
     ),
     (
@@ -217,6 +241,12 @@ ATTACKS: list[tuple[str, list[str], int | None, str]] = [
         None,
         "tile 0/0",
     ),
+    (
+        "a checkpoint of the database is edited",
+        ["UPDATE audit_checkpoints SET size = 999"],
+        None,
+        "does not say what was signed",
+    ),
     ("a tile is deleted", ["DELETE FROM audit_tiles WHERE number = 0"], None, "tile 0/0"),
 ]
 
@@ -234,7 +264,8 @@ def test_an_attack_by_who_owns_the_server_is_named(
     assert not report.holds
     named = next(finding for finding in report.findings if said in finding.what)
     if entry is not None:
-        assert named.entry == entry == report.findings[0].entry
+        assert named.entry == entry
+        assert min(each.entry for each in report.findings if each.entry is not None) in (0, entry)
 
 
 def test_a_log_that_was_written_anew_is_named_by_a_checkpoint_kept_elsewhere(
@@ -255,7 +286,7 @@ def test_a_log_that_was_written_anew_is_named_by_a_checkpoint_kept_elsewhere(
     seal_all(application, DatabaseClock())
     assert verified(application).holds, "without a checkpoint nobody can tell"
     (finding,) = verified(application, note).findings
-    assert (finding.entry, "not those that were signed" in finding.what) == (599, True)
+    assert (finding.entry, "not those that were signed" in finding.what) == (0, True)
 
 
 def test_an_event_that_stands_twice_is_named(owner: tuple[Database, Database]) -> None:
@@ -311,21 +342,107 @@ def test_a_checkpoint_of_another_log_is_no_proof(log: Database) -> None:
     assert "not signed by" in finding.what
 
 
-def test_a_restored_backup_explains_the_checkpoints_that_it_is_older_than(log: Database) -> None:
-    lost = SIGNER.sign(size=900, root=bytes(32), now=NOW)
-    assert not verified(log, lost).holds
-    with log.write() as connection:
+def say_restored(database: Database, **details: Any) -> None:
+    with database.write() as connection:
         record.append(
             connection,
             now=NOW,
             actor=record.OPERATOR_ACTOR,
             action=checkpoints.RESTORED,
-            details={"backup_size": 600, "superseded": [{"size": 900, "root": bytes(32).hex()}]},
+            details={"backup_size": 600, "superseded": [{"size": 900, "root": bytes(32).hex()}], **details},
         )
+
+
+def test_a_restored_backup_explains_the_checkpoints_that_it_is_older_than(log: Database) -> None:
+    lost = SIGNER.sign(size=900, root=bytes(32), now=NOW)
+    assert not verified(log, lost).holds
+    say_restored(log, statement=SIGNER.sign_restore(600, [(900, bytes(32))]))
+    assert not verified(log, lost).holds, "not before it is sealed"
     seal_all(log, DatabaseClock())
     report = verified(log, lost)
     assert (report.holds, report.superseded) == (True, 1)
     assert not verified(log, SIGNER.sign(size=901, root=bytes(32), now=NOW)).holds
+
+
+@pytest.mark.parametrize("forged", ["nothing", "another's", "a checkpoint"])
+def test_a_restore_that_this_log_did_not_sign_explains_nothing(log: Database, forged: str) -> None:
+    other = Signer(base64.b64encode(bytes(32)).decode())
+    said: dict[str, Any] = {
+        "nothing": {},
+        "another's": {"statement": other.sign_restore(600, [(900, bytes(32))])},
+        "a checkpoint": {"statement": SIGNER.sign(size=900, root=bytes(32), now=NOW)},
+    }[forged]
+    say_restored(log, **said)
+    seal_all(log, DatabaseClock())
+    assert not verified(log, SIGNER.sign(size=900, root=bytes(32), now=NOW)).holds
+    kept = SIGNER.verifier.read(SIGNER.sign(size=900, root=bytes(32), now=NOW))
+    with pytest.raises(LogAltered), log.write() as connection:
+        checkpoints.sign(connection, SIGNER, NOW, kept=kept)
+
+
+def put_junk(database: Database, junk: bytes | str) -> None:
+    statement = "INSERT INTO audit_events (id, occurred_at, actor, action, outcome, canonical_bytes, "
+    values = f"schema_version) VALUES ('e', '{NOW:%Y-%m-%d %H:%M:%S.%f}', 'a', 'x', 'done', :junk, 1)"
+    with database.write() as connection:
+        connection.execute(text(statement + values), {"junk": junk})
+    seal_all(database, DatabaseClock())
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"{}", b"[]"], ids=["not JSON", "nothing", "a list"])
+def test_an_event_that_nobody_can_read_is_named(database: Database, junk: bytes) -> None:
+    put_junk(database, junk)
+    (finding,) = verified(database).findings
+    assert (finding.entry, finding.event, finding.what) == (0, "e", "its event cannot be read")
+
+
+def test_an_event_of_another_kind_than_bytes_is_named(databases: Databases) -> None:
+    database = connect(databases.make("sqlite")[0])  # which keeps what it is given
+    put_junk(database, "junk")
+    (finding,) = verified(database).findings
+    assert (finding.entry, finding.event) == (0, "e")
+    database.close()
+
+
+def test_a_moment_that_is_none_is_named(databases: Databases) -> None:
+    database = connect(databases.make("sqlite")[0])
+    (event_id,) = write(database, 1)
+    seal_all(database, DatabaseClock())
+    change(database, "UPDATE audit_events SET occurred_at = 'yesterday'")
+    (finding,) = verified(database).findings
+    assert (finding.event, finding.what) == (event_id, "the column occurred_at was changed")
+    database.close()
+
+
+def test_a_seal_outside_of_the_log_is_named(owner: tuple[Database, Database]) -> None:
+    application, _ = owner
+    (event_id,) = write(application, 1)
+    with application.write() as connection:  # what the application's role may do
+        connection.execute(text("DELETE FROM audit_pending"))
+        connection.execute(
+            audit_seals.insert().values(sequence=-1, event_id=event_id, leaf_hash=b"x", sealed_at=NOW)
+        )
+    (finding,) = verified(application).findings
+    assert (finding.event, finding.what) == (event_id, "has a seal outside of the log")
+
+
+def test_sealing_that_is_stood_in_the_way_of_ends_and_says_so(log: Database) -> None:
+    with log.write() as connection:
+        sealed = connection.execute(select(audit_seals.c.event_id).limit(1)).scalar_one()
+        connection.execute(audit_pending.insert().values(event_id=sealed))
+    with pytest.raises(LogAltered, match="taken"):
+        seal_all(log, DatabaseClock())
+    (finding,) = verified(log).findings
+    assert (finding.event, "though it has a seal" in finding.what) == (sealed, True)
+
+
+def test_a_checkpoint_of_the_database_that_is_not_signed_stops_signing(log: Database) -> None:
+    with log.write() as connection:
+        forged = {"id": "f" * 36, "size": 1, "root": bytes(32), "signed_at": NOW, "note": "junk"}
+        connection.execute(audit_checkpoints.insert().values(**forged))
+    with pytest.raises(LogAltered), log.write() as connection:
+        checkpoints.sign(connection, SIGNER, NOW)
+    (finding,) = verified(log).findings
+    assert "cannot be used" in finding.what
 
 
 # -- faults
@@ -455,16 +572,57 @@ def test_a_conversation_is_proved_without_medichat(proof: dict[str, Any], tmp_pa
     told = run.stdout.decode()
     assert "question.asked" in told
     assert "answer.given" in told
-    assert told.endswith(f"Proved: 2 entries on conversation {proof['conversation']}.\n")
+    assert f"Proved: 2 entries on conversation {proof['conversation']}" in told
+    alone_with_itself = subprocess.run([sys.executable, "-I", str(alone), str(file)], check=False)
+    assert alone_with_itself.returncode == 2, "a key that the proof brings proves nothing"
     file.write_text(json.dumps({**proof, "checkpoint": "x"}))
     assert subprocess.run([sys.executable, "-I", str(alone), str(file)], check=False).returncode == 1
 
 
-def test_a_text_that_was_changed_behind_the_log_is_named(api: Api) -> None:
+# -- what lies outside of the log
+
+
+def conversation(api: Api) -> dict[str, Any]:
+    """A question and an answer in which the guard stepped in; all of it sealed."""
     job = ask_async(api.log_in())
+    claimed = api.claim()
+    found = Verdict(side=Side.ANSWER, action=Action.REPLACE, category=Category.DOSING, source="a.rule")
+    api.release(claimed, "Ask a pharmacist.", verdict=found, suppressed="Take twelve.")
+    api.finish(claimed)
     seal_all(api.gateway.database, api.gateway.clock)
     assert verified(api.gateway.database).holds
+    return job
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (update(messages).values(ciphertext=b"another"), "the text of message"),
+        (update(messages).where(messages.c.role == "assistant").values(role="user"), "was put elsewhere"),
+        (delete(messages).where(messages.c.role == "assistant"), "was deleted"),
+        (update(released_sentences).values(ciphertext=b"another"), "the sentences of the answer"),
+        (update(released_sentences).values(suppressed_ciphertext=None), "the sentences of the answer"),
+        (update(released_sentences).values(action="allow"), "the sentences of the answer"),
+        (update(data_keys).values(wrapped_key=None), "no event says that it was erased"),
+        (update(data_keys).values(wrapped_key=None, destroyed_at=NOW), "no event says that it was erased"),
+    ],
+)
+def test_a_change_of_what_the_log_is_bound_to_is_named(api: Api, statement: Any, said: str) -> None:
+    conversation(api)
     with api.gateway.database.write() as connection:
-        connection.execute(update(messages).values(ciphertext=b"another"))
-    (finding,) = verified(api.gateway.database).findings
-    assert job["question_id"] in finding.what
+        connection.execute(statement)
+    findings = verified(api.gateway.database).findings
+    assert findings
+    assert all(said in finding.what for finding in findings)
+    assert all(finding.entry is not None for finding in findings)
+
+
+def test_an_erased_conversation_leaves_a_log_that_holds(api: Api) -> None:
+    person = api.person()
+    client = api.client(person)
+    job = ask_async(client)
+    api.answer("Asthma narrows the airways.")
+    erased = client.post(f"/v1/conversations/{job['conversation_id']}/erase")
+    assert erased.status_code == 200, erased.text
+    seal_all(api.gateway.database, api.gateway.clock)
+    assert verified(api.gateway.database, sign(api.gateway.database).note).holds

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
@@ -15,15 +15,17 @@ from sqlalchemy import desc, select
 
 from services.api.deps import Auditor, GatewayDep
 from services.api.errors import document
+from services.api.metrics import LOG_ALTERED
 from services.api.sealing import sign_now
 from services.api.state import Gateway
 from shared.audit import checkpoints, record
+from shared.audit.checkpoint import parse
 from shared.audit.checkpoints import Signed
 from shared.audit.proofs import prove_conversation
 from shared.audit.sequencer import lag, root_at, seal_all, tree_size
 from shared.db.tables import conversations
 from shared.db.tables_audit import audit_checkpoints
-from shared.errors import Conflict, LogAltered, NotFound
+from shared.errors import BadCheckpoint, Conflict, LogAltered, NotFound
 from shared.ids import is_id
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
@@ -119,10 +121,10 @@ async def verify(caller: Auditor, gateway: GatewayDep) -> StreamingResponse:
     except BaseException:
         _verifying.release()
         raise
-    return StreamingResponse(_verification(gateway), media_type="application/x-ndjson")
+    return StreamingResponse(_verification(gateway, caller.actor), media_type="application/x-ndjson")
 
 
-async def _verification(gateway: Gateway) -> AsyncIterator[bytes]:
+async def _verification(gateway: Gateway, actor: record.Actor) -> AsyncIterator[bytes]:
     asked = {  # on its standard input, since others can read a command line
         "database": gateway.database.reader.url.render_as_string(hide_password=False),
         "checkpoints": gateway.settings.checkpoint_url,
@@ -141,9 +143,12 @@ async def _verification(gateway: Gateway) -> AsyncIterator[bytes]:
         assert process.stdout is not None
         process.stdin.write(json.dumps(asked).encode())
         process.stdin.close()
+        line = b""
         async for line in process.stdout:
             yield line
-        if await process.wait() != 0:
+        if await process.wait() == 0:
+            await asyncio.to_thread(_log_found, gateway, actor, json.loads(line))
+        else:
             told = {
                 "failed": "The verification could not be ended; see the log of the gateway, and try again."
             }
@@ -180,6 +185,20 @@ def checker(caller: Auditor) -> Response:
     return Response(text, media_type="text/x-python; charset=utf-8")
 
 
+def _log_found(gateway: Gateway, actor: record.Actor, report: dict[str, Any]) -> None:
+    """What a verification found is in the log as well, and a metric."""
+    LOG_ALTERED.set(not report["holds"])
+    with gateway.database.write() as connection:
+        record.append(
+            connection,
+            now=gateway.clock.now(connection),
+            actor=actor,
+            action="log.found_whole" if report["holds"] else "log.found_altered",
+            outcome=record.Outcome.DONE if report["holds"] else record.Outcome.FAILED,
+            details={name: report[name] for name in ("size", "root", "count", "checkpoints", "superseded")},
+        )
+
+
 def _log(gateway: Gateway, actor: record.Actor, action: str, object: str | None = None) -> None:
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
@@ -188,10 +207,14 @@ def _log(gateway: Gateway, actor: record.Actor, action: str, object: str | None 
 
 def _signed(gateway: Gateway) -> Signed:
     seal_all(gateway.database, gateway.clock)
-    return sign_now(gateway)
+    return sign_now(gateway)[0]
 
 
 def _view(signed: Signed) -> CheckpointView:
-    return CheckpointView(
-        id=signed.id, size=signed.size, root=signed.root.hex(), signed_at=signed.signed_at, note=signed.note
-    )
+    """A checkpoint of the database by its signed text: who may write a row can write anything beside it."""
+    try:
+        said = parse(signed.note.rpartition("\n\n")[0])
+        size, root, signed_at = said.size, said.root.hex(), said.signed_at or signed.signed_at
+    except BadCheckpoint:
+        size, root, signed_at = 0, "", signed.signed_at
+    return CheckpointView(id=signed.id, size=size, root=root, signed_at=signed_at, note=signed.note)
