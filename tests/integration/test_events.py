@@ -13,22 +13,23 @@ from sqlalchemy import make_url
 
 from shared.auth.roles import Role
 from shared.db.tables_review import review_items
+from shared.guard.policy import packaged_policy, version_of
 from shared.jobs.lifecycle import Kind
 from shared.settings import Settings
 from tests import acts_of_admins, acts_of_auditors
 from tests.acts import ACTS, Call
 from tests.conftest import Databases, fresh_settings
 from tests.integration.test_access import routes
-from tests.policies import add_version
 from tests.support import Api, Person, RedisServer, closed_after
 from tests.uploads import ROWS
 
-PREPARED = (acts_of_admins, acts_of_auditors)
+#: Their acts are declared by importing them.
+DECLARED_IN = (acts_of_admins, acts_of_auditors)
 
 OWN = "one's own (docs/decisions/0022-own-reads-are-no-events.md)"
 PUBLIC = "the same for everybody, and nobody's"
 FIGURES = "figures and states that name nobody"
-SHARED = "what all admins work on: names, states and numbers, no row, no conversation and no account"
+SHARED = "what admins run together, with the names and reasons that they gave; no row, no conversation"
 LOG = "roots and signatures of the log, none of its events"
 #: Routes that leave no event, with the reason.
 NO_EVENT = {
@@ -145,7 +146,7 @@ def test_what_leaves_no_event_only_reads() -> None:
 
 def test_what_is_tried_on_a_policy_is_kept_nowhere(api: Api) -> None:
     admin, database = api.log_in(Role.ADMIN), make_url(api.settings.database_url).database
-    version = add_version(admin, refer="[dosing]  # tried")
+    version = version_of(packaged_policy())
     with closing(sqlite3.connect(str(database))) as looking:
 
         def writes_nothing() -> bool:
