@@ -133,6 +133,30 @@ MakeSettings = Callable[..., Settings]
 MakeApi = Callable[..., Api]
 
 
+def fresh_settings(
+    databases: Databases, dialect: str, redis_server: RedisServer, state_dir: Path, **overrides: object
+) -> Settings:
+    """Settings of a fresh installation; keywords override."""
+    (api_port,) = free_ports(1)
+    url, owner_url = databases.make(dialect)
+    values: dict[str, object] = {
+        "state_dir": state_dir,
+        "database_url": url,
+        "database_owner_url": owner_url,
+        "redis_url": redis_server.url,
+        "master_key": new_master_key(),
+        "token_key": "a test's key, which is long enough to sign with, whatever the algorithm",
+        "api_port": api_port,
+        "logins_per_minute": 10_000,
+        "requests_per_minute": 100_000,
+        "audit_key": base64.b64encode(os.urandom(32)).decode(),
+        "reconcile_s": 0.2,
+        "seal_s": 3600,
+        **overrides,
+    }
+    return Settings(**values)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def make_settings(
     databases: Databases, dialect: str, redis_server: RedisServer, tmp_path: Path
@@ -143,24 +167,7 @@ def make_settings(
         client.flushall()
 
     def make(**overrides: object) -> Settings:
-        (api_port,) = free_ports(1)
-        url, owner_url = databases.make(dialect)
-        values: dict[str, object] = {
-            "state_dir": tmp_path,
-            "database_url": url,
-            "database_owner_url": owner_url,
-            "redis_url": redis_server.url,
-            "master_key": new_master_key(),
-            "token_key": "a test's key, which is long enough to sign with, whatever the algorithm",
-            "api_port": api_port,
-            "logins_per_minute": 10_000,
-            "requests_per_minute": 100_000,
-            "audit_key": base64.b64encode(os.urandom(32)).decode(),
-            "reconcile_s": 0.2,
-            "seal_s": 3600,
-            **overrides,
-        }
-        return Settings(**values)  # type: ignore[arg-type]
+        return fresh_settings(databases, dialect, redis_server, tmp_path, **overrides)
 
     return make
 

@@ -142,6 +142,13 @@ def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> T
         .where(sessions.c.sid == found.sid)
         .values(last_seen_at=now, expires_at=now + REFRESH_LIFE)
     )
+    record.append(
+        connection,
+        now=now,
+        actor=record.Actor(found.user_id, found.sid),
+        action="session.refreshed",
+        object=f"session:{found.sid}",
+    )
     return _issue(connection, found.user_id, found.sid, key=key, now=now)
 
 

@@ -93,16 +93,19 @@ class ReviewStore:
     def save(
         self, connection: Connection, item_id: str, reviewer_id: str, draft: Draft, now: datetime
     ) -> tuple[Review, bool]:
-        """Keep a draft in place of the former one, and whether that changed anything; holds the item anew.
+        """Keep a draft in place of the former one; holds the item from now on.
 
+        Returns also whether that changed anything: the draft, or that the item was not held.
         Raises NotFound, KeyDestroyed, and Conflict when the review was given or others have the item.
         """
         item = taking.require(connection, item_id)
         key = self._conversations.key(connection, item.conversation_id)
+        before = taking.review_of(connection, item_id, reviewer_id)
+        was_held = before is not None and taking.is_held(before, now)
         row = self._held(connection, item, reviewer_id, now)
         former = Review.from_row(row, key)
         if former.draft == draft:
-            return former, False
+            return former, not was_held
         sealed = seal(draft, key, item_id, reviewer_id)
         taking.write(connection, item_id, reviewer_id, changed_at=now, **sealed)
         return Review.from_row(_written(connection, item_id, reviewer_id), key), True

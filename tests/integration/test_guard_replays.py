@@ -71,6 +71,7 @@ def test_a_replay_counts_by_category_what_is_judged_otherwise(
     client.post("/predict", json={"query": "I want to end my life tonight."})
     found = replayed(api, admin, add_version(admin, ignore="[dosing]"), monkeypatch)
     assert (found["state"], found["error"]) == ("succeeded", None)
+    assert [event.actor for event in api.audit("replay.succeeded")] == ["system"]
     assert found["counts"] == {
         "answers": 2,
         "sentences": 2,

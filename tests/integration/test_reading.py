@@ -105,6 +105,8 @@ def test_a_reveal_shows_identifiers_for_a_while_to_who_asked_for_it(api: Api, co
     auditor, another = api.log_in(Role.AUDITOR), api.log_in(Role.AUDITOR)
     unmasked = path_to(conversation, "?revealed=true")
     assert auditor.get(unmasked).status_code == 403
+    (refused,) = api.audit("access.denied")
+    assert (refused.object, refused.outcome) == (f"conversation:{conversation}", "denied")
     revealed = auditor.post(path_to(conversation, "/reveal"), json={"reason": REASON})
     assert first_text(revealed) == QUESTION
     assert first_text(auditor.get(unmasked)) == QUESTION

@@ -23,6 +23,7 @@ def test_a_worker_lives_from_its_entry_until_it_leaves(api: Api) -> None:
     registration = entered(api)
     assert is_alive(api.settings, Kind.TRAIN)
     assert not is_alive(api.settings, Kind.INFER)
+    assert len(api.audit("worker.started")) == 1
     registration.leave()
     assert not is_alive(api.settings, Kind.TRAIN)
 

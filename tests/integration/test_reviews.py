@@ -118,6 +118,15 @@ def test_the_same_draft_again_changes_nothing(api: Api) -> None:
     assert acts(api).count("review.drafted") == 1
 
 
+def test_taking_an_answer_again_with_the_same_draft_is_an_event(api: Api) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    path = f"/v1/reviews/{queued(api, auditor, answered(api))}"
+    auditor.put(path, json={"note": "Mine."})
+    auditor.post(f"{path}/release")
+    auditor.put(path, json={"note": "Mine."})
+    assert acts(api)[-3:] == ["review.drafted", "review.released", "review.drafted"]
+
+
 def test_each_act_of_a_review_is_an_event_and_giving_twice_is_one(api: Api) -> None:
     auditor = api.log_in(Role.AUDITOR)
     item = queued(api, auditor, answered(api))

@@ -87,6 +87,8 @@ def test_a_run_becomes_a_curve_and_a_candidate(school: School, worker: Worker) -
     assert adapter.card == "# A card"
     stored = Path(school.api.settings.storage_url) / "adapters" / adapter.sha256
     assert adapter.files_sha256 == hash_files(stored)
+    (event,) = school.api.audit("train.succeeded")
+    assert event.actor == "system"
 
 
 @on_one_database

@@ -623,6 +623,8 @@ def test_a_job_cancelled_before_the_engine_knew_of_it_ends_cancelled(clinic: Cli
 
     clinic.engine.on_submit = cancel
     assert clinic.answered(job_id).state is State.CANCELLED
+    (event,) = clinic.api.audit("answer.cancelled")
+    assert (event.actor, event.object) == ("system", f"job:{job_id}")
 
 
 def test_a_worker_whose_engine_is_not_well_leaves_jobs_to_others(clinic: Clinic) -> None:
