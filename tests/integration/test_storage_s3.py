@@ -116,6 +116,19 @@ def test_an_upload_to_a_storage_that_is_away_is_unavailable_and_leaves_no_datase
     assert client.get("/v1/datasets").json()["items"] == []
 
 
+def test_what_another_process_wrote_is_there_and_can_be_deleted(storage: Storage, url: str) -> None:
+    with storage.create("datasets/a/raw"):
+        pass
+    assert storage.list("datasets") == ["datasets/a/raw"]
+    bucket, _, root = url.removeprefix("s3://").partition("/")
+    other = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for name in ("a/rows", "b/raw"):
+        other.put_object(Bucket=bucket, Key=f"{root}/datasets/{name}", Body=b"x")
+    assert storage.exists("datasets/a/rows")
+    storage.delete("datasets/b")
+    assert storage.list() == ["datasets/a/raw", "datasets/a/rows"]
+
+
 def test_what_was_erased_is_listed_in_a_bucket_at_once_or_when_it_is_back(
     url: str, make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
