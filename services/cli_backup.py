@@ -29,7 +29,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--with-storage", action="store_true", help="and the files of a storage that is a folder"
     )
     backup.set_defaults(run=_backup)
-    text = "bring a backup into an empty database; keys that were destroyed since stay destroyed"
+    text = "bring a backup into an empty database; what was erased since stays erased"
     restore = commands.add_parser("restore", help=text, description=text)
     restore.add_argument("file", type=Path, metavar="FILE", help="what `medichat backup` wrote")
     restore.set_defaults(run=_restore)
@@ -66,7 +66,7 @@ def _backup(options: argparse.Namespace) -> None:
         line.end()
     rows = sum(table.rows for table in manifest.tables.values())
     print(f"{options.file} holds {rows} rows of {len(manifest.tables)} tables. {_COPY_TOO}", end="")
-    print(", and the list of erased keys (MEDICHAT_CHECKPOINT_URL)", end="")
+    print(", and the list of what was erased (MEDICHAT_CHECKPOINT_URL)", end="")
     print("." if storage is not None else ", and the storage (MEDICHAT_STORAGE_URL).")
 
 
@@ -88,7 +88,7 @@ def _restore(options: argparse.Namespace) -> None:
             done = restore(
                 database,
                 backup,
-                clock=DatabaseClock().now,
+                clock=DatabaseClock(),
                 checkpoints=Storage.of_checkpoints(settings),
                 storage=Storage.from_settings(settings),
                 told=lambda name, count: line.show(f"{name}: {count}"),
@@ -96,7 +96,8 @@ def _restore(options: argparse.Namespace) -> None:
         line.end()
     print(
         f"{done.rows} rows and {done.files} files were restored, as of {backup.manifest.taken_at:%F %T} UTC. "
-        f"Keys destroyed since then that were destroyed again: {done.erased_again}. Everybody logs in again."
+        f"Keys destroyed since then that were destroyed again: {done.erased_again}, and what belongs to them "
+        "was erased. Everybody logs in again."
     )
     if done.superseded:
         print(f"The log says that it is shorter than {done.superseded} checkpoints that were signed since.")

@@ -35,7 +35,8 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """`url`: a folder, `file://…`, or what an installed fsspec backend knows, e.g. `s3://bucket/x`."""
-        self._fs, root = fsspec.core.url_to_fs(url)
+        # a cached listing hides what another process wrote
+        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._root = str(root).rstrip("/")
 
     @classmethod

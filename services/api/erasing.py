@@ -1,7 +1,7 @@
 """Erases conversations, people and datasets for whoever may ask for it, and does what follows the commit.
 
 It knows no route, and does not ask who may. After the commit the erasure holds, whatever follows: that
-destroyed keys are listed outside of the database may fail here, and `services.api.retention` makes up for it;
+its ids are listed outside of the database may fail here, and `services.api.retention` makes up for it;
 files that stay say nothing without their key, and a worker that was not told finds its job lost.
 """
 
@@ -73,7 +73,7 @@ def erase_person(gateway: Gateway, user_id: str, *, actor: record.Actor) -> Outc
         seen = adapters_trained_on(connection, made_from(dataset_conversations.c.conversation_id.in_(own)))
         left = conversations_left(connection, user_id)
     outcome = erase_conversations(gateway, left[:AT_ONCE], actor=actor, reason="person")
-    settle(gateway, key_ids, [])
+    settle(gateway, [*key_ids, user_id], [])
     outcome.adapters = seen
     outcome.key_ids += key_ids
     outcome.conversations_left = len(left) - len(outcome.conversations)
@@ -92,12 +92,15 @@ def erase_data(gateway: Gateway, dataset_id: str, *, actor: record.Actor, why: s
     return Outcome(datasets=[dataset_id], adapters=gone.adapters, key_ids=gone.key_ids)
 
 
-def settle(gateway: Gateway, key_ids: Iterable[str], dataset_ids: Iterable[str]) -> None:
-    """After the commit: let nothing of the keys and files be found any more, as far as that is possible."""
+def settle(gateway: Gateway, erased_ids: Iterable[str], dataset_ids: Iterable[str]) -> None:
+    """After the commit: let nothing of the keys and files be found any more, as far as that is possible.
+
+    `erased_ids` are of destroyed keys and of people, for the list outside of the database.
+    """
     try:
-        note_erased(Storage.of_checkpoints(gateway.settings), key_ids)
+        note_erased(Storage.of_checkpoints(gateway.settings), erased_ids)
     except OSError as error:
-        log.error("erased keys could not be listed yet, see MEDICHAT_CHECKPOINT_URL: %s", where(error))
+        log.error("what was erased could not be listed yet, see MEDICHAT_CHECKPOINT_URL: %s", where(error))
     for dataset_id in dataset_ids:
         try:
             gateway.datasets.delete_files(dataset_id)

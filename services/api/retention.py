@@ -18,7 +18,7 @@ from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.erasing import half_erased
 from shared.conversations import ERASED
-from shared.db.tables import conversations, data_keys, messages, refresh_tokens, sessions
+from shared.db.tables import audit_events, conversations, data_keys, messages, refresh_tokens, sessions
 from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import datasets
 from shared.errors import MediChatError
@@ -33,7 +33,7 @@ from shared.training.states import GONE, WITHDRAWN
 log = logging.getLogger(__name__)
 
 _EVERY = timedelta(minutes=1)
-#: What was written beside an erasure is looked for this long, as is a key that was not listed.
+#: What was written beside an erasure is looked for this long, as is what was not listed.
 _LATE = timedelta(hours=1)
 #: At most so many in a round.
 CONVERSATIONS, DATASETS, SESSIONS = 50, 5, 200
@@ -45,7 +45,7 @@ class Retention:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._due_at: datetime | None = None
-        #: Keys destroyed before that are listed outside of the database.
+        #: What was erased before that is listed outside of the database.
         self._listed_to: datetime | None = None
 
     def round(self, now: datetime) -> None:
@@ -59,7 +59,7 @@ class Retention:
             self._purge_sessions,
             self._withdraw_datasets,
             self._tidy,
-            self._list_keys,
+            self._list_erased,
         )
         more = False
         for step in steps:
@@ -188,16 +188,19 @@ class Retention:
             self._gateway.database.empty_write_ahead_log()
         return False
 
-    def _list_keys(self, now: datetime) -> bool:
-        """List destroyed keys outside of the database that an erasure could not."""
+    def _list_erased(self, now: datetime) -> bool:
+        """List destroyed keys and erased people outside of the database that an erasure could not."""
         destroyed = select(data_keys.c.key_id).where(data_keys.c.destroyed_at.is_not(None))
+        people = select(audit_events.c.object).where(audit_events.c.action == "user.erased")
         if self._listed_to is not None:
             destroyed = destroyed.where(data_keys.c.destroyed_at >= self._listed_to)
+            people = people.where(audit_events.c.occurred_at >= self._listed_to)
         with self._gateway.database.read() as connection:
-            found = {key_id for key_id in connection.execute(destroyed).scalars() if is_id(key_id)}
+            found = set(connection.execute(destroyed).scalars())
+            found |= {who.removeprefix("user:") for who in connection.execute(people).scalars()}
         if found:
             place = Storage.of_checkpoints(self._gateway.settings)
-            note_erased(place, sorted(found - read_erased(place)))
+            note_erased(place, sorted(set(filter(is_id, found)) - read_erased(place)))
         self._listed_to = now - _LATE
         return False
 

@@ -7,6 +7,7 @@ meanwhile gets no signature.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, desc, insert, select
 from sqlalchemy.engine import make_url
 
-from shared.audit.checkpoint import Checkpoint, Signer, Verifier
+from shared.audit.checkpoint import Checkpoint, Signer, Verifier, parse
 from shared.audit.merkle import EMPTY_ROOT
 from shared.audit.sequencer import root_at, tree_size
 from shared.db.tables import audit_events, audit_seals
@@ -27,6 +28,7 @@ from shared.settings import Settings
 from shared.storage import Storage
 
 FOLDER, KEY_FILE = "signed", "log-key.txt"
+_NAME = re.compile(rf"{FOLDER}/checkpoint-(\d{{12,}})-.+\.txt")
 #: The event by which a restored backup says which checkpoints its log is older than.
 RESTORED = "backup.restored"
 #: This machine; so may be any name without a dot, such as that of a container beside.
@@ -144,6 +146,20 @@ def stored(connection: Connection) -> Iterator[Signed]:
     """Every checkpoint of the database."""
     for row in connection.execute(select(audit_checkpoints).order_by(audit_checkpoints.c.id)):
         yield Signed(**row._mapping)
+
+
+def kept_beyond(place: Storage, size: int) -> Iterator[Checkpoint]:
+    """What the checkpoints of the second place say that are of more than `size` entries; none is verified.
+
+    Raises OSError, and BadCheckpoint for a file that is no checkpoint.
+    """
+    for path in place.list(FOLDER):
+        named = _NAME.fullmatch(path)
+        if named is not None and int(named[1]) > size:
+            try:
+                yield parse(_read(place, path).rpartition("\n\n")[0])
+            except BadCheckpoint as error:
+                raise BadCheckpoint(f"{path} is no checkpoint of a log") from error
 
 
 def dependence(settings: Settings) -> str | None:

@@ -16,16 +16,29 @@ from shared.privacy.holds import holds_on_person, is_held
 from shared.training.erasing import destroy_keys
 
 
-def erase_account(connection: Connection, user_id: str, *, actor: record.Actor, now: datetime) -> list[str]:
+def erase_account(
+    connection: Connection,
+    user_id: str,
+    *,
+    actor: record.Actor,
+    now: datetime,
+    reason: str | None = None,
+    again: bool = False,
+) -> list[str]:
     """Disable the account, end its access and take its name away; returns the ids of destroyed data keys.
+
+    Args:
+        reason: a code of ours, for the log.
+        again: it was erased before a backup brought it back; who was the last, or held, is not asked then.
 
     Raises NotFound, Conflict for the last active admin or auditor or an account that was erased before, and
     OnHold for a person with a hold on them or on a conversation of theirs.
     """
     account, others = hold_account(connection, user_id)
-    keep_one_active(account, others)
-    if held := holds_on_person(connection, user_id):
-        raise OnHold(held)
+    if not again:
+        keep_one_active(account, others)
+        if held := holds_on_person(connection, user_id):
+            raise OnHold(held)
     end_all_access(connection, user_id, now)
     connection.execute(update(api_keys).where(api_keys.c.user_id == user_id).values(name=ERASED))
     views = connection.execute(delete(saved_views).where(saved_views.c.user_id == user_id)).rowcount
@@ -48,6 +61,7 @@ def erase_account(connection: Connection, user_id: str, *, actor: record.Actor, 
         actor=actor,
         action="user.erased",
         object=f"user:{user_id}",
+        reason=reason,
         details={
             "conversations": connection.execute(
                 select(func.count()).where(conversations.c.user_id == user_id, _is_left())

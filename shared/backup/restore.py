@@ -1,34 +1,34 @@
 """Brings a backup into an empty database, all of it or nothing. It does not know whose texts they are.
 
-Keys that were destroyed since the backup are destroyed again, and the restore is an entry of the log: whoever
-compares the log with a checkpoint that was signed after the backup finds there why it is shorter.
+What was erased since the backup is erased again, and the restore is an entry of the log: whoever compares the
+log with a checkpoint that was signed after the backup finds there why it is shorter.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Table, delete, exists, inspect, select, text, update
+from sqlalchemy import Connection, Table, delete, exists, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from shared.audit import record
+from shared.backup.erased_again import destroyed_keys, erase_again
 from shared.backup.manifest import LEFT_OUT, storage_path
 from shared.backup.opened import Backup, BackupRefused
-from shared.backup.rows import decode, insert_lines
+from shared.backup.rows import batches, decode, insert_lines
 from shared.backup.superseded import superseded
+from shared.clock import Clock
 from shared.db import Database
-from shared.db.tables import audit_events, data_keys, messages, metadata
+from shared.db.tables import audit_events, metadata
 from shared.db.tables_audit import audit_pending
 from shared.db.tables_guard import guard_policies
-from shared.db.tables_privacy import search_pending, search_terms
+from shared.db.tables_privacy import search_pending
 from shared.errors import Conflict
 from shared.privacy.erased import read_erased
 from shared.storage import Storage
 
 _ROWS_AT_ONCE = 500
-_KEYS_AT_ONCE = 200
 #: What `medichat migrate` leaves in new tables: these come with the release, and stay.
 _OF_THE_RELEASE = {
     "audit_events": audit_events.c.action == "policy.packaged",
@@ -41,7 +41,6 @@ _OF_THE_RELEASE = {
 #: Filled by triggers of other tables, so they come after those.
 _QUEUES = (audit_pending, search_pending)
 
-_Item = TypeVar("_Item")
 #: Is told what is being written, and how many rows or files of it were.
 Told = Callable[[str, int], None]
 
@@ -54,7 +53,7 @@ class Restored:
     files: int
     #: Data keys that the backup held and that were destroyed since.
     erased_again: int
-    #: Keys that were destroyed before the backup, and that the list of erased keys lacks.
+    #: Keys that were destroyed before the backup, and that the list of what was erased lacks.
     unlisted: int
     #: Signed checkpoints of the log that are newer than the backup.
     superseded: int
@@ -64,7 +63,7 @@ def restore(
     database: Database,
     backup: Backup,
     *,
-    clock: Callable[[Connection], datetime],
+    clock: Clock,
     checkpoints: Storage,
     storage: Storage,
     told: Told,
@@ -94,19 +93,19 @@ def restore(
                 f"The database refused a row of the backup ({reason}), so nothing was restored. Is something "
                 "else at work on it? Stop every process, and try again."
             ) from error
-        unlisted = _destroyed(connection) - erased
-        again = _erase(connection, erased, clock(connection))
+        unlisted = destroyed_keys(connection) - erased
+        again = erase_again(connection, erased, clock=clock, delete_files=storage.delete)
         record.append(
             connection,
-            now=clock(connection),
+            now=clock.now(connection),
             actor=record.OPERATOR_ACTOR,
             action="backup.restored",
-            details={"backup_size": manifest.sealed, "superseded": newer, "erased_again": again},
+            details={"backup_size": manifest.sealed, "superseded": newer, "erased_again": len(again)},
         )
     return Restored(
         rows=rows,
         files=len(manifest.storage or []),
-        erased_again=again,
+        erased_again=len(again),
         unlisted=len(unlisted),
         superseded=len(newer),
     )
@@ -164,7 +163,7 @@ def _load_table(connection: Connection, table: Table, backup: Backup, told: Told
     present = {tuple(row) for row in connection.execute(select(*table.primary_key.columns))}
     statement, rows = insert_lines(table, connection), 0
     for part in described.parts:
-        for lines in _batches(backup.read(part).splitlines(), _ROWS_AT_ONCE):
+        for lines in batches(backup.read(part).splitlines(), _ROWS_AT_ONCE):
             new = [row for row in decode(table, lines) if _key(table, row) not in present]
             if new:
                 connection.execute(statement, new)
@@ -185,28 +184,3 @@ def _leave_queue(connection: Connection, table: Table) -> None:
         connection.execute(delete(table))
     elif table is audit_pending:
         connection.execute(delete(table).where(~_OF_THE_RELEASE["audit_pending"]))
-
-
-def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _destroyed(connection: Connection) -> set[str]:
-    return set(
-        connection.execute(select(data_keys.c.key_id).where(data_keys.c.wrapped_key.is_(None))).scalars()
-    )
-
-
-def _erase(connection: Connection, key_ids: set[str], now: datetime) -> int:
-    """Destroy keys once more, and what can be searched of the texts under them; returns how many lived."""
-    done = 0
-    for some in _batches(sorted(key_ids), _KEYS_AT_ONCE):
-        under_them = select(messages.c.id).where(messages.c.key_id.in_(some))
-        connection.execute(delete(search_terms).where(search_terms.c.message_id.in_(under_them)))
-        connection.execute(delete(search_pending).where(search_pending.c.message_id.in_(under_them)))
-        done += connection.execute(
-            update(data_keys)
-            .where(data_keys.c.key_id.in_(some), data_keys.c.wrapped_key.is_not(None))
-            .values(wrapped_key=None, destroyed_at=now)
-        ).rowcount
-    return done

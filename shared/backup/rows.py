@@ -6,10 +6,10 @@ changes on the way.
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -30,6 +30,7 @@ from sqlalchemy import (
 from shared.db.types import UtcDateTime
 
 _Turn = Callable[[Any], Any]
+_Item = TypeVar("_Item")
 
 
 def all_rows(table: Table) -> Select[Any]:
@@ -62,6 +63,11 @@ def decode(table: Table, lines: Iterable[bytes]) -> list[dict[str, Any]]:
         }
         for line in lines
     ]
+
+
+def batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    """The items in their order, up to `size` at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _bound(column: Column[Any], connection: Connection) -> ColumnElement[Any]:

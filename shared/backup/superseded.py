@@ -1,17 +1,10 @@
-"""Finds the signed checkpoints of the log that are newer than a backup. It verifies none of them.
+"""Finds the signed checkpoints of the log that are newer than a backup. It verifies none of them."""
 
-They are files `checkpoint-<size>-<id>.txt` in C2SP's tlog-checkpoint: origin, size and root, a line each.
-"""
-
-import base64
-import re
 from typing import TypedDict
 
-from shared.errors import Conflict
+from shared.audit.checkpoints import kept_beyond
+from shared.errors import BadCheckpoint, Conflict
 from shared.storage import Storage
-
-_NAME = re.compile(r"(?:.*/)?checkpoint-(\d{12})-[^/]+\.txt")
-_HASH_BYTES = 32
 
 
 class Superseded(TypedDict):
@@ -26,23 +19,8 @@ def superseded(checkpoints: Storage, size: int) -> list[Superseded]:
 
     Raises Conflict, with the way out, for a file that is no checkpoint, and OSError as `Storage` does.
     """
-    found: set[tuple[int, str]] = set()
-    for path in checkpoints.list():
-        named = _NAME.fullmatch(path)
-        if named is not None and int(named[1]) > size:
-            with checkpoints.open(path) as file:
-                found.add(_parse(path, file.read()))
-    return [{"size": entries, "root": root} for entries, root in sorted(found)]
-
-
-def _parse(path: str, note: bytes) -> tuple[int, str]:
     try:
-        _origin, size, root = note.decode().split("\n")[:3]
-        decoded = base64.b64decode(root, validate=True)
-        if len(decoded) != _HASH_BYTES:
-            raise ValueError
-        return int(size), decoded.hex()
-    except ValueError:
-        raise Conflict(
-            f"{path} in MEDICHAT_CHECKPOINT_URL is no checkpoint of the log: look why, then move it away"
-        ) from None
+        found = {(each.size, each.root.hex()) for each in kept_beyond(checkpoints, size)}
+    except BadCheckpoint as error:
+        raise Conflict(f"{error} (in MEDICHAT_CHECKPOINT_URL): look why, then move the file away") from None
+    return [{"size": entries, "root": root} for entries, root in sorted(found)]

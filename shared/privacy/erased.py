@@ -1,7 +1,8 @@
-"""Keeps the list of destroyed data keys outside of the database, for restores. It destroys none itself.
+"""Keeps the list of what was erased outside of the database, for restores. It erases nothing itself.
 
-An empty file `erased/<key_id>` beside the signed checkpoints of the log: a backup that is older than an
-erasure brings the key back, and the list takes it away again. It holds ids only.
+An empty file `erased/<id>` beside the signed checkpoints of the log, for each destroyed data key and each
+erased person: a backup that is older than an erasure brings them back, and the list takes them away again. It
+holds ids only; an account and a key never have the same.
 """
 
 from collections.abc import Iterable
@@ -12,21 +13,20 @@ from shared.storage import Storage
 _FOLDER = "erased"
 
 
-def note_erased(place: Storage, key_ids: Iterable[str]) -> None:
-    """Add keys to the list in `Storage.of_checkpoints(settings)`; safe to repeat.
+def note_erased(place: Storage, ids: Iterable[str]) -> None:
+    """Add keys and people to the list in `Storage.of_checkpoints(settings)`; safe to repeat.
 
-    Call it before the keys are destroyed: a key that is listed too early is lost at a restore only.
     Raises ValueError for what is no id, before anything is listed, and OSError as `Storage` does.
     """
-    wanted = list(key_ids)
+    wanted = list(ids)
     if not all(map(is_id, wanted)):
-        raise ValueError("not the id of a data key")
-    for key_id in wanted:
-        with place.create(f"{_FOLDER}/{key_id}"):
+        raise ValueError("not the id of a data key or an account")
+    for id in wanted:
+        with place.create(f"{_FOLDER}/{id}"):
             pass
 
 
 def read_erased(place: Storage) -> set[str]:
-    """The ids of all keys that were ever listed. Raises OSError as `Storage` does."""
+    """All ids that were ever listed. Raises OSError as `Storage` does."""
     names = (path.rpartition("/")[2] for path in place.list(_FOLDER))
     return {name for name in names if is_id(name)}

@@ -62,10 +62,15 @@ class Eraser:
         actor: record.Actor,
         now: datetime,
         reason: str | None = None,
+        again: bool = False,
     ) -> Erased:
-        """Erase a conversation in the caller's transaction; `reason` is a code of ours, for the log.
+        """Erase a conversation in the caller's transaction.
 
-        Raises NotFound, also when it was erased before, and OnHold.
+        Args:
+            reason: a code of ours, for the log.
+            again: it was erased before a backup brought it back; a hold that came with it was lifted since.
+
+        Raises NotFound, also when it is erased, and OnHold.
         """
         row = connection.execute(
             select(conversations.c.key_id, conversations.c.retention_class)
@@ -74,7 +79,7 @@ class Eraser:
         ).one_or_none()
         if row is None or row.retention_class == ERASED:
             raise NotFound("There is no conversation of yours under this id.")
-        if held := holds_on_conversation(connection, conversation_id):
+        if not again and (held := holds_on_conversation(connection, conversation_id)):
             raise OnHold(held)
         ended = self._end_jobs(connection, conversation_id, actor, now)
         seen = adapters_trained_on(

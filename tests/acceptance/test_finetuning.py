@@ -229,15 +229,44 @@ def test_a_roll_back_lets_the_base_answer_again(admin: Page, stack: Stack) -> No
 
 def test_no_file_and_no_log_holds_a_word_of_questions_answers_or_rows_in_the_clear(stack: Stack) -> None:
     with closing(client_of(stack, "user")) as user:
-        assert user.post("/predict", json={"query": f"What is {RARE}?"}).status_code == 200
-        assert RARE in user.get("/v1/conversations").json()["items"][0]["title"]
+        asked = user.post("/predict", json={"query": f"What is {RARE}?"})
+        assert asked.status_code == 200
+        (conversation, *_) = user.get("/v1/conversations").json()["items"]
+        assert RARE in conversation["title"]
+    look_into_it(stack, conversation["id"], asked.json()["job_id"])
     for kind in (
         "medichat.db*",
         "redis/**/*.aof",
         "logs/*.log",
         "storage/datasets/**/*",
         "storage/adapters/**/*",
+        "checkpoints/signed/*",
     ):
         assert any(path.is_file() for path in stack.state_dir.glob(kind)), f"nothing to look at: {kind}"
     for word in (RARE, "anna.meyer", HABIT):
         assert traces(word, stack.state_dir) == [], word
+
+
+def look_into_it(stack: Stack, conversation: str, job: str) -> None:
+    """Find, review and open a conversation in every way in which somebody writes of it."""
+    searched = {"words": RARE}
+    with client(stack, "auditor") as auditor, client(stack, "admin") as admin:
+
+        def found() -> bool:
+            page = auditor.post("/v1/audit/conversations/search", json=searched).json()
+            return [each["id"] for each in page["items"]] == [conversation]
+
+        wait_until(found, 30, "for the question to be searchable")
+        item = auditor.post("/v1/reviews", json={"job_id": job}).json()["id"]
+        draft = {"verdict": "wrong", "corrected": f"{RARE} is a fear.", "note": f"It knows no {RARE}."}
+        reason = {"reason": f"Who asked for {RARE} is missing."}
+        look = {"conversation_id": conversation, "minutes": 5, **reason}
+        for answer in (
+            auditor.post("/v1/audit/views", json={"name": f"All of {RARE}", "filters": searched}),
+            auditor.post("/v1/reviews/next"),
+            auditor.put(f"/v1/reviews/{item}", json=draft),
+            auditor.post(f"/v1/audit/conversations/{conversation}/reveal", json=reason),
+            admin.post("/v1/break-glass", json=look),
+            auditor.post("/v1/audit/checkpoints"),
+        ):
+            assert answer.is_success, answer.text

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services import cli
 from shared.audit import record
+from shared.audit.checkpoints import FOLDER
 from shared.auth.roles import Role
 from shared.backup.manifest import LEFT_OUT, Manifest
 from shared.backup.take import take_backup
@@ -75,8 +76,8 @@ def source(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
         connection.execute(insert(audit_seals).values(seal))
         connection.execute(delete(audit_pending).where(audit_pending.c.event_id == event))
         connection.execute(delete(search_pending))
-        message = connection.execute(select(func.min(messages.c.id))).scalar_one()
-        connection.execute(insert(search_terms).values(term=b"\xff\x00", message_id=message))
+        asked = connection.execute(select(messages.c.conversation_id).limit(1)).scalar_one()
+        connection.execute(insert(search_terms).values(term=b"\xff\x00", conversation_id=asked))
     api.close()
     return Source(api, monkeypatch, tmp_path)
 
@@ -174,6 +175,16 @@ def test_a_gateway_reads_the_texts_of_a_restored_database(
         texts = [each.text for each in api.gateway.conversations.read_messages(connection, str(asked))]
     assert texts == [QUESTION, "It is not."]
     assert api.count(sessions) == 0, "everybody logs in again"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_backup_holds_every_table_of_the_database(source: Source) -> None:
+    backup(source)
+    with closing(connect(source.settings.database_url)) as database, database.read() as connection:
+        tables = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    with tarfile.open(source.file) as tar:
+        packed = Manifest.model_validate_json(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
+    assert set(packed.tables) == tables - set(LEFT_OUT)
 
 
 def test_a_backup_is_of_one_moment_whatever_is_written_meanwhile(
@@ -390,7 +401,7 @@ def test_the_log_names_the_checkpoints_that_a_restore_falls_behind(
     roots = {size: bytes([size]) * 32 for size in (1, 7, 9)}
     for size, root in roots.items():
         for _ in range(2):
-            with source.checkpoints.create(f"checkpoint-{size:012}-{new_id()}.txt") as file:
+            with source.checkpoints.create(f"{FOLDER}/checkpoint-{size:012}-{new_id()}.txt") as file:
                 file.write(signed(size, root))
     assert restore(source, target) == 0
     details = last_event(target[1])
@@ -404,7 +415,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(
     source: Source, target: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     backup(source)
-    with source.checkpoints.create("checkpoint-000000000009-x.txt") as file:
+    with source.checkpoints.create(f"{FOLDER}/checkpoint-000000000009-x.txt") as file:
         file.write(b"medichat/x\n9\nno root\n")
     before = content(target[1])
     assert restore(source, target) == 1

@@ -36,6 +36,7 @@ from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import State, fold
 from shared.jobs.store import snapshot
+from shared.privacy.access_kinds import AccessKind
 from shared.privacy.envelope import KeyDestroyed
 from shared.privacy.erased import read_erased
 from shared.privacy.keys import create_data_key
@@ -158,7 +159,7 @@ def derive(api: Api, conversation: str, person: Person, job: str) -> None:
         key = gateway.conversations.key(connection, conversation)
         connection.execute(insert(search_terms).values(term=b"t" * 16, conversation_id=conversation))
         item = {"id": new_id(), "job_id": job, "conversation_id": conversation, "reason": "sample"}
-        queued = {"wanted": 1, "priority": 0, "sampled": True, "created_at": now}
+        queued = {"priority": 6, "sampled": True, "wanted": 1, "created_at": now}
         connection.execute(insert(review_items).values(**item, **queued))
         connection.execute(
             insert(reviews).values(
@@ -174,7 +175,7 @@ def derive(api: Api, conversation: str, person: Person, job: str) -> None:
         connection.execute(
             insert(access_grants).values(
                 id=new_id(),
-                kind="reveal",
+                kind=AccessKind.BREAK_GLASS,
                 user_id=person.id,
                 conversation_id=conversation,
                 reason_ciphertext=key.encrypt("She is missing.", place="p"),
@@ -304,6 +305,21 @@ def test_a_list_that_cannot_be_written_hinders_no_erasure_and_is_written_later(
     in_the_way.unlink()
     Retention(api.gateway).round(now)
     assert read_erased(Storage.of_checkpoints(api.settings)) == erase_all_keys(api) != set()
+
+
+def test_an_erased_person_is_listed_too_at_once_or_later(make_api: MakeApi, tmp_path: Path) -> None:
+    api = make_api(reconcile_s=600)
+    api.wait_for_maintenance()
+    first, second = api.person(), api.person()
+    assert erase_person(api, first).status_code == 200
+    place = Storage.of_checkpoints(api.settings)
+    assert read_erased(place) == {first.id}
+    (tmp_path / "checkpoints/erased").rename(tmp_path / "away")
+    (tmp_path / "checkpoints/erased").write_text("a file where the folder should be")
+    assert erase_person(api, second).status_code == 200
+    (tmp_path / "checkpoints/erased").unlink()
+    Retention(api.gateway).round(datetime.now(UTC))
+    assert read_erased(place) == {first.id, second.id}
 
 
 def test_what_was_written_at_the_very_moment_of_an_erasure_is_cleared_afterwards(resting: Api) -> None:

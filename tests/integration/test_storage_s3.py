@@ -2,15 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from services.api.retention import Retention
 from shared.auth.roles import Role
+from shared.privacy.erased import read_erased
 from shared.storage import Storage, StorageAway
 from tests.conftest import MakeApi
+from tests.support import Person
 from tests.uploads import upload
 
 #: More than S3's least part of 5 MiB, so that a file goes up in several.
@@ -110,3 +114,39 @@ def test_an_upload_to_a_storage_that_is_away_is_unavailable_and_leaves_no_datase
     assert answer.status_code == 503
     assert "MEDICHAT_STORAGE_URL" in answer.json()["detail"]
     assert client.get("/v1/datasets").json()["items"] == []
+
+
+def test_what_another_process_wrote_is_there_and_can_be_deleted(storage: Storage, url: str) -> None:
+    with storage.create("datasets/a/raw"):
+        pass
+    assert storage.list("datasets") == ["datasets/a/raw"]
+    bucket, _, root = url.removeprefix("s3://").partition("/")
+    other = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for name in ("a/rows", "b/raw"):
+        other.put_object(Bucket=bucket, Key=f"{root}/datasets/{name}", Body=b"x")
+    assert storage.exists("datasets/a/rows")
+    storage.delete("datasets/b")
+    assert storage.list() == ["datasets/a/raw", "datasets/a/rows"]
+
+
+def test_what_was_erased_is_listed_in_a_bucket_at_once_or_when_it_is_back(
+    url: str, make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = make_api(checkpoint_url=url, reconcile_s=600)
+    api.wait_for_maintenance()
+    admin, first, second = api.log_in(Role.ADMIN), api.person(), api.person()
+    place = Storage.of_checkpoints(api.settings)
+
+    def erase(person: Person) -> None:
+        erased = admin.post(f"/v1/users/{person.id}/erase", json={"name": person.name})
+        assert erased.status_code == 200, erased.text
+
+    erase(first)
+    assert read_erased(place) == {first.id}
+    S3FileSystem.clear_instance_cache()
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        erase(second)
+    S3FileSystem.clear_instance_cache()
+    Retention(api.gateway).round(datetime.now(UTC))
+    assert read_erased(Storage.of_checkpoints(api.settings)) == {first.id, second.id}
