@@ -73,6 +73,7 @@ def _backup(options: argparse.Namespace) -> None:
 def _restore(options: argparse.Namespace) -> None:
     from services import setup
     from services.cli_client import ProgressLine
+    from shared.audit.checkpoint import Signer
     from shared.backup.opened import Backup
     from shared.backup.restore import restore
     from shared.clock import DatabaseClock
@@ -91,6 +92,7 @@ def _restore(options: argparse.Namespace) -> None:
                 clock=DatabaseClock(),
                 checkpoints=Storage.of_checkpoints(settings),
                 storage=Storage.from_settings(settings),
+                signer=Signer(settings.secret("audit_key")),
                 told=lambda name, count: line.show(f"{name}: {count}"),
             )
         line.end()

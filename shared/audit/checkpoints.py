@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, desc, insert, select
 from sqlalchemy.engine import make_url
 
-from shared.audit.checkpoint import Checkpoint, Signer, Verifier, parse
+from shared.audit.checkpoint import Checkpoint, Signer, Verifier
 from shared.audit.merkle import EMPTY_ROOT
 from shared.audit.sequencer import root_at, tree_size
 from shared.db.tables import audit_events, audit_seals
@@ -148,18 +148,18 @@ def stored(connection: Connection) -> Iterator[Signed]:
         yield Signed(**row._mapping)
 
 
-def kept_beyond(place: Storage, size: int) -> Iterator[Checkpoint]:
-    """What the checkpoints of the second place say that are of more than `size` entries; none is verified.
+def kept_beyond(place: Storage, size: int, verifier: Verifier) -> Iterator[Checkpoint]:
+    """What the checkpoints of the second place say that are of more than `size` entries.
 
-    Raises OSError, and BadCheckpoint for a file that is no checkpoint.
+    Raises OSError, and BadCheckpoint for a file that this log did not sign.
     """
     for path in place.list(FOLDER):
         named = _NAME.fullmatch(path)
         if named is not None and int(named[1]) > size:
             try:
-                yield parse(_read(place, path).rpartition("\n\n")[0])
+                yield verifier.read(_read(place, path))
             except BadCheckpoint as error:
-                raise BadCheckpoint(f"{path} is no checkpoint of a log") from error
+                raise BadCheckpoint(f"{path} is no checkpoint of this log") from error
 
 
 def dependence(settings: Settings) -> str | None:

@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Table, delete, exists, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from shared.audit import record
+from shared.audit.checkpoint import Signer
+from shared.audit.checkpoints import RESTORED
 from shared.backup.erased_again import destroyed_keys, erase_again
 from shared.backup.manifest import LEFT_OUT, storage_path
 from shared.backup.opened import Backup, BackupRefused
@@ -66,9 +68,12 @@ def restore(
     clock: Clock,
     checkpoints: Storage,
     storage: Storage,
+    signer: Signer,
     told: Told,
 ) -> Restored:
     """Bring all of the backup in: files first, then the rows in one transaction.
+
+    The log's key signs which checkpoints the log is now older than: nobody else may say so.
 
     Raises:
         Conflict: the database holds rows, or a checkpoint file is none.
@@ -76,7 +81,7 @@ def restore(
         OSError: `checkpoints` or `storage` cannot be used.
     """
     manifest = backup.manifest
-    erased, newer = read_erased(checkpoints), superseded(checkpoints, manifest.sealed)
+    erased, newer = read_erased(checkpoints), superseded(checkpoints, manifest.sealed, signer.verifier)
     with database.read() as connection:
         check_empty(connection)
     for number, part in enumerate(manifest.storage or [], start=1):
@@ -99,8 +104,15 @@ def restore(
             connection,
             now=clock.now(connection),
             actor=record.OPERATOR_ACTOR,
-            action="backup.restored",
-            details={"backup_size": manifest.sealed, "superseded": newer, "erased_again": len(again)},
+            action=RESTORED,
+            details={
+                "backup_size": manifest.sealed,
+                "superseded": newer,
+                "erased_again": len(again),
+                "statement": signer.sign_restore(
+                    manifest.sealed, [(each["size"], bytes.fromhex(each["root"])) for each in newer]
+                ),
+            },
         )
     return Restored(
         rows=rows,

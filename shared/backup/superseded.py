@@ -1,7 +1,8 @@
-"""Finds the signed checkpoints of the log that are newer than a backup. It verifies none of them."""
+"""Finds the signed checkpoints of the log that are newer than a backup."""
 
 from typing import TypedDict
 
+from shared.audit.checkpoint import Verifier
 from shared.audit.checkpoints import kept_beyond
 from shared.errors import BadCheckpoint, Conflict
 from shared.storage import Storage
@@ -14,13 +15,13 @@ class Superseded(TypedDict):
     root: str
 
 
-def superseded(checkpoints: Storage, size: int) -> list[Superseded]:
+def superseded(checkpoints: Storage, size: int, verifier: Verifier) -> list[Superseded]:
     """The checkpoints of more than `size` entries, each once, the smallest first.
 
-    Raises Conflict, with the way out, for a file that is no checkpoint, and OSError as `Storage` does.
+    Raises Conflict, with the way out, for a file that the log's key did not sign; OSError as `Storage` does.
     """
     try:
-        found = {(each.size, each.root.hex()) for each in kept_beyond(checkpoints, size)}
+        found = {(each.size, each.root.hex()) for each in kept_beyond(checkpoints, size, verifier)}
     except BadCheckpoint as error:
         raise Conflict(f"{error} (in MEDICHAT_CHECKPOINT_URL): look why, then move the file away") from None
     return [{"size": entries, "root": root} for entries, root in sorted(found)]

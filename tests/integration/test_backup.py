@@ -8,6 +8,7 @@ import stat
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services import cli
 from shared.audit import record
+from shared.audit.checkpoint import Signer
 from shared.audit.checkpoints import FOLDER
 from shared.auth.roles import Role
 from shared.backup.manifest import LEFT_OUT, Manifest
@@ -57,6 +59,7 @@ class Source:
             ("STATE_DIR", str(self.folder)),
             ("DATABASE_URL", url),
             ("DATABASE_OWNER_URL", owner_url),
+            ("AUDIT_KEY", self.settings.secret("audit_key")),
         ):
             self._patch.setenv(f"MEDICHAT_{name}", value)
 
@@ -122,6 +125,11 @@ def last_event(url: str) -> dict[str, Any]:
     return details
 
 
+def signed_word(source: Source, details: dict[str, Any]) -> set[tuple[int, bytes]]:
+    """The checkpoints that the log's key says the restored log is older than."""
+    return Signer(source.settings.secret("audit_key")).verifier.read_restore(details["statement"])
+
+
 @pytest.mark.parametrize("target", DIALECTS, indirect=True)
 def test_every_row_comes_back_on_either_kind_of_database(source: Source, target: tuple[str, str]) -> None:
     backup(source)
@@ -134,7 +142,12 @@ def test_every_row_comes_back_on_either_kind_of_database(source: Source, target:
     for name, more in (("audit_events", 1), ("audit_pending", 1), ("guard_policies", 0)):
         assert set(before[name]) <= set(after[name]), name
         assert len(after[name]) == len(before[name]) + more, name
-    assert last_event(target[1]) == {"backup_size": 1, "superseded": [], "erased_again": 0}
+    assert last_event(target[1]) == {
+        "backup_size": 1,
+        "superseded": [],
+        "erased_again": 0,
+        "statement": Signer(source.settings.secret("audit_key")).sign_restore(1, []),
+    }
 
 
 @pytest.mark.parametrize("target", DIALECTS, indirect=True)
@@ -389,8 +402,9 @@ def test_a_list_that_lacks_what_was_erased_before_the_backup_is_doubted(
     assert "Is it the right place?" in capsys.readouterr().out
 
 
-def signed(size: int, root: bytes) -> bytes:
-    return f"medichat/x\n{size}\n{base64.b64encode(root).decode()}\n\n— medichat/x AAAA\n".encode()
+def signed(source: Source, size: int, root: bytes) -> bytes:
+    signer = Signer(source.settings.secret("audit_key"))
+    return signer.sign(size=size, root=root, now=datetime(2026, 11, 2, tzinfo=UTC)).encode()
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])
@@ -402,21 +416,23 @@ def test_the_log_names_the_checkpoints_that_a_restore_falls_behind(
     for size, root in roots.items():
         for _ in range(2):
             with source.checkpoints.create(f"{FOLDER}/checkpoint-{size:012}-{new_id()}.txt") as file:
-                file.write(signed(size, root))
+                file.write(signed(source, size, root))
     assert restore(source, target) == 0
     details = last_event(target[1])
     assert details["backup_size"] == 1
     assert details["superseded"] == [{"size": size, "root": roots[size].hex()} for size in (7, 9)]
+    assert signed_word(source, details) == {(size, roots[size]) for size in (7, 9)}
     assert "shorter than 2 checkpoints" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])
-def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(
-    source: Source, target: tuple[str, str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_checkpoint_that_cannot_be_read_or_is_not_signed_is_not_passed_over(
+    source: Source, target: tuple[str, str], capsys: pytest.CaptureFixture[str], forged: bool
 ) -> None:
     backup(source)
     with source.checkpoints.create(f"{FOLDER}/checkpoint-000000000009-x.txt") as file:
-        file.write(b"medichat/x\n9\nno root\n")
+        file.write(signed(source, 8, bytes(32)).replace(b"\n8\n", b"\n9\n") if forged else b"9\nno root\n")
     before = content(target[1])
     assert restore(source, target) == 1
     assert "checkpoint-000000000009-x.txt" in capsys.readouterr().err

@@ -59,6 +59,7 @@ def commands_on(api: Api, patch: pytest.MonkeyPatch, url: str, owner_url: str) -
     patch.setenv("MEDICHAT_STATE_DIR", str(api.settings.state_dir))
     patch.setenv("MEDICHAT_DATABASE_URL", url)
     patch.setenv("MEDICHAT_DATABASE_OWNER_URL", owner_url)
+    patch.setenv("MEDICHAT_AUDIT_KEY", api.settings.secret("audit_key"))
 
 
 @pytest.fixture
