@@ -262,5 +262,5 @@ def sign(api: Api) -> None:
 def verified(api: Api) -> Any:
     gateway = api.gateway
     with gateway.database.read() as connection:
-        known = checkpoints.known(connection, gateway.checkpoints)
-        return verify(connection, list(known), gateway.signer.verifier)
+        kept = checkpoints.kept(gateway.checkpoints)
+        return verify(connection, list(kept), gateway.signer.verifier)
