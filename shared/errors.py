@@ -176,8 +176,8 @@ class LogAltered(Conflict):
 class OnHold(Conflict):
     """This cannot be erased now. Ask your admin, or whoever is in charge of data protection."""
 
-    def __init__(self, holds: Sequence[str]) -> None:
-        super().__init__()
+    def __init__(self, holds: Sequence[str], detail: str | None = None) -> None:
+        super().__init__(detail)
         #: The ids of the legal holds, which not everybody may know of.
         self.holds = list(holds)
 

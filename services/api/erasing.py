@@ -6,11 +6,11 @@ files that stay say nothing without their key, and a worker that was not told fi
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from services.api.state import Gateway
 from shared.audit import record
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Conversations that are erased while the caller waits; maintenance goes on with the rest.
 AT_ONCE = 200
+
+#: Called first in the transaction that erases what has this id; without a yes nothing is erased.
+Agree = Callable[[Connection, str], bool]
 
 
 @dataclass(kw_only=True)
@@ -53,14 +56,21 @@ def erase_conversation(gateway: Gateway, conversation_id: str, *, actor: record.
 
 
 def erase_conversations(
-    gateway: Gateway, conversation_ids: Iterable[str], *, actor: record.Actor, reason: str
+    gateway: Gateway,
+    conversation_ids: Iterable[str],
+    *,
+    actor: record.Actor,
+    reason: str,
+    agree: Agree | None = None,
 ) -> Outcome:
     """Erase each in a transaction of its own; passes over what is held or was erased meanwhile."""
     outcome = Outcome()
-    for conversation_id in conversation_ids:
-        with suppress(NotFound, OnHold):
-            _erase_one(gateway, conversation_id, outcome, actor=actor, reason=reason)
-    settle(gateway, outcome.key_ids, outcome.datasets)
+    try:
+        for conversation_id in conversation_ids:
+            with suppress(NotFound, OnHold):
+                _erase_one(gateway, conversation_id, outcome, actor=actor, reason=reason, agree=agree)
+    finally:
+        settle(gateway, outcome.key_ids, outcome.datasets)
     return outcome
 
 
@@ -76,13 +86,25 @@ def erase_person(gateway: Gateway, user_id: str, *, actor: record.Actor) -> Outc
     settle(gateway, [*key_ids, user_id], [])
     outcome.adapters = seen
     outcome.key_ids += key_ids
-    outcome.conversations_left = len(left) - len(outcome.conversations)
+    with gateway.database.read() as connection:
+        still = set(conversations_left(connection, user_id))
+    outcome.conversations = [each for each in left if each not in still]  # maintenance may have helped
+    outcome.conversations_left = len(still)
     return outcome
 
 
-def erase_data(gateway: Gateway, dataset_id: str, *, actor: record.Actor, why: str = ERASED) -> Outcome:
-    """Erase a dataset: its key, then its files. Raises NotFound or Conflict."""
+def erase_data(
+    gateway: Gateway,
+    dataset_id: str,
+    *,
+    actor: record.Actor,
+    why: str = ERASED,
+    agree: Agree | None = None,
+) -> Outcome:
+    """Erase a dataset: its key, then its files. Raises NotFound, Conflict or OnHold."""
     with gateway.database.write() as connection:
+        if agree is not None and not agree(connection, dataset_id):
+            return Outcome()
         now = gateway.clock.now(connection)
         gone = erase_dataset(
             connection, gateway.jobs, gateway.conversations, dataset_id, why=why, actor=actor, now=now
@@ -111,9 +133,17 @@ def settle(gateway: Gateway, erased_ids: Iterable[str], dataset_ids: Iterable[st
 
 
 def _erase_one(
-    gateway: Gateway, conversation_id: str, outcome: Outcome, *, actor: record.Actor, reason: str | None
+    gateway: Gateway,
+    conversation_id: str,
+    outcome: Outcome,
+    *,
+    actor: record.Actor,
+    reason: str | None,
+    agree: Agree | None = None,
 ) -> None:
     with gateway.database.write() as connection:
+        if agree is not None and not agree(connection, conversation_id):
+            return
         now = gateway.clock.now(connection)
         eraser = Eraser(gateway.jobs, gateway.conversations)
         erased = eraser.erase(connection, conversation_id, actor=actor, now=now, reason=reason)

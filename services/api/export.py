@@ -31,7 +31,7 @@ dt { color: #52606d } dd { margin: 0; overflow-wrap: anywhere }
 .row { border-top: 1px solid #e4e7eb }
 </style></head><body><h1>My data in MediChat</h1>
 <p>What this installation keeps about you. <code>data.json</code> holds the same
-for programs. Times are in UTC.</p>
+for programs. Times are in UTC. The last part says what is left out.</p>
 """
 _TITLES = {
     "account": "Account",
@@ -41,8 +41,15 @@ _TITLES = {
     "api_keys": "API keys",
     "log_ins": "Log-ins",
     "saved_views": "Views of the log that you keep",
+    "comparisons": "Answers that you compared",
+    "reviews_by_you": "Reviews that you gave or began",
+    "unmasked_readings_by_you": "Conversations that you might read unmasked",
+    "reviews_of_your_answers": "How reviewers judged your answers",
+    "data_made_from_your_conversations": "Data to train on that was made from your conversations",
+    "unmasked_readings_of_your_conversations": "Who might read your conversations unmasked, and why",
     "events_by_you": "What the log says that you did",
     "events_about_you": "What the log says that others did with your data",
+    "left_out": "What is left out on purpose",
 }
 
 

@@ -37,6 +37,8 @@ class Maintenance:
         self._holder = new_id()
         self._retention = Retention(gateway)
         self._closing = threading.Event()
+        #: Set as long as a round is over and the next has not begun.
+        self.resting = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -98,11 +100,13 @@ class Maintenance:
     def _run(self) -> None:
         pause = self._gateway.settings.reconcile_s
         while True:
+            self.resting.clear()
             try:
                 self.round()
             except SQLAlchemyError as error:
                 log.warning("maintenance could not reach the database: %s", type(error).__name__)
             except Exception as error:  # the loop must outlive a bug in one round
                 log.error("maintenance failed: %s", where(error))
+            self.resting.set()
             if self._closing.wait(pause):
                 return

@@ -1,16 +1,18 @@
 """Erases what was kept for its period, and finishes erasures that were interrupted; part of maintenance.
 
 A round does a bounded amount of work, once a minute, or at once again while there is more. What it purges is
-erased as a person's own erasure would; a record of each round, with ids and moments, is in the log. Jobs have
-no period: their rows hold no text, and the log is bound to them.
+erased as a person's own erasure would, with a record of ids and moments in the log, in the same transaction.
+Jobs have no period: their rows hold no text, and the log is bound to them. What is held is passed over.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Column, Connection, Select, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.api import erasing
@@ -21,12 +23,12 @@ from shared.conversations import ERASED
 from shared.db.tables import audit_events, conversations, data_keys, messages, refresh_tokens, sessions
 from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import datasets
-from shared.errors import MediChatError
+from shared.errors import Conflict, MediChatError, NotFound
 from shared.ids import is_id
 from shared.logs import where
 from shared.privacy.erased import note_erased, read_erased
 from shared.privacy.erasure import clear_what_came_late
-from shared.privacy.holds import is_held, repeat_for_new_conversations
+from shared.privacy.holds import is_held, is_held_dataset, is_held_person, repeat_for_new_conversations
 from shared.storage import Storage
 from shared.training.states import GONE, WITHDRAWN
 
@@ -99,16 +101,19 @@ class Retention:
             .limit(CONVERSATIONS)
         )
         with self._gateway.database.read() as connection:
-            found = connection.execute(due).all()
-        if not found:
+            ids = list(connection.execute(due).scalars())
+        if not ids:
             return False
-        ids = [row.id for row in found]
         done = erasing.erase_conversations(
-            self._gateway, ids, actor=record.SYSTEM_ACTOR, reason="retention"
+            self._gateway,
+            ids,
+            actor=record.SYSTEM_ACTOR,
+            reason="retention",
+            agree=partial(self._still_due, "conversations", days, due, conversations.c.id, now),
         ).conversations
-        with self._gateway.database.write() as connection:
-            self._record(connection, "conversations", days, [row for row in found if row.id in done], now)
-        return len(found) == CONVERSATIONS and bool(done)
+        if done:
+            log.info("%d conversations were purged after %d days", len(done), days)
+        return len(ids) == CONVERSATIONS and bool(done)
 
     def _purge_datasets(self, now: datetime) -> bool:
         days = self._gateway.settings.retention_datasets_days
@@ -119,17 +124,23 @@ class Retention:
             .where(
                 datasets.c.hidden_at < now - timedelta(days=days),
                 func.coalesce(datasets.c.error, "").not_in(GONE),
+                ~is_held_dataset(datasets.c.id),
             )
             .order_by(datasets.c.hidden_at)
             .limit(DATASETS)
         )
         with self._gateway.database.read() as connection:
-            found = connection.execute(due).all()
-        for row in found:
-            erasing.erase_data(self._gateway, row.id, actor=record.SYSTEM_ACTOR)
-        with self._gateway.database.write() as connection:
-            self._record(connection, "datasets", days, found, now)
-        return len(found) == DATASETS
+            ids = list(connection.execute(due).scalars())
+        agree = partial(self._still_due, "datasets", days, due, datasets.c.id, now)
+        done = []
+        for dataset_id in ids:
+            with suppress(NotFound, Conflict):  # held or erased meanwhile
+                done += erasing.erase_data(
+                    self._gateway, dataset_id, actor=record.SYSTEM_ACTOR, agree=agree
+                ).datasets
+        if done:
+            log.info("%d datasets were purged after %d days", len(done), days)
+        return len(ids) == DATASETS and bool(done)
 
     def _purge_sessions(self, now: datetime) -> bool:
         days = self._gateway.settings.retention_sessions_days
@@ -141,7 +152,11 @@ class Retention:
         )
         due = (
             select(sessions.c.sid.label("id"), ended.label("moment"))
-            .where(ended < now - timedelta(days=days), has_later.exists())
+            .where(
+                ended < now - timedelta(days=days),
+                has_later.exists(),
+                ~is_held_person(sessions.c.user_id),
+            )
             .order_by(sessions.c.sid)
             .limit(SESSIONS)
         )
@@ -154,7 +169,29 @@ class Retention:
             connection.execute(delete(refresh_tokens).where(refresh_tokens.c.sid.in_(ids)))
             connection.execute(delete(sessions).where(sessions.c.sid.in_(ids)))
             self._record(connection, "sessions", days, found, now)
+        log.info("%d sessions were purged after %d days", len(found), days)
         return len(found) == SESSIONS
+
+    def _still_due(
+        self,
+        kind: str,
+        days: int,
+        due: Select[Any],
+        column: Column[Any],
+        now: datetime,
+        connection: Connection,
+        id: str,
+    ) -> bool:
+        """Whether this is due when its row is locked: then its record is written beside its erasure.
+
+        A question asked meanwhile is waited for, and keeps its conversation.
+        """
+        connection.execute(select(column).where(column == id).with_for_update())
+        row = connection.execute(due.where(column == id)).one_or_none()
+        if row is None:
+            return False
+        self._record(connection, kind, days, [row], now)
+        return True
 
     def _withdraw_datasets(self, _now: datetime) -> bool:
         """Withdraw what was made from a conversation at the very moment of its erasure."""
@@ -204,9 +241,8 @@ class Retention:
         self._listed_to = now - _LATE
         return False
 
-    def _record(
-        self, connection: Connection, kind: str, days: int, purged: Sequence[Any], now: datetime
-    ) -> None:
+    @staticmethod
+    def _record(connection: Connection, kind: str, days: int, purged: Sequence[Any], now: datetime) -> None:
         """The log's record of what a period ended."""
         if not purged:
             return
@@ -225,4 +261,3 @@ class Retention:
                 "ids": [row.id for row in purged],
             },
         )
-        log.info("%d %s were purged after %d days", len(purged), kind, days)

@@ -16,6 +16,8 @@ _FOLDER = "erased"
 def note_erased(place: Storage, ids: Iterable[str]) -> None:
     """Add keys and people to the list in `Storage.of_checkpoints(settings)`; safe to repeat.
 
+    Call it after the commit that destroyed the keys: one that is listed and lives would be lost at a restore.
+    Maintenance lists what could not be listed then.
     Raises ValueError for what is no id, before anything is listed, and OSError as `Storage` does.
     """
     wanted = list(ids)

@@ -73,7 +73,7 @@ def open_grant(
             kind=kind,
             user_id=user_id,
             conversation_id=conversation_id,
-            reason_ciphertext=key.encrypt(reason, place=_place(grant_id)),
+            reason_ciphertext=key.encrypt(reason, place=reason_place(grant_id)),
             key_id=key.key_id,
             granted_at=now,
             expires_at=now + life,
@@ -158,7 +158,7 @@ def reasons_of(
     for row in rows:
         try:
             key = conversations.key(connection, row.conversation_id)
-            reasons[row.id] = key.decrypt(row.reason_ciphertext, place=_place(row.id))
+            reasons[row.id] = key.decrypt(row.reason_ciphertext, place=reason_place(row.id))
         except CannotDecrypt:
             reasons[row.id] = None
     return reasons
@@ -185,7 +185,8 @@ def _note(connection: Connection, grant_id: str, unless: Column[Any], **values: 
     return connection.execute(changing.values(**values)).rowcount == 1
 
 
-def _place(grant_id: str) -> str:
+def reason_place(grant_id: str) -> str:
+    """What the ciphertext of a reason is bound to."""
     return f"reason:{grant_id}"
 
 

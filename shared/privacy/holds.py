@@ -14,7 +14,7 @@ from shared.audit import record
 from shared.conversations import ERASED
 from shared.db.rows import put
 from shared.db.tables import conversations, users
-from shared.db.tables_privacy import legal_holds
+from shared.db.tables_privacy import dataset_conversations, legal_holds
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
 
@@ -72,18 +72,7 @@ def is_held() -> ColumnElement[bool]:
 
 def holds_on_conversation(connection: Connection, conversation_id: str) -> list[str]:
     """The ids of the holds because of which this conversation cannot be erased now."""
-    found = (
-        select(legal_holds.c.id)
-        .join(
-            conversations,
-            or_(
-                legal_holds.c.subject == literal("conversation:") + conversations.c.id,
-                legal_holds.c.subject == literal("user:") + conversations.c.user_id,
-            ),
-        )
-        .where(conversations.c.id == conversation_id, legal_holds.c.lifted_at.is_(None))
-    )
-    return list(connection.execute(found.order_by(legal_holds.c.id)).scalars())
+    return _holding(connection, conversations.c.id == conversation_id)
 
 
 def holds_on_person(connection: Connection, user_id: str) -> list[str]:
@@ -94,6 +83,33 @@ def holds_on_person(connection: Connection, user_id: str) -> list[str]:
         or_(legal_holds.c.subject == f"user:{user_id}", legal_holds.c.subject.in_(own)),
     )
     return list(connection.execute(found.order_by(legal_holds.c.id)).scalars())
+
+
+def holds_on_dataset(connection: Connection, dataset_id: str) -> list[str]:
+    """The ids of the holds on conversations that rows of this dataset were made from, and on their people."""
+    made_from = select(dataset_conversations.c.conversation_id).where(
+        dataset_conversations.c.dataset_id == dataset_id
+    )
+    return _holding(connection, conversations.c.id.in_(made_from))
+
+
+def is_held_dataset(dataset_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a conversation that rows of this dataset were made from is held; for a WHERE."""
+    held = (
+        select(dataset_conversations.c.conversation_id)
+        .join(conversations, conversations.c.id == dataset_conversations.c.conversation_id)
+        .where(dataset_conversations.c.dataset_id == dataset_id, is_held())
+    )
+    return held.correlate_except(dataset_conversations, conversations).exists()
+
+
+def is_held_person(user_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether this person is held; for a WHERE."""
+    return exists(
+        select(legal_holds.c.id).where(
+            legal_holds.c.lifted_at.is_(None), legal_holds.c.subject == literal("user:") + user_id
+        )
+    )
 
 
 def place(
@@ -170,6 +186,23 @@ def repeat_for_new_conversations(connection: Connection) -> None:
             .where(conversations.c.user_id.in_(people), conversations.c.legal_hold.is_(False))
             .values(legal_hold=True)
         )
+
+
+def _holding(connection: Connection, which: ColumnElement[bool]) -> list[str]:
+    """The ids of the holds on these conversations and their people."""
+    found = (
+        select(legal_holds.c.id)
+        .join(
+            conversations,
+            or_(
+                legal_holds.c.subject == literal("conversation:") + conversations.c.id,
+                legal_holds.c.subject == literal("user:") + conversations.c.user_id,
+            ),
+        )
+        .where(which, legal_holds.c.lifted_at.is_(None))
+        .distinct()
+    )
+    return list(connection.execute(found.order_by(legal_holds.c.id)).scalars())
 
 
 def _require_something_left(connection: Connection, kind: str, id: str) -> None:

@@ -1,7 +1,6 @@
-"""Reads all that is kept about one person, page by page, for the person. It does not know how it is shown.
+"""Reads what is kept about one person, page by page, for the person. It does not know how it is shown.
 
-Left out: secrets (hashes, tokens, keys), what the guard kept from the person, and who looked at their
-conversations, of whom only the role is told.
+What is left out on purpose is said in the last section, `LEFT_OUT`.
 """
 
 import json
@@ -28,8 +27,10 @@ from shared.db.tables import (
     verdicts,
 )
 from shared.db.tables_review import saved_views
+from shared.db.tables_training import comparisons
 from shared.guard.verdict import Side
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
+from shared.privacy.own_traces import OwnTraces
 
 #: Rows that are read at once.
 PAGE = 100
@@ -41,7 +42,20 @@ _JOB = ("id", "kind", "state", "conversation_id", "model_id", "adapter_sha256", 
         "completion_tokens", "error", "created_at", "started_at", "finished_at")  # fmt: skip
 _SESSION = ("sid", "kind", "created_at", "last_seen_at", "expires_at", "revoked_at")
 _KEY = ("id", "name", "scopes", "created_at", "expires_at", "last_used_at", "revoked_at")
+_COMPARISON = ("id", "job_left", "job_right", "blind", "vote", "created_at", "voted_at")
 _VERDICT = ("side", "action", "category", "severity", "created_at")
+
+
+#: What a person does not get, and why; a section of the export, for people to read.
+LEFT_OUT = {
+    "what_the_guard_kept_back": "sentences that were replaced before you saw them: they may do harm",
+    "what_others_wrote": "notes and corrected answers of reviewers, and whatever else others wrote; only the "
+    "reason for which somebody might read a conversation unmasked is told",
+    "who_others_are": "their role is told, and not their name",
+    "secrets": "your password's hash, log-in tokens and API keys, and the keys that texts are sealed with",
+    "what_must_be_kept": "whether something is kept for a case; ask your admin",
+    "what_was_erased": "nobody can read it any more; that it was there is told",
+}
 
 
 class OwnData:
@@ -49,6 +63,7 @@ class OwnData:
 
     def __init__(self, database: Database, envelope: Envelope, user_id: str) -> None:
         self._database, self._envelope, self._user_id = database, envelope, user_id
+        self._traces = OwnTraces(database, envelope, user_id, self._pages)
 
     def sections(self) -> Iterator[tuple[str, Value]]:
         """Name and value of each part, in order; anew at each call."""
@@ -60,8 +75,18 @@ class OwnData:
         yield "api_keys", self._plain(api_keys, _KEY, api_keys.c.user_id == mine, api_keys.c.id)
         yield "log_ins", self._plain(sessions, _SESSION, sessions.c.user_id == mine, sessions.c.sid)
         yield "saved_views", self._saved_views()
+        yield (
+            "comparisons",
+            self._plain(comparisons, _COMPARISON, comparisons.c.user_id == mine, comparisons.c.id),
+        )
+        yield "reviews_by_you", self._traces.reviews_given()
+        yield "unmasked_readings_by_you", self._traces.own_readings()
+        yield "reviews_of_your_answers", self._traces.reviews_of_answers()
+        yield "data_made_from_your_conversations", self._traces.data_made()
+        yield "unmasked_readings_of_your_conversations", self._traces.unmasked_readings()
         yield "events_by_you", self._events(audit_events.c.actor == mine, own=True)
         yield "events_about_you", self._events(self._about(), own=False)
+        yield "left_out", LEFT_OUT
 
     def _account(self) -> Mapping[str, Value]:
         with self._database.read() as connection:
@@ -160,7 +185,7 @@ class OwnData:
         named = [select(object).where(user_id == self._user_id) for object, user_id in own]
         about = or_(
             audit_events.c.object == f"user:{self._user_id}",
-            *(audit_events.c.object.in_(each) for each in named),
+            *(audit_events.c.object.in_(each) for each in (*named, *self._traces.objects())),
         )
         return about & (audit_events.c.actor != self._user_id)
 

@@ -6,7 +6,7 @@ a word, not where: its rows are (keyed hash of a word, conversation).
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.clock import Clock
 from shared.db import Database
-from shared.db.tables import data_keys, messages
+from shared.db.tables import conversations, data_keys, messages
 from shared.db.tables_privacy import search_pending, search_terms
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.search import terms_of, words_of
@@ -130,14 +130,21 @@ def _words(envelope: Envelope, row: Any) -> set[str]:
         return set()
 
 
-def _store(connection: Connection, rows: Iterable[Any], hashed: dict[str, list[bytes]]) -> int:
+def _store(connection: Connection, rows: Sequence[Any], hashed: dict[str, list[bytes]]) -> int:
     """Take messages out of the queue and store their words, but those that another took or erased meanwhile.
 
-    Their data keys and their places in the queue stay locked to the end, so that whoever erases them waits,
-    and finds the words that are stored here. What another has locked is left for later, instead of waiting in
-    a circle.
+    Conversations, data keys and places in the queue stay locked to the end, so that whoever erases them
+    waits, and finds the words that are stored here. What another has locked is left for later, instead of
+    waiting in a circle: an erasure holds the conversation, which `search_terms` refers to, and wants the key.
     """
-    by_id = {row.message_id: row for row in rows}
+    unlocked = set(
+        connection.execute(
+            select(conversations.c.id)
+            .where(conversations.c.id.in_({row.conversation_id for row in rows}))
+            .with_for_update(read=True, key_share=True, skip_locked=True)
+        ).scalars()
+    )
+    by_id = {row.message_id: row for row in rows if row.conversation_id in {None, *unlocked}}
     keys = connection.execute(
         select(data_keys.c.key_id, data_keys.c.wrapped_key.is_not(None).label("alive"))
         .where(data_keys.c.key_id.in_({row.key_id for row in by_id.values()}))

@@ -14,9 +14,10 @@ from shared.conversations import Conversations
 from shared.db.tables import data_keys, jobs
 from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, NotFound, OnHold
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore, active
+from shared.privacy.holds import holds_on_dataset
 from shared.training.states import ERASED, GONE, WITHDRAWN, AdapterStatus, DatasetState
 
 _DETAILS = {
@@ -58,7 +59,9 @@ def erase_dataset(
 ) -> ErasedDataset:
     """Destroy the dataset's key and end all work on it; `why` is one of `GONE`.
 
-    Raises NotFound, and Conflict when nothing was left of it before.
+    Raises NotFound; Conflict when nothing was left of it before; and OnHold while rows of it come from a
+    conversation that is held. What is withdrawn goes nevertheless: what is held of others stays in their
+    conversations, and the erased words must not stay readable among their rows.
     """
     row = connection.execute(
         select(datasets.c.error, datasets.c.key_id).where(datasets.c.id == dataset_id).with_for_update()
@@ -67,6 +70,8 @@ def erase_dataset(
         raise NotFound("There is no dataset under this id.")
     if row.error in GONE:
         raise Conflict("This dataset was erased before.")
+    if why == ERASED and (held := holds_on_dataset(connection, dataset_id)):
+        raise OnHold(held)
     ended = []
     for job_id in _work_on(connection, dataset_id):
         job = store.cancel_at_once(connection, job_id)

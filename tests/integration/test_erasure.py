@@ -440,6 +440,23 @@ def test_an_erased_person_is_gone_with_every_conversation_and_nobody_else_is(api
     assert details_of(api, "user.erased")["conversations"] == 2
 
 
+def test_what_maintenance_erases_of_a_person_meanwhile_is_counted(
+    resting: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = resting.person()
+    resting.write_history(person, ["Gout?", "Flu?"])
+    goes_on = erasing.erase_conversations
+
+    def maintain_first(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(erasing, "erase_conversations", goes_on)
+        Retention(resting.gateway).round(datetime.now(UTC))
+        return goes_on(*arguments, **named)
+
+    monkeypatch.setattr(erasing, "erase_conversations", maintain_first)
+    erased = erase_person(resting, person).json()
+    assert (erased["conversations"], erased["conversations_left"]) == (2, 0)
+
+
 def test_a_person_erases_their_own_account_by_its_name(api: Api) -> None:
     person = api.person()
     client = api.client(person)

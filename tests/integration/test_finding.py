@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 import shared.finding
 from services.api import exporting
 from shared.auth.roles import Role
-from shared.db.tables import data_keys, messages, sessions
+from shared.db.tables import conversations, data_keys, messages, sessions
 from shared.db.tables_privacy import search_pending, search_terms
 from shared.db.tables_review import review_items, reviews, saved_views
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
@@ -236,6 +236,22 @@ def test_a_message_that_is_being_erased_is_left_for_later_and_then_gets_no_words
         assert api.count(search_pending) == 1
     assert index(api) == 1
     assert api.count(search_terms) == 0
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])
+def test_indexing_waits_for_no_erasure_that_would_wait_for_it(api: Api) -> None:
+    """An erasure locks the conversation first and wants its key afterwards."""
+    api.write_history(api.person(), ["My warfarin"])
+    gateway, done = api.gateway, []
+    indexing = threading.Thread(target=lambda: done.append(index(api)))
+    with gateway.database.write() as connection:
+        connection.execute(select(conversations.c.id).with_for_update())
+        indexing.start()
+        indexing.join(5)
+        held_up = indexing.is_alive()
+    indexing.join()
+    assert (held_up, done) == (False, [0])
+    assert index(api) == 1
 
 
 def test_a_conversation_can_be_taken_out_of_the_index(api: Api) -> None:

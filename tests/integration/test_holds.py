@@ -8,8 +8,11 @@ import pytest
 from sqlalchemy import select
 
 from shared.auth.roles import Role
-from shared.db.tables import conversations, data_keys
-from tests.support import Api, Person
+from shared.db.tables import conversations, data_keys, feedback
+from shared.db.tables_privacy import dataset_conversations
+from tests.support import Api, Person, ask_async
+from tests.training import School
+from tests.uploads import check, uploaded
 
 CASE = "2026-C-0417"
 on_both = pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
@@ -127,3 +130,50 @@ def test_only_what_is_there_can_be_held_and_once_for_each_case(api: Api) -> None
     api.client(other).post(f"/v1/conversations/{gone}/erase").raise_for_status()
     assert hold(admin, f"conversation:{gone}").status_code == 409
     assert hold(admin, f"conversation:{conversation}").status_code == 201
+
+
+def ratings(api: Api) -> list[Any]:
+    with api.gateway.database.read() as connection:
+        return list(connection.execute(select(feedback)).all())
+
+
+@pytest.mark.parametrize("kind", ["user", "conversation"])
+def test_what_a_person_noted_on_a_held_answer_is_neither_replaced_nor_taken_back(api: Api, kind: str) -> None:
+    person = api.person()
+    client = api.client(person)
+    conversation = ask_async(client)["conversation_id"]
+    api.answer("Gout is likely.")
+    answer = client.get(f"/v1/conversations/{conversation}").json()["messages"][-1]["id"]
+    path = f"/v1/messages/{answer}/feedback"
+    subject = f"user:{person.id}" if kind == "user" else f"conversation:{conversation}"
+    hold_id = held(api.log_in(Role.ADMIN), subject)
+    rated = client.put(path, json={"rating": "down", "comment": "It scared me."})
+    assert rated.status_code == 204  # nothing is lost by a first one
+    before = ratings(api)
+    refused = [client.put(path, json={"rating": "up"}), client.delete(path)]
+    assert [each.status_code for each in refused] == [409, 409]
+    for each in refused:
+        assert "Ask your admin" in each.json()["detail"]
+        assert hold_id not in each.text
+    assert ratings(api) == before
+    denied = [(event.object, event.reason) for event in api.audit("access.denied")]
+    assert denied == [(f"message:{answer}", "legal hold")] * 2
+
+
+@on_both
+def test_a_dataset_with_rows_of_a_held_conversation_is_erased_once_the_hold_is_lifted(api: Api) -> None:
+    school, person = School(api), api.person()
+    (conversation,) = api.write_history(person, ["Is it gout?"])
+    dataset = uploaded(school.client)
+    check(api)
+    with api.gateway.database.write() as connection:
+        row = {"dataset_id": dataset, "conversation_id": conversation}
+        connection.execute(dataset_conversations.insert().values(**row))
+    hold_id = held(school.client, f"user:{person.id}")
+    refused = school.client.post(f"/v1/datasets/{dataset}/erase")
+    assert (refused.status_code, hold_id in refused.json()["detail"]) == (409, True)
+    assert not api.count(data_keys, data_keys.c.destroyed_at.is_not(None))
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.reason) == (f"dataset:{dataset}", "legal hold")
+    school.client.post(f"/v1/holds/{hold_id}/lift").raise_for_status()
+    assert school.client.post(f"/v1/datasets/{dataset}/erase").status_code == 200

@@ -11,18 +11,21 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from services.api.export import to_html, to_json, zipped
 from shared.audit import record
 from shared.auth.roles import Role
-from shared.db.tables import data_keys, sessions
+from shared.db.tables import data_keys, jobs, sessions
+from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_review import saved_views
+from shared.db.tables_training import adapters
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.ids import new_id
 from shared.privacy import own_data
 from shared.privacy.keys import create_data_key
 from shared.privacy.own_data import OwnData
+from tests.registry import add_adapter, sha_of
 from tests.support import Api, Person, ask_async
 
 HELD_BACK = Verdict(
@@ -126,6 +129,106 @@ def test_of_others_a_person_learns_only_their_role(api: Api) -> None:
     assert (read["by"], read["object"]) == ("auditor", f"conversation:{own}")
     for strange in (auditor.id, auditor.name, "strange question", foreign["conversation_id"]):
         assert strange not in json.dumps(data) + page
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_person_gets_what_others_made_of_their_conversations(api: Api) -> None:
+    client, stranger = api.log_in(), api.log_in()
+    auditor, admin = api.person(Role.AUDITOR), api.person(Role.ADMIN)
+    conversation, foreign = judged_talk(api, client), judged_talk(api, stranger)
+    for each in (conversation, foreign):
+        review(api, api.client(auditor), each)
+        made_from(api, admin, each)
+        asked = {"conversation_id": each, "reason": "She fainted on the ward.", "minutes": 5}
+        api.client(admin).post("/v1/break-glass", json=asked).raise_for_status()
+    data, page = export(client)
+    (judged,) = data["reviews_of_your_answers"]
+    assert (judged["conversation_id"], judged["verdict"], judged["category"]) == (
+        conversation,
+        "unsafe",
+        "dosing",
+    )
+    assert judged["given_at"] is not None
+    (made,) = data["data_made_from_your_conversations"]
+    assert made["conversations"] == [conversation]
+    assert [(each["name"], each["sha256"]) for each in made["adapters"]] == [
+        (conversation, sha_of(conversation))
+    ]
+    (read,) = data["unmasked_readings_of_your_conversations"]
+    assert (read["by"], read["kind"], read["reason"]) == ("admin", "break_glass", "She fainted on the ward.")
+    on_item = [each["action"] for each in data["events_about_you"] if each["object"].startswith("review:")]
+    assert "review.given" in on_item
+    for strange in (auditor.name, auditor.id, admin.name, admin.id, foreign, "A zebrafish", "A pharmacist"):
+        assert strange not in json.dumps(data) + page
+
+
+def test_who_works_with_others_conversations_gets_what_they_wrote_until_it_is_erased(api: Api) -> None:
+    client, auditor, admin = api.log_in(), api.person(Role.AUDITOR), api.person(Role.ADMIN)
+    conversation = judged_talk(api, client)
+    review(api, api.client(auditor), conversation)
+    asked = {"conversation_id": conversation, "reason": "She fainted on the ward.", "minutes": 5}
+    api.client(admin).post("/v1/break-glass", json=asked).raise_for_status()
+
+    def written() -> tuple[str | None, ...]:
+        ((given,), (read,)) = (
+            export(api.client(auditor))[0]["reviews_by_you"],
+            export(api.client(admin))[0]["unmasked_readings_by_you"],
+        )
+        return given["verdict"], given["corrected"], given["note"], read["reason"]
+
+    assert written() == ("unsafe", "A pharmacist says.", "A zebrafish.", "She fainted on the ward.")
+    client.post(f"/v1/conversations/{conversation}/erase").raise_for_status()
+    assert written() == ("unsafe", None, None, None)
+
+
+def test_what_an_auditor_did_to_a_message_is_told(api: Api) -> None:
+    client, auditor = api.log_in(), api.person(Role.AUDITOR)
+    conversation = judged_talk(api, client)
+    message = client.get(f"/v1/conversations/{conversation}").json()["messages"][0]["id"]
+    with api.gateway.database.write() as connection:
+        actor, now = record.Actor(auditor.id), datetime.now(UTC)
+        record.append(connection, now=now, actor=actor, action="message.read", object=f"message:{message}")
+    told = [(each["object"], each["by"]) for each in export(client)[0]["events_about_you"]]
+    assert (f"message:{message}", "auditor") in told
+
+
+def test_what_is_left_out_is_said_in_both_files(api: Api) -> None:
+    data, page = export(api.log_in())
+    assert {"what_the_guard_kept_back", "what_others_wrote", "what_must_be_kept"} <= set(data["left_out"])
+    for reason in data["left_out"].values():
+        assert reason in unescape(page)
+
+
+def review(api: Api, auditor: httpx.Client, conversation: str) -> None:
+    """Judge the answer of this conversation."""
+    with api.gateway.database.read() as connection:
+        of_it = select(jobs.c.id).where(jobs.c.conversation_id == conversation)
+        job = connection.execute(of_it).scalar_one()
+    item = auditor.post("/v1/reviews", json={"job_id": job}).json()["id"]
+    draft = {
+        "verdict": "unsafe",
+        "category": "dosing",
+        "guard_right": True,
+        "corrected": "A pharmacist says.",
+        "note": "A zebrafish.",
+    }
+    for answer in (
+        auditor.put(f"/v1/reviews/{item}", json=draft),
+        auditor.post(f"/v1/reviews/{item}/give"),
+    ):
+        assert answer.status_code == 200, answer.text
+
+
+def made_from(api: Api, admin: Person, conversation: str) -> None:
+    """A dataset with rows of this conversation, and an adapter that is called after it."""
+    sha256 = sha_of(conversation)
+    add_adapter(api, admin, sha256=sha256, name=conversation)
+    with api.gateway.database.write() as connection:
+        dataset = connection.execute(
+            select(adapters.c.dataset_id).where(adapters.c.sha256 == sha256)
+        ).scalar_one()
+        row = {"dataset_id": dataset, "conversation_id": conversation}
+        connection.execute(insert(dataset_conversations).values(**row))
 
 
 def test_hidden_and_unfinished_things_are_exported_and_erased_ones_are_named(api: Api) -> None:

@@ -84,6 +84,11 @@ def test_what_is_held_stays_and_the_page_says_whom_to_ask(open_app: Open, api: A
     assert not erased(api)
 
 
+def test_the_account_says_what_the_file_of_ones_data_leaves_out(open_app: Open, api: Api) -> None:
+    shown = texts(open_app(api.person(), "account"))
+    assert "Left out are what the guard kept back, what others wrote, and their names" in shown
+
+
 def test_the_password_is_asked_for_where_the_gateway_asks(open_app: Open, api: Api) -> None:
     person = api.person()
     app = open_app(person, "account")

@@ -245,7 +245,7 @@ def test_the_log_verifies_with_checkpoints_from_before_and_after_the_backup_and_
     wait_until(lambda: not restored.count(search_pending), 20, "for the index")
     assert len(found(restored, "quetiapine")) == 1
     before = verified(restored)
-    assert (before.findings, before.checkpoints, before.superseded) == ([], 2, 2)
+    assert not before.holds, "until its word on the restore is sealed, it is a log that was cut"
     assert before.waiting
     sign(restored)
     after = verified(restored)

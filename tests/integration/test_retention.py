@@ -1,22 +1,28 @@
 """Periods of retention: what was kept for its time is erased, and the log says so; what is held stays."""
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from services.api import erasing
 from services.api import retention as module
 from services.api.maintenance import Maintenance
 from services.api.retention import Retention
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import conversations, data_keys, leases, messages, refresh_tokens, sessions
+from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import datasets
 from shared.privacy import holds
+from shared.privacy.erased import read_erased
+from shared.privacy.erasure import Eraser
+from shared.storage import Storage
 from tests.conftest import MakeApi
-from tests.support import Api
+from tests.support import Api, wait_until
 from tests.training import School
 from tests.uploads import check, uploaded
 
@@ -72,10 +78,69 @@ def test_conversations_are_erased_so_long_after_their_last_message(keeping: Api)
     Retention(keeping.gateway).round(datetime.now(UTC))
     assert erased(keeping) == {old, renamed}
     assert {event.reason for event in keeping.audit("conversation.erased")} == {"retention"}
-    (told,) = purged(keeping)
-    assert (told["kind"], told["count"], told["days"]) == ("conversations", 2, DAYS)
-    assert set(told["ids"]) == {old, renamed}
-    assert told["oldest"] <= told["newest"] < ago(DAYS).isoformat()
+    told = purged(keeping)
+    assert [(each["kind"], each["count"], each["days"]) for each in told] == [("conversations", 1, DAYS)] * 2
+    assert [each["ids"] for each in told] == [[old], [renamed]]
+    assert all(each["oldest"] == each["newest"] < ago(DAYS).isoformat() for each in told)
+
+
+def test_what_was_purged_before_a_round_broke_off_is_in_its_record(
+    keeping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = keeping.write_history(keeping.person(), ["Gout?", "Flu?"])
+    for conversation in (first, second):
+        age(keeping, conversation, DAYS + 1)
+    begin = Eraser.erase
+
+    def break_at_the_second(self: Eraser, connection: Any, conversation_id: str, **rest: Any) -> Any:
+        done = begin(self, connection, conversation_id, **rest)
+        if conversation_id == second:
+            raise SystemExit  # as if the process ended before the commit
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Eraser, "erase", break_at_the_second)
+        with pytest.raises(SystemExit):
+            Retention(keeping.gateway).round(datetime.now(UTC))
+    assert (erased(keeping), [each["ids"] for each in purged(keeping)]) == ({first}, [[first]])
+    assert len(read_erased(Storage.of_checkpoints(keeping.settings))) == 1
+    Retention(keeping.gateway).round(datetime.now(UTC))
+    assert [each["ids"] for each in purged(keeping)] == [[first], [second]]
+
+
+def test_datasets_that_were_purged_before_a_round_broke_off_are_in_its_record(
+    keeping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    school = School(keeping)
+    first, second = (removed_dataset(keeping, school, DAYS + 2 - number) for number in range(2))
+    begin = erasing.erase_dataset
+
+    def break_at_the_second(connection: Any, store: Any, talk: Any, dataset_id: str, **rest: Any) -> Any:
+        if dataset_id == second:
+            raise SystemExit
+        return begin(connection, store, talk, dataset_id, **rest)
+
+    monkeypatch.setattr(erasing, "erase_dataset", break_at_the_second)
+    with pytest.raises(SystemExit):
+        Retention(keeping.gateway).round(datetime.now(UTC))
+    assert (erased(keeping), [each["ids"] for each in purged(keeping)]) == ({first}, [[first]])
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])
+def test_a_question_that_is_asked_while_its_conversation_is_due_keeps_it(keeping: Api) -> None:
+    gateway = keeping.gateway
+    old, asked = keeping.write_history(keeping.person(), ["Gout?", "Flu?"])
+    for conversation in (old, asked):
+        age(keeping, conversation, DAYS + 1)
+    purging = threading.Thread(target=Retention(gateway).round, args=[datetime.now(UTC)])
+    with gateway.database.write() as connection:
+        key = gateway.conversations.key(connection, asked)
+        said = {"role": "user", "text": "And now?", "now": datetime.now(UTC)}
+        gateway.conversations.add_message(connection, key, conversation_id=asked, **said)
+        purging.start()
+        wait_until(keeping.waits_for_lock, 10, "for the round to meet the question")
+    purging.join()
+    assert (erased(keeping), [each["ids"] for each in purged(keeping)]) == ({old}, [[old]])
 
 
 def test_nothing_is_erased_where_no_period_is_set(make_api: MakeApi) -> None:
@@ -108,6 +173,44 @@ def test_a_conversation_that_a_held_person_begins_later_is_marked_as_held(keepin
     keeping.write_history(person, ["Gout?"])
     Retention(keeping.gateway).round(datetime.now(UTC))
     assert keeping.count(conversations, conversations.c.legal_hold.is_(True)) == 1
+
+
+def removed_dataset(api: Api, school: School, days: float) -> str:
+    """A dataset that was removed so long ago."""
+    dataset = uploaded(school.client)
+    check(api)
+    school.client.delete(f"/v1/datasets/{dataset}").raise_for_status()
+    api.set(datasets, datasets.c.id == dataset, hidden_at=ago(days))
+    return dataset
+
+
+@on_both
+def test_a_dataset_with_rows_of_what_is_held_stays_and_stands_in_nobodys_way(
+    keeping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DATASETS", 1)
+    school, person = School(keeping), keeping.person()
+    (conversation,) = keeping.write_history(person, ["Gout?"])
+    held, free = (removed_dataset(keeping, school, DAYS + 2 - number) for number in range(2))
+    with keeping.gateway.database.write() as connection:
+        row = {"dataset_id": held, "conversation_id": conversation}
+        connection.execute(dataset_conversations.insert().values(**row))
+    placed = {"subject": f"user:{person.id}", "reference": "1"}
+    school.client.post("/v1/holds", json=placed).raise_for_status()
+    Retention(keeping.gateway).round(datetime.now(UTC))
+    assert erased(keeping) == {free}
+
+
+def test_log_ins_of_a_person_who_is_held_stay(keeping: Api) -> None:
+    person, other, admin = keeping.person(), keeping.person(), keeping.log_in(Role.ADMIN)
+    for each in (person, other):
+        for _ in range(2):
+            keeping.token(each)
+    keeping.set(sessions, sessions.c.user_id.in_([person.id, other.id]), revoked_at=ago(DAYS + 1))
+    admin.post("/v1/holds", json={"subject": f"user:{person.id}", "reference": "1"}).raise_for_status()
+    Retention(keeping.gateway).round(datetime.now(UTC))
+    left = [keeping.count(sessions, sessions.c.user_id == each.id) for each in (person, other)]
+    assert left == [2, 1]
 
 
 def test_a_dataset_is_erased_so_long_after_it_was_removed(keeping: Api) -> None:

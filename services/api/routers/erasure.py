@@ -35,9 +35,10 @@ Admin = Annotated[Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN})
     responses={**document(401, 403, 429), 200: {"content": {"application/zip": {}}}},
 )
 def export_own_data(caller: Person, gateway: GatewayDep) -> StreamingResponse:
-    """All that is kept about the caller, as a zip of `data.json` and a readable `data.html`.
+    """What is kept about the caller, as a zip of `data.json` and a readable `data.html`.
 
-    Secrets are left out, and so is what the guard kept from the caller.
+    Its last part, `left_out`, says what is not in it: secrets, what the guard kept from the caller, and what
+    others wrote.
     """
     with gateway.database.write() as connection:
         record.append(
@@ -85,9 +86,16 @@ def erase_conversation(
 
 
 @router.post("/datasets/{dataset_id}/erase", responses=document(401, 403, 404, 409, 429))
-def erase_dataset(dataset_id: str, caller: Admin, gateway: GatewayDep) -> ErasedView:
+def erase_dataset(dataset_id: str, request: Request, caller: Admin, gateway: GatewayDep) -> ErasedView:
     """Destroy a dataset's key and files, for good, and end all work on it; adapters trained on it stay."""
-    return _view(erasing.erase_data(gateway, dataset_id, actor=caller.actor))
+    try:
+        return _view(erasing.erase_data(gateway, dataset_id, actor=caller.actor))
+    except OnHold as error:
+        log_denial(gateway, request, caller, "legal hold", f"dataset:{dataset_id}")
+        raise Conflict(
+            "Rows of this dataset come from a conversation that is held for a case; lift the hold first: "
+            f"{', '.join(error.holds)}."
+        ) from error
 
 
 def _erase_person(

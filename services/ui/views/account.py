@@ -35,8 +35,9 @@ def show(gateway: Gateway, me: Json) -> None:
 def _own_data(gateway: Gateway) -> None:
     st.subheader("Your data")
     st.caption(
-        "All that is kept about you, to read and for programs: account, conversations, ratings, log-ins, and "
-        "what the log says about you."
+        "What is kept about you, to read and for programs: account, conversations, ratings, log-ins, what "
+        "was made of your conversations and who might read them unmasked, and what the log says about you. "
+        "Left out are what the guard kept back, what others wrote, and their names; the file says so too."
     )
     if not st.button("Put my data together", icon=":material/folder_zip:"):
         return
