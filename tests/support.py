@@ -27,6 +27,7 @@ from sqlalchemy.exc import OperationalError
 
 from services.api.__main__ import serving
 from services.api.main import create_app
+from services.api.maintenance import Maintenance
 from services.api.state import Gateway
 from services.local import free_ports
 from services.redis_server import redis_binary
@@ -184,8 +185,10 @@ class Api:
         self._idle.append(self.app)
 
     def wait_for_maintenance(self) -> None:
-        """Until the gateway's own maintenance has worked."""
-        wait_until(lambda: self.count(leases), 10, "for the maintenance")
+        """Until the gateway's own maintenance has ended a round: it has the lease before it works."""
+        maintenance: Maintenance = self.app.state.maintenance
+        assert maintenance.worked.wait(10), "the maintenance did not end a round"
+        assert self.count(leases)
 
     def judge_with(self, standing: Standing) -> None:
         """Have this judge in the gateway from now on, until another policy counts."""
