@@ -1,6 +1,7 @@
 """`medichat backup` and `medichat restore`: the database, and with it a local storage, as one file.
 
-They work as the owner of the tables. The file holds no secret: no text in it is read without the master key.
+They work as the owner of the tables. The file holds hashes of passwords and of API keys, and texts that the
+master key opens, erased ones too if it was taken before.
 """
 
 import argparse
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from shared.db import Database
 
 _COPY_TOO = (
-    "It holds no secret, so copy these elsewhere too, apart from it: the folder of secrets (without the "
-    "master key no text can be read)"
+    "It holds hashes of passwords and API keys, and what is erased later stays in it: keep it private, and "
+    "delete it in time. Copy these elsewhere too, apart from it: the folder of secrets (without the master "
+    "key no text can be read)"
 )
 
 

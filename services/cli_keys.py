@@ -1,13 +1,14 @@
 """`medichat keys`: the master key's versions. It works on the keyring and the database directly.
 
-Every act is in the log before the keyring changes; no key is in the log.
+Every act is in the log before the keyring changes; no key is in the log. What `rotate` and `drop-old` print
+on standard output is a whole keyring or nothing, to be kept as it is; all else goes to standard error.
 """
 
 import argparse
 import fcntl
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=text,
         description=text,
         epilog="One that was broken off goes on where it stopped. Where the keyring cannot be written, it is "
-        "printed; store it, then run the command again.",
+        "printed; store that very output at every host, then run the command again, without --print.",
     )
     rotate.add_argument(
         "--print",
         action="store_true",
-        help="print the new keyring instead of writing it: several hosts must all have it first",
+        help="print the new keyring instead of writing it: several hosts must all have the same one first. "
+        "Once it is stored, and until data keys are under it, this prints it again; 1 is the exit status if "
+        "none was printed",
     )
     rotate.set_defaults(run=_rotate)
 
@@ -64,25 +67,36 @@ def _list(_options: argparse.Namespace) -> None:
         print(f"  version {version:<4} data keys: {counts.get(version, 0):<10} {of_it}".rstrip())
 
 
-def _rotate(options: argparse.Namespace) -> None:
-    from shared.privacy.rotation import ROTATED
+def _rotate(options: argparse.Namespace) -> int:
+    from shared.privacy.rotation import ROTATED, count_by_version
 
     with _opened() as (source, database):
         keyring = source.read()
+        with database.read() as connection:
+            unused = len(keyring.keys) > 1 and not count_by_version(connection).get(keyring.newest)
+        if options.print and unused:
+            _print(source, database, "keys.printed", keyring)
+            return 0
         done, counts = _rewrap(database, keyring)
         if not done and (len(keyring.keys) == 1 or counts.get(keyring.newest)):  # none was broken off
             keyring = keyring.with_new()
-            if not _keep(source, database, "keys.version-made", keyring, printed=options.print):
-                _say("Nothing has changed yet. When every host and process has it, run this command again.")
-                return
+            if options.print or not source.is_writable:
+                _print(source, database, "keys.version-made", keyring)
+                _say("Nothing has changed yet. Until this is stored, another run makes another key.")
+                _say("When every host and process has it, run this command again, without --print.")
+                return 0
+            _write(source, database, "keys.version-made", keyring)
             done, counts = _rewrap(database, keyring)
         left = sum(count for version, count in counts.items() if version != keyring.newest)
         _log(database, ROTATED, version=keyring.newest, rewrapped=done, left=left)
-    print(f"{done} data keys were brought under version {keyring.newest} of the master key.")
+    _say(f"{done} data keys were brought under version {keyring.newest} of the master key.")
     if left:
         _say(
             f"{left} could not be opened, or were made meanwhile: run this again, then `medichat keys list`."
         )
+    if options.print:
+        _say("No keyring was printed, for one that was broken off went on. Run this again for a new one.")
+    return 1 if options.print else 0
 
 
 def _rewrap(database: "Database", keyring: "Keyring") -> tuple[int, dict[int, int]]:
@@ -100,7 +114,7 @@ def _rewrap(database: "Database", keyring: "Keyring") -> tuple[int, dict[int, in
         return done, count_by_version(connection)
 
 
-def _drop_old(options: argparse.Namespace) -> None:
+def _drop_old(options: argparse.Namespace) -> int:
     from services.cli_client import CommandRefused
     from shared.clock import DatabaseClock
     from shared.privacy.rotation import count_by_version, settled_at
@@ -109,8 +123,10 @@ def _drop_old(options: argparse.Namespace) -> None:
         keyring = source.read()
         old = sorted({*keyring.keys} - {keyring.newest})
         if not old:
-            print(f"There is no version beside the newest, {keyring.newest}.")
-            return
+            _say(
+                f"There is no version beside the newest, {keyring.newest}: no keyring was written or printed."
+            )
+            return 0 if source.is_writable else 1
         with database.read() as connection:
             counts = count_by_version(connection)
             settled, now = settled_at(connection, keyring.newest), DatabaseClock().now(connection)
@@ -123,25 +139,28 @@ def _drop_old(options: argparse.Namespace) -> None:
                 "a process that has not looked at the keyring since then may still use an old version: "
                 f"run this at {settled:%H:%M} UTC or later, or start all processes again and add --at-once"
             )
-        kept = _keep(source, database, "keys.dropped", keyring.only_newest(), printed=False, dropped=old)
-    versions = ", ".join(map(str, old))
-    _say(f"Version {versions} is no longer in {source.name}." if kept else f"It lacks version {versions}.")
+        versions = ", ".join(map(str, old))
+        if source.is_writable:
+            _write(source, database, "keys.dropped", keyring.only_newest(), dropped=old)
+            _say(f"Version {versions} is no longer in {source.name}.")
+        else:
+            _print(source, database, "keys.dropped", keyring.only_newest(), dropped=old)
+            _say(f"It lacks version {versions}.")
+    return 0
 
 
-def _keep(
-    source: "Source", database: "Database", action: str, keyring: "Keyring", *, printed: bool, **details: Any
-) -> bool:
-    """Write the keyring to where it is kept, else print it; tells whether it was written."""
+def _write(source: "Source", database: "Database", action: str, keyring: "Keyring", **details: Any) -> None:
     from services.setup import write_private
 
-    written = source.is_writable and not printed
-    _log(database, action, version=keyring.newest, written=written, **details)
-    if written:
-        write_private(source.path, keyring.text())
-        return True
-    _say(f"Store this in {source.name}, and keep a copy elsewhere:")
-    print(keyring.text(), end="")
-    return False
+    _log(database, action, version=keyring.newest, written=True, **details)
+    write_private(source.path, keyring.text())
+
+
+def _print(source: "Source", database: "Database", action: str, keyring: "Keyring", **details: Any) -> None:
+    """Print the whole keyring. Raises OSError when it could not be: the exit status must tell."""
+    _log(database, action, version=keyring.newest, written=False, **details)
+    _say(f"Store this very output in {source.name}, at every host, and keep a copy elsewhere:")
+    print(keyring.text(), end="", flush=True)
 
 
 def _say(text: str) -> None:
@@ -188,11 +207,16 @@ def _opened() -> "Iterator[tuple[Source, Database]]":
 def _alone_at(source: "Source") -> Iterator[None]:
     """Two that write the keyring at once would lose a version. One that can only print it loses nothing."""
     from services.cli_client import CommandRefused
+    from services.setup import own_like
 
     if not source.is_writable:
         yield
         return
     with source.path.with_name(f"{source.path.name}.lock").open("w") as lock:
+        with suppress(
+            PermissionError
+        ):  # made by root, the owner of the keyring must be able to open it later
+            own_like(lock.fileno(), source.path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

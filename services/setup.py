@@ -3,6 +3,7 @@
 import base64
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -116,11 +117,40 @@ def describe_logins(logins: list[tuple[str, str, str]]) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+    """Write a file, whole or not at all: a new one only its owner may read.
+
+    One that is replaced keeps its owner, group and mode, so that who could read it still can. Raises
+    PermissionError, with the file as it was, to who may not give it back to its owner.
+    """
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            own_like(descriptor, path)
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        except OSError:
+            temporary.unlink()
+            raise
     temporary.replace(path)
+
+
+def own_like(descriptor: int, path: Path) -> None:
+    """Give a new file the owner, group and mode of the one at `path`, if there is one.
+
+    Raises PermissionError, with the way out, to who may not.
+    """
+    try:
+        former = path.stat()
+    except FileNotFoundError:
+        os.fchmod(descriptor, 0o600)
+        return
+    made = os.fstat(descriptor)
+    try:
+        if (made.st_uid, made.st_gid) != (former.st_uid, former.st_gid):
+            os.fchown(descriptor, former.st_uid, former.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(former.st_mode))
+    except PermissionError as error:
+        told = "the file would change its owner: run this as its owner or as root"
+        raise PermissionError(error.errno, told, str(path)) from error

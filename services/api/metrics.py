@@ -12,7 +12,7 @@ from shared.audit.sequencer import lag, tree_size
 from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
-from shared.privacy.grants import count_open
+from shared.privacy.grants import count_open, count_unacknowledged
 from shared.privacy.search_index import waiting
 
 REGISTRY = CollectorRegistry()
@@ -72,6 +72,11 @@ BREAK_GLASS = Counter(
 BREAK_GLASS_OPEN = Gauge(
     "medichat_break_glass_open", "Emergency accesses of admins that are open now", registry=REGISTRY
 )
+BREAK_GLASS_UNACKNOWLEDGED = Gauge(
+    "medichat_break_glass_unacknowledged",
+    "Emergency accesses of admins that no auditor has acknowledged",
+    registry=REGISTRY,
+)
 SEARCH_PENDING = Gauge(
     "medichat_search_pending", "Messages that auditors cannot find by their words yet", registry=REGISTRY
 )
@@ -97,6 +102,7 @@ def render(
     _count_verdicts(connection, now)
     _measure_log(connection, now)
     BREAK_GLASS_OPEN.set(count_open(connection, now))
+    BREAK_GLASS_UNACKNOWLEDGED.set(count_unacknowledged(connection))
     SEARCH_PENDING.set(waiting(connection))
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)

@@ -1,4 +1,5 @@
-"""Takes a backup while everything runs. It holds what the database holds: ciphertext and metadata, no secret.
+"""Takes a backup while everything runs. It holds what the database holds: ciphertext, wrapped keys, metadata,
+hashes of passwords and of API keys; no master key.
 
 All tables are read in one transaction, which sees none of what is committed meanwhile. Memory stays flat: a
 part of a table is in it at a time.

@@ -2,7 +2,8 @@
 
 AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce under a data key of its own for each
 conversation, dataset or image. Data keys are wrapped by a versioned master key, likewise with
-AES-256-GCM. Destroying a data key erases every text under it, in backups too.
+AES-256-GCM. Destroying a data key erases every text under it from the database. A copy that was made before,
+such as a backup, still holds the wrapped key: the master key opens it for as long as both exist.
 
 Each ciphertext is bound to its place (associated data, e.g. `message:<id>`), so that it cannot be
 moved to another row unnoticed.
@@ -121,7 +122,11 @@ class Envelope:
         return _seal(keyring.keys[keyring.newest], secret, key_id), keyring.newest
 
     def look_again(self) -> None:
-        """Read the keyring from where it is kept; what cannot be read now leaves the one at hand."""
+        """Read the keyring from where it is kept.
+
+        What cannot be read now leaves the one at hand, and so does one that has another key under a name that
+        is known: it is not the keyring of this database.
+        """
         with self._looking:
             self._read()
 
@@ -129,9 +134,14 @@ class Envelope:
         if self._look is None:
             return
         try:
-            self._keyring = self._look()
+            found = self._look()
         except (ValueError, OSError) as error:
             log.warning("the keyring cannot be read again: %s", error)
+            return
+        if changed := found.contradicts(self._keyring):
+            log.error("the keyring is not used, for in it another key stands as %s: put it back", changed)
+            return
+        self._keyring = found
 
     def _master_key(self, version: int) -> bytes:
         if version not in self._keyring.keys:

@@ -61,6 +61,17 @@ class Keyring:
                 )
         return cls.of(keys, fingerprint_key)
 
+    def contradicts(self, other: "Keyring") -> str:
+        """What of it is another key than the other keyring has under the same name; "" for nothing."""
+        changed = [
+            f"version {version}"
+            for version, key in sorted(self.keys.items())
+            if not hmac.compare_digest(other.keys.get(version, key), key)
+        ]
+        if not hmac.compare_digest(self.fingerprint_key, other.fingerprint_key):
+            changed.append("the fingerprint key")
+        return ", ".join(changed)
+
     def text(self) -> str:
         """The keyring as it is kept: a line each."""
         named = {**{str(version): self.keys[version] for version in sorted(self.keys)}}

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from services import cli
 from shared.db.tables import data_keys
 from shared.ids import new_id
-from shared.privacy.envelope import new_master_key
+from shared.privacy.envelope import Envelope, new_master_key
 from shared.privacy.keyring import Keyring
 from shared.privacy.keys import create_data_key
 from tests.conftest import MakeApi
@@ -30,14 +30,15 @@ def file(tmp_path: Path) -> Path:
     (tmp_path / "secrets").mkdir()
     path = tmp_path / "secrets/medichat_master_key"
     path.write_text(new_master_key())
+    path.chmod(0o600)
     return path
 
 
 @pytest.fixture
 def api(make_api: MakeApi, file: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
     """A gateway that reads its master key from the file, on the machine of the command."""
-    made = make_api(master_key=None, reconcile_s=600)  # its maintenance makes no data key meanwhile
-    made.wait_for_maintenance()
+    made = make_api(master_key=None, reconcile_s=600)
+    made.wait_for_maintenance()  # which makes no data key from now on
     for name in ("state_dir", "database_url", "database_owner_url", "redis_url"):
         monkeypatch.setenv(f"MEDICHAT_{name.upper()}", str(getattr(made.settings, name)))
     return made
@@ -82,6 +83,19 @@ def make_data_keys(api: Api, count: int = 1) -> None:
                 owner_id=new_id(),
                 now=now,
             )
+
+
+def make_old_data_key(api: Api, file: Path) -> None:
+    """A data key under the version before, as a process makes it that has not looked since."""
+    ring = Keyring.parse(file.read_text())
+    with api.gateway.database.write() as connection:
+        create_data_key(
+            connection,
+            Envelope(Keyring.of({1: ring.keys[1]}, ring.fingerprint_key)),
+            scope="person",
+            owner_id=new_id(),
+            now=api.gateway.clock.now(connection),
+        )
 
 
 def test_a_gateway_that_is_up_reads_old_and_new_texts_across_a_rotation(
@@ -231,8 +245,62 @@ def test_a_keyring_that_is_kept_elsewhere_is_printed_and_used_once_it_is_there(
     assert keys("rotate") == 0
     assert versions(api) == {2: 1}
     assert keys("drop-old", "--at-once") == 0
-    kept = file.read_text() if how == "--print" else capsys.readouterr().out.partition("\n")[2]
+    kept = file.read_text() if how == "--print" else capsys.readouterr().out
     assert list(Keyring.parse(kept).keys) == [2]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize("kept", ["in a file", "elsewhere"])
+def test_what_is_printed_is_a_whole_keyring_or_nothing_and_the_status_tells(
+    api: Api, file: Path, kept: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = kept == "elsewhere"
+    if elsewhere:
+        monkeypatch.setenv("MEDICHAT_MASTER_KEY_COMMAND", f"cat {file}")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        status = keys(*arguments)
+        printed = capsys.readouterr().out
+        if printed:
+            assert Keyring.parse(printed).text() == printed
+        return status, printed
+
+    make_data_keys(api, 3)
+    assert run("drop-old") == (1 if elsewhere else 0, ""), "there is none beside the newest"
+    status, printed = run("rotate", "--print")
+    assert (status, list(Keyring.parse(printed).keys)) == (0, [1, 2])
+    file.write_text(printed)
+    assert run("rotate", "--print") == (0, printed), "what is stored is printed again"
+    assert run("drop-old") == (1, ""), "data keys are under version 1"
+    assert versions(api) == {1: 3}
+    assert run("rotate") == (0, "")
+    make_old_data_key(api, file)
+    assert run("rotate", "--print") == (1, ""), "one that was broken off went on"
+    assert run("drop-old") == (1, ""), "not yet"
+    status, printed = run("drop-old", "--at-once")
+    assert (status, printed == "") == (0, not elsewhere)
+    if elsewhere:
+        assert list(Keyring.parse(printed).keys) == [2]
+    assert [event.action for event in api.audit() if event.action == "keys.printed"] == ["keys.printed"]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_keyring_that_is_replaced_keeps_its_mode(api: Api, file: Path) -> None:
+    make_data_keys(api)
+    file.chmod(0o640)
+    assert keys("rotate") == 0
+    assert list(Keyring.parse(file.read_text()).keys) == [1, 2]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a file away from its owner")
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_keyring_that_root_replaces_still_belongs_to_its_owner(api: Api, file: Path) -> None:
+    make_data_keys(api)
+    os.chown(file, 12345, 23456)
+    assert keys("rotate") == 0
+    for path in (file, file.with_name(f"{file.name}.lock")):
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456), path.name
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])

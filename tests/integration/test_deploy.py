@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from services import cli, local
 from services.api.main import create_app
+from services.api.metrics import REGISTRY
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -347,3 +348,52 @@ def test_each_image_installs_what_it_runs(target: str, packages: dict[str, list[
     assert ("torch" in names) == target.startswith("worker")
     needed = {"api": "fastapi", "ui": "streamlit", "worker_infer": "transformers", "worker_train": "trl"}
     assert needed[target] in names
+
+
+def test_every_metric_named_in_an_alert_is_exported() -> None:
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    named = {name for rule in rules for name in re.findall(r"medichat_\w+", rule["expr"])}
+    assert "medichat_break_glass_unacknowledged" in named
+    exported = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
+    assert named <= exported
+
+
+DOCKER = """#!/bin/sh
+case "$*" in
+  *"$REFUSED"*) exit $STATUS;;
+  *--print) echo with a new version;;
+  *drop-old) echo without the old version;;
+esac
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize(
+    ("refused", "left", "before"),
+    [
+        ("--print", "the only key", None),
+        ("drop-old", "with a new version\n", "the only key"),
+        ("nothing", "without the old version\n", "with a new version\n"),
+    ],
+)
+def test_the_recipe_of_a_rotation_never_writes_nothing_over_the_keyring(
+    refused: str, left: str, before: str | None, status: int, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    (recipe,) = [part for part in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "keys rotate" in part]
+    if refused == "--print":  # the second half is another day's
+        recipe = recipe.partition("# ten minutes later")[0]
+    for name, program in {"docker": DOCKER, "sleep": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    key = tmp_path / "deploy/secrets/medichat_master_key"
+    key.parent.mkdir(parents=True)
+    key.write_text("the only key")
+    inode = key.stat().st_ino
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {"PATH": path, "REFUSED": refused, "STATUS": str(status)}
+    subprocess.run(["sh", "-c", recipe], cwd=tmp_path, env=env, check=False, timeout=20)
+    assert (key.read_text(), key.stat().st_ino) == (left, inode)
+    kept = key.with_name(f"{key.name}.before")
+    assert (kept.read_text() if kept.exists() else None) == before

@@ -1,10 +1,12 @@
 """Maintenance: one gateway's at a time, and no job stands in the way of another."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
 
+from services.api import maintenance
 from services.api.maintenance import Maintenance
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs, leases, released_sentences
@@ -99,3 +101,18 @@ def test_the_names_of_files_that_an_earlier_release_stored_in_the_clear_are_seal
     clear = {broken: "Maria_Huber.jsonl", hub: "owner/name"}
     assert stored() == {**clear, old: "", erased: ""}
     assert told() == {**clear, old: "Maria_Huber.jsonl", erased: ""}
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_who_waits_for_the_maintenance_waits_for_the_end_of_its_round(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def works_for_long(*_: object) -> None:
+        threading.Event().wait(0.3)
+        ended.set()
+
+    monkeypatch.setattr(maintenance, "index_waiting", works_for_long)
+    make_api(reconcile_s=600).wait_for_maintenance()
+    assert ended.is_set()

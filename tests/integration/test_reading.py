@@ -296,7 +296,12 @@ def test_metrics_count_the_open_and_all(api: Api, conversation: str) -> None:
     grant = broken(admin, conversation)
     assert figures() == {
         "medichat_break_glass_open": 1,
+        "medichat_break_glass_unacknowledged": 1,
         "medichat_break_glass_total": before["medichat_break_glass_total"] + 1,
     }
     admin.post(f"/v1/break-glass/{grant['id']}/end").raise_for_status()
-    assert figures()["medichat_break_glass_open"] == 0
+    after = figures()
+    assert (after["medichat_break_glass_open"], after["medichat_break_glass_unacknowledged"]) == (0, 1)
+    seen = f"/v1/break-glass/{grant['id']}/acknowledge"
+    api.log_in(Role.AUDITOR).post(seen).raise_for_status()
+    assert figures()["medichat_break_glass_unacknowledged"] == 0

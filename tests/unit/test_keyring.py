@@ -136,3 +136,34 @@ def test_a_keyring_that_is_being_written_leaves_the_one_at_hand(caplog: pytest.L
     envelope.look_again()
     assert envelope.version == 1
     assert "the keyring cannot be read again" in caplog.text
+
+
+@pytest.mark.parametrize("changed", ["version 1", "the fingerprint key"])
+def test_a_running_process_refuses_a_keyring_with_another_key_under_a_known_name(
+    changed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring, other = rotated(), Keyring.parse(new_master_key()).with_new()
+    kept = ring.fingerprint_key if changed == "version 1" else other.fingerprint_key
+    keys = {**ring.keys, 1: other.keys[1], 3: other.keys[2]} if changed == "version 1" else ring.keys
+    envelope = Envelope(ring, look=lambda: Keyring.of(keys, kept))
+    _, wrapped, version = Envelope(ring).new_data_key("k")
+    envelope.look_again()
+    assert (envelope.version, version) == (2, 2)
+    assert envelope.fingerprint("a") == Envelope(ring).fingerprint("a")
+    assert isinstance(envelope.unwrap("k", wrapped, version), DataKey)
+    (said,) = caplog.records
+    assert (said.levelname, changed in said.getMessage()) == ("ERROR", True)
+    assert all(base64.b64encode(key).decode() not in caplog.text for key in keys.values())
+
+
+def test_a_running_process_takes_up_a_keyring_that_was_rotated_or_lacks_the_old_version(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ring = rotated()
+    rings = iter([ring, ring.only_newest(), ring.only_newest().with_new()])
+    envelope = Envelope(Keyring.parse(PLAIN), look=lambda: next(rings))
+    versions = []
+    for _ in range(3):
+        envelope.look_again()
+        versions.append(envelope.version)
+    assert (versions, caplog.text) == ([2, 2, 3], "")

@@ -36,3 +36,11 @@ def test_every_paragraph_and_article_is_there_with_a_test() -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`MEDICHAT_(\w+)`", PAGE))))
 def test_every_setting_that_the_page_names_exists(name: str) -> None:
     assert name.lower() in Settings.model_fields
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/privacy.md", "docs/operations.md"])
+def test_a_page_that_speaks_of_erasing_says_that_backups_are_to_be_deleted(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    assert "eras" in text
+    assert re.search(r"[Dd]elete backups|[Bb]ackups [^.]*(delete (them|those)|until you delete)", text)
+    assert "no secret" not in text

@@ -25,7 +25,8 @@ def show(gateway: Gateway, me: Json) -> None:
     erasing.by_name(
         "Erase my account",
         "Your account ends, and all your conversations are destroyed: nobody can read them again, neither "
-        "you nor auditors. **This cannot be undone.** The log keeps that you were here, without your words.",
+        "you nor auditors. **This cannot be undone.** The log keeps that you were here, without your words. "
+        "Backups taken before hold them until they are deleted.",
         me["name"],
         gateway.erase_oneself,
         key="erase-me",

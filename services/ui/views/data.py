@@ -221,7 +221,8 @@ def _one(tuning: Tuning, dataset: Json) -> None:
             acts.confirm(
                 "Erase",
                 "Its key and its files are destroyed: nobody can read its rows again. This cannot be undone. "
-                "What checks it or trains on it is stopped; adapters trained on it stay, and are listed.",
+                "What checks it or trains on it is stopped; adapters trained on it stay, and are listed. "
+                "Backups taken before hold its rows until you delete them.",
                 partial(_erase, tuning, dataset["id"]),
                 key=f"erase-{dataset['id']}",
                 done="Erased.",

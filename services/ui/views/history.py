@@ -85,7 +85,8 @@ def _show_erasure(gateway: Gateway, conversation_id: str) -> None:
     st.divider()
     st.caption(
         "Erasing destroys it: nobody can read it again, neither you nor auditors. It cannot be undone. "
-        "The log keeps that it was there, without a word of it."
+        "The log keeps that it was there, without a word of it. "
+        "Backups taken before hold it until they are deleted."
     )
     understood = st.checkbox("I want it destroyed for good", key=f"understood-{conversation_id}")
     st.button(

@@ -89,8 +89,8 @@ def _change(gateway: Gateway, others: list[Json]) -> None:
     erasing.by_name(
         f"Erase {plain_markdown(person['name'])}",
         "The account ends, and every conversation of this person is destroyed: nobody can read them again, "
-        "auditors neither. **This cannot be undone.** What they uploaded to train on stays. To keep somebody "
-        "out, disable the account instead.",
+        "auditors neither. **This cannot be undone.** What they uploaded to train on stays; backups taken "
+        "before hold all until you delete them. To keep somebody out, disable the account instead.",
         person["name"],
         partial(gateway.erase_person, person["id"]),
         key=f"erase-{person['id']}",
