@@ -37,7 +37,7 @@ from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
 from shared.conversations import StoredVerdict
 from shared.db import Database
-from shared.db.tables import audit_events, leases, users
+from shared.db.tables import audit_events, users
 from shared.guard.verdict import Action, Audience, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
@@ -184,8 +184,8 @@ class Api:
         self._idle.append(self.app)
 
     def wait_for_maintenance(self) -> None:
-        """Until the gateway's own maintenance has worked."""
-        wait_until(lambda: self.count(leases), 10, "for the maintenance")
+        """Until a round of the gateway's own maintenance has ended; its lease alone says that one began."""
+        wait_until(lambda: self.app.state.maintenance.rounds, 10, "for the maintenance")
 
     def judge_with(self, standing: Standing) -> None:
         """Have this judge in the gateway from now on, until another policy counts."""

@@ -101,7 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gateway = open_gateway(settings)
         news = News(settings)
         maintenance, sealing = Maintenance(gateway), Sealing(gateway)
-        app.state.gateway, app.state.news = gateway, news
+        app.state.gateway, app.state.news, app.state.maintenance = gateway, news, maintenance
         away = errors.DATABASE_AWAY
         app.state.door = Together(partial(identify, gateway), shared_fate=away)
         app.state.desk = Together(partial(accept, gateway), shared_fate=away)

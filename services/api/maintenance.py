@@ -37,6 +37,8 @@ class Maintenance:
         self._holder = new_id()
         self._retention = Retention(gateway)
         self._closing = threading.Event()
+        #: Rounds that ended, whatever came of them.
+        self.rounds = 0
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -104,5 +106,6 @@ class Maintenance:
                 log.warning("maintenance could not reach the database: %s", type(error).__name__)
             except Exception as error:  # the loop must outlive a bug in one round
                 log.error("maintenance failed: %s", where(error))
+            self.rounds += 1
             if self._closing.wait(pause):
                 return
