@@ -5,11 +5,11 @@ The event of a look is written and committed before anything of the conversation
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 from sqlalchemy import Connection, select
 
 from services.api.access import REVEAL_LIFE, access_views, transcript_of
-from services.api.deps import Access, Auditor, GatewayDep
+from services.api.deps import Access, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.schemas_transcripts import AuditedConversationView, RevealBody, TranscriptView
 from services.api.state import Gateway
@@ -29,10 +29,16 @@ AuditorWithPassword = Annotated[
     Principal, Depends(Access(Role.AUDITOR, frozenset({Scope.AUDIT}), password=True))
 ]
 
+_NOT_REVEALED = (
+    "No reveal of yours is open for this conversation; say why you need to see who it is about: "
+    "POST /v1/audit/conversations/{conversation_id}/reveal."
+)
+
 
 @router.get("/{conversation_id}", responses=document(401, 403, 404, 410, 422, 429))
 def read_logged_conversation(
     conversation_id: ConversationId,
+    request: Request,
     caller: Auditor,
     gateway: GatewayDep,
     revealed: Annotated[
@@ -44,19 +50,19 @@ def read_logged_conversation(
         find_conversation(connection, conversation_id)
         now = gateway.clock.now(connection)
         reveal = _reveal_of(connection, caller, conversation_id, gateway)
-        if revealed and reveal is None:
-            raise NotAllowed(
-                "No reveal of yours is open for this conversation; say why you need to see who it is about: "
-                "POST /v1/audit/conversations/{conversation_id}/reveal."
+        refused = revealed and reveal is None
+        if not refused:
+            record.append(
+                connection,
+                now=now,
+                actor=caller.actor,
+                action="conversation.revealed" if revealed else "conversation.opened",
+                object=f"conversation:{conversation_id}",
+                details={"grant": reveal.id} if revealed and reveal else None,
             )
-        record.append(
-            connection,
-            now=now,
-            actor=caller.actor,
-            action="conversation.revealed" if revealed else "conversation.opened",
-            object=f"conversation:{conversation_id}",
-            details={"grant": reveal.id} if revealed and reveal else None,
-        )
+    if refused:
+        log_denial(gateway, request, caller, "no open reveal", f"conversation:{conversation_id}")
+        raise NotAllowed(_NOT_REVEALED)
     return _view(gateway, conversation_id, reveal, mask=not revealed)
 
 
