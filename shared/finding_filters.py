@@ -33,6 +33,10 @@ class Filters:
     thumbs_down: bool | None = None
     #: Whether an answer was reviewed.
     reviewed: bool | None = None
+    #: What a reviewer said of an answer, and by what it is unsafe; as long as more reviews of the answer are
+    #: wanted it does not count, so that whoever gives them knows of none.
+    review_verdict: str | None = None
+    review_category: str | None = None
     #: Words, all of which occur in it; "phrases" within one message.
     words: str | None = None
 
@@ -66,6 +70,8 @@ def of_ids(filters: Filters, id: Any) -> list[ColumnElement[bool]]:
         judged = judged.where(verdicts.c.category == filters.category)
     if filters.action is not None or filters.category is not None:
         found.append(id.in_(judged))
+    if filters.review_verdict is not None or filters.review_category is not None:
+        found.append(id.in_(_said(filters)))
     for asked, those in (
         (filters.flagged, _judged().where(verdicts.c.action != Action.ALLOW)),
         (filters.thumbs_down, _disliked()),
@@ -86,6 +92,16 @@ def _disliked() -> Select[Any]:
     """Conversations with an answer that was found bad."""
     disliked = select(messages.c.conversation_id).join(feedback, feedback.c.message_id == messages.c.id)
     return disliked.where(feedback.c.rating == "down")
+
+
+def _said(filters: Filters) -> Select[Any]:
+    """Conversations with an answer of which a reviewer said this."""
+    said = _reviewed().where(review_items.c.closed_at.is_not(None))
+    if filters.review_verdict is not None:
+        said = said.where(reviews.c.verdict == filters.review_verdict)
+    if filters.review_category is not None:
+        said = said.where(reviews.c.category == filters.review_category)
+    return said
 
 
 def _reviewed() -> Select[Any]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -64,9 +64,10 @@ def refresh(gateway: Gateway, address: str, token: str) -> TokenPair:
     if wait_s is not None:
         raise LimitReached("Too many refreshes in one minute; wait and try again.", retry_after_s=wait_s)
     key = gateway.settings.secret("token_key")
+    idle = timedelta(minutes=gateway.settings.session_idle_minutes)
 
     def trade(connection: Connection) -> TokenPair:
-        return sessions.refresh(connection, token, key=key, now=gateway.clock.now(connection))
+        return sessions.refresh(connection, token, key=key, idle=idle, now=gateway.clock.now(connection))
 
     return _committed(gateway.database, trade)
 

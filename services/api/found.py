@@ -38,6 +38,8 @@ def told_conversations(envelope: Envelope, filters: Filters) -> dict[str, Any]:
             "flagged": (filters.flagged, True),
             "thumbs_down": (filters.thumbs_down, True),
             "reviewed": (filters.reviewed, True),
+            "review_verdict": (filters.review_verdict, True),
+            "review_category": (filters.review_category, True),
             "words": (filters.words and " ".join(words_of(filters.words)), False),
         },
     )

@@ -74,3 +74,6 @@ class EvaluationDetail(EvaluationView):
         description="`best` and `worst` held-out answers side by side, `stopped` by the guard, `declined`."
     )
     samples_erased: bool = Field(description="Whether the dataset's texts, and these with them, were erased.")
+    samples_withheld: bool = Field(
+        description="Whether they are of people's conversations, which admins do not read."
+    )

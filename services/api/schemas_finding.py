@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from services.api.schemas import Body, Moment, PlainText
+from services.api.schemas_review import ReviewCategory
 from shared.audit.record import Outcome
 from shared.guard.verdict import Action, Category
+from shared.review.rules import ReviewVerdict
 
 Typed = Annotated[str, StringConstraints(max_length=160)]
 Words = Annotated[PlainText, Field(max_length=300)]
@@ -46,6 +48,13 @@ class ConversationFilters(Body):
     flagged: bool | None = Field(None, description="Whether the guard stepped in or doubted.")
     thumbs_down: bool | None = Field(None, description="Whether its person found an answer bad.")
     reviewed: bool | None = Field(None, description="Whether an answer in it was reviewed.")
+    review_verdict: ReviewVerdict | None = Field(
+        None, description="What a reviewer said of an answer, once no further review of it is wanted."
+    )
+    review_category: ReviewCategory | None = Field(
+        None,
+        description="By which category a reviewer found an answer unsafe; counts as `review_verdict` does.",
+    )
 
 
 class ConversationsQuery(ConversationFilters):

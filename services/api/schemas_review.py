@@ -27,7 +27,7 @@ class AskForReviewBody(Body):
 
 
 class DraftBody(Body):
-    """All that is filled in so far; what is left out is empty."""
+    """Fields of the draft to change; what is left out stays as it is, null clears it."""
 
     verdict: ReviewVerdict | None = None
     category: ReviewCategory | None = Field(None, description="By which category the answer is unsafe.")

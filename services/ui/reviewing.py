@@ -29,9 +29,9 @@ class Reviewing:
         """One answer of the queue; reading it is an event of the log."""
         return self._call("GET", f"/v1/reviews/{item_id}")
 
-    def save(self, item_id: str, draft: Json) -> Json:
-        """Keep a draft; returns the review."""
-        return self._call("PUT", f"/v1/reviews/{item_id}", json=draft)
+    def save(self, item_id: str, changes: Json) -> Json:
+        """Change fields of the draft, and hold the answer; without changes only that. Returns the review."""
+        return self._call("PUT", f"/v1/reviews/{item_id}", json=changes)
 
     def give(self, item_id: str) -> Json:
         """Give the draft; returns the review."""

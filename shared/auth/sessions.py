@@ -1,7 +1,7 @@
 """Log-ins: started, found again by what a caller sends, refreshed, ended. Passwords are not its matter.
 
 Finding a caller costs one indexed read; `last_seen_at` is written at most once a minute, or four times in the
-time without use that ends a browser's log-in.
+time without use that ends a browser's log-in, and every log-in of an admin or an auditor.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,10 @@ from shared.guard.verdict import Audience
 from shared.ids import new_id
 
 REFRESH_LIFE = timedelta(days=14)
+#: Whose programs are logged out as browsers are when they are not used.
+_MAY_SEE_OTHERS = frozenset((Role.ADMIN, Role.AUDITOR))
 _NOTE_EVERY = timedelta(minutes=1)
+_NOT_USED = "This log-in ended because it was not used; log in again."
 #: Before the id of an API key, where a session's id may stand too.
 _KEY = "key:"
 
@@ -111,14 +114,18 @@ def session_of(connection: Connection, token: str) -> str | None:
     return found
 
 
-def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> TokenPair:
+def refresh(connection: Connection, token: str, *, key: str, idle: timedelta, now: datetime) -> TokenPair:
     """Trade a refresh token for a new pair.
 
     A token that was used before ends its session, since somebody has a copy. Raises NotAuthenticated then,
-    and for an unknown or expired token or an ended session; commit even then: it is logged.
+    and for an unknown or expired token or a session that ended, or was not used for too long; commit even
+    then: it is logged.
     """
     found = connection.execute(
-        select(refresh_tokens, sessions.c.user_id, sessions.c.revoked_at, users.c.status)
+        select(
+            *(refresh_tokens, sessions.c.user_id, sessions.c.kind, sessions.c.revoked_at),
+            *(sessions.c.last_seen_at, users.c.role, users.c.status),
+        )
         .join(sessions, sessions.c.sid == refresh_tokens.c.sid)
         .join(users, users.c.id == sessions.c.user_id)
         .where(refresh_tokens.c.token_hash == hash_token(token))
@@ -134,6 +141,9 @@ def refresh(connection: Connection, token: str, *, key: str, now: datetime) -> T
     if found.expires_at <= now:
         _log_not_refreshed(connection, found, "expired refresh token", now)
         raise NotAuthenticated("The refresh token has expired; log in again.")
+    if _is_idle(found, idle, now):
+        _log_not_refreshed(connection, found, "log-in that was not used", now)
+        raise NotAuthenticated(_NOT_USED)
     connection.execute(
         update(refresh_tokens).where(refresh_tokens.c.token_hash == found.token_hash).values(used_at=now)
     )
@@ -165,8 +175,8 @@ def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, n
     row = found.one_or_none()
     if row is None or row.revoked_at is not None or row.expires_at <= now:
         raise NotAuthenticated("This log-in has ended; log in again.")
-    if row.kind == SessionKind.BROWSER and row.last_seen_at + idle <= now:
-        raise NotAuthenticated("This log-in ended because it was not used; log in again.")
+    if _is_idle(row, idle, now):
+        raise NotAuthenticated(_NOT_USED)
     # often enough that the time without use is never counted from a use long before the last one
     note_due = now - row.last_seen_at >= min(_NOTE_EVERY, idle / 4)
     age = now - row.reauthenticated_at
@@ -228,6 +238,12 @@ def find_browser_session(connection: Connection, token: str) -> tuple[str, str] 
         select(sessions.c.sid, sessions.c.user_id).where(sessions.c.token_hash == hash_token(token))
     ).one_or_none()
     return None if row is None else (row.sid, row.user_id)
+
+
+def _is_idle(row: Row[Any], idle: timedelta, now: datetime) -> bool:
+    """Whether a log-in was not used for so long that it has ended; a user's program keeps its two weeks."""
+    watched = row.kind == SessionKind.BROWSER or row.role in _MAY_SEE_OTHERS
+    return watched and bool(row.last_seen_at + idle <= now)
 
 
 def _start(

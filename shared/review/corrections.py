@@ -39,7 +39,8 @@ class Correction:
 def find_corrections(connection: Connection) -> list[Correction]:
     """What was corrected: of each answer the correction given last, the newest `MOST`, in the order of time.
 
-    Conversations that were erased, or that their person has taken out of their history, are left out.
+    Left out are conversations that were erased, or that their person has taken out of their history, and
+    answers of which a further review is wanted: whoever gives it must not know of the first.
     """
     newest = (
         func.row_number()
@@ -69,6 +70,7 @@ def find_corrections(connection: Connection) -> list[Correction]:
         .join(data_keys, data_keys.c.key_id == conversations.c.key_id)
         .where(
             given.c.place == 1,
+            review_items.c.closed_at.is_not(None),
             jobs.c.question_id.is_not(None),
             conversations.c.hidden_at.is_(None),
             data_keys.c.wrapped_key.is_not(None),

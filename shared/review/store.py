@@ -2,11 +2,12 @@
 
     waiting ──take──> held ──give──> given
        ^                │ ^            │
-       └──release, 30 minutes of rest  └── take back, within a day
+       └──release, 30 minutes of rest  └── take back, within a day, before another gave theirs
 
 Every method runs in the caller's transaction.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from shared.errors import Conflict, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.review import taking
 from shared.review.filling import Filling, guard_done, join
-from shared.review.records import Draft, Item, Review, seal
+from shared.review.records import Item, Review, seal
 from shared.review.rules import TAKE_BACK, GuardDone, Reason, ReviewVerdict, check_given
 
 
@@ -91,11 +92,12 @@ class ReviewStore:
         return mine, [Review.from_row(row, key) for row in others]
 
     def save(
-        self, connection: Connection, item_id: str, reviewer_id: str, draft: Draft, now: datetime
+        self, connection: Connection, item_id: str, reviewer_id: str, changes: dict[str, Any], now: datetime
     ) -> tuple[Review, bool]:
-        """Keep a draft in place of the former one; holds the item from now on.
+        """Change fields of the draft; holds the item from now on.
 
-        Returns also whether that changed anything: the draft, or that the item was not held.
+        `changes` are fields of `Draft`; those that are left out stay as they are. Returns also whether that
+        changed anything: the draft, or that the item was not held.
         Raises NotFound, KeyDestroyed, and Conflict when the review was given or others have the item.
         """
         item = taking.require(connection, item_id)
@@ -104,6 +106,7 @@ class ReviewStore:
         was_held = before is not None and taking.is_held(before, now)
         row = self._held(connection, item, reviewer_id, now)
         former = Review.from_row(row, key)
+        draft = replace(former.draft, **changes)
         if former.draft == draft:
             return former, not was_held
         sealed = seal(draft, key, item_id, reviewer_id)
@@ -141,7 +144,8 @@ class ReviewStore:
     def take_back(self, connection: Connection, item_id: str, reviewer_id: str, now: datetime) -> Review:
         """Make a given review a draft again, which is held.
 
-        Raises NotFound, KeyDestroyed, and Conflict after a day.
+        Raises NotFound, KeyDestroyed, and Conflict after a day, or once another has given theirs: who may
+        have seen what another says changes nothing, so that agreement is of verdicts given blind.
         """
         item = taking.require(connection, item_id)
         key = self._conversations.key(connection, item.conversation_id)
@@ -150,6 +154,11 @@ class ReviewStore:
             raise Conflict("You have given no review of this answer; there is nothing to take back.")
         if mine.given_at <= now - TAKE_BACK:
             raise Conflict("A review can be taken back for a day; ask for another one of this answer.")
+        if taking.given(connection, item_id) > 1:
+            raise Conflict(
+                "Another person has given their review of this answer, which you may have seen, so yours "
+                "stays as it is; if it is wrong, ask for a review by one more person."
+            )
         taking.write(connection, item_id, reviewer_id, given_at=None, taken_at=now, changed_at=now)
         _close(connection, item_id, None)
         return Review.from_row(_written(connection, item_id, reviewer_id), key)

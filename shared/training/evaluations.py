@@ -30,7 +30,7 @@ from shared.privacy.sealed import SealedReader
 from shared.storage import Storage
 from shared.training.adapters import why_unmeasurable
 from shared.training.gate import Gate, Limits, judge
-from shared.training.states import AdapterStatus, DatasetState
+from shared.training.states import OF_REVIEWS, AdapterStatus, DatasetState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +222,15 @@ class EvaluationStore:
         key = load_data_keys(connection, self._envelope, [row.key_id])[row.key_id]
         found: dict[str, Any] = json.loads(key.decrypt(row.samples_ciphertext, place=_place(evaluation_id)))
         return found
+
+    def is_of_conversations(self, connection: Connection, evaluation: Evaluation) -> bool:
+        """Whether rows that it was measured on, or its adapter trained on, are of people's conversations."""
+        trained_on = select(adapters.c.dataset_id).where(adapters.c.sha256 == evaluation.adapter_sha256)
+        found = select(datasets.c.id).where(
+            datasets.c.source == OF_REVIEWS,
+            (datasets.c.id == evaluation.dataset_id) | datasets.c.id.in_(trained_on),
+        )
+        return connection.execute(found.limit(1)).first() is not None
 
     def sealed_samples(self, connection: Connection, storage: Storage, job_id: str) -> dict[str, Any]:
         """The samples as the evaluating program left them in storage. Raises CannotDecrypt."""

@@ -17,6 +17,8 @@ class DatasetState(StrEnum):
 #: a conversation that was erased.
 ERASED, WITHDRAWN = "erased", "withdrawn"
 GONE = (ERASED, WITHDRAWN)
+#: The `source` of datasets of corrected answers, whose rows are of people's conversations.
+OF_REVIEWS = "reviews"
 
 
 class AdapterStatus(StrEnum):

@@ -308,6 +308,36 @@ def test_a_short_idle_time_does_not_log_out_a_browser_that_is_used(make_api) -> 
     assert me(api, token) == 401
 
 
+@pytest.mark.parametrize(
+    ("role", "ends"),
+    [(Role.ADMIN, True), (Role.AUDITOR, True), (Role.USER, False)],
+    ids=str,
+)
+def test_an_unused_program_of_who_may_see_others_is_logged_out(api: Api, role: Role, ends: bool) -> None:
+    person = api.person(role)
+    tokens = log_in(api, person).json()
+    of_person = sessions.c.user_id == person.id
+    api.set(sessions, of_person, last_seen_at=datetime.now(UTC) - timedelta(minutes=59))
+    assert me(api, tokens["access_token"]) == 200, "and that is use"
+    tokens = refresh(api, tokens["refresh_token"]).json()
+    assert me(api, tokens["access_token"]) == 200
+    api.set(sessions, of_person, last_seen_at=datetime.now(UTC) - timedelta(minutes=61))
+    assert me(api, tokens["access_token"]) == (401 if ends else 200)
+    assert refresh(api, tokens["refresh_token"]).status_code == (401 if ends else 200)
+    assert len(api.audit("session.refused")) == ends
+
+
+def test_refreshing_is_use_of_a_log_in(api: Api) -> None:
+    auditor = api.person(Role.AUDITOR)
+    tokens = log_in(api, auditor).json()
+    of_person = sessions.c.user_id == auditor.id
+    api.set(sessions, of_person, last_seen_at=datetime.now(UTC) - timedelta(minutes=59))
+    assert refresh(api, tokens["refresh_token"]).status_code == 200
+    with api.gateway.database.read() as connection:
+        seen_at = connection.execute(select(sessions.c.last_seen_at).where(of_person)).scalar_one()
+    assert seen_at > datetime.now(UTC) - timedelta(minutes=5)
+
+
 def test_too_many_log_ins_from_one_address_are_slowed(make_api) -> None:  # type: ignore[no-untyped-def]
     api = make_api(logins_per_minute=2)
     person = api.person()

@@ -223,6 +223,18 @@ def test_samples_of_an_erased_dataset_are_gone_and_the_figures_stay(api: Api, re
     assert read["figures"]["loss"] == GOOD["loss"]
 
 
+def test_samples_of_peoples_conversations_are_withheld_and_the_figures_stay(
+    api: Api, registered: Registered
+) -> None:
+    admin = api.log_in(Role.ADMIN)
+    asked = admin.post(f"/v1/adapters/{registered.sha256}/evaluate", json={}).json()
+    end(api, claim(api), GOOD)
+    api.set(datasets, datasets.c.id == asked["dataset_id"], source="reviews")
+    read = admin.get(f"/v1/evaluations/{asked['id']}").json()
+    assert (read["samples"], read["samples_withheld"]) == ({}, True)
+    assert read["figures"]["loss"] == GOOD["loss"]
+
+
 def test_what_cannot_be_evaluated_or_read_is_a_problem(api: Api, registered: Registered) -> None:
     admin = api.log_in(Role.ADMIN)
     assert admin.post(f"/v1/adapters/{'0' * 64}/evaluate").status_code == 404

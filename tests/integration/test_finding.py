@@ -284,13 +284,28 @@ def test_conversations_are_found_by_what_is_known_of_them(api: Api) -> None:
         item, reviewer = new_id(), person.id
         connection.execute(
             review_items.insert().values(
-                id=item, job_id=job.id, conversation_id=flagged, reason="x", wanted=1, created_at=now
+                id=item,
+                job_id=job.id,
+                conversation_id=flagged,
+                reason="x",
+                priority=1,
+                sampled=False,
+                wanted=1,
+                created_at=now,
+                closed_at=now,
             )
         )
         key = connection.execute(select(data_keys.c.key_id).limit(1)).scalar_one()
         connection.execute(
             reviews.insert().values(
-                item_id=item, reviewer_id=reviewer, taken_at=now, key_id=key, changed_at=now, given_at=now
+                item_id=item,
+                reviewer_id=reviewer,
+                taken_at=now,
+                verdict="unsafe",
+                category="dosing",
+                key_id=key,
+                changed_at=now,
+                given_at=now,
             )
         )
     for filters in (
@@ -303,6 +318,9 @@ def test_conversations_are_found_by_what_is_known_of_them(api: Api) -> None:
         {"flagged": True},
         {"thumbs_down": True},
         {"reviewed": True},
+        {"review_verdict": "unsafe"},
+        {"review_category": "dosing"},
+        {"review_verdict": "unsafe", "review_category": "dosing", "person": person.id},
         {"category": "dosing", "action": "replace", "person": person.id},
     ):
         assert ids(search(auditor, **filters)) == [flagged], filters
@@ -310,6 +328,8 @@ def test_conversations_are_found_by_what_is_known_of_them(api: Api) -> None:
         assert [item["id"] for item in sent.json()["items"]] == [flagged], filters
     for filters in ({"flagged": False}, {"thumbs_down": False}, {"reviewed": False}, {"person": other.id}):
         assert ids(search(auditor, **filters)) == [quiet], filters
+    for filters in ({"review_verdict": "safe"}, {"review_category": "diagnosis"}):
+        assert ids(search(auditor, **filters)) == [], filters
     assert ids(search(auditor)) == [quiet, flagged]
     assert ids(search(auditor, since="2090-01-01T00:00:00Z")) == []
     assert ids(search(auditor, until="2020-01-01T00:00:00Z")) == []

@@ -57,6 +57,17 @@ def test_the_newest_are_shown_and_words_find_fewer(page: AppTest, written: list[
     assert "No conversation matches." in texts(page)
 
 
+def test_what_a_reviewer_said_finds_fewer_and_can_be_kept(page: AppTest, api: Api, auditor: Person) -> None:
+    page.selectbox(key="find-review_verdict").set_value("unsafe")
+    page.selectbox(key="find-review_category").set_value("dosing")
+    button(page, "Search").click().run()
+    assert "No conversation matches." in texts(page)
+    next(each for each in page.text_input if each.label.startswith("Name of")).set_value("Unsafe").run()
+    button(page, "Keep").click().run()
+    (view,) = api.client(auditor).get("/v1/audit/views").json()["items"]
+    assert view["filters"] == {"review_verdict": "unsafe", "review_category": "dosing"}
+
+
 def test_a_search_without_a_word_in_it_says_so(page: AppTest) -> None:
     search(page, "?!")
     assert any("at least one" in each.value for each in page.error)

@@ -78,6 +78,18 @@ def test_identifiers_are_masked_and_counted(open_app: Open, api: Api, conversati
     assert "Maria" not in shown
 
 
+def test_an_answer_is_put_into_the_queue_of_the_review_with_a_click(
+    open_app: Open, api: Api, conversation: str
+) -> None:
+    auditor = api.person(Role.AUDITOR)
+    app = open_app(auditor, "conversation", conversation=conversation)
+    button(app, "Ask for a review").click().run()
+    assert app.toast[0].value == "It waits to be reviewed."
+    assert len([each for each in app.button if each.label == "Ask for a review"]) == 1, "none at the question"
+    item = api.client(auditor).post("/v1/reviews/next").json()["item"]
+    assert (item["conversation_id"], item["reason"]) == (conversation, "asked")
+
+
 def test_without_an_id_in_the_address_one_is_asked_for(open_app: Open, api: Api, conversation: str) -> None:
     app = open_app(api.person(Role.AUDITOR), "conversation")
     app.text_input[0].set_value(f"conversation:{conversation}")

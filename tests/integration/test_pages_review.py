@@ -1,16 +1,20 @@
 """The pages of the review, run by Streamlit's own test runner against a real gateway."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
+from services.ui.views import review_form
 from shared.auth.roles import Role
 from shared.db.tables import sessions
 from shared.db.tables_review import reviews
 from shared.guard.verdict import Verdict
+from shared.review.rules import HOLD
 from tests.conftest import MakeApi
 from tests.integration.test_reviews import CORRECTED, PAST, REPLACED, answered, judge, queued
 from tests.pages import button, charts, open_with, served_by, texts
@@ -156,6 +160,53 @@ def test_what_could_not_be_saved_stays_on_the_page_and_says_so(open_app: Open, a
     assert "not saved" not in texts(app)
 
 
+def test_what_another_tab_saved_survives_and_is_shown(open_app: Open, api: Api) -> None:
+    auditor = api.person(Role.AUDITOR)
+    client = api.client(auditor)
+    item = queued(api, client, answered(api))
+    client.post("/v1/reviews/next")
+    app = open_app(auditor, r=item)
+    client.put(f"/v1/reviews/{item}", json={"corrected": CORRECTED}).raise_for_status()
+    button(app, "Wrong").click().run()
+    assert app.text_area[0].value == CORRECTED
+    button(app, "Incomplete").click().run()
+    kept = mine(client, item)
+    assert (kept["verdict"], kept["corrected"]) == ("incomplete", CORRECTED)
+
+
+def test_what_cannot_be_saved_can_be_discarded_to_go_on(open_app: Open, api: Api) -> None:
+    auditor, other = api.person(Role.AUDITOR), api.log_in(Role.AUDITOR)
+    item = queued(api, other, answered(api))
+    app = open_app(auditor, r=item)
+    judge(other, item, verdict="safe")
+    app.text_area[1].set_value("A thought.").run()
+    assert "copy it to keep it" in texts(app)
+    button(app, "Skip").click().run()
+    assert at(app) == item, "it would be lost"
+    button(app, "Yes: discard").click().run()
+    assert not app.text_area[1].value
+    button(app, "Skip").click().run()
+    assert "r" not in app.query_params
+
+
+def test_a_page_that_stays_open_keeps_holding_the_answer(
+    open_app: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auditor, other = api.person(Role.AUDITOR), api.log_in(Role.AUDITOR)
+    queued(api, api.client(auditor), answered(api))
+    app = open_app(auditor)
+    button(app, "Review the next one").click().run()
+    nearly_over = datetime.now(UTC) - HOLD + timedelta(minutes=1)
+    for renewed_after_s, kept in ((3600, False), (0, True)):
+        api.set(reviews, reviews.c.given_at.is_(None), taken_at=nearly_over)
+        monkeypatch.setattr(review_form, "RENEW_S", renewed_after_s)
+        app.run()
+        with api.gateway.database.read() as connection:
+            taken_at = connection.execute(select(reviews.c.taken_at)).scalar_one()
+        assert (taken_at > nearly_over) is kept
+    assert other.post("/v1/reviews/next").json() == {"item": None}
+
+
 def test_what_is_skipped_goes_back_and_the_next_one_comes(open_app: Open, api: Api) -> None:
     auditor = api.person(Role.AUDITOR)
     client = api.client(auditor)
@@ -245,3 +296,23 @@ def test_an_admin_makes_a_dataset_of_corrections_with_a_click(open_app: Open, ap
     (dataset,) = api.client(admin).get("/v1/datasets").json()["items"]
     assert (dataset["name"], dataset["source"]) == ("Corrected", "reviews")
     assert at(app, "d") == dataset["id"]
+
+
+def test_the_rows_of_such_a_dataset_are_not_offered_to_admins(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = AppTest.from_function(_rows_of_a_dataset)
+    app.session_state["source"] = "reviews"
+    assert "not shown to admins" in texts(app.run())
+    assert not app.toggle
+    app.session_state["source"] = "upload"
+    assert "not shown to admins" not in texts(app.run())
+    assert app.toggle
+
+
+def _rows_of_a_dataset() -> None:
+    import streamlit as st
+
+    from services.ui.client import Gateway
+    from services.ui.tuning import Tuning
+    from services.ui.views import data_report
+
+    data_report.show_rows(Tuning(Gateway("")), {"id": "d", "source": st.session_state["source"]})

@@ -118,6 +118,16 @@ def test_a_reveal_shows_identifiers_for_a_while_to_who_asked_for_it(api: Api, co
     assert auditor.get(unmasked).status_code == 403
 
 
+def test_an_attempt_to_see_who_it_is_without_a_reveal_is_logged_as_denied(
+    api: Api, conversation: str
+) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    assert auditor.get(path_to(conversation, "?revealed=true")).status_code == 403
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.outcome) == (f"conversation:{conversation}", "denied")
+    assert not acts(api, "conversation.opened")
+
+
 @pytest.mark.parametrize("role", [Role.AUDITOR, Role.ADMIN])
 def test_to_see_who_it_is_the_password_is_asked_for_again(api: Api, conversation: str, role: Role) -> None:
     person = api.person(role)

@@ -110,6 +110,26 @@ def test_a_draft_is_kept_at_every_change_sealed_and_found_again(api: Api) -> Non
     assert not any(b"zebrafish" in event.canonical_bytes for event in api.audit())
 
 
+def test_a_field_that_is_left_out_stays_and_null_clears_one(api: Api) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    path = f"/v1/reviews/{queued(api, auditor, answered(api))}"
+    auditor.put(path, json={"corrected": CORRECTED, "note": "Mine."}).raise_for_status()
+    kept = auditor.put(path, json={"verdict": "wrong"}).json()
+    assert (kept["verdict"], kept["corrected"], kept["note"]) == ("wrong", CORRECTED, "Mine.")
+    cleared = auditor.put(path, json={"note": None}).json()
+    assert (cleared["verdict"], cleared["corrected"], cleared["note"]) == ("wrong", CORRECTED, None)
+
+
+def test_an_empty_change_holds_the_answer_for_longer_and_is_no_event(api: Api) -> None:
+    auditor, other = api.log_in(Role.AUDITOR), api.log_in(Role.AUDITOR)
+    item = queued(api, auditor, answered(api))
+    auditor.put(f"/v1/reviews/{item}", json={"note": "Mine."}).raise_for_status()
+    api.set(reviews, reviews.c.item_id == item, taken_at=PAST)
+    auditor.put(f"/v1/reviews/{item}", json={}).raise_for_status()
+    assert other.post("/v1/reviews/next").json() == {"item": None}
+    assert acts(api).count("review.drafted") == 1
+
+
 def test_the_same_draft_again_changes_nothing(api: Api) -> None:
     auditor = api.log_in(Role.AUDITOR)
     item = queued(api, auditor, answered(api))
@@ -140,8 +160,6 @@ def test_each_act_of_a_review_is_an_event_and_giving_twice_is_one(api: Api) -> N
         *("review.asked_for", "review.opened", "review.drafted", "review.given", "review.taken_back"),
         *("review.released", "review.read"),
     ]
-    (given,) = api.audit("review.given")
-    assert details_of(given) | {"verdict": "unsafe", "category": "dosing"} == details_of(given)
 
 
 def test_without_a_verdict_nothing_is_given_and_it_says_what_is_missing(api: Api) -> None:
@@ -167,6 +185,39 @@ def test_a_second_reviewer_sees_the_first_ones_verdict_only_after_giving(api: Ap
     assert [each["verdict"] for each in second.get(f"/v1/reviews/{item}").json()["others"]] == ["wrong"]
     assert third.post("/v1/reviews/next").json() == {"item": None}
     assert third.put(f"/v1/reviews/{item}", json={"verdict": "safe"}).status_code == 409
+
+
+def test_who_may_have_seen_anothers_verdict_takes_nothing_back(api: Api) -> None:
+    first, second = api.log_in(Role.AUDITOR), api.log_in(Role.AUDITOR)
+    path = f"/v1/reviews/{queued(api, first, answered(api), wanted=2)}"
+    judge(first, path.rsplit("/", 1)[-1], verdict="wrong")
+    assert first.post(f"{path}/take-back").is_success, "nobody else has given theirs"
+    judge(first, path.rsplit("/", 1)[-1], verdict="safe")
+    judge(second, path.rsplit("/", 1)[-1], verdict="wrong")
+    for auditor in (first, second):
+        refused = auditor.post(f"{path}/take-back")
+        assert refused.status_code == 409
+        assert "Another person has given" in refused.json()["detail"]
+        assert auditor.get(path).json()["mine"]["given_at"]
+
+
+def test_nothing_tells_a_second_reviewer_what_the_first_said(api: Api) -> None:
+    first, second = api.log_in(Role.AUDITOR), api.log_in(Role.AUDITOR)
+    job = answered(api, REPLACED)
+    item = queued(api, first, job, wanted=2)
+    draft = {"verdict": "unsafe", "category": "diagnosis", "guard_right": True, "corrected": CORRECTED}
+    judge(first, item, **draft)
+    (event,) = second.get("/v1/audit/events", params={"action": "review.given"}).json()["items"]
+    assert set(event["details"]) == {"item", "conversation", "job"}
+    of_first = ({"review_verdict": "unsafe"}, {"review_category": "diagnosis"})
+    path = "/v1/audit/conversations"
+    assert not any(second.get(path, params=each).json()["items"] for each in of_first)
+    assert second.post("/v1/reviews/export").status_code == 409, "no correction that one may know of"
+    judge(second, item, verdict="safe", guard_right=True)
+    for filters in (*of_first, {"review_verdict": "safe"}):
+        (found,) = second.get(path, params=filters).json()["items"]
+        assert found["id"] == job.conversation_id
+    assert "Ask a pharmacist" in second.post("/v1/reviews/export").text
 
 
 @both
@@ -314,6 +365,19 @@ def test_an_admin_makes_a_dataset_of_corrections_and_the_conversations_are_known
         (row,) = rows_of(SealedReader(file, key, place=place_of(path)).readall().decode())
     assert row["messages"][0]["content"] == "I am [NAME]. How much may I take?"
     assert [event.object for event in api.audit("dataset.received")] == [f"dataset:{dataset['id']}"]
+
+
+def test_rows_of_corrections_are_refused_to_admins_and_the_refusal_is_logged(api: Api) -> None:
+    corrected(api, api.log_in(Role.AUDITOR))
+    admin = api.log_in(Role.ADMIN)
+    dataset = admin.post("/v1/datasets/from-reviews", json={"name": "Corrected"}).json()["id"]
+    for path in ("rows", "images/" + "a" * 64):
+        refused = admin.get(f"/v1/datasets/{dataset}/{path}")
+        assert refused.status_code == 403
+        assert "counts and report" in refused.json()["detail"]
+    assert [event.object for event in api.audit("access.denied")] == [f"dataset:{dataset}"] * 2
+    assert not api.audit("dataset.rows_read")
+    assert admin.get(f"/v1/datasets/{dataset}").status_code == 200
 
 
 def test_without_a_correction_there_is_no_dataset_and_none_is_left(api: Api) -> None:

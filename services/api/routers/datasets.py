@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from services.api.deps import Admin, GatewayDep
+from services.api.deps import Admin, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.paging import encode_cursor, older_than
 from services.api.receiving import Reception, by, import_hub, import_path, reason_of
@@ -24,15 +24,17 @@ from services.api.schemas_training import (
     UploadQuery,
     ValidateBody,
 )
+from services.api.state import Gateway
 from shared.answers import record_end
 from shared.audit import record
+from shared.auth.sessions import Principal
 from shared.db.tables_training import datasets
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput, NotAllowed, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.training.dataset_files import Split
 from shared.training.dataset_records import Dataset
 from shared.training.options import DatasetOptions
-from shared.training.states import DatasetState
+from shared.training.states import OF_REVIEWS, DatasetState
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -40,6 +42,11 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 _BLOCK_BYTES = 1 << 20
 #: An upload from which nothing comes for this long is given up.
 _SILENCE_S = 60.0
+_OF_PATIENTS = (
+    "These rows are people's questions, masked as far as a detector finds what identifies them, so they are "
+    "not shown to admins. Read the dataset's counts and report; an auditor can look through the corrections: "
+    "POST /v1/reviews/export."
+)
 _FILE: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -133,13 +140,18 @@ def read_dataset(dataset_id: str, caller: Admin, gateway: GatewayDep) -> Dataset
 @router.get("/{dataset_id}/rows", responses=document(401, 403, 404, 409, 422, 429))
 def read_rows(
     dataset_id: str,
+    request: Request,
     caller: Admin,
     gateway: GatewayDep,
     split: Split = Split.TRAIN,
     offset: Annotated[int, Query(ge=0, le=100_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> RowsView:
-    """Rows as training sees them, and those set aside (`split=quarantine`); each look is logged."""
+    """Rows as training sees them, and those set aside (`split=quarantine`); each look is logged.
+
+    Refused for datasets of reviews (`source` is `reviews`): what people asked is not an admin's to read.
+    """
+    _refuse_of_patients(dataset_id, request, caller, gateway)
     with gateway.database.write() as connection:
         reader = gateway.datasets.reader(connection, dataset_id)
         record.append(
@@ -164,10 +176,12 @@ def read_rows(
 def read_image(
     dataset_id: str,
     sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
+    request: Request,
     caller: Admin,
     gateway: GatewayDep,
 ) -> Response:
-    """The picture of a row, by the name that the row gives; each look is logged."""
+    """The picture of a row, by the name that the row gives; each look is logged. Refused as its row is."""
+    _refuse_of_patients(dataset_id, request, caller, gateway)
     with gateway.database.write() as connection:
         reader = gateway.datasets.reader(connection, dataset_id)
         record.append(
@@ -218,6 +232,15 @@ def view(dataset: Dataset) -> DatasetView:
     values = {name: value for name, value in asdict(dataset).items() if name in DatasetView.model_fields}
     error = ErrorView(code=dataset.error, detail=dataset.error_detail or "") if dataset.error else None
     return DatasetView(**{**values, "error": error})
+
+
+def _refuse_of_patients(dataset_id: str, request: Request, caller: Principal, gateway: Gateway) -> None:
+    """Raises NotAllowed, and logs it, where the rows are of conversations; NotFound."""
+    with gateway.database.read() as connection:
+        source = gateway.datasets.get(connection, dataset_id).source
+    if source == OF_REVIEWS:
+        log_denial(gateway, request, caller, "rows of conversations", f"dataset:{dataset_id}")
+        raise NotAllowed(_OF_PATIENTS)
 
 
 def _options(asked: UploadQuery) -> DatasetOptions:

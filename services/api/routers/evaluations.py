@@ -48,13 +48,17 @@ def evaluate_adapter(
 
 @router.get("/v1/evaluations/{evaluation_id}", responses=document(401, 403, 404, 429))
 def get_evaluation(evaluation_id: str, caller: Admin, gateway: GatewayDep) -> EvaluationDetail:
-    """An evaluation's figures, gate and samples; reading it is logged, for the samples are people's words."""
+    """An evaluation's figures, gate and samples; reading it is logged, for the samples are people's words.
+
+    Without samples where rows are of datasets of reviews, which are refused to admins too.
+    """
     store, erased, samples = _store(gateway), False, {}
     with gateway.database.write() as connection:
         evaluation = store.get(connection, evaluation_id)
         job = gateway.jobs.get(connection, evaluation.job_id)
+        withheld = store.is_of_conversations(connection, evaluation)
         try:
-            samples = store.samples(connection, evaluation_id)
+            samples = {} if withheld else store.samples(connection, evaluation_id)
         except KeyDestroyed:
             erased = True
         record.append(
@@ -65,7 +69,9 @@ def get_evaluation(evaluation_id: str, caller: Admin, gateway: GatewayDep) -> Ev
             object=f"evaluation:{evaluation_id}",
         )
     view = evaluation_view(evaluation, job)
-    return EvaluationDetail(**view.model_dump(), samples=samples, samples_erased=erased)
+    return EvaluationDetail(
+        **view.model_dump(), samples=samples, samples_erased=erased, samples_withheld=withheld
+    )
 
 
 @router.post(

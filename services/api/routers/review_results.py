@@ -31,6 +31,7 @@ from shared.ids import new_id
 from shared.review.corrections import Correction, find_corrections, training_rows
 from shared.review.report import Rates, Report, Share, make_report
 from shared.training.options import DatasetOptions
+from shared.training.states import OF_REVIEWS
 
 router = APIRouter(tags=["reviews"])
 
@@ -97,7 +98,7 @@ def export_corrections(caller: AuditorWithPassword, gateway: GatewayDep) -> Stre
 def make_dataset_of_reviews(body: ReviewDatasetBody, caller: Admin, gateway: GatewayDep) -> DatasetView:
     """Make a dataset of the corrected answers, identifiers masked: it is checked as an upload is.
 
-    Nobody sees a row because of it, and no file leaves the server. When one of the conversations is erased,
+    Its rows are shown to nobody, and no file leaves the server. When one of the conversations is erased,
     it is known to have been in the dataset.
     """
     found = _corrections(gateway)
@@ -105,7 +106,7 @@ def make_dataset_of_reviews(body: ReviewDatasetBody, caller: Admin, gateway: Gat
         gateway,
         caller,
         name=body.name,
-        source="reviews",
+        source=OF_REVIEWS,
         source_name="corrected answers of reviewers",
         options=DatasetOptions().counted_for(gateway.settings.model),
         total=None,

@@ -10,6 +10,7 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.reading import Reading
+from services.ui.reviewing import Reviewing
 from services.ui.text import moment, plain_markdown
 from services.ui.views import acts, countdown, password, transcript
 
@@ -31,7 +32,7 @@ def show(gateway: Gateway, me: Json) -> None:
     if seen is None:
         return
     _identifiers(reading, seen)
-    transcript.show(seen)
+    transcript.show(seen, None if seen["erased"] else partial(_ask_for_review, Reviewing(gateway)))
     _accesses(seen["accesses"])
 
 
@@ -100,6 +101,21 @@ def _unmask() -> None:
 
 def _mask() -> None:
     st.query_params.pop(_REVEALED, None)
+
+
+def _ask_for_review(reviewing: Reviewing, turn: Json, number: int) -> None:
+    """The button that puts this answer into the queue; what is not kept as a message cannot be reviewed."""
+    if turn["message_id"] is None or turn["job_id"] is None:
+        return
+    st.button(
+        "Ask for a review",
+        key=f"ask-for-review-{number}-{turn['job_id']}",
+        type="tertiary",
+        icon=":material/rate_review:",
+        help="It joins the reviewers' queue; one that was reviewed is reviewed by one more person.",
+        on_click=acts.attempt,
+        args=(partial(reviewing.ask_for, turn["job_id"]), "It waits to be reviewed."),
+    )
 
 
 def _accesses(accesses: list[Json]) -> None:

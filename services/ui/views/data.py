@@ -103,8 +103,8 @@ def _add(tuning: Tuning) -> None:
                 _made(wish)
         with reviews, st.form("of-reviews"):
             st.caption(
-                "Questions whose answers reviewers corrected, with the corrected answers; identifiers are "
-                "masked, and nobody needs to see the conversations."
+                "Questions whose answers reviewers corrected, with the corrected answers. Identifiers are "
+                "masked as far as a detector finds them; you see counts and a report, not the rows."
             )
             name = st.text_input("Name", max_chars=100, key=acts.fresh("reviews-name")).strip()
             if st.form_submit_button("Make and check", type="primary"):

@@ -9,6 +9,7 @@ import streamlit as st
 from services.ui.client import GatewayError, Json
 from services.ui.text import plain_markdown, words
 from services.ui.tuning import Tuning
+from shared.training.states import OF_REVIEWS
 
 _PAGE = 5
 _PICTURE_PX = 240
@@ -169,6 +170,13 @@ def _languages(report: Json) -> None:
 def show_rows(tuning: Tuning, dataset: Json) -> None:
     """A few rows at a time; reading them is an event of the log."""
     st.subheader("Rows")
+    if dataset["source"] == OF_REVIEWS:
+        st.info(
+            "These rows are people's questions with corrected answers, so they are not shown to admins: read "
+            "the counts and the report above. An auditor can look through the corrections (page Reports).",
+            icon=":material/visibility_off:",
+        )
+        return
     if not st.toggle("Show rows (this is logged)", key=f"rows-{dataset['id']}"):
         return
     split = st.segmented_control(

@@ -162,6 +162,9 @@ def _is_interval(side: Any) -> bool:
 
 def _samples(seen: Json) -> None:
     samples = seen["samples"]
+    if seen["samples_withheld"]:
+        st.caption("The questions are of people's conversations, so they are not shown to admins.")
+        return
     if seen["samples_erased"]:
         st.caption("The answers were erased with the dataset; the figures stay.")
         return

@@ -8,6 +8,7 @@ import streamlit as st
 from services.ui.client import Json
 from services.ui.text import words
 from shared.guard.verdict import Action, Category
+from shared.review.rules import CATEGORIES, ReviewVerdict
 
 _ANY = "any"
 _FLAGS = {"flagged": "Guard", "thumbs_down": "Rated", "reviewed": "Reviewed"}
@@ -20,7 +21,8 @@ _SAID = {
 #: What the gateway takes: a view that was kept over HTTP may have any of these.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9000, 12, 31)
 _TEXTS = ("words", "person", "adapter", "model")
-_KEYS = (*_TEXTS, *_FLAGS, "action", "category", "days")
+_CHOICES = ("action", "category", "review_verdict", "review_category")
+_KEYS = (*_TEXTS, *_FLAGS, *_CHOICES, "days")
 
 
 def draw(filters: Json) -> Json | None:
@@ -44,6 +46,16 @@ def draw(filters: Json) -> Json | None:
             did.selectbox("What the guard did", (_ANY, *actions), key=_key("action"))
             categories = [each.value for each in Category]
             why.selectbox("Why", (_ANY, *categories), format_func=words, key=_key("category"))
+            said, by = st.columns(2)
+            verdicts = [each.value for each in ReviewVerdict]
+            said.selectbox(
+                "What a reviewer said",
+                (_ANY, *verdicts),
+                key=_key("review_verdict"),
+                help="Of answers that nobody is to review any more.",
+            )
+            unsafe_by = [each.value for each in CATEGORIES]
+            by.selectbox("Unsafe by", (_ANY, *unsafe_by), format_func=words, key=_key("review_category"))
             adapter, model = st.columns(2)
             adapter.text_input("Adapter (SHA-256, or base)", key=_key("adapter"))
             model.text_input("Base model", key=_key("model"))
@@ -85,7 +97,7 @@ def _typed() -> Json:
     """The filters, as the gateway takes them."""
     given = {name: st.session_state[_key(name)] for name in _KEYS}
     filters = {name: given[name].strip() for name in _TEXTS if given[name].strip()}
-    filters |= {name: given[name] for name in ("action", "category") if given[name] != _ANY}
+    filters |= {name: given[name] for name in _CHOICES if given[name] != _ANY}
     filters |= {name: given[name] == _SAID[name][0] for name in _FLAGS if given[name] != _ANY}
     days = given["days"]
     if days:

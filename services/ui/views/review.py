@@ -38,6 +38,10 @@ def show(gateway: Gateway, me: Json) -> None:
         _given(reviewing, item)
     else:
         _one(reviewing, item)
+        if any(each["item_id"] == item["id"] and each["state"] == "held" for each in queue["mine"]):
+            # it is no use of the log-in, so a page that was left gives the answer back in the end
+            renewing = partial(review_form.keep_hold, Reviewing(gateway.watching()), item)
+            st.fragment(renewing, run_every=review_form.RENEW_S)()
     _undo(reviewing, queue)
     _own(queue)
     _ask_for(reviewing)
@@ -183,7 +187,8 @@ def _given(reviewing: Reviewing, item: Json) -> None:
         "Take back to change it",
         icon=":material/undo:",
         width="stretch",
-        help="Within a day.",
+        disabled=bool(item["others"]),
+        help="Within a day, and before another person has given theirs.",
         on_click=_take_back,
         args=(reviewing, item["id"]),
     )

@@ -1,20 +1,25 @@
 """The form of a review: verdict, category, whether the guard was right, a corrected answer, a note.
 
-Each change is sent to the gateway as the whole draft. It takes no answer and gives none.
+What changed is sent to the gateway at once, and nothing else: what another tab saved stays. It takes no
+answer and gives none.
 """
 
+import time
 from functools import partial
 from typing import Any
 
 import streamlit as st
 
-from services.ui.client import Json
+from services.ui.client import GatewayError, Json
 from services.ui.reviewing import Reviewing
 from services.ui.text import moment, plain_markdown, words
 from services.ui.views import acts
 from shared.review.rules import CATEGORIES, MOST_CORRECTED_CHARS, MOST_NOTE_CHARS, ReviewVerdict
 
-_FIELDS = ("verdict", "category", "guard_right", "corrected", "note")
+_TEXTS = ("corrected", "note")
+_FIELDS = ("verdict", "category", "guard_right", *_TEXTS)
+#: Seconds between two renewals of a hold, which lasts for half an hour.
+RENEW_S = 300
 #: What each verdict is called, its key and its sign.
 _VERDICTS = {
     ReviewVerdict.SAFE: ("Safe", "1", "check"),
@@ -62,14 +67,33 @@ def show(reviewing: Reviewing, item: Json) -> None:
 def save(reviewing: Reviewing, item: Json) -> bool:
     """Have the gateway keep what is filled in, unless it does already; whether it is kept."""
     _fill_in(item)
-    draft = _filled_in(item)
-    if draft == _kept(item) and item["mine"] is not None:
+    former = _kept(item)
+    changes = {field: value for field, value in _filled_in(item).items() if value != former[field]}
+    if not changes:
         return True
-    kept = acts.attempt(partial(reviewing.save, item["id"], draft))
+    kept = acts.attempt(partial(reviewing.save, item["id"], changes))
     if kept is None:
         return False
     item["mine"] = kept  # the page shows this very record
+    for field in _FIELDS:  # what another tab changed meanwhile
+        if field not in changes and kept[field] != former[field]:
+            st.session_state[_key(field, item)] = _shown(field, kept[field])
     return True
+
+
+def keep_hold(reviewing: Reviewing, item: Json) -> None:
+    """Have the gateway hold an answer that one is at for half an hour more, if that is due."""
+    key = f"review-renewed-{item['id']}"
+    now = time.monotonic()
+    if now - st.session_state.setdefault(key, now) < RENEW_S / 2:
+        return  # drawn because something else was
+    st.session_state[key] = now
+    try:
+        reviewing.save(item["id"], {})
+    except GatewayError as error:
+        if error.status != 409:  # whatever it is, the next change says so
+            return
+        st.warning(plain_markdown(error.detail), icon=":material/cloud_off:")
 
 
 def forget(item_id: str) -> None:
@@ -123,26 +147,50 @@ def _choose(reviewing: Reviewing, item: Json, field: str, value: Any) -> None:
 
 
 def _status(reviewing: Reviewing, item: Json) -> None:
-    if item["mine"] is None:
+    if _filled_in(item) != _kept(item):
+        _not_saved(reviewing, item)
+    elif item["mine"] is None:
         st.caption("Nobody holds this answer for you yet; your first change does.")
-    elif _filled_in(item) == _kept(item) == dict.fromkeys(_FIELDS):
-        st.caption("Yours for half an hour after each change. All you fill in is saved at once.")
-    elif _filled_in(item) == _kept(item):
+    elif _kept(item) == dict.fromkeys(_FIELDS):
+        st.caption(
+            "Yours as long as this page is open. A choice is saved at once, a text when you leave its field "
+            "or press Ctrl+Enter."
+        )
+    else:
         st.caption(
             f":material/cloud_done: Saved {moment(item['mine']['changed_at'])} (UTC). A text is saved when "
             "you leave its field, or press Ctrl+Enter."
         )
-    else:
-        st.warning("What you wrote is not saved.", icon=":material/cloud_off:")
-        st.button("Save again", on_click=save, args=(reviewing, item))
+
+
+def _not_saved(reviewing: Reviewing, item: Json) -> None:
+    st.warning(
+        "**What you wrote is not saved.** It stays in the fields while this page is open: save it again, or "
+        "copy it to keep it.",
+        icon=":material/cloud_off:",
+    )
+    again, drop = st.columns(2)
+    again.button("Save again", on_click=save, args=(reviewing, item))
+    with drop:
+        acts.confirm(
+            "Discard",
+            "What is not saved is lost; what was saved stays.",
+            partial(forget, item["id"]),
+            key=f"discard-{item['id']}",
+            done="Discarded.",
+            icon=":material/delete:",
+        )
 
 
 def _fill_in(item: Json) -> None:
     """What the gateway keeps, where nothing is filled in: a page that is left forgets its fields."""
     kept = _kept(item)
     for field in _FIELDS:
-        empty = "" if field in ("corrected", "note") else None
-        st.session_state.setdefault(_key(field, item), empty if kept[field] is None else kept[field])
+        st.session_state.setdefault(_key(field, item), _shown(field, kept[field]))
+
+
+def _shown(field: str, value: Any) -> Any:
+    return "" if value is None and field in _TEXTS else value
 
 
 def _filled_in(item: Json) -> Json:

@@ -5,7 +5,7 @@ Nothing that a person or a model wrote works as markup here: it is shown as it w
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import streamlit as st
 
@@ -26,8 +26,11 @@ _CLOSED = "This text cannot be opened."
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 
 
-def show(transcript: Json) -> None:
-    """All of a transcript, as the gateway gives it."""
+def show(transcript: Json, below_answer: Callable[[Json, int], None] | None = None) -> None:
+    """All of a transcript, as the gateway gives it.
+
+    `below_answer` draws what a page has to say of an answer; it gets the turn and its number.
+    """
     title = "Erased conversation" if transcript["erased"] else transcript["title"] or "Without a title"
     st.subheader(plain_markdown(title))
     st.caption(_about(transcript))
@@ -42,6 +45,8 @@ def show(transcript: Json) -> None:
     for number, turn in enumerate(transcript["turns"]):
         with st.chat_message("user" if turn["role"] == "user" else "assistant"):
             _turn(turn, number, erased=transcript["erased"])
+            if below_answer is not None and turn["role"] != "user":
+                below_answer(turn, number)
 
 
 def identifiers(counts: dict[str, int]) -> str:
