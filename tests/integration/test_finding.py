@@ -284,7 +284,14 @@ def test_conversations_are_found_by_what_is_known_of_them(api: Api) -> None:
         item, reviewer = new_id(), person.id
         connection.execute(
             review_items.insert().values(
-                id=item, job_id=job.id, conversation_id=flagged, reason="x", wanted=1, created_at=now
+                id=item,
+                job_id=job.id,
+                conversation_id=flagged,
+                reason="x",
+                priority=0,
+                sampled=False,
+                wanted=1,
+                created_at=now,
             )
         )
         key = connection.execute(select(data_keys.c.key_id).limit(1)).scalar_one()
