@@ -17,6 +17,7 @@ from shared.db.tables_training import datasets
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.records import Job
 from shared.privacy.sealed import SealedReader
+from shared.review.rules import HOLD
 from shared.training.dataset_files import place_of, raw_path
 from tests.conftest import MakeApi
 from tests.integration.test_access import details_of
@@ -124,8 +125,10 @@ def test_an_empty_change_holds_the_answer_for_longer_and_is_no_event(api: Api) -
     auditor, other = api.log_in(Role.AUDITOR), api.log_in(Role.AUDITOR)
     item = queued(api, auditor, answered(api))
     auditor.put(f"/v1/reviews/{item}", json={"note": "Mine."}).raise_for_status()
-    api.set(reviews, reviews.c.item_id == item, taken_at=PAST)
+    lately = datetime.now(UTC) - HOLD * 0.9
+    api.set(reviews, reviews.c.item_id == item, taken_at=lately)
     auditor.put(f"/v1/reviews/{item}", json={}).raise_for_status()
+    assert not api.count(reviews, reviews.c.taken_at <= lately)
     assert other.post("/v1/reviews/next").json() == {"item": None}
     assert acts(api).count("review.drafted") == 1
 
