@@ -17,7 +17,7 @@ from shared.ids import first_id_at
 from shared.jobs.records import Job
 from shared.review import filling, taking
 from shared.review.filling import Filling
-from shared.review.records import Draft, Item, Review
+from shared.review.records import Item, Review
 from shared.review.rules import Reason, ReviewVerdict
 from tests.conftest import MakeApi
 from tests.support import Api, Person, ask_async, wait_until
@@ -95,7 +95,7 @@ def take(api: Api, person: Person) -> Item | None:
 def save(api: Api, person: Person, item: Item, **draft: object) -> Review:
     with api.gateway.database.write() as connection:
         now = api.gateway.clock.now(connection)
-        return api.gateway.reviews.save(connection, item.id, person.id, Draft(**draft), now)[0]  # type: ignore[arg-type]
+        return api.gateway.reviews.save(connection, item.id, person.id, draft, now)[0]
 
 
 def give(api: Api, person: Person, item: Item) -> Review:
