@@ -285,10 +285,20 @@ def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, dem
     [
         (
             "admin",
-            ["System", "Data", "Training", "Adapters", "Compare", "Guard", "People", "Account"],
+            [
+                *("System", "Data", "Training", "Adapters", "Compare", "Guard", "People"),
+                *("Emergencyaccess", "Account"),
+            ],
             "System",
         ),
-        ("auditor", ["Log", "Guard", "Account"], "Log"),
+        (
+            "auditor",
+            [
+                *("Log", "Integrity", "Conversations", "Conversation", "Review", "Reports", "Holds"),
+                *("Emergencyaccess", "Guard", "Account"),
+            ],
+            "Log",
+        ),
     ],
 )
 def test_admins_and_auditors_see_their_own_pages(

@@ -233,7 +233,7 @@ def test_a_backup_is_private_holds_no_text_and_is_in_the_log(
     assert b"zymurgyphobia" not in packed
     assert source.settings.secret("master_key").encode() not in packed
     told = capsys.readouterr().out
-    assert "copy these elsewhere too" in told
+    assert "Copy these elsewhere too" in told
     assert "MEDICHAT_STORAGE_URL" in told
     events = [row for row in content(source.settings.database_url)["audit_events"] if "backup.taken" in row]
     assert len(events) == 1
