@@ -117,7 +117,7 @@ def _person(connection: Connection, now: datetime) -> str:
 
 def _conversation(envelope: Envelope, person: str, words: list[str], now: datetime) -> dict[str, Any]:
     conversation_id = new_id()
-    key, wrapped = envelope.new_data_key(new_id())
+    key, wrapped, version = envelope.new_data_key(new_id())
     texts = (" ".join(words[:_QUESTION_WORDS]), " ".join(words[_QUESTION_WORDS:]))
     said = []
     for seq, (role, written) in enumerate(zip(("user", "assistant"), texts, strict=True), start=1):
@@ -140,7 +140,7 @@ def _conversation(envelope: Envelope, person: str, words: list[str], now: dateti
             "scope": "conversation",
             "owner_id": conversation_id,
             "wrapped_key": wrapped,
-            "master_key_version": 1,
+            "master_key_version": version,
             "created_at": now,
         },
         "conversation": {
