@@ -26,7 +26,7 @@ from benchmarks.gateway import postgresql
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
 from shared.audit.merkle import inclusion_holds, inclusion_path
-from shared.audit.sequencer import root_at, seal_batch, tree_size
+from shared.audit.sequencer import Hint, root_at, seal_batch, tree_size
 from shared.audit.tiles import read_nodes
 from shared.audit.verify import verify
 from shared.clock import DatabaseClock
@@ -64,10 +64,10 @@ def _event(into: Any) -> None:
 
 def seal(database: Database) -> float:
     """Events sealed a second until none waits, batch by batch, each durable."""
-    clock, sealed, begun = DatabaseClock(), 0, time.perf_counter()
+    clock, hint, sealed, begun = DatabaseClock(), Hint(), 0, time.perf_counter()
     while True:
         with database.write() as connection:
-            done = seal_batch(connection, clock.now(connection))
+            done = seal_batch(connection, clock.now(connection), hint)
         if not done:
             return sealed / (time.perf_counter() - begun)
         sealed += done

@@ -12,7 +12,7 @@ from services.api.state import Gateway
 from shared.audit import checkpoints
 from shared.audit.checkpoint import Checkpoint
 from shared.audit.checkpoints import Signed
-from shared.audit.sequencer import BATCH, TAKEN, anything_waits, seal_batch, tree_size
+from shared.audit.sequencer import BATCH, TAKEN, Hint, anything_waits, seal_batch, tree_size
 from shared.db.leases import give_up_lease, hold_lease
 from shared.errors import BadCheckpoint, LogAltered
 from shared.ids import new_id
@@ -38,6 +38,7 @@ class Sealing:
         #: The checkpoint that the second place is known to have.
         self._kept: str | None = None
         self._in_vain = 0
+        self._hint = Hint()
 
     def start(self) -> None:
         """Begin."""
@@ -63,7 +64,7 @@ class Sealing:
                 now = gateway.clock.now(connection)
                 if not hold_lease(connection, LEASE_NAME, self._holder, life=_LIFE, now=now):
                     return
-                waits = seal_batch(connection, now) == BATCH
+                waits = seal_batch(connection, now, self._hint) == BATCH
             self._in_vain = 0
         if time.monotonic() >= self._next_checkpoint:
             self._next_checkpoint = time.monotonic() + gateway.settings.checkpoint_s

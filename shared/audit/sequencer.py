@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from shared.audit.merkle import leaf_hash, tree_root
@@ -29,6 +29,7 @@ TAKEN = "A place or an event of the log is taken by what MediChat did not write;
 _WAITING = (
     select(audit_events.c.id, audit_events.c.canonical_bytes)
     .join(audit_pending, audit_pending.c.event_id == audit_events.c.id)
+    .where(audit_pending.c.event_id > bindparam("after"))
     .order_by(audit_pending.c.event_id)
     .limit(BATCH)
 )
@@ -43,14 +44,29 @@ class Lag:
     seconds: float
 
 
-def seal_batch(connection: Connection, now: datetime) -> int:
+@dataclass
+class Hint:
+    """Where the last batch ended: a long queue is read on from there.
+
+    PostgreSQL looks at each row that left a queue until it tidies up. What waits before that place is taken
+    when no whole batch waits behind it.
+    """
+
+    after: str = ""
+
+
+def seal_batch(connection: Connection, now: datetime, hint: Hint | None = None) -> int:
     """Seal up to `BATCH` events, the oldest ids first; returns how many.
 
     Raises sqlalchemy's IntegrityError when another process sealed meanwhile: roll back, and try again.
     """
-    rows = connection.execute(_WAITING).all()
+    hint = hint or Hint()
+    rows = connection.execute(_WAITING, {"after": hint.after}).all()
+    if hint.after and len(rows) < BATCH:
+        rows = connection.execute(_WAITING, {"after": ""}).all()
     if not rows:
         return 0
+    hint.after = rows[-1].id
     size = tree_size(connection)
     leaves = [leaf_hash(_as_bytes(row.canonical_bytes)) for row in rows]
     tiles = whole_tiles(connection, size, leaves)
@@ -72,11 +88,11 @@ def seal_all(database: Database, clock: Clock) -> None:
 
     Raises LogAltered when a place, or an event, is taken by what no sequencer wrote.
     """
-    in_vain, size = 0, -1
+    in_vain, size, hint = 0, -1, Hint()
     while in_vain < _TRIES:
         try:
             with database.write() as connection:
-                if seal_batch(connection, clock.now(connection)) < BATCH:
+                if seal_batch(connection, clock.now(connection), hint) < BATCH:
                     return
         except IntegrityError:  # the sequencer was faster: then the log has grown
             with database.read() as connection:

@@ -18,7 +18,7 @@ from sqlalchemy import delete, select, text, update
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
 from shared.audit.proofs import prove_conversation
-from shared.audit.sequencer import lag, root_at, seal_all
+from shared.audit.sequencer import Hint, lag, root_at, seal_all, seal_batch, tree_size
 from shared.audit.verify import Report, verify
 from shared.clock import DatabaseClock
 from shared.db.engine import Database, connect
@@ -109,12 +109,9 @@ def test_what_waits_is_counted_and_proves_nothing_yet(log: Database) -> None:
     assert (report.holds, report.size, report.waiting) == (True, 600, 3)
 
 
-def test_an_event_that_commits_late_is_sealed_though_its_id_is_older(database: Database) -> None:
-    (early,) = write(database, 1)
-    late = "00000000-0000-7000-8000-000000000000"
-    seal_all(database, DatabaseClock())
+def put_event(database: Database, event_id: str) -> None:
     event = {
-        "id": late,
+        "id": event_id,
         "occurred_at": NOW,
         "actor": "system",
         "action": "late",
@@ -124,6 +121,13 @@ def test_an_event_that_commits_late_is_sealed_though_its_id_is_older(database: D
     }
     with database.write() as connection:
         connection.execute(audit_events.insert().values(**event))
+
+
+def test_an_event_that_commits_late_is_sealed_though_its_id_is_older(database: Database) -> None:
+    (early,) = write(database, 1)
+    late = "00000000-0000-7000-8000-000000000000"
+    seal_all(database, DatabaseClock())
+    put_event(database, late)
     seal_all(database, DatabaseClock())
     with database.read() as connection:
         sealed = select(audit_seals.c.event_id).order_by(audit_seals.c.sequence)
@@ -451,7 +455,7 @@ KILLED = """
 import os, sys
 from sqlalchemy import event
 from shared.audit.checkpoint import Signer
-from shared.audit.sequencer import seal_batch, tree_size
+from shared.audit.sequencer import Hint, lag, root_at, seal_all, seal_batch, tree_size
 from shared.audit.verify import verify
 from shared.clock import DatabaseClock
 from shared.db.engine import connect
@@ -631,3 +635,22 @@ def test_an_erased_conversation_leaves_a_log_that_holds(api: Api) -> None:
     assert erased.status_code == 200, erased.text
     seal_all(api.gateway.database, api.gateway.clock)
     assert verified(api.gateway.database, sign(api.gateway.database).note).holds
+
+
+def test_what_commits_late_is_sealed_though_a_long_queue_is_read_on_from_where_it_was(
+    database: Database,
+) -> None:
+    hint, clock = Hint(), DatabaseClock()
+    for number in range(3):
+        write(database, 300)
+        if number == 1:
+            put_event(database, "00000000-0000-7000-8000-000000000000")
+        with database.write() as connection:
+            assert seal_batch(connection, clock.now(connection), hint) == 256
+    while True:
+        with database.write() as connection:
+            if not seal_batch(connection, clock.now(connection), hint):
+                break
+    with database.read() as connection:
+        assert tree_size(connection) == 901
+        assert not connection.execute(select(audit_pending)).all()
