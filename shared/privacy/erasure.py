@@ -14,13 +14,14 @@ from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import ERASED, Conversations
 from shared.db.tables import conversations, data_keys, feedback, jobs, messages, verdicts
-from shared.db.tables_privacy import access_grants, dataset_conversations, search_pending, search_terms
+from shared.db.tables_privacy import access_grants, dataset_conversations
 from shared.db.tables_review import review_items, reviews
 from shared.db.tables_training import datasets
 from shared.errors import NotFound, OnHold
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore, active
 from shared.privacy.holds import holds_on_conversation
+from shared.privacy.search_index import forget
 from shared.training.erasing import (
     AdapterSeen,
     adapters_trained_on,
@@ -142,8 +143,6 @@ def clear_derived(connection: Connection, conversation_ids: Sequence[str], now: 
         "verdicts": update(verdicts)
         .where(verdicts.c.job_id.in_(own_jobs), verdicts.c.span_hmac.is_not(None))
         .values(span_hmac=None),
-        "search_terms": delete(search_terms).where(search_terms.c.conversation_id.in_(conversation_ids)),
-        "search_pending": delete(search_pending).where(search_pending.c.message_id.in_(said)),
         "feedback": delete(feedback).where(feedback.c.message_id.in_(said)),
         "reviews": update(reviews)
         .where(
@@ -160,7 +159,8 @@ def clear_derived(connection: Connection, conversation_ids: Sequence[str], now: 
         )
         .values(reason_ciphertext=b"", ended_at=func.coalesce(access_grants.c.ended_at, now)),
     }
-    return {name: connection.execute(statement).rowcount for name, statement in statements.items()}
+    counts = {name: connection.execute(statement).rowcount for name, statement in statements.items()}
+    return counts | forget(connection, conversation_ids)
 
 
 def clear_what_came_late(connection: Connection, since: datetime, now: datetime) -> None:

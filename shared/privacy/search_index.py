@@ -82,15 +82,19 @@ def waiting(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(search_pending)).scalar_one())
 
 
-def forget(connection: Connection, conversation_ids: Iterable[str]) -> None:
+def forget(connection: Connection, conversation_ids: Iterable[str]) -> dict[str, int]:
     """Take conversations out of the index; in the transaction that destroys their keys, and after it did so.
 
     In this order whoever indexes a message of theirs at this moment is waited for, or keeps out (`_store`).
+    Returns how many rows of each table there were.
     """
     ids = list(conversation_ids)
     theirs = select(messages.c.id).where(messages.c.conversation_id.in_(ids))
-    connection.execute(delete(search_pending).where(search_pending.c.message_id.in_(theirs)))
-    connection.execute(delete(search_terms).where(search_terms.c.conversation_id.in_(ids)))
+    gone = {
+        "search_pending": delete(search_pending).where(search_pending.c.message_id.in_(theirs)),
+        "search_terms": delete(search_terms).where(search_terms.c.conversation_id.in_(ids)),
+    }
+    return {name: connection.execute(statement).rowcount for name, statement in gone.items()}
 
 
 def make_index_key(connection: Connection, envelope: Envelope, clock: Clock) -> DataKey:
