@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -358,17 +359,16 @@ def test_an_auditor_finds_reveals_judges_exports_and_verifies_until_a_byte_of_th
     with closing(client_of(demo, "user")) as client:
         query = "My name is Peter Miller and I want to kill myself. The lovastatin is at hand."
         assert client.post("/predict", json={"query": query}).status_code == 200
+    wait_until(partial(all_searchable, demo), 60, "for the message to be searchable")
     page = log_in(browser, demo, role="auditor")
     page.get_by_role("link", name="Conversations").click()
     found = page.get_by_test_id("stPageLink-NavLink")
-
-    def search() -> bool:
-        page.get_by_role("textbox", name="Words").fill("lovastatin")
-        page.keyboard.press("Enter")
-        expect(found.first.or_(page.get_by_text("No conversation matches."))).to_be_visible()
-        return found.count() == 1
-
-    wait_until(search, 30, "for the message to be searchable")
+    page.get_by_role("textbox", name="Words").fill("a word of no conversation")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No conversation matches.")).to_be_visible()
+    page.get_by_role("textbox", name="Words").fill("lovastatin")
+    page.keyboard.press("Enter")
+    expect(found).to_have_count(1)
     expect(page.get_by_text("guard: crisis")).to_be_visible()
 
     page.get_by_role("button", name="Export").click()
@@ -379,6 +379,7 @@ def test_an_auditor_finds_reveals_judges_exports_and_verifies_until_a_byte_of_th
     assert "crisis" in exported
     assert "lovastatin" not in exported
 
+    expect(found).to_have_count(1)
     found.click()
     expect(page.get_by_text("[NAME]").first).to_be_visible()
     assert page.get_by_text("Peter Miller").count() == 0
@@ -411,6 +412,11 @@ def test_an_auditor_finds_reveals_judges_exports_and_verifies_until_a_byte_of_th
     page.get_by_role("button", name="Verify the whole log").click()
     expect(page.get_by_text(f"The first: entry {entry}: its event was changed")).to_be_visible()
     page.context.close()
+
+
+def all_searchable(stack: Stack) -> bool:
+    with closing(sqlite3.connect(stack.settings.state_dir / "medichat.db")) as connection:
+        return connection.execute("SELECT count(*) FROM search_pending").fetchone() == (0,)
 
 
 def change_a_byte(stack: Stack) -> int:
