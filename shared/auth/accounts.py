@@ -15,6 +15,7 @@ from shared.auth.consent import CONSENT_VERSION
 from shared.auth.passwords import UNUSABLE, hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys, sessions, users
+from shared.db.tables_privacy import access_grants
 from shared.errors import Conflict, NotAllowed, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
@@ -217,7 +218,7 @@ def record_consent(connection: Connection, user_id: str, *, actor: record.Actor,
 
 
 def end_all_access(connection: Connection, user_id: str, now: datetime, *, keys: bool = True) -> None:
-    """Revoke the account's sessions, and its API keys, at once."""
+    """Revoke the account's sessions, and its API keys, at once, and end what it may read unmasked."""
     tables = (sessions, api_keys) if keys else (sessions,)
     for table in tables:
         connection.execute(
@@ -225,6 +226,12 @@ def end_all_access(connection: Connection, user_id: str, now: datetime, *, keys:
             .where(table.c.user_id == user_id, table.c.revoked_at.is_(None))
             .values(revoked_at=now)
         )
+    grants = access_grants.c
+    connection.execute(
+        update(access_grants)
+        .where(grants.user_id == user_id, grants.ended_at.is_(None), grants.expires_at > now)
+        .values(ended_at=now)
+    )
 
 
 def _insert(
