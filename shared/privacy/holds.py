@@ -75,6 +75,15 @@ def holds_on_conversation(connection: Connection, conversation_id: str) -> list[
     return _holding(connection, conversations.c.id == conversation_id)
 
 
+def keep_holds(connection: Connection, conversation_id: str) -> None:
+    """No hold is placed on this conversation by another until this transaction ends."""
+    connection.execute(
+        select(conversations.c.id)
+        .where(conversations.c.id == conversation_id)
+        .with_for_update(key_share=True)
+    )
+
+
 def holds_on_person(connection: Connection, user_id: str) -> list[str]:
     """The ids of the holds because of which this person cannot be erased now: theirs, and their talks'."""
     own = select(literal("conversation:") + conversations.c.id).where(conversations.c.user_id == user_id)

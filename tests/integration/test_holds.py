@@ -160,6 +160,20 @@ def test_what_a_person_noted_on_a_held_answer_is_neither_replaced_nor_taken_back
     assert denied == [(f"message:{answer}", "legal hold")] * 2
 
 
+@pytest.mark.parametrize("kind", ["user", "conversation"])
+def test_the_title_of_a_held_conversation_stays(api: Api, kind: str) -> None:
+    person = api.person()
+    (conversation,) = api.write_history(person, ["Is it gout?"])
+    client, path = api.client(person), f"/v1/conversations/{conversation}"
+    hold_id = held(api.log_in(Role.ADMIN), f"{kind}:{person.id if kind == 'user' else conversation}")
+    refused = client.patch(path, json={"title": "Nothing"})
+    assert (refused.status_code, hold_id in refused.text) == (409, False)
+    assert "Ask your admin" in refused.json()["detail"]
+    assert client.get(path).json()["title"] == "Is it gout?"
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.reason) == (f"conversation:{conversation}", "legal hold")
+
+
 @on_both
 def test_a_dataset_with_rows_of_a_held_conversation_is_erased_once_the_hold_is_lifted(api: Api) -> None:
     school, person = School(api), api.person()
