@@ -1,15 +1,21 @@
 """Legal holds: what is held is erased by nobody, and no period ends it."""
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 
+from services.api.retention import Retention
 from shared.auth.roles import Role
 from shared.db.tables import conversations, data_keys, feedback
 from shared.db.tables_privacy import dataset_conversations
+from shared.privacy.held import read_holds
+from shared.storage import Storage
+from tests.conftest import MakeApi
 from tests.support import Api, Person, ask_async
 from tests.training import School
 from tests.uploads import check, uploaded
@@ -130,6 +136,25 @@ def test_only_what_is_there_can_be_held_and_once_for_each_case(api: Api) -> None
     api.client(other).post(f"/v1/conversations/{gone}/erase").raise_for_status()
     assert hold(admin, f"conversation:{gone}").status_code == 409
     assert hold(admin, f"conversation:{conversation}").status_code == 201
+
+
+def test_holds_are_listed_beside_the_checkpoints_at_once_or_later(make_api: MakeApi, tmp_path: Path) -> None:
+    api = make_api(reconcile_s=600)
+    api.wait_for_maintenance()
+    place, admin = Storage.of_checkpoints(api.settings), api.log_in(Role.ADMIN)
+    subjects = [f"conversation:{each}" for each in api.write_history(api.person(), ["Gout?", "Flu?"])]
+    first = held(admin, subjects[0])
+    assert [(hold.id, hold.subject, hold.lifted) for hold in read_holds(place)] == [
+        (first, subjects[0], False)
+    ]
+    (tmp_path / "checkpoints/holds").rename(tmp_path / "away")
+    in_the_way = tmp_path / "checkpoints/holds"
+    in_the_way.write_text("a file where the folder should be")
+    second = held(admin, subjects[1])
+    admin.post(f"/v1/holds/{first}/lift").raise_for_status()
+    in_the_way.unlink()
+    Retention(api.gateway).round(datetime.now(UTC))
+    assert [(hold.id, hold.lifted) for hold in read_holds(place)] == [(first, True), (second, False)]
 
 
 def ratings(api: Api) -> list[Any]:
