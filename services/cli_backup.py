@@ -68,7 +68,7 @@ def _backup(options: argparse.Namespace) -> None:
         line.end()
     rows = sum(table.rows for table in manifest.tables.values())
     print(f"{options.file} holds {rows} rows of {len(manifest.tables)} tables. {_COPY_TOO}", end="")
-    print(", and the list of what was erased (MEDICHAT_CHECKPOINT_URL)", end="")
+    print(", and the lists of what was erased and what is held (MEDICHAT_CHECKPOINT_URL)", end="")
     print("." if storage is not None else ", and the storage (MEDICHAT_STORAGE_URL).")
 
 
@@ -101,10 +101,17 @@ def _restore(options: argparse.Namespace) -> None:
     print(
         f"{done.rows} rows and {done.files} files were restored, as of {backup.manifest.taken_at:%F %T} UTC. "
         f"Keys destroyed since then that were destroyed again: {done.erased_again}, and what belongs to them "
-        "was erased. Everybody logs in again."
+        f"was erased. Legal holds placed since then that were placed again: {done.held_again}. "
+        "Everybody logs in again."
     )
     if done.superseded:
         print(f"The log says that it is shorter than {done.superseded} checkpoints that were signed since.")
+    if done.holds_doubted:
+        print(
+            f"Legal holds placed since {backup.manifest.taken_at:%F %T} UTC may not be here: their list in "
+            "MEDICHAT_CHECKPOINT_URL is not there, or not whole. Is it the right place? If so, set every "
+            "MEDICHAT_RETENTION_…_DAYS to 0 before you start the processes, and place those holds again."
+        )
     if done.unlisted:
         print(
             f"{done.unlisted} keys were destroyed before the backup that the list in MEDICHAT_CHECKPOINT_URL "

@@ -52,8 +52,9 @@ class Settings(BaseSettings):
     #: Where datasets, checkpoints and adapters are kept: a folder or an fsspec URL such as `s3://bucket/medichat`;
     #: a folder in `state_dir` when unset. Workers on several hosts need one that all of them reach.
     storage_url: str = ""
-    #: Where signed checkpoints of the log, and the list of what was erased, are kept outside of the database:
-    #: a folder (better on another disk) or an fsspec URL; a folder in `state_dir` when unset.
+    #: Where signed checkpoints of the log, and the lists of what was erased and what is held, are kept
+    #: outside of the database: a folder (better on another disk) or an fsspec URL; a folder in `state_dir`
+    #: when unset.
     checkpoint_url: str = ""
     #: Largest dataset that is taken, in bytes.
     max_dataset_bytes: int = Field(1_000_000_000, ge=1)

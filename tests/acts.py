@@ -243,6 +243,11 @@ def list_pending(api: Api) -> Call:
     return call(api.person(Role.AUDITOR), ("users.read", None))
 
 
+@act("GET", "/v1/users/set-passwords")
+def list_set_passwords(api: Api) -> Call:
+    return call(api.person(Role.AUDITOR), ("users.read", None))
+
+
 @act("POST", "/v1/users")
 def create_user(api: Api) -> Call:
     body = {"name": "somebody.new", "role": "user", "password": "a new long password"}

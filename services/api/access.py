@@ -12,6 +12,8 @@ from shared.transcripts import Transcript, read_transcript
 
 #: How long an auditor who typed password and reason may read a conversation unmasked.
 REVEAL_LIFE = timedelta(minutes=15)
+#: What an API key is told that asks for a conversation unmasked.
+NO_KEYS = "Conversations are shown unmasked to a person who is logged in, not to an API key; log in."
 
 
 def transcript_of(gateway: Gateway, conversation_id: str, *, mask: bool) -> Transcript:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from shared.audit import checkpoints
 from shared.audit.sequencer import lag, tree_size
+from shared.auth.set_passwords import count_used
 from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
 from shared.jobs.lifecycle import State
@@ -72,6 +73,11 @@ BREAK_GLASS = Counter(
 BREAK_GLASS_OPEN = Gauge(
     "medichat_break_glass_open", "Emergency accesses of admins that are open now", registry=REGISTRY
 )
+SET_PASSWORDS_USED = Gauge(
+    "medichat_set_passwords_used",
+    "Accounts that were logged in to with a password that another set, and that is not changed since",
+    registry=REGISTRY,
+)
 BREAK_GLASS_UNACKNOWLEDGED = Gauge(
     "medichat_break_glass_unacknowledged",
     "Emergency accesses of admins that no auditor has acknowledged",
@@ -103,6 +109,7 @@ def render(
     _measure_log(connection, now)
     BREAK_GLASS_OPEN.set(count_open(connection, now))
     BREAK_GLASS_UNACKNOWLEDGED.set(count_unacknowledged(connection))
+    SET_PASSWORDS_USED.set(count_used(connection))
     SEARCH_PENDING.set(waiting(connection))
     REDIS_UP.set(redis_up)
     STOPPED.set(stopped)

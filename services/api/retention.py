@@ -28,6 +28,7 @@ from shared.ids import is_id
 from shared.logs import where
 from shared.privacy.erased import note_erased, read_erased
 from shared.privacy.erasure import clear_what_came_late
+from shared.privacy.held import holds_since, note_holds
 from shared.privacy.holds import is_held, is_held_dataset, is_held_person, repeat_for_new_conversations
 from shared.storage import Storage
 from shared.training.states import GONE, WITHDRAWN
@@ -47,8 +48,9 @@ class Retention:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._due_at: datetime | None = None
-        #: What was erased before that is listed outside of the database.
+        #: What was erased, and held, before that is listed outside of the database.
         self._listed_to: datetime | None = None
+        self._holds_listed_to: datetime | None = None
 
     def round(self, now: datetime) -> None:
         """Work if it is time. What goes wrong with one kind is logged, and the others are done."""
@@ -62,6 +64,7 @@ class Retention:
             self._withdraw_datasets,
             self._tidy,
             self._list_erased,
+            self._list_holds,
         )
         more = False
         for step in steps:
@@ -239,6 +242,15 @@ class Retention:
             place = Storage.of_checkpoints(self._gateway.settings)
             note_erased(place, sorted(set(filter(is_id, found)) - read_erased(place)))
         self._listed_to = now - _LATE
+        return False
+
+    def _list_holds(self, now: datetime) -> bool:
+        """List legal holds outside of the database that could not be when they were placed or lifted."""
+        with self._gateway.database.read() as connection:
+            found = holds_since(connection, self._holds_listed_to)
+        if found:
+            note_holds(Storage.of_checkpoints(self._gateway.settings), found)
+        self._holds_listed_to = now - _LATE
         return False
 
     @staticmethod

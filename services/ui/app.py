@@ -31,6 +31,7 @@ from services.ui.views import (
     people,
     reports,
     review,
+    set_passwords,
     system,
     training,
     unsent,
@@ -112,6 +113,8 @@ def _navigate(gateway: Gateway, me: Json) -> None:
         _link("Log out", f"{get_settings().public_api_url}/logout")
     if me["role"] == "auditor":
         emergency.banner(me["break_glass_waiting"], st.session_state["pages"]["emergency"])
+        set_passwords.banner(me["set_passwords_used"], st.session_state["pages"]["log"])
+    set_passwords.notice(me, st.session_state["pages"]["account"])
     page.run()
 
 

@@ -143,9 +143,13 @@ class Gateway:
         """Auditors' accounts that wait for an auditor's yes."""
         return cast(list[Json], self.call("GET", "/v1/users/pending")["items"])
 
-    def approve(self, user_id: str) -> None:
-        """Say yes to a new auditor."""
-        self.call("POST", f"/v1/users/{user_id}/approve")
+    def set_passwords(self) -> list[Json]:
+        """Accounts that were logged in to with a password that another set; for auditors."""
+        return cast(list[Json], self.call("GET", "/v1/users/set-passwords")["items"])
+
+    def approve(self, user_id: str) -> str:
+        """Say yes to a new auditor; returns the password to hand them."""
+        return str(self.call("POST", f"/v1/users/{user_id}/approve")["password"])
 
     # -- API keys
 

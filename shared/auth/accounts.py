@@ -15,6 +15,7 @@ from shared.auth.consent import CONSENT_VERSION
 from shared.auth.passwords import UNUSABLE, hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys, sessions, users
+from shared.db.tables_privacy import access_grants
 from shared.errors import Conflict, NotAllowed, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
@@ -33,6 +34,8 @@ class Account:
     status: AccountStatus
     consented_at: datetime | None
     created_at: datetime
+    #: Whether somebody else set the password, and the person has not changed it since.
+    password_set: bool
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> "Account":
@@ -45,12 +48,14 @@ class Account:
             status=AccountStatus(row.status),
             consented_at=row.consented_at,
             created_at=row.created_at,
+            password_set=row.password_set_by is not None,
         )
 
 
 def create_first_users(connection: Connection, now: datetime) -> list[tuple[str, str, str]]:
     """One log-in per role with a random password, when there are no users at all.
 
+    Their passwords count as their owners': they are shown to the operator alone, who may read the database.
     Returns (name, role, password) of each made; an empty list when there were users.
     """
     if connection.execute(select(func.count()).select_from(users)).scalar_one():
@@ -160,14 +165,19 @@ def change_account(
     return get_account(connection, user_id)
 
 
-def approve_auditor(connection: Connection, user_id: str, *, actor: record.Actor, now: datetime) -> Account:
-    """An auditor says yes to a new auditor. Raises NotFound or Conflict."""
+def approve_auditor(
+    connection: Connection, user_id: str, password_hash: str, *, actor: record.Actor, now: datetime
+) -> Account:
+    """An auditor says yes to a new auditor, and hands them this password.
+
+    The one that an admin set ends: else the admin could be that auditor. Raises NotFound or Conflict.
+    """
     account, _others = hold_account(connection, user_id)
     if account.status is not AccountStatus.PENDING:
         raise Conflict("This account is not waiting for an approval.")
-    connection.execute(
-        update(users).where(users.c.id == user_id).values(status=AccountStatus.ACTIVE, approved_by=actor.id)
-    )
+    values = _new_password(user_id, password_hash, actor, now)
+    values |= {"status": AccountStatus.ACTIVE, "approved_by": actor.id}
+    connection.execute(update(users).where(users.c.id == user_id).values(**values))
     record.append(connection, now=now, actor=actor, action="user.approved", object=f"user:{user_id}")
     return get_account(connection, user_id)
 
@@ -177,25 +187,35 @@ def set_password(
 ) -> None:
     """Set a password and end every log-in of the account.
 
-    When an admin sets an auditor's password, the account waits for an auditor again: else the admin
-    could become an auditor unseen. The operator of the machine, who can read the database anyway, is the
-    way back for the last auditor. Raises NotFound or Conflict.
+    When an admin sets an auditor's password, the account waits for an auditor again, whose yes replaces the
+    password: else the admin could become an auditor unseen. The operator of the machine, who can read the
+    database anyway, is the way back for the last auditor. Raises NotFound or Conflict.
     """
-    values: dict[str, Any] = {
-        "password_hash": password_hash,
-        "failed_logins": 0,
-        "locked_until": None,
-    }
+    values = _new_password(user_id, password_hash, actor, now)
+    keys = actor.id != user_id
     if actor.id in (user_id, record.OPERATOR):
-        get_account(connection, user_id)  # holds nobody else: whoever proved a password holds their own row
+        # holds nobody else: whoever proved a password holds their own row
+        keys |= get_account(connection, user_id).password_set  # who set the former one may have made some
     else:
         account, others = hold_account(connection, user_id)
         if account.role is Role.AUDITOR and account.status is AccountStatus.ACTIVE:
             keep_one_active(account, others)
             values["status"] = AccountStatus.PENDING
     connection.execute(update(users).where(users.c.id == user_id).values(**values))
-    end_all_access(connection, user_id, now, keys=actor.id != user_id)
+    end_all_access(connection, user_id, now, keys=keys)
     record.append(connection, now=now, actor=actor, action="user.password_set", object=f"user:{user_id}")
+
+
+def _new_password(user_id: str, password_hash: str, actor: record.Actor, now: datetime) -> dict[str, Any]:
+    """The columns of a password that was just set, by its owner or by somebody else."""
+    by_owner = actor.id == user_id
+    return {
+        "password_hash": password_hash,
+        "password_set_by": None if by_owner else actor.id,
+        "password_set_at": None if by_owner else now,
+        "failed_logins": 0,
+        "locked_until": None,
+    }
 
 
 def record_consent(connection: Connection, user_id: str, *, actor: record.Actor, now: datetime) -> None:
@@ -217,7 +237,7 @@ def record_consent(connection: Connection, user_id: str, *, actor: record.Actor,
 
 
 def end_all_access(connection: Connection, user_id: str, now: datetime, *, keys: bool = True) -> None:
-    """Revoke the account's sessions, and its API keys, at once."""
+    """Revoke the account's sessions, and its API keys, at once, and end what it may read unmasked."""
     tables = (sessions, api_keys) if keys else (sessions,)
     for table in tables:
         connection.execute(
@@ -225,6 +245,12 @@ def end_all_access(connection: Connection, user_id: str, now: datetime, *, keys:
             .where(table.c.user_id == user_id, table.c.revoked_at.is_(None))
             .values(revoked_at=now)
         )
+    grants = access_grants.c
+    connection.execute(
+        update(access_grants)
+        .where(grants.user_id == user_id, grants.ended_at.is_(None), grants.expires_at > now)
+        .values(ended_at=now)
+    )
 
 
 def _insert(
@@ -239,6 +265,7 @@ def _insert(
     now: datetime,
 ) -> str:
     user_id = new_id()
+    by = None if actor.id == record.SYSTEM else actor.id
     connection.execute(
         insert(users).values(
             id=user_id,
@@ -247,8 +274,10 @@ def _insert(
             audience=audience,
             status=status,
             password_hash=password_hash,
+            password_set_by=by,
+            password_set_at=None if by is None else now,
             created_at=now,
-            created_by=None if actor.id == record.SYSTEM else actor.id,
+            created_by=by,
         )
     )
     record.append(

@@ -51,6 +51,8 @@ def erase_account(
             name=_free_name(connection, user_id),
             status=AccountStatus.DISABLED,
             password_hash=UNUSABLE,
+            password_set_by=None,
+            password_set_at=None,
             failed_logins=0,
             locked_until=None,
         )

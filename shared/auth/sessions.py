@@ -274,7 +274,7 @@ def _start(
         actor=record.Actor(account.id, sid),
         action="session.started",
         object=f"session:{sid}",
-        details={"kind": kind},
+        details={"kind": kind, **({"password_set_by_another": True} if account.password_set else {})},
     )
     return sid
 

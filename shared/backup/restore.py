@@ -1,7 +1,8 @@
 """Brings a backup into an empty database, all of it or nothing. It does not know whose texts they are.
 
-What was erased since the backup is erased again, and the restore is an entry of the log: whoever compares the
-log with a checkpoint that was signed after the backup finds there why it is shorter.
+What was erased since the backup is erased again, what was held since is held again, and the restore is an
+entry of the log: whoever compares the log with a checkpoint that was signed after the backup finds there why
+it is shorter.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from shared.audit import record
 from shared.audit.checkpoint import Signer
 from shared.audit.checkpoints import RESTORED
 from shared.backup.erased_again import destroyed_keys, erase_again
+from shared.backup.held_again import held_in, hold_again
 from shared.backup.manifest import LEFT_OUT, storage_path
 from shared.backup.opened import Backup, BackupRefused
 from shared.backup.rows import batches, decode, insert_lines
@@ -28,6 +30,7 @@ from shared.db.tables_guard import guard_policies
 from shared.db.tables_privacy import search_pending
 from shared.errors import Conflict
 from shared.privacy.erased import read_erased
+from shared.privacy.held import read_holds
 from shared.storage import Storage
 
 _ROWS_AT_ONCE = 500
@@ -57,6 +60,10 @@ class Restored:
     erased_again: int
     #: Keys that were destroyed before the backup, and that the list of what was erased lacks.
     unlisted: int
+    #: Legal holds that were placed since, and that were placed again.
+    held_again: int
+    #: Whether the list of holds cannot be the right one: it lacks some of the backup's, or nothing is there.
+    holds_doubted: bool
     #: Signed checkpoints of the log that are newer than the backup.
     superseded: int
 
@@ -76,12 +83,14 @@ def restore(
     The log's key signs which checkpoints the log is now older than: nobody else may say so.
 
     Raises:
-        Conflict: the database holds rows, or a checkpoint file is none.
+        Conflict: the database holds rows, or a file of a checkpoint or of a hold is none.
         BackupRefused: it is of other tables, or a row of it cannot be stored.
         OSError: `checkpoints` or `storage` cannot be used.
     """
     manifest = backup.manifest
     erased, newer = read_erased(checkpoints), superseded(checkpoints, manifest.sealed, signer.verifier)
+    held = read_holds(checkpoints)
+    nothing_there = not checkpoints.list()
     with database.read() as connection:
         check_empty(connection)
     for number, part in enumerate(manifest.storage or [], start=1):
@@ -100,15 +109,18 @@ def restore(
             ) from error
         unlisted = destroyed_keys(connection) - erased
         again = erase_again(connection, erased, clock=clock, delete_files=storage.delete)
+        now, here = clock.now(connection), held_in(connection)
+        held_again = hold_again(connection, held, now=now)
         record.append(
             connection,
-            now=clock.now(connection),
+            now=now,
             actor=record.OPERATOR_ACTOR,
             action=RESTORED,
             details={
                 "backup_size": manifest.sealed,
                 "superseded": newer,
                 "erased_again": len(again),
+                "held_again": len(held_again),
                 "statement": signer.sign_restore(
                     manifest.sealed, [(each["size"], bytes.fromhex(each["root"])) for each in newer]
                 ),
@@ -119,6 +131,8 @@ def restore(
         files=len(manifest.storage or []),
         erased_again=len(again),
         unlisted=len(unlisted),
+        held_again=len(held_again),
+        holds_doubted=nothing_there or not here <= {hold.id for hold in held},
         superseded=len(newer),
     )
 

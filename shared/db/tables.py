@@ -65,6 +65,8 @@ users = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", Id, ForeignKey("users.id")),
     Column("approved_by", Id, ForeignKey("users.id")),
+    Column("password_set_by", Id),  # `operator`, or an account; NULL once its owner has set it
+    Column("password_set_at", UtcDateTime),
     one_of("role", Role),
     one_of("audience", Audience),
     one_of("status", AccountStatus),

@@ -4,6 +4,7 @@ A hold is on a person (`user:<id>`, and with them on every conversation of their
 (`conversation:<id>`). `conversations.legal_hold` repeats what the holds say, for whoever looks at that row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, literal, or_, select, update
 
 from shared.audit import record
+from shared.auth.roles import Role
 from shared.conversations import ERASED
 from shared.db.rows import put
 from shared.db.tables import conversations, users
@@ -75,6 +77,15 @@ def holds_on_conversation(connection: Connection, conversation_id: str) -> list[
     return _holding(connection, conversations.c.id == conversation_id)
 
 
+def keep_holds(connection: Connection, conversation_id: str) -> None:
+    """No hold is placed on this conversation by another until this transaction ends."""
+    connection.execute(
+        select(conversations.c.id)
+        .where(conversations.c.id == conversation_id)
+        .with_for_update(key_share=True)
+    )
+
+
 def holds_on_person(connection: Connection, user_id: str) -> list[str]:
     """The ids of the holds because of which this person cannot be erased now: theirs, and their talks'."""
     own = select(literal("conversation:") + conversations.c.id).where(conversations.c.user_id == user_id)
@@ -136,17 +147,32 @@ def place(
         "placed_at": now,
         "placed_by": actor.id,
     }
-    put(connection, legal_holds, row)
-    _repeat_in_conversations(connection, subject)
-    record.append(
-        connection,
-        now=now,
-        actor=actor,
-        action="hold.placed",
-        object=f"hold:{hold_id}",
-        details={"subject": subject, "reference": reference},
-    )
+    _put(connection, row, actor=actor, now=now)
     return hold_id
+
+
+def place_again(connection: Connection, row: Mapping[str, Any], *, now: datetime, reason: str) -> bool:
+    """Place a hold that a restored backup is older than; whether there was something left to hold.
+
+    Where the backup lacks who placed it, it is under the oldest account of an admin or auditor; the event
+    names who it was.
+    """
+    kind, _, id = row["subject"].partition(":")
+    try:
+        _require_something_left(connection, kind, id)
+    except (NotFound, Conflict):
+        return False
+    oldest = (users.c.id == row["placed_by"]).desc(), (users.c.role != Role.USER).desc(), users.c.created_at
+    placer = connection.execute(select(users.c.id).order_by(*oldest, users.c.id).limit(1)).scalar_one()
+    _put(
+        connection,
+        {**row, "placed_by": placer},
+        actor=record.OPERATOR_ACTOR,
+        now=now,
+        reason=reason,
+        placed_by=row["placed_by"],
+    )
+    return True
 
 
 def lift(connection: Connection, hold_id: str, *, actor: record.Actor, now: datetime) -> None:
@@ -186,6 +212,28 @@ def repeat_for_new_conversations(connection: Connection) -> None:
             .where(conversations.c.user_id.in_(people), conversations.c.legal_hold.is_(False))
             .values(legal_hold=True)
         )
+
+
+def _put(
+    connection: Connection,
+    row: Mapping[str, Any],
+    *,
+    actor: record.Actor,
+    now: datetime,
+    reason: str | None = None,
+    **details: str,
+) -> None:
+    put(connection, legal_holds, row)
+    _repeat_in_conversations(connection, row["subject"])
+    record.append(
+        connection,
+        now=now,
+        actor=actor,
+        action="hold.placed",
+        object=f"hold:{row['id']}",
+        reason=reason,
+        details={"subject": row["subject"], "reference": row["reference"], **details},
+    )
 
 
 def _holding(connection: Connection, which: ColumnElement[bool]) -> list[str]:

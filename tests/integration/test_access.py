@@ -197,6 +197,24 @@ def test_what_only_a_person_may_do_is_refused_to_a_key_and_logged(api: Api) -> N
     assert by_key.get("/v1/me").status_code == 200
 
 
+def test_what_asks_for_the_password_is_refused_to_every_key(api: Api) -> None:
+    by_key = {role: api.client() for role in Role}
+    for role, scopes in ((Role.USER, ["ask", "read"]), (Role.ADMIN, ["admin"]), (Role.AUDITOR, ["audit"])):
+        body = {"name": "a key", "scopes": scopes}
+        made = api.log_in(role).post("/v1/api-keys", json=body).json()
+        by_key[role].headers["Authorization"] = f"Bearer {made['key']}"
+    refused = 0
+    for method, route in routes(api.app):
+        access = access_of(route)
+        if access is None or not access.password:
+            continue
+        for role in [access.role] if access.role else list(Role):
+            answer = call(by_key[role], method, route, NOBODYS)
+            assert (answer.status_code, "API key" in answer.text) == (403, True), f"{method} {route.path}"
+            refused += 1
+    assert refused > 5
+
+
 def test_what_belongs_to_another_is_not_found_and_stays_as_it_was(api: Api) -> None:
     owner, other = api.log_in(), api.log_in()
     job = ask_async(owner)

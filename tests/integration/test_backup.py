@@ -29,10 +29,11 @@ from shared.db.engine import connect
 from shared.db.tables import audit_events, audit_seals, data_keys, messages, metadata, sessions, users
 from shared.db.tables_audit import audit_pending
 from shared.db.tables_guard import guard_policies
-from shared.db.tables_privacy import search_pending, search_terms
+from shared.db.tables_privacy import legal_holds, search_pending, search_terms
 from shared.ids import new_id
 from shared.policies.store import PolicyStore
 from shared.privacy.erased import note_erased
+from shared.privacy.held import hold_of, note_holds
 from shared.storage import Storage
 from tests.conftest import DIALECTS, Databases, MakeApi
 from tests.registry import add_good_adapter, sha_of
@@ -146,6 +147,7 @@ def test_every_row_comes_back_on_either_kind_of_database(source: Source, target:
         "backup_size": 1,
         "superseded": [],
         "erased_again": 0,
+        "held_again": 0,
         "statement": Signer(source.settings.secret("audit_key")).sign_restore(1, []),
     }
 
@@ -400,6 +402,24 @@ def test_a_list_that_lacks_what_was_erased_before_the_backup_is_doubted(
     backup(source)
     assert restore(source, target) == 0
     assert "Is it the right place?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize("place", ["empty", "lacks one", "whole"])
+def test_whoever_restores_is_told_where_holds_may_be_missing(
+    source: Source, target: tuple[str, str], capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    with closing(connect(source.settings.database_url)) as database, database.write() as connection:
+        user, now = connection.execute(select(users.c.id).limit(1)).scalar_one(), datetime.now(UTC)
+        hold = {"id": new_id(), "subject": f"user:{user}", "reference": "1", "placed_by": user}
+        connection.execute(insert(legal_holds).values(**hold, placed_at=now))
+        known = hold_of(connection, hold["id"])
+    backup(source)
+    other = known.model_copy(update={"id": new_id(), "lifted": True})
+    note_holds(source.checkpoints, {"empty": [], "lacks one": [other], "whole": [known, other]}[place])
+    assert restore(source, target) == 0
+    told = "place those holds again" in capsys.readouterr().out
+    assert told is (place != "whole")
 
 
 def signed(source: Source, size: int, root: bytes) -> bytes:

@@ -268,6 +268,21 @@ def test_no_service_runs_as_root(name: str) -> None:
     assert "cap_add" not in service
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_every_volume_of_a_service_belongs_to_its_user(name: str) -> None:
+    """A new volume is root's, but where the image has a folder of another's at its place."""
+    stages = {stage.split()[2]: stage for stage in re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]}
+    given = {"/data", "/config"} if "chown -R caddy /data /config" in stages["proxy"] else set()
+    (home,) = re.findall(r"--home-dir (\S+) --create-home", stages["base"])
+    made = {home}.union(
+        *map(str.split, re.findall(r"install -d -o medichat -g medichat (.+)", stages["base"]))
+    )
+    service = COMPOSE["services"][name]
+    volumes = (each.split(":") for each in service.get("volumes", []))
+    places = {place for source, place, *_ in volumes if source in COMPOSE["volumes"]}
+    assert places <= (given if service["build"]["target"] == "proxy" else made)
+
+
 def test_the_gateway_believes_the_network_of_the_proxy() -> None:
     (config,) = COMPOSE["networks"]["back"]["ipam"]["config"]
     assert environment(COMPOSE["services"]["api"])["MEDICHAT_TRUSTED_PROXIES"] == config["subnet"]

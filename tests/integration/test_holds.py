@@ -1,15 +1,21 @@
 """Legal holds: what is held is erased by nobody, and no period ends it."""
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 
+from services.api.retention import Retention
 from shared.auth.roles import Role
 from shared.db.tables import conversations, data_keys, feedback
 from shared.db.tables_privacy import dataset_conversations
+from shared.privacy.held import read_holds
+from shared.storage import Storage
+from tests.conftest import MakeApi
 from tests.support import Api, Person, ask_async
 from tests.training import School
 from tests.uploads import check, uploaded
@@ -132,6 +138,25 @@ def test_only_what_is_there_can_be_held_and_once_for_each_case(api: Api) -> None
     assert hold(admin, f"conversation:{conversation}").status_code == 201
 
 
+def test_holds_are_listed_beside_the_checkpoints_at_once_or_later(make_api: MakeApi, tmp_path: Path) -> None:
+    api = make_api(reconcile_s=600)
+    api.wait_for_maintenance()
+    place, admin = Storage.of_checkpoints(api.settings), api.log_in(Role.ADMIN)
+    subjects = [f"conversation:{each}" for each in api.write_history(api.person(), ["Gout?", "Flu?"])]
+    first = held(admin, subjects[0])
+    assert [(hold.id, hold.subject, hold.lifted) for hold in read_holds(place)] == [
+        (first, subjects[0], False)
+    ]
+    (tmp_path / "checkpoints/holds").rename(tmp_path / "away")
+    in_the_way = tmp_path / "checkpoints/holds"
+    in_the_way.write_text("a file where the folder should be")
+    second = held(admin, subjects[1])
+    admin.post(f"/v1/holds/{first}/lift").raise_for_status()
+    in_the_way.unlink()
+    Retention(api.gateway).round(datetime.now(UTC))
+    assert [(hold.id, hold.lifted) for hold in read_holds(place)] == [(first, True), (second, False)]
+
+
 def ratings(api: Api) -> list[Any]:
     with api.gateway.database.read() as connection:
         return list(connection.execute(select(feedback)).all())
@@ -158,6 +183,20 @@ def test_what_a_person_noted_on_a_held_answer_is_neither_replaced_nor_taken_back
     assert ratings(api) == before
     denied = [(event.object, event.reason) for event in api.audit("access.denied")]
     assert denied == [(f"message:{answer}", "legal hold")] * 2
+
+
+@pytest.mark.parametrize("kind", ["user", "conversation"])
+def test_the_title_of_a_held_conversation_stays(api: Api, kind: str) -> None:
+    person = api.person()
+    (conversation,) = api.write_history(person, ["Is it gout?"])
+    client, path = api.client(person), f"/v1/conversations/{conversation}"
+    hold_id = held(api.log_in(Role.ADMIN), f"{kind}:{person.id if kind == 'user' else conversation}")
+    refused = client.patch(path, json={"title": "Nothing"})
+    assert (refused.status_code, hold_id in refused.text) == (409, False)
+    assert "Ask your admin" in refused.json()["detail"]
+    assert client.get(path).json()["title"] == "Is it gout?"
+    (denied,) = api.audit("access.denied")
+    assert (denied.object, denied.reason) == (f"conversation:{conversation}", "legal hold")
 
 
 @on_both

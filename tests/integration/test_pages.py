@@ -597,8 +597,19 @@ def test_an_auditor_filters_the_log_and_says_yes_to_a_new_auditor(open_app: Open
     assert list(app.dataframe[0].value["what"]) == ["question.asked"]
     button(app, "Say yes").click().run()
     client_ = api.client()
-    form = {"username": waiting.name, "password": PASSWORD}
+    form = {"username": waiting.name, "password": app.code[0].value}
     assert client_.post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_a_password_that_another_set_is_told_to_its_owner_and_to_auditors(open_app: Open, api: Api) -> None:
+    person, admin = api.person(), api.person(Role.ADMIN)
+    assert "password was set" not in texts(open_app(person, page="account"))
+    api.client(admin).post(f"/v1/users/{person.id}/password").raise_for_status()
+    assert "Your password was set by an admin" in texts(open_app(person, page="account"))
+    app = open_app(api.person(Role.AUDITOR))
+    assert "1 account was logged in to with a password that somebody else set." in texts(app)
+    (row,) = next(each.value for each in app.dataframe if "set by" in each.value).to_dict("records")
+    assert (row["account"], row["set by"]) == (person.name, admin.name)
 
 
 def test_ones_password_is_changed_only_when_typed_twice_alike(open_app: Open, api: Api) -> None:

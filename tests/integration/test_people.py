@@ -1,18 +1,27 @@
 """Accounts, auditors who need a yes, API keys, and the log of all that."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Connection, select, update
 
 from services.api.main import THREADS
 from shared.audit.record import Actor
-from shared.auth.accounts import Account, approve_auditor, change_account, get_account, set_password
+from shared.auth.accounts import (
+    Account,
+    approve_auditor,
+    change_account,
+    create_first_users,
+    get_account,
+    set_password,
+)
 from shared.auth.api_keys import SCOPES_OF_ROLE
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
@@ -20,7 +29,7 @@ from shared.db.tables import api_keys, users
 from shared.errors import Conflict
 from shared.guard.verdict import Audience
 from tests.conftest import MakeApi
-from tests.support import Api, Person, ask_async, wait_until
+from tests.support import PASSWORD, Api, Person, ask_async, wait_until
 from tests.training import School, claim_run
 
 
@@ -41,6 +50,14 @@ def test_an_admin_lets_somebody_in(api: Api) -> None:
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
 
 
+def test_a_password_is_kept_as_an_argon2_hash(api: Api) -> None:
+    made = api.log_in(Role.ADMIN).post("/v1/users", json={"name": "nurse.kim", "role": "user"}).json()
+    with api.gateway.database.read() as connection:
+        kept = connection.execute(select(users.c.password_hash).where(users.c.id == made["id"])).scalar_one()
+    assert kept.startswith("$argon2id$")
+    assert made["password"] not in kept
+
+
 def test_a_name_is_taken_once(api: Api) -> None:
     admin = api.log_in(Role.ADMIN)
     statuses = [admin.post("/v1/users", json={"name": "Kim", "role": "user"}).status_code for _ in range(2)]
@@ -57,8 +74,70 @@ def test_a_new_auditor_waits_for_an_auditors_yes(api: Api) -> None:
     assert admin.patch(f"/v1/users/{made['id']}", json={"status": "active"}).status_code == 403
     (denied,) = api.audit("access.denied")
     assert (denied.object, denied.outcome) == (f"user:{made['id']}", "denied")
-    assert auditor.post(f"/v1/users/{made['id']}/approve").status_code == 200
+    yes = auditor.post(f"/v1/users/{made['id']}/approve").json()
+    assert api.client().post("/v1/auth/token", data=form).status_code == 401, "an admin knows this one"
+    form["password"] = yes["password"]
     assert api.client().post("/v1/auth/token", data=form).status_code == 200
+
+
+def test_an_admin_who_reset_an_auditors_password_is_no_auditor_after_a_yes_either(api: Api) -> None:
+    admin, other, auditor = api.log_in(Role.ADMIN), api.log_in(Role.AUDITOR), api.person(Role.AUDITOR)
+    known = admin.post(f"/v1/users/{auditor.id}/password").json()["password"]
+    other.post(f"/v1/users/{auditor.id}/approve").raise_for_status()
+    assert logged_in(api, auditor.name, known).status_code == 401
+
+
+def logged_in(api: Api, name: str, password: str) -> httpx.Response:
+    return api.client().post("/v1/auth/token", data={"username": name, "password": password})
+
+
+def bearing(api: Api, answer: httpx.Response) -> httpx.Client:
+    client = api.client()
+    client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+    return client
+
+
+def gauge(api: Api) -> float:
+    (line,) = re.findall(
+        r"^medichat_set_passwords_used (.+)$", api.client().get("/metrics").text, re.MULTILINE
+    )
+    return float(line)
+
+
+def test_a_log_in_with_a_password_that_another_set_is_told_until_its_owner_changes_it(api: Api) -> None:
+    admin, auditor, person = api.person(Role.ADMIN), api.log_in(Role.AUDITOR), api.person()
+    known = api.client(admin).post(f"/v1/users/{person.id}/password").json()["password"]
+    assert auditor.get("/v1/users/set-passwords").json()["items"] == []
+    client = bearing(api, logged_in(api, person.name, known))
+    key = client.post("/v1/api-keys", json={"name": "a key", "scopes": ["read"]}).json()["key"]
+    (item,) = auditor.get("/v1/users/set-passwords").json()["items"]
+    assert (item["user_name"], item["set_by"]) == (person.name, admin.name)
+    assert (auditor.get("/v1/me").json()["set_passwords_used"], gauge(api)) == (1, 1)
+    me = client.get("/v1/me").json()
+    assert (me["password_set_by"], me["password_set_at"]) == ("admin", item["set_at"])
+    assert marks(api)[-1] is True
+    client.post("/v1/me/password", json={"current": known, "new": PASSWORD + "!"}).raise_for_status()
+    me = bearing(api, logged_in(api, person.name, PASSWORD + "!")).get("/v1/me").json()
+    assert (me["password_set_by"], me["password_set_at"]) == (None, None)
+    assert marks(api)[-1] is False
+    assert (auditor.get("/v1/me").json()["set_passwords_used"], gauge(api)) == (0, 0)
+    by_key = api.client().get("/v1/me", headers={"Authorization": f"Bearer {key}"})
+    assert by_key.status_code == 401, "whoever knew the password may have made it"
+
+
+def marks(api: Api) -> list[bool]:
+    """Of each log-in, whether the log says that another had set its password."""
+    events = api.audit("session.started")
+    return ["password_set_by_another" in json.loads(event.canonical_bytes)["details"] for event in events]
+
+
+def test_the_first_log_ins_of_an_installation_are_nobody_elses(api: Api) -> None:
+    with api.gateway.database.write() as connection:
+        made = create_first_users(connection, api.gateway.clock.now(connection))
+    assert len(made) == 3
+    for name, _role, password in made:
+        assert bearing(api, logged_in(api, name, password)).get("/v1/me").json()["password_set_by"] is None
+    assert gauge(api) == 0
 
 
 def test_a_change_that_an_account_does_not_allow_is_in_the_log(api: Api) -> None:
@@ -190,7 +269,7 @@ def test_no_act_at_the_same_moment_enables_a_disabled_account(
             connection, auditor.id, "a hash", actor=Actor(admin.id), now=now
         ),
         "approval": lambda connection, now: approve_auditor(
-            connection, auditor.id, actor=Actor(other.id), now=now
+            connection, auditor.id, "a hash", actor=Actor(other.id), now=now
         ),
     }
     begin_together(api, change(auditor, admin, status=AccountStatus.DISABLED), acts[beside]).exception()

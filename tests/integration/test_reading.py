@@ -129,6 +129,39 @@ def test_an_attempt_to_see_who_it_is_without_a_reveal_is_logged_as_denied(
 
 
 @pytest.mark.parametrize("role", [Role.AUDITOR, Role.ADMIN])
+def test_no_api_key_reads_unmasked_even_while_its_owner_may(api: Api, conversation: str, role: Role) -> None:
+    client = api.log_in(role)
+    scope = "audit" if role is Role.AUDITOR else "admin"
+    made = client.post("/v1/api-keys", json={"name": "a key", "scopes": [scope]}).json()
+    if role is Role.AUDITOR:
+        client.post(path_to(conversation, "/reveal"), json={"reason": REASON}).raise_for_status()
+        unmasked = path_to(conversation, "?revealed=true")
+    else:
+        unmasked = f"/v1/break-glass/{broken(client, conversation)['id']}/conversation"
+    assert first_text(client.get(unmasked)) == QUESTION
+    refused = api.client().get(unmasked, headers={"Authorization": f"Bearer {made['key']}"})
+    assert (refused.status_code, "not to an API key" in refused.text) == (403, True)
+    (denied,) = api.audit("access.denied")
+    assert (denied.session_id, denied.outcome) == (f"key:{made['id']}", "denied")
+
+
+@pytest.mark.parametrize("role", [Role.AUDITOR, Role.ADMIN])
+def test_what_ends_every_log_in_ends_what_may_be_read_unmasked(
+    api: Api, conversation: str, role: Role
+) -> None:
+    person = api.person(role)
+    client = api.client(person)
+    if role is Role.AUDITOR:
+        client.post(path_to(conversation, "/reveal"), json={"reason": REASON}).raise_for_status()
+        unmasked = path_to(conversation, "?revealed=true")
+    else:
+        unmasked = f"/v1/break-glass/{broken(client, conversation)['id']}/conversation"
+    change = {"current": PASSWORD, "new": "another long enough one"}
+    client.post("/v1/me/password", json=change).raise_for_status()
+    assert api.client(person).get(unmasked).status_code == 403
+
+
+@pytest.mark.parametrize("role", [Role.AUDITOR, Role.ADMIN])
 def test_to_see_who_it_is_the_password_is_asked_for_again(api: Api, conversation: str, role: Role) -> None:
     person = api.person(role)
     client = api.client(person)

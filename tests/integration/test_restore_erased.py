@@ -1,5 +1,6 @@
 """A backup that is older than an erasure does not bring back what was erased, and the log goes on."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from shared.audit.sequencer import seal_all
 from shared.audit.verify import verify
 from shared.auth.roles import Role
 from shared.db.tables import conversations, feedback, jobs, users, verdicts
-from shared.db.tables_privacy import access_grants, dataset_conversations, search_pending, search_terms
+from shared.db.tables_privacy import (
+    access_grants,
+    dataset_conversations,
+    legal_holds,
+    search_pending,
+    search_terms,
+)
 from shared.db.tables_review import reviews, saved_views
 from shared.db.tables_training import datasets
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
@@ -214,6 +221,39 @@ def test_a_person_who_was_erased_since_comes_back_without_a_name(
     (row,) = rows_of(restored, conversations, conversations.c.id == conversation)
     assert row.retention_class == "erased"
     assert [event.reason for event in restored.audit("user.erased")] == ["restored", "restored"]
+
+
+@both
+def test_a_hold_that_was_placed_since_is_there_again_and_one_that_was_lifted_is_not(
+    api: Api, back_up: Callable[[], None], restore: Restore
+) -> None:
+    person, other, known = api.person(), api.person(), api.person(Role.ADMIN)
+    (held,) = api.write_history(person, ["Is it gout?"])
+    (free,) = api.write_history(other, ["Is it flu?"])
+    back_up()
+    later, admin = api.person(Role.ADMIN), api.log_in(Role.ADMIN)  # not in the backup
+    lifted = place(admin, f"conversation:{free}")
+    admin.post(f"/v1/holds/{lifted}/lift").raise_for_status()
+    on_person = place(api.client(later), f"user:{other.id}")
+    on_talk = place(api.client(later), f"conversation:{held}")
+    place(admin, f"user:{later.id}")  # of whom nothing comes back
+    restored = restore()
+    holds = {row.id: row.placed_by for row in rows_of(restored, legal_holds)}
+    assert holds == {on_person: known.id, on_talk: known.id}
+    assert all(row.legal_hold for row in rows_of(restored, conversations))
+    assert restored.client(person).post(ERASE.format(held)).status_code == 409
+    events = [json.loads(event.canonical_bytes) for event in restored.audit("hold.placed")]
+    assert [(each["actor"], each["reason"]) for each in events] == [("operator", "restored")] * 2
+    assert {each["details"]["placed_by"] for each in events} == {later.id}
+    (word,) = restored.audit("backup.restored")
+    assert json.loads(word.canonical_bytes)["details"]["held_again"] == 2
+
+
+def place(client: httpx.Client, subject: str) -> str:
+    """The id of a hold."""
+    placed = client.post("/v1/holds", json={"subject": subject, "reference": "2026-C-17"})
+    assert placed.status_code == 201, placed.text
+    return str(placed.json()["id"])
 
 
 def test_a_question_that_waited_at_the_backup_and_was_erased_since_is_not_answered(

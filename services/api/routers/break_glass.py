@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from sqlalchemy import ColumnElement, Connection
 
 from services.api import metrics
-from services.api.access import access_view, access_views, transcript_of
-from services.api.deps import Access, Admin, AdminOrAuditor, Auditor, GatewayDep, log_denial
+from services.api.access import NO_KEYS, access_view, access_views, transcript_of
+from services.api.deps import Access, AdminOrAuditor, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
@@ -42,6 +42,7 @@ router = APIRouter(prefix="/v1/break-glass", tags=["emergency access"])
 
 GrantId = Annotated[str, Path(max_length=36)]
 AdminWithPassword = Annotated[Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN}), password=True))]
+AdminInPerson = Annotated[Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN}), no_keys=NO_KEYS))]
 _OVER = "This emergency access is over; open another with POST /v1/break-glass, and say why."
 
 
@@ -122,7 +123,7 @@ def acknowledge_access(grant_id: GrantId, caller: Auditor, gateway: GatewayDep) 
 
 @router.get("/{grant_id}/conversation", responses=document(401, 403, 404, 410, 422, 429))
 def read_conversation(
-    grant_id: GrantId, request: Request, caller: Admin, gateway: GatewayDep
+    grant_id: GrantId, request: Request, caller: AdminInPerson, gateway: GatewayDep
 ) -> TranscriptView:
     """The conversation unmasked, while the caller's emergency access to it is open. Each look is logged."""
     _find(gateway, request, caller, grant_id)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection, Row, select, update
 
 from services.api.ask import Asked, load_owned, regenerate
-from services.api.deps import Asker, GatewayDep, Reader
+from services.api.deps import Asker, GatewayDep, Reader, log_denial
 from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
@@ -32,10 +32,12 @@ from services.api.schemas import (
 from services.api.state import Gateway
 from services.api.views import conversation_view, placed_job_view
 from shared.audit import record
+from shared.auth.sessions import Principal
 from shared.db.tables import conversations, data_keys, jobs
-from shared.errors import NotFound
+from shared.errors import NotFound, OnHold
 from shared.jobs.store import active
 from shared.privacy.envelope import CannotDecrypt
+from shared.privacy.holds import holds_on_conversation, keep_holds
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 
@@ -43,6 +45,7 @@ router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 SEARCHED = 300
 #: In place of the title of one whose texts cannot be opened, mostly because their key was destroyed.
 UNREADABLE = "This conversation can no longer be read"
+_HELD = "The title cannot be changed now. Ask your admin, or whoever is in charge of data protection."
 
 
 def owned_conversation(conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> str:
@@ -145,14 +148,26 @@ def read_conversation(conversation: Owned, caller: Reader, gateway: GatewayDep) 
         return conversation_view(connection, gateway, conversation, caller.user_id)
 
 
-@router.patch("/{conversation_id}", responses=document(401, 403, 404, 410, 413, 422, 429))
+@router.patch("/{conversation_id}", responses=document(401, 403, 404, 409, 410, 413, 422, 429))
 def rename_conversation(
-    conversation: Owned, body: TitleBody, caller: Asker, gateway: GatewayDep
+    conversation: Owned, body: TitleBody, request: Request, caller: Asker, gateway: GatewayDep
 ) -> ConversationView:
-    """Give a conversation another title."""
+    """Give a conversation another title; the former one is kept nowhere."""
+    try:
+        return _rename(gateway, conversation, body.title, caller)
+    except OnHold:
+        log_denial(gateway, request, caller, "legal hold", f"conversation:{conversation}")
+        raise
+
+
+def _rename(gateway: Gateway, conversation: str, title: str, caller: Principal) -> ConversationView:
+    """Raises OnHold for a conversation whose title a legal hold keeps."""
     with gateway.database.write() as connection:
+        keep_holds(connection, conversation)
+        if held := holds_on_conversation(connection, conversation):
+            raise OnHold(held, _HELD)
         now = gateway.clock.now(connection)
-        gateway.conversations.rename(connection, conversation, body.title, now)
+        gateway.conversations.rename(connection, conversation, title, now)
         record.append(
             connection,
             now=now,

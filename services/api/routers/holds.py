@@ -1,5 +1,6 @@
 """Legal holds, for admins and auditors: what must be kept for a case can be erased by nobody."""
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -12,8 +13,13 @@ from services.api.schemas_privacy import HoldBody, HoldView
 from services.api.state import Gateway
 from shared.audit import record
 from shared.db.tables_privacy import legal_holds
+from shared.logs import where
 from shared.privacy import holds
+from shared.privacy.held import hold_of, note_holds
 from shared.privacy.holds import Hold, select_holds
+from shared.storage import Storage
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/holds", tags=["privacy"])
 
@@ -31,7 +37,7 @@ def place_hold(body: HoldBody, caller: AdminOrAuditor, gateway: GatewayDep) -> H
             actor=caller.actor,
             now=gateway.clock.now(connection),
         )
-    return _one(gateway, hold_id)
+    return _settled(gateway, hold_id)
 
 
 @router.get("", responses=document(401, 403, 422, 429))
@@ -63,13 +69,19 @@ def lift_hold(hold_id: str, caller: AdminOrAuditor, gateway: GatewayDep) -> Hold
     """End a hold; what it held can be erased again, and periods of retention count again."""
     with gateway.database.write() as connection:
         holds.lift(connection, hold_id, actor=caller.actor, now=gateway.clock.now(connection))
-    return _one(gateway, hold_id)
+    return _settled(gateway, hold_id)
 
 
-def _one(gateway: Gateway, hold_id: str) -> HoldView:
+def _settled(gateway: Gateway, hold_id: str) -> HoldView:
+    """After the commit: list the hold outside of the database, for restores, and show it."""
     with gateway.database.read() as connection:
         row = connection.execute(select_holds().where(legal_holds.c.id == hold_id)).one()
-        return _view(Hold.from_row(row))
+        listed = hold_of(connection, hold_id)
+    try:
+        note_holds(Storage.of_checkpoints(gateway.settings), [listed])
+    except OSError as error:  # maintenance lists it later
+        log.error("a legal hold could not be listed yet, see MEDICHAT_CHECKPOINT_URL: %s", where(error))
+    return _view(Hold.from_row(row))
 
 
 def _view(hold: Hold) -> HoldView:

@@ -10,11 +10,11 @@ from services.api import credentials
 from services.api.deps import Access, AnyUser, GatewayDep
 from services.api.errors import document
 from services.api.schemas import Body
-from services.api.state import Gateway
 from shared.auth import accounts
 from shared.auth.consent import CONSENT_TEXT, CONSENT_VERSION
 from shared.auth.roles import Role
 from shared.auth.sessions import Principal
+from shared.auth.set_passwords import count_used, password_set_for
 from shared.errors import InvalidInput
 from shared.privacy.grants import count_unacknowledged
 
@@ -57,6 +57,11 @@ class MeView(BaseModel):
     max_query_chars: int
     #: For auditors: emergency accesses of admins that no auditor has acknowledged; 0 for all others.
     break_glass_waiting: int
+    #: For auditors: accounts that were logged in to with a password that another set; 0 for all others.
+    set_passwords_used: int
+    #: The role of who set the caller's password, or `operator`, and when; null once the caller changed it.
+    password_set_by: str | None
+    password_set_at: datetime | None
 
 
 class ConsentBody(Body):
@@ -81,6 +86,11 @@ class ReauthenticateBody(Body):
 @router.get("", responses=document(401, 429))
 def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
     """Who is calling."""
+    auditor = caller.role is Role.AUDITOR
+    with gateway.database.read() as connection:
+        waiting = count_unacknowledged(connection) if auditor else 0
+        used = count_used(connection) if auditor else 0
+        password = password_set_for(connection, caller.user_id)
     return MeView(
         id=caller.user_id,
         name=caller.name,
@@ -92,13 +102,11 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
         model=gateway.settings.model,
         answers_stopped=gateway.guards.now.stopped,
         max_query_chars=gateway.settings.max_query_chars,
-        break_glass_waiting=_break_glass_waiting(gateway) if caller.role is Role.AUDITOR else 0,
+        break_glass_waiting=waiting,
+        set_passwords_used=used,
+        password_set_by=password.set_by_role if password else None,
+        password_set_at=password.set_at if password else None,
     )
-
-
-def _break_glass_waiting(gateway: Gateway) -> int:
-    with gateway.database.read() as connection:
-        return count_unacknowledged(connection)
 
 
 @router.post("/consent", responses=document(401, 403, 413, 422, 429))

@@ -16,9 +16,9 @@ from services.api.schemas import FeedbackBody
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
-from shared.db.tables import conversations, feedback
+from shared.db.tables import feedback
 from shared.errors import Conflict, NotFound, OnHold
-from shared.privacy.holds import holds_on_conversation
+from shared.privacy.holds import holds_on_conversation, keep_holds
 
 router = APIRouter(prefix="/v1/messages", tags=["conversations"])
 
@@ -121,15 +121,8 @@ def _writing(gateway: Gateway, request: Request, caller: Principal, message_id: 
 def _keep_what_is_held(
     connection: Connection, conversation_id: str, message_id: str, caller: Principal
 ) -> None:
-    """Raises OnHold when a rating of the caller's is there that a legal hold keeps.
-
-    The conversation's row is locked, as it is by who places a hold.
-    """
-    connection.execute(
-        select(conversations.c.id)
-        .where(conversations.c.id == conversation_id)
-        .with_for_update(key_share=True)
-    )
+    """Raises OnHold when a rating of the caller's is there that a legal hold keeps."""
+    keep_holds(connection, conversation_id)
     rated = connection.execute(
         select(feedback.c.rating).where(
             feedback.c.message_id == message_id, feedback.c.user_id == caller.user_id

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from sqlalchemy import Connection, select
 
-from services.api.access import REVEAL_LIFE, access_views, transcript_of
+from services.api.access import NO_KEYS, REVEAL_LIFE, access_views, transcript_of
 from services.api.deps import Access, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.schemas_transcripts import AuditedConversationView, RevealBody, TranscriptView
@@ -45,6 +45,9 @@ def read_logged_conversation(
     ] = False,
 ) -> AuditedConversationView:
     """A conversation with identifiers masked, and the guard's verdicts in place. Each look is logged."""
+    if revealed and caller.kind == "key":
+        log_denial(gateway, request, caller, "not for API keys", f"conversation:{conversation_id}")
+        raise NotAllowed(NO_KEYS)
     with gateway.database.write() as connection:
         find_conversation(connection, conversation_id)
         now = gateway.clock.now(connection)

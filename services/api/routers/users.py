@@ -19,6 +19,7 @@ from shared.auth.accounts import Account
 from shared.auth.passwords import hash_password, new_password
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.sessions import Principal
+from shared.auth.set_passwords import used_set_passwords
 from shared.db.tables import sessions, users
 from shared.errors import Conflict, InvalidInput, NotAllowed
 from shared.guard.verdict import Audience
@@ -44,6 +45,16 @@ class NewUserView(UserView):
     """A new account and its password, shown once."""
 
     password: str
+
+
+class SetPasswordView(BaseModel):
+    """A password that somebody else set, its owner has not changed, and somebody has logged in with."""
+
+    user_id: str
+    user_name: str
+    set_by: str = Field(description="The name of who set it; `operator` for a command on the machine.")
+    set_at: datetime
+    logged_in_at: datetime = Field(description="The newest log-in with it.")
 
 
 class PasswordView(BaseModel):
@@ -108,6 +119,16 @@ def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
         return Page[UserView](items=[_view(Account.from_row(row)) for row in rows], next_cursor=None)
 
 
+@router.get("/set-passwords", responses=document(401, 403, 429))
+def list_set_passwords(caller: Auditor, gateway: GatewayDep) -> Page[SetPasswordView]:
+    """Accounts that were logged in to with a password that another set, until their owner changes it."""
+    _log_reading(gateway, caller, set_passwords=True)
+    with gateway.database.read() as connection:
+        found = used_set_passwords(connection)
+    items = [SetPasswordView.model_validate(each, from_attributes=True) for each in found]
+    return Page[SetPasswordView](items=items, next_cursor=None)
+
+
 @router.post("", status_code=201, responses=document(401, 403, 409, 413, 422, 429))
 def create_user(body: NewUserBody, caller: Admin, gateway: GatewayDep) -> NewUserView:
     """Make an account. An auditor's cannot log in until an existing auditor approves it."""
@@ -148,7 +169,10 @@ def change_user(
 
 @router.post("/{user_id}/password", responses=document(401, 403, 404, 409, 429))
 def reset_password(user_id: str, request: Request, caller: Admin, gateway: GatewayDep) -> PasswordView:
-    """Give a person a new random password; an auditor then waits for an auditor's yes again."""
+    """Give a person a new random password; an auditor then waits for an auditor's yes again.
+
+    With that yes comes another password.
+    """
     password = new_password()
     password_hash = hash_password(password)
     with _changing(gateway, request, caller, user_id) as connection:
@@ -158,11 +182,14 @@ def reset_password(user_id: str, request: Request, caller: Admin, gateway: Gatew
 
 
 @router.post("/{user_id}/approve", responses=document(401, 403, 404, 409, 429))
-def approve_auditor(user_id: str, request: Request, caller: Auditor, gateway: GatewayDep) -> UserView:
-    """Say yes to a new auditor."""
+def approve_auditor(user_id: str, request: Request, caller: Auditor, gateway: GatewayDep) -> NewUserView:
+    """Say yes to a new auditor, and hand them this new password: an admin knows the one they had."""
+    password = new_password()
+    password_hash = hash_password(password)
     with _changing(gateway, request, caller, user_id) as connection:
         now = gateway.clock.now(connection)
-        return _view(accounts.approve_auditor(connection, user_id, actor=caller.actor, now=now))
+        account = accounts.approve_auditor(connection, user_id, password_hash, actor=caller.actor, now=now)
+    return NewUserView(**_view(account).model_dump(), password=password)
 
 
 @contextmanager
@@ -176,10 +203,10 @@ def _changing(gateway: Gateway, request: Request, caller: Principal, user_id: st
         raise
 
 
-def _log_reading(gateway: Gateway, caller: Principal, *, pending: bool) -> None:
+def _log_reading(gateway: Gateway, caller: Principal, **details: bool) -> None:
     """Reading the accounts is itself an event, written before anything is shown."""
     with gateway.database.write() as connection:
-        now, details = gateway.clock.now(connection), {"pending": pending}
+        now = gateway.clock.now(connection)
         record.append(connection, now=now, actor=caller.actor, action="users.read", details=details)
 
 

@@ -9,18 +9,21 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.finding import Finding
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts, exporting, password
+from services.ui.views import acts, exporting, password, set_passwords
 
 _PAGE = 50
 
 
 def show(gateway: Gateway, me: Json) -> None:
-    """Filters, a page of events, one event in full; and new auditors who wait for a yes."""
+    """Filters, events, one in full; new auditors who wait for a yes; passwords that others set."""
     st.title("Log")
     st.caption("Newest first, times in UTC. What you look at here is itself logged.")
     password.show(gateway)
     acts.show_refusal()
+    _approved()
     _pending(gateway)
+    if me["set_passwords_used"]:
+        set_passwords.section(gateway)
     filters = _filters()
     if st.session_state.get("log-filters") != filters:
         st.session_state["log-filters"], st.session_state["log-cursors"] = filters, [None]
@@ -90,8 +93,19 @@ def _pending(gateway: Gateway) -> None:
             )
             if st.button("Say yes", key=f"approve-{person['id']}"):
                 try:
-                    gateway.approve(person["id"])
+                    new = gateway.approve(person["id"])
                 except GatewayError as error:
                     st.error(error.detail)
                 else:
+                    st.session_state["log-approved"] = {"name": person["name"], "password": new}
                     st.rerun()
+
+
+def _approved() -> None:
+    approved = st.session_state.pop("log-approved", None)
+    if approved:
+        st.success(
+            f"{plain_markdown(approved['name'])} is an auditor. Hand them this password yourself; it is "
+            "shown only now, and the one that an admin knows no longer works."
+        )
+        st.code(approved["password"], language=None)

@@ -47,7 +47,9 @@ def _new(gateway: Gateway) -> None:
         name = st.text_input("Name", max_chars=100, help="Letters, digits and . @ + - _")
         role = st.selectbox("Role", _ROLES)
         audience = st.selectbox("Answers are written for a", _AUDIENCES)
-        st.caption("An auditor can log in once an existing auditor has said yes.")
+        st.caption(
+            "An auditor can log in once an existing auditor has said yes, who hands them another password."
+        )
         if not st.form_submit_button("Make the account", type="primary"):
             return
     try:

@@ -15,6 +15,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("users", sa.Column("password_set_by", sa.String(length=36), nullable=True))
+    op.add_column("users", sa.Column("password_set_at", UtcDateTime(), nullable=True))
     op.create_table(
         "audit_checkpoints",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -220,6 +222,8 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER IF EXISTS {table}_join" + (f" ON {table}" if postgresql else ""))
         if postgresql:
             op.execute(f"DROP FUNCTION IF EXISTS join_{queue}()")
+    op.drop_column("users", "password_set_at")
+    op.drop_column("users", "password_set_by")
     op.drop_index(op.f("ix_feedback_updated_at"), table_name="feedback")
     op.drop_index(op.f("ix_jobs_conversation_id"), table_name="jobs")
     op.drop_index(op.f("ix_audit_events_object"), table_name="audit_events")
