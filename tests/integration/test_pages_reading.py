@@ -12,6 +12,7 @@ from shared.db.tables import data_keys, sessions
 from shared.db.tables_privacy import access_grants
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind
+from shared.training.states import BASE
 from tests.pages import button, open_with, served_by, texts
 from tests.support import PASSWORD, Api, Person, ask_async
 
@@ -53,7 +54,7 @@ def conversation(api: Api) -> str:
     job = api.claim()
     api.release(job, "Pain can be treated. ", 1)
     api.release(job, "Ask a pharmacist. ", 2, verdict=DANGER, suppressed="Take **all** of it. ")
-    api.finish(job, model_id="demo", adapter_sha256=None, prompt_version="p7")
+    api.finish(job, model_id="demo", adapter_sha256=BASE, prompt_version="p7")
     return str(asked["conversation_id"])
 
 
@@ -67,6 +68,14 @@ def test_an_auditor_sees_verdicts_in_place_what_was_replaced_and_what_wrote_it(
     assert "The guard replaced:" in shown
     assert r"~~Take \*\*all\*\* of it.~~" in shown
     assert {"model: demo", "adapter: none: the base model alone", "prompt version: p7"} <= {
+        each.value for each in app.get("text")
+    }
+
+
+def test_the_guards_own_answer_names_no_model_and_no_adapter(open_app: Open, api: Api) -> None:
+    answer = api.log_in().post("/predict", json={"query": "I want to kill myself."}).json()
+    app = open_app(api.person(Role.AUDITOR), "conversation", conversation=answer["conversation_id"])
+    assert {"model: none: the guard's own answer", "adapter: none"} <= {
         each.value for each in app.get("text")
     }
 
