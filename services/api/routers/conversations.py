@@ -4,12 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection, Row, select, update
+from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, load_owned, regenerate
 from services.api.deps import Asker, GatewayDep, Reader
 from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
+from services.api.patience import in_time
 from services.api.routers.predict import (
     ANSWERS,
     ASKS,
@@ -32,6 +34,7 @@ from services.api.schemas import (
 from services.api.state import Gateway
 from services.api.views import conversation_view, placed_job_view
 from shared.audit import record
+from shared.auth.sessions import Principal
 from shared.db.tables import conversations, data_keys, jobs
 from shared.errors import NotFound
 from shared.jobs.store import active
@@ -45,15 +48,21 @@ SEARCHED = 300
 UNREADABLE = "This conversation can no longer be read"
 
 
-def owned_conversation(conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> str:
+async def owned_conversation(
+    conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep
+) -> str:
     """The id of a conversation of the caller's. Raises NotFound, also for somebody else's (and logs that)."""
+    await in_time(run_in_threadpool(_require_owned, conversation_id, request, caller, gateway))
+    return conversation_id
+
+
+def _require_owned(conversation_id: str, request: Request, caller: Principal, gateway: Gateway) -> None:
     try:
         with gateway.database.read() as connection:
             load_owned(connection, conversation_id, caller.user_id)
     except NotFound:
         log_refused(gateway, request, caller, "conversation", conversation_id)
         raise
-    return conversation_id
 
 
 Owned = Annotated[str, Depends(owned_conversation)]
@@ -194,7 +203,7 @@ async def ask_in_conversation(
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
     question = question_of(body, conversation)
-    job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
+    job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     return await respond(gateway, news, job, prefer, usual_wait_s=0.0)
 
 
