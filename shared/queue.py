@@ -20,6 +20,7 @@ from celery import Celery
 
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
+from shared.logs import where
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -200,6 +201,8 @@ class Bell:
                         "Redis is not reachable (%s); resting for %.0f s", type(error).__name__, _REST_S
                     )
                     self._resting_until = time.monotonic() + _REST_S
+                except Exception as error:  # must outlive a bug: nobody else rings
+                    log.error("unexpected while ringing: %s", where(error))
             if closing:
                 return
 

@@ -3,11 +3,15 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
+from streamlit.runtime.scriptrunner import RerunData
+from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequests
+from streamlit.testing.v1 import AppTest, app_test
+from streamlit.testing.v1.local_script_runner import LocalScriptRunner
 from streamlit.util import calc_hash
 
 from services.ui import client, session
@@ -44,6 +48,20 @@ def to_page(app: AppTest, path: str) -> AppTest:
     """Go where a click on the page's name leads."""
     app._page_hash = calc_hash(path)
     return app.run()
+
+
+def tick(app: AppTest) -> AppTest:
+    """What the browser has done by itself every now and then, once: draw each part that repeats."""
+    parts = list(app._fragment_storage._fragments)
+
+    class Runner(LocalScriptRunner):
+        def request_rerun(self, data: RerunData) -> bool:
+            self._requests = ScriptRequests()  # it was made with a request to draw all
+            return super().request_rerun(replace(data, fragment_id_queue=parts, is_auto_rerun=True))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app_test, "LocalScriptRunner", Runner)
+        return app.run()
 
 
 def texts(app: AppTest) -> str:

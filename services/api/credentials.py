@@ -16,8 +16,8 @@ from shared.db import Database
 from shared.errors import LimitReached, MediChatError
 
 T = TypeVar("T")
-#: Guesses at one account are judged one after another here, so that nobody who logs in several times at once
-#: is taken for somebody who guesses. Between gateways it is enough that each is counted before it is judged.
+#: Guesses at one account, or of one log-in, are judged one after another here, so that nobody who sends
+#: several at once is taken for somebody who guesses. Between gateways it is enough to count before judging.
 _TURNS = tuple(threading.Lock() for _ in range(64))
 
 
@@ -78,14 +78,14 @@ def change_password(gateway: Gateway, caller: Principal, current: str, new: str)
     clock, actor = gateway.clock, caller.actor
 
     def begin(connection: Connection) -> guesses.Guess:
-        return guesses.begin_own(connection, caller.user_id, actor=actor, clock=clock)
+        return guesses.begin_own(connection, caller.session_id, actor=actor, clock=clock)
 
     def settle(connection: Connection) -> None:
         guesses.settle_own(connection, guess, right=right, actor=actor, clock=clock)
         now = clock.now(connection)
         accounts.set_password(connection, caller.user_id, new_hash, actor=actor, now=now)
 
-    with _turn(caller.name):
+    with _turn(caller.session_id):
         guess = _committed(gateway.database, begin)
         right = guess.judge(current)
         new_hash = hash_password(new) if right else ""
@@ -97,13 +97,13 @@ def reauthenticate(gateway: Gateway, caller: Principal, password: str) -> None:
     clock, actor = gateway.clock, caller.actor
 
     def begin(connection: Connection) -> guesses.Guess:
-        return guesses.begin_own(connection, caller.user_id, actor=actor, clock=clock)
+        return guesses.begin_own(connection, caller.session_id, actor=actor, clock=clock)
 
     def settle(connection: Connection) -> None:
         guesses.settle_own(connection, guess, right=right, actor=actor, clock=clock)
         sessions.reauthenticate(connection, caller, clock.now(connection))
 
-    with _turn(caller.name):
+    with _turn(caller.session_id):
         guess = _committed(gateway.database, begin)
         right = guess.judge(password)
         _committed(gateway.database, settle)

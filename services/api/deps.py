@@ -13,6 +13,7 @@ from fastapi.security import OAuth2PasswordBearer
 from starlette.concurrency import run_in_threadpool
 
 from services.api.identify import Caller, Knock
+from services.api.patience import in_time
 from services.api.state import Gateway
 from services.api.together import Together
 from shared.audit import record
@@ -42,7 +43,7 @@ async def get_principal(request: Request, bearer: Annotated[str | None, Depends(
     if not bearer:
         raise NotAuthenticated("Send a bearer token: log in with POST /v1/auth/token.")
     door: Together[Knock, Caller] = request.app.state.door
-    caller = await door(Knock(bearer, watching=WATCHING_HEADER in request.headers))
+    caller = await in_time(door(Knock(bearer, watching=WATCHING_HEADER in request.headers)))
     if caller.wait_s is not None:
         raise LimitReached(
             "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
@@ -98,7 +99,7 @@ class Access:
         """
         if not self._lets_in(principal):
             reason = f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}"
-            await run_in_threadpool(log_denial, gateway, request, principal, reason)
+            await in_time(run_in_threadpool(log_denial, gateway, request, principal, reason))
             raise NotAllowed(self._missing_scope(principal))
         no_keys = self.no_keys or (_NO_KEYS if self.password else None)
         if no_keys is not None and principal.kind == "key":

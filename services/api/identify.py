@@ -1,13 +1,19 @@
 """Finds out who is calling, for many callers at once. Whether they may do what they ask is not its matter."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import OperationalError
 
 from services.api.state import Gateway
 from shared.auth import sessions
 from shared.auth.sessions import Principal
 from shared.errors import NotAuthenticated
+from shared.logs import where
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,7 @@ def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
         if isinstance(one, Principal) and one.note_due and not knock.watching
     }
     if due:
-        with gateway.database.write() as connection:
-            for principal in due.values():
-                sessions.note_use(connection, principal, now)
+        _note_use(gateway, list(due.values()), now)
     waits = {
         user_id: iter(gateway.limiter.allow_each(f"user:{user_id}", settings.requests_per_minute, count))
         for user_id, count in Counter(one.user_id for one in found if isinstance(one, Principal)).items()
@@ -64,3 +68,15 @@ def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
     return [
         one if isinstance(one, NotAuthenticated) else Caller(one, next(waits[one.user_id])) for one in found
     ]
+
+
+def _note_use(gateway: Gateway, due: list[Principal], now: datetime) -> None:
+    """Note that log-ins are used. Where a full disk forbids it they may read on, until the last note is too
+    old: then they end as if they had not been used.
+    """
+    try:
+        with gateway.database.write() as connection:
+            for principal in due:
+                sessions.note_use(connection, principal, now)
+    except OperationalError as error:
+        log.error("the use of %d log-ins could not be noted: %s", len(due), where(error))

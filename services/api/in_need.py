@@ -1,13 +1,12 @@
 """Tells a person in need where help is found when their question is not taken. It takes none itself."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
 from services.api.deps import GatewayDep
 from services.api.errors import DATABASE_AWAY, put_first
@@ -28,7 +27,8 @@ async def help_first(request: Request, gateway: GatewayDep) -> AsyncIterator[Non
     except NotAuthenticated:  # to read what strangers send would be work for anybody who asks for it
         raise
     except (MediChatError, RequestValidationError, *DATABASE_AWAY):
-        put_first(request, await run_in_threadpool(_help, gateway, await request.body()))
+        # in no thread of the handlers: all of these may be waiting for the database
+        put_first(request, await asyncio.to_thread(_help, gateway, await request.body()))
         raise
 
 
@@ -40,10 +40,8 @@ def _help(gateway: Gateway, body: bytes) -> str:
     query = _query(body)
     if not query:
         return ""
-    try:
-        guard = gateway.guard
-    except SQLAlchemyError:  # the policy was never read: the packaged one is better than none
-        guard = load_guard()
+    standing = gateway.guards.known
+    guard = standing.guard if standing else load_guard()  # better than to wait for a policy never read
     verdict = guard.screen_at_once(query[: gateway.settings.max_query_chars])
     if verdict.action is not Action.CRISIS:
         return ""

@@ -12,7 +12,7 @@ from shared.audit.sequencer import lag, tree_size
 from shared.auth.set_passwords import count_used
 from shared.db.tables import jobs, verdicts
 from shared.ids import first_id_at
-from shared.jobs.lifecycle import State
+from shared.jobs.lifecycle import Kind, State
 from shared.privacy.grants import count_open, count_unacknowledged
 from shared.privacy.search_index import waiting
 
@@ -22,6 +22,12 @@ REQUESTS = Counter(
 )
 SECONDS = Histogram("medichat_http_seconds", "Seconds until a request ended", ["route"], registry=REGISTRY)
 JOBS = Gauge("medichat_jobs", "Jobs by state", ["state"], registry=REGISTRY)
+WORKERS = Gauge(
+    "medichat_workers",
+    "Workers that are alive and have loaded, by the kind of work they wait for",
+    ["kind"],
+    registry=REGISTRY,
+)
 REDIS_UP = Gauge("medichat_redis_up", "Whether Redis answers this gateway", registry=REGISTRY)
 GUARDED = Counter(
     "medichat_guarded_questions", "Questions answered by the guard at once", ["category"], registry=REGISTRY
@@ -95,16 +101,20 @@ def render(
     *,
     redis_up: bool,
     stopped: bool,
+    workers: Mapping[Kind, int],
     processes: Sequence[Mapping[str, Any]],
 ) -> bytes:
     """All metrics in Prometheus' text format, jobs and verdicts counted at this moment.
 
-    `processes`: what each that judges, gateway or worker, says of its policies.
+    `workers`: how many are alive of each kind. `processes`: what each that judges, gateway or worker, says
+    of its policies.
     """
     rows = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
     counts: dict[str, int] = {row.state: row.number for row in rows}
     for state in State:
         JOBS.labels(state.value).set(counts.get(state.value, 0))
+    for kind, number in workers.items():
+        WORKERS.labels(kind.value).set(number)
     _count_verdicts(connection, now)
     _measure_log(connection, now)
     BREAK_GLASS_OPEN.set(count_open(connection, now))

@@ -109,7 +109,7 @@ class QueueOfReviewsView(BaseModel):
 
     waiting: dict[Reason, int] = Field(description="Answers that one could take, by why they are here.")
     held_by_others: int
-    closed: int
+    closed: int = Field(description="Answers that were reviewed and wait for no further review.")
     mine: list[OwnReviewView]
 
 
@@ -135,7 +135,7 @@ class RatesView(BaseModel):
 class AdapterRatesView(RatesView):
     """How much is unsafe of what one adapter wrote."""
 
-    model_id: str | None
+    model_id: str | None = Field(description="Null: no model wrote these; they are the guard's own answers.")
     adapter_sha256: str | None = Field(description="Null for the base model alone.")
 
 
@@ -165,13 +165,13 @@ class AgreementView(BaseModel):
 
 
 class ReviewReportView(BaseModel):
-    """What reviewers found; of several reviews of an answer the first given counts."""
+    """What reviewers found, of answers whose reviews are all given; of several the first given counts."""
 
     since: datetime
     reviews: int
     answers: int
     sample_waiting: int = Field(
-        description="Answers that chance drew and nobody has reviewed: graver ones are reviewed first."
+        description="Answers that chance drew and that wait for a review: graver ones are reviewed first."
     )
     agreement: AgreementView
     unsafe: RatesView

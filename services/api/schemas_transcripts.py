@@ -50,7 +50,9 @@ class OriginView(_FromRecord):
     error_detail: str | None
     finish_reason: str | None
     audience: str
-    model_id: str | None
+    model_id: str | None = Field(
+        description="Null when no model wrote it: of an answer that succeeded, the guard did."
+    )
     model_revision: str | None
     adapter_sha256: str | None = Field(description="Null for the base model alone.")
     prompt_version: str | None

@@ -86,7 +86,7 @@ def main() -> None:
     token = session.token()
     if token is None:
         return _offer_log_in("Log in to ask questions.")
-    gateway = Gateway(token)
+    gateway = Gateway(token, watching=session.drawn_by_itself())
     try:
         me = gateway.me()
         session.belong_to(me["id"])

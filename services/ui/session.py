@@ -16,3 +16,13 @@ def belong_to(person_id: str) -> None:
     if st.session_state.get("person", person_id) != person_id:
         st.session_state.clear()
     st.session_state["person"] = person_id
+
+
+def draw_by_itself() -> None:
+    """Remember that the page is drawn next without anybody's doing."""
+    st.session_state["drawn-by-itself"] = True
+
+
+def drawn_by_itself() -> bool:
+    """Whether nobody asked for the drawing that begins: what it asks for is no use of the log-in. Once."""
+    return bool(st.session_state.pop("drawn-by-itself", False))

@@ -3,24 +3,36 @@
 Judging is slow by design, so it happens between two short writes and holds no lock of the database. The
 first counts the guess as a failure, so that guesses at the same moment count one after another; the second
 takes that back if the password was right, and still is.
+
+Guesses of who is logged in are counted by their log-in, all others by the name: so strangers who guess at a
+name keep out nobody who is in. Failures are forgotten a day after the last of them.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 
 from shared.audit import record
 from shared.auth.accounts import Account
 from shared.auth.passwords import check_password
 from shared.auth.roles import AccountStatus
 from shared.clock import Clock
-from shared.db.tables import users
+from shared.db.tables import sessions, users
 from shared.errors import AccountLocked, InvalidInput, NotAuthenticated
 
 FREE_FAILURES = 5
 MAX_LOCK_S = 900
+FORGOTTEN_AFTER = timedelta(days=1)
+
+
+#: What a guess is counted by: the account, or the log-in that it comes from.
+_ACCOUNT: Select[Any] = select(users, users.c.failed_logins.label("failures"))
+_LOGIN: Select[Any] = select(
+    *(users.c.id, users.c.password_hash),
+    *(sessions.c.failed_guesses.label("failures"), sessions.c.locked_until),
+).join(sessions, sessions.c.user_id == users.c.id)
 
 
 class Strangers(Protocol):
@@ -36,11 +48,13 @@ class Guess:
 
     #: None for a name that nobody has.
     user_id: str | None = None
+    #: The log-in that it is counted by; None where it is counted by the account.
+    sid: str | None = None
     #: What it is judged by.
     password_hash: str | None = None
     #: Failures in a row, this one included.
     failures: int = 0
-    #: Until when this guess locked the account, if it did.
+    #: Until when this guess locks; that is the moment of the guess itself where failures are few.
     locked_until: datetime | None = None
 
     def judge(self, password: str) -> bool:
@@ -54,7 +68,7 @@ class _Settled:
 
     row: Row[Any] | None
     right: bool
-    #: For how many seconds somebody else's guesses have the account locked.
+    #: For how many seconds other guesses have locked what this one is counted by.
     locked_s: float
     now: datetime
 
@@ -67,7 +81,7 @@ def begin_login(connection: Connection, name: str, clock: Clock, strangers: Stra
     """
     name = name.lower()
     # the row is locked, so that guesses at the same moment count one after another
-    row = connection.execute(select(users).where(users.c.name == name).with_for_update()).one_or_none()
+    row = connection.execute(_ACCOUNT.where(users.c.name == name).with_for_update()).one_or_none()
     now = clock.now(connection)  # only now: waiting for the row may have taken long
     locked_s = strangers.guess(name) if row is None else _locked_s(row, now)
     if locked_s > 0:
@@ -96,18 +110,18 @@ def settle_login(connection: Connection, guess: Guess, *, right: bool, clock: Cl
     return Account.from_row(row)
 
 
-def begin_own(connection: Connection, user_id: str, *, actor: record.Actor, clock: Clock) -> Guess:
-    """Count a guess at the password of somebody who is logged in; it counts as those at log-in.
+def begin_own(connection: Connection, sid: str, *, actor: record.Actor, clock: Clock) -> Guess:
+    """Count a guess at the password of somebody who is logged in, by this log-in.
 
     Raises AccountLocked; commit even then: it is logged.
     """
-    row = connection.execute(select(users).where(users.c.id == user_id).with_for_update()).one()
+    row = connection.execute(_LOGIN.where(sessions.c.sid == sid).with_for_update()).one()
     now = clock.now(connection)
     locked_s = _locked_s(row, now)
     if locked_s > 0:
-        _log_not_set(connection, user_id, "locked", actor, now)
+        _log_not_set(connection, row.id, "locked", actor, now)
         raise AccountLocked(retry_after_s=locked_s)
-    return _count(connection, row, now)
+    return _count(connection, row, now, sid)
 
 
 def settle_own(
@@ -133,36 +147,47 @@ def _locked_s(row: Row[Any], now: datetime) -> float:
     return (row.locked_until - now).total_seconds() if row.locked_until is not None else 0.0
 
 
-def _lock_from(now: datetime, failures: int) -> datetime | None:
-    seconds = lock_s(failures)
-    return now + timedelta(seconds=seconds) if seconds else None
+def _lock_from(now: datetime, failures: int) -> datetime:
+    return now + timedelta(seconds=lock_s(failures))
 
 
-def _count(connection: Connection, row: Row[Any], now: datetime) -> Guess:
-    failures = row.failed_logins + 1
+def _count(connection: Connection, row: Row[Any], now: datetime, sid: str | None = None) -> Guess:
+    forgotten = row.locked_until is not None and row.locked_until <= now - FORGOTTEN_AFTER
+    failures = 1 if forgotten else row.failures + 1
     lock = _lock_from(now, failures)
-    connection.execute(
-        update(users).where(users.c.id == row.id).values(failed_logins=failures, locked_until=lock)
+    guess = Guess(
+        user_id=row.id, sid=sid, password_hash=row.password_hash, failures=failures, locked_until=lock
     )
-    return Guess(user_id=row.id, password_hash=row.password_hash, failures=failures, locked_until=lock)
+    _write(connection, guess, failures, lock)
+    return guess
+
+
+def _write(connection: Connection, guess: Guess, failures: int, locked_until: datetime | None) -> None:
+    """Keep how many failures there were by what the guess is counted by."""
+    if guess.sid is None:
+        values = {"failed_logins": failures, "locked_until": locked_until}
+        connection.execute(update(users).where(users.c.id == guess.user_id).values(**values))
+    else:
+        values = {"failed_guesses": failures, "locked_until": locked_until}
+        connection.execute(update(sessions).where(sessions.c.sid == guess.sid).values(**values))
 
 
 def _settle(connection: Connection, guess: Guess, right: bool, clock: Clock) -> _Settled:
     """Take the failure back if the guess was right, else let its lock begin only now."""
     if guess.user_id is None:
         return _Settled(None, False, 0.0, clock.now(connection))
-    row = connection.execute(select(users).where(users.c.id == guess.user_id).with_for_update()).one()
+    counted = _ACCOUNT.where(users.c.id == guess.user_id)
+    if guess.sid is not None:
+        counted = _LOGIN.where(sessions.c.sid == guess.sid)
+    row = connection.execute(counted.with_for_update()).one()
     now = clock.now(connection)
     same = row.password_hash == guess.password_hash
     locked_s = _locked_s(row, now) if row.locked_until != guess.locked_until else 0.0
-    values: dict[str, Any] = {}
     if right and same and locked_s <= 0:
-        # guesses that were counted since are not forgiven
-        values = {"failed_logins": max(row.failed_logins - guess.failures, 0), "locked_until": None}
-    elif same and row.failed_logins == guess.failures and guess.locked_until is not None:
-        values = {"locked_until": _lock_from(now, guess.failures)}
-    if values:
-        connection.execute(update(users).where(users.c.id == row.id).values(**values))
+        left = max(row.failures - guess.failures, 0)  # guesses that were counted since are not forgiven
+        _write(connection, guess, left, row.locked_until if left else None)
+    elif same and row.failures == guess.failures:
+        _write(connection, guess, guess.failures, _lock_from(now, guess.failures))
     return _Settled(row, right and same, locked_s, now)
 
 

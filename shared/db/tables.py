@@ -85,6 +85,8 @@ sessions = Table(
     Column("last_seen_at", UtcDateTime, nullable=False),
     Column("reauthenticated_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
+    Column("failed_guesses", Integer, nullable=False, server_default="0"),  # at its person's own password
+    Column("locked_until", UtcDateTime),
     one_of("kind", SessionKind),
 )
 

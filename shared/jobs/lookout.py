@@ -74,3 +74,5 @@ class Lookout:
                 self.look()
             except SQLAlchemyError as error:
                 log.warning("cannot look for jobs (%s)", type(error).__name__)
+            except Exception as error:  # must outlive a bug in one look
+                log.error("unexpected while looking for jobs: %s", where(error))

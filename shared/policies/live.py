@@ -76,6 +76,11 @@ class LiveGuard:
         """What counts; read from the database when it never was. Raises sqlalchemy's SQLAlchemyError then."""
         return self._now or self.refresh()
 
+    @property
+    def known(self) -> Standing | None:
+        """What counts as far as it was read; None when it never was. It asks no database."""
+        return self._now
+
     def start(self) -> None:
         """Begin to follow."""
         self._thread.start()

@@ -2,7 +2,8 @@
 
 The queue is no random sample of the answers, so a rate over all reviews says how the queue is, not how the
 answers are: rates are given over what chance drew, and over all apart from that. Of several reviews of an
-answer the first given counts.
+answer the first given counts. An answer counts once all its reviews are given: the figures of one that waits
+for its second review would tell that reviewer what the first one said.
 """
 
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from shared.guard.verdict import Action, Severity
 from shared.intervals import wilson
 from shared.review.agreement import Agreement, agreement
 from shared.review.rules import STEPPED_IN, ReviewVerdict
+from shared.training.states import adapter_of_answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,14 @@ class Report:
     #: Reviews given, and answers that they are of.
     reviews: int
     answers: int
-    #: Answers that chance drew and that nobody has reviewed yet: the graver of them are reviewed first.
+    #: Answers that chance drew and that still wait for a review: the graver of them are reviewed first.
     sample_waiting: int
     agreement: Agreement
     #: How often one reviewer said this and the other that.
     pairs: dict[tuple[ReviewVerdict, ReviewVerdict], int]
     unsafe: Rates
-    #: By model and adapter (None: the base model alone), and by the Monday of the week of the answer.
+    #: By model and adapter (without one: the base model alone; without both: the guard wrote the answer
+    #: itself), and by the Monday of the week of the answer.
     by_adapter: dict[tuple[str | None, str | None], Rates]
     by_week: dict[date, Rates]
     #: Unsafe, of the answers in which the guard did not step in; and by category.
@@ -118,10 +121,8 @@ def make_report(connection: Connection, since: datetime) -> Report:
         .join(jobs, jobs.c.id == review_items.c.job_id)
         .where(
             review_items.c.sampled.is_(True),
+            review_items.c.closed_at.is_(None),
             jobs.c.created_at >= since,
-            ~select(reviews.c.item_id)
-            .where(reviews.c.item_id == review_items.c.id, reviews.c.given_at.is_not(None))
-            .exists(),
         )
     )
     return Report(
@@ -151,7 +152,11 @@ def _seen(connection: Connection, since: datetime) -> list[_Seen]:
         )
         .join(review_items, review_items.c.id == reviews.c.item_id)
         .join(jobs, jobs.c.id == review_items.c.job_id)
-        .where(reviews.c.given_at.is_not(None), jobs.c.created_at >= since)
+        .where(
+            reviews.c.given_at.is_not(None),
+            review_items.c.closed_at.is_not(None),
+            jobs.c.created_at >= since,
+        )
         .order_by(reviews.c.given_at, reviews.c.reviewer_id)
     )
     of_answer: dict[str, list[Any]] = defaultdict(list)
@@ -162,7 +167,7 @@ def _seen(connection: Connection, since: datetime) -> list[_Seen]:
         _Seen(
             sampled=found[0].sampled,
             model_id=found[0].model_id,
-            adapter_sha256=found[0].adapter_sha256,
+            adapter_sha256=adapter_of_answer(found[0].model_id, found[0].adapter_sha256),
             at=found[0].created_at,
             reviews=found,
             stepped_in=any(Action(each.action) in STEPPED_IN for each in guard[job_id]),

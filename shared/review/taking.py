@@ -98,6 +98,15 @@ def held_by_others(connection: Connection, reviewer_id: str, now: datetime) -> i
     return int(connection.execute(found).scalar_one())
 
 
+def done(connection: Connection) -> int:
+    """How many items were reviewed as often as is wanted, or as was possible before an erasure."""
+    reviewed = select(reviews.c.item_id).where(
+        reviews.c.item_id == review_items.c.id, reviews.c.given_at.is_not(None)
+    )
+    found = select(func.count()).where(review_items.c.closed_at.is_not(None), reviewed.exists())
+    return int(connection.execute(found).scalar_one())
+
+
 def newest_of(connection: Connection, reviewer_id: str, limit: int) -> Sequence[Row[Any]]:
     """One person's reviews and drafts with the `reason` of each, the one changed last first."""
     found = (

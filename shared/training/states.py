@@ -54,6 +54,15 @@ class DeploymentKind(StrEnum):
 #: Names the base model where an adapter can be named; `jobs.adapter_sha256` of an answer that it gave alone.
 BASE = "base"
 
+
+def adapter_of_answer(model_id: str | None, adapter_sha256: str | None) -> str | None:
+    """The adapter that wrote an answer whose job notes these; None for the base model alone.
+
+    Where no model is noted none wrote it: the guard answered by itself, whatever adapter was asked for.
+    """
+    return None if model_id is None or adapter_sha256 == BASE else adapter_sha256
+
+
 _MOVES = {
     AdapterStatus.CANDIDATE: {AdapterStatus.APPROVED, AdapterStatus.RECALLED},
     AdapterStatus.APPROVED: {AdapterStatus.ACTIVE, AdapterStatus.RECALLED},

@@ -19,6 +19,7 @@ from shared.errors import NotFound
 from shared.guard.verdict import Action, Audience, Severity, Side
 from shared.jobs.lifecycle import State
 from shared.privacy.envelope import CannotDecrypt, DataKey, KeyDestroyed
+from shared.training.states import adapter_of_answer
 from shared.transcripts.records import Judged, Origin, ShownSentence, Transcript, Turn
 
 _TALK = select(talks).where(talks.c.id == bindparam("of"))
@@ -95,7 +96,7 @@ class _Answer:
             audience=Audience(job.audience),
             model_id=job.model_id,
             model_revision=job.model_revision,
-            adapter_sha256=job.adapter_sha256,
+            adapter_sha256=adapter_of_answer(job.model_id, job.adapter_sha256),
             prompt_version=job.prompt_version,
             policy_version=job.policy_version,
         )

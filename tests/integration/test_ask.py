@@ -1,14 +1,20 @@
 """Asking: what becomes of a question, of the same one twice, of too many, of one that cannot wait."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import QueuePool, select
 
+from services.api import patience
+from services.api.main import THREADS
 from services.api.routers.jobs import cancel_job
+from shared.auth.roles import Role
+from shared.db.engine import connect
 from shared.db.tables import conversations, jobs, messages, users
 from shared.guard.verdict import Category
 from shared.jobs.lifecycle import EventKind, State
@@ -335,6 +341,59 @@ def test_a_person_in_need_is_told_where_help_is_with_the_database_away(
     client.get("/v1/me").raise_for_status()
     databases.drop(api.settings.database_url)
     assert_help_comes_first(api, client, "unavailable", "/predict", "/v1/conversations/any/messages")
+
+
+@contextmanager
+def locked(api: Api, table: str) -> Iterator[None]:
+    """Everybody who wants this table waits."""
+    with closing(connect(api.settings.database_owner_url)) as owner, owner.write() as connection:
+        connection.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def assert_help_comes_in_time(api: Api, client: httpx.Client, conversation: str) -> None:
+    """Wherever one asks, though the database does not answer."""
+    help_text = api.gateway.guard.responses(api.settings.locale).for_question(Category.CRISIS)
+    for path in ("/predict", f"/v1/conversations/{conversation}/messages"):
+        told = client.post(path, json={"query": IN_NEED["crisis"]}).json()
+        assert told["detail"] == f"{help_text}\n\n{REFUSALS['unavailable']}"
+
+
+def wait_for_the_database(api: Api, client: httpx.Client) -> None:
+    """Until what waited is done, and people in need are answered again."""
+    wait_until(lambda: client.post("/predict", json={"query": IN_NEED["crisis"]}).is_success)
+    pool = api.gateway.database.writer.pool
+    assert isinstance(pool, QueuePool)
+    wait_until(lambda: not pool.checkedout())
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("table", ["sessions", "conversations", "jobs"])
+def test_a_person_in_need_is_told_where_help_is_while_the_database_does_not_answer(
+    api: Api, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    client = api.log_in()
+    conversation = ask_async(client)["conversation_id"]
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
+    with locked(api, table):
+        assert_help_comes_in_time(api, client, conversation)
+    wait_for_the_database(api, client)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_person_in_need_is_told_where_help_is_while_every_handler_waits_for_the_database(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, auditor = api.log_in(), api.log_in(Role.AUDITOR)
+    conversation = ask_async(client)["conversation_id"]
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
+    with ThreadPoolExecutor(THREADS) as pool:
+        with locked(api, "review_items"):
+            waiting = [pool.submit(auditor.get, "/v1/reviews") for _ in range(THREADS)]
+            wait_until(lambda: api.waits_for_lock(THREADS))
+            assert_help_comes_in_time(api, client, conversation)
+        assert all(each.result().is_success for each in waiting)
+    wait_for_the_database(api, client)
 
 
 def test_what_a_stranger_sends_is_not_read(api: Api) -> None:

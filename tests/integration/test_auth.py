@@ -161,7 +161,25 @@ def test_guessing_ones_password_while_logged_in_locks_and_is_in_the_log(api: Api
     events = api.audit("user.password_set")
     assert {event.outcome for event in events} == {"failed"}
     assert len(events) == 7
-    assert log_in(api, person).status_code == 429
+    assert log_in(api, person).status_code == 200, "another log-in is another's to guess in"
+
+
+@pytest.mark.parametrize("path", ["/v1/me/reauthenticate", "/v1/me/password"])
+def test_who_is_logged_in_is_kept_from_nothing_by_strangers_who_guess(api: Api, path: str) -> None:
+    person = api.person()
+    client = api.client(person)
+    for _ in range(6):
+        log_in(api, person, "guess")
+    body = {"password": PASSWORD} if "auth" in path else {"current": PASSWORD, "new": "another passphrase"}
+    assert client.post(path, json=body).status_code == 204
+
+
+def test_failures_are_forgotten_after_a_day(api: Api) -> None:
+    person = api.person()
+    for age, status in ((timedelta(hours=23), 429), (timedelta(hours=25), 200)):
+        api.set(users, users.c.id == person.id, failed_logins=8, locked_until=datetime.now(UTC) - age)
+        log_in(api, person, "guess")
+        assert log_in(api, person).status_code == status
 
 
 def test_each_failed_log_in_is_in_the_log(api: Api) -> None:

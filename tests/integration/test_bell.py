@@ -151,6 +151,15 @@ def test_ringing_works_again_once_redis_is_back(redis: RedisServer) -> None:
     bell.close()
 
 
+def test_ringing_goes_on_after_a_ring_that_nobody_foresaw(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    with closing(Bell(settings)) as bell, closing(open_redis(settings)) as client:
+        bell.news(object())  # type: ignore[arg-type]  # JSON cannot say that
+        wait_until(bell._pending.empty)
+        bell.work(Kind.INFER, "heard")
+        wait_until(lambda: client.llen("infer"), 5, "for a ring to arrive")
+
+
 @pytest.mark.parametrize(
     "message", ["", "x", "[]", "{}", '{"job": 1, "seq": "x"}', "null", b"\xff", *BEYOND_MEASURE]
 )

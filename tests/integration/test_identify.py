@@ -1,7 +1,15 @@
 """Who is calling, when many call at the same moment: each is known, and each is counted."""
 
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
 from services.api.identify import Caller, Knock, identify
+from shared.db.engine import SQLITE_PRAGMAS, connect
+from shared.db.tables import sessions
 from shared.errors import NotAuthenticated
+from tests.conftest import MakeApi
 from tests.support import Api
 
 
@@ -36,3 +44,17 @@ def test_a_group_is_let_in_when_nothing_can_be_counted(make_api) -> None:  # typ
     person = api.person()
     found = identify(api.gateway, [Knock(api.token(person)) for _ in range(3)])
     assert [who(outcome) for outcome in found] == [person.id] * 3
+
+
+@pytest.mark.parametrize(("unused", "status"), [(timedelta(minutes=5), 200), (timedelta(hours=2), 401)])
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_reading_goes_on_while_nothing_can_be_written_until_a_log_in_is_too_old(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch, unused: timedelta, status: int
+) -> None:
+    monkeypatch.setitem(SQLITE_PRAGMAS, "busy_timeout", "50")
+    api = make_api(reconcile_s=600)
+    person = api.person()
+    headers = {"Authorization": f"Bearer {api.browser_token(person)}"}
+    api.set(sessions, sessions.c.user_id == person.id, last_seen_at=datetime.now(UTC) - unused)
+    with closing(connect(api.settings.database_url)) as another, another.write():
+        assert api.client().get("/v1/me", headers=headers).status_code == status

@@ -1,10 +1,11 @@
 """Looking for jobs that nobody rings for: on a real database, with work that the test does."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 import pytest
+from sqlalchemy import Connection
 
 from shared.clock import DatabaseClock
 from shared.db.engine import Database
@@ -107,3 +108,21 @@ def test_work_that_fails_gives_its_place_back(api: Api, hands: Hands) -> None:
     with closing(lookout(hands, stumble)) as looking:
         looking.start()
         wait_until(lambda: set(hands.held) == asked, 20, "for the work that goes well")
+
+
+def test_looking_goes_on_after_a_look_that_failed(api: Api, hands: Hands) -> None:
+    class FailsOnce(JobStore):
+        failed = False
+
+        def count_overlooked(self, connection: Connection, kinds: Iterable[Kind], most: int) -> int:
+            if not self.failed:
+                self.failed = True
+                raise ArithmeticError
+            return super().count_overlooked(connection, kinds, most)
+
+    hands._jobs = FailsOnce(DatabaseClock(), JobRules(redispatch_s=0.05))
+    asked, out = ask(api, 1), lookout(hands)
+    out.start()
+    wait_until(lambda: set(hands.held) == asked)
+    hands.let_go.set()
+    out.close()

@@ -1,18 +1,20 @@
 """The pages on which auditors, and admins in an emergency, read logged conversations."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from services.ui.text import plain_markdown
+from services.ui.views import countdown
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, sessions
 from shared.db.tables_privacy import access_grants
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind
-from tests.pages import button, open_with, served_by, texts
+from shared.training.states import BASE
+from tests.pages import button, open_with, served_by, texts, tick
 from tests.support import PASSWORD, Api, Person, ask_async
 
 Open = Callable[..., AppTest]
@@ -53,7 +55,7 @@ def conversation(api: Api) -> str:
     job = api.claim()
     api.release(job, "Pain can be treated. ", 1)
     api.release(job, "Ask a pharmacist. ", 2, verdict=DANGER, suppressed="Take **all** of it. ")
-    api.finish(job, model_id="demo", adapter_sha256=None, prompt_version="p7")
+    api.finish(job, model_id="demo", adapter_sha256=BASE, prompt_version="p7")
     return str(asked["conversation_id"])
 
 
@@ -67,6 +69,14 @@ def test_an_auditor_sees_verdicts_in_place_what_was_replaced_and_what_wrote_it(
     assert "The guard replaced:" in shown
     assert r"~~Take \*\*all\*\* of it.~~" in shown
     assert {"model: demo", "adapter: none: the base model alone", "prompt version: p7"} <= {
+        each.value for each in app.get("text")
+    }
+
+
+def test_the_guards_own_answer_names_no_model_and_no_adapter(open_app: Open, api: Api) -> None:
+    answer = api.log_in().post("/predict", json={"query": "I want to kill myself."}).json()
+    app = open_app(api.person(Role.AUDITOR), "conversation", conversation=answer["conversation_id"])
+    assert {"model: none: the guard's own answer", "adapter: none"} <= {
         each.value for each in app.get("text")
     }
 
@@ -139,6 +149,45 @@ def test_a_reload_shows_what_was_revealed_until_that_is_over(
     assert "Maria" not in texts(app)
 
 
+def test_a_reveal_that_runs_out_while_the_page_is_open_is_no_denial_and_no_use_of_the_log_in(
+    open_app: Open, api: Api, conversation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auditor = api.person(Role.AUDITOR)
+    path = f"/v1/audit/conversations/{conversation}/reveal"
+    api.client(auditor).post(path, json={"reason": REASON}).raise_for_status()
+    app = open_app(auditor, "conversation", conversation=conversation, revealed="1")
+    assert "I am Maria Gonzalez." in texts(app)
+    before = unused_for_long(api, auditor)
+    run_out(api, monkeypatch)
+    tick(app)
+    assert "The reveal is over" in texts(app)
+    assert "Maria" not in texts(app)
+    assert "revealed" not in app.query_params
+    assert not api.audit("access.denied")
+    assert api.count(sessions, sessions.c.user_id == auditor.id, sessions.c.last_seen_at != before) == 0
+
+
+class InAnHour(datetime):
+    """The time as it will be then."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+def run_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be read unmasked is over, for the gateway and for the page."""
+    api.set(access_grants, access_grants.c.ended_at.is_(None), expires_at=datetime.now(UTC))
+    monkeypatch.setattr(countdown, "datetime", InAnHour)
+
+
+def unused_for_long(api: Api, person: Person) -> datetime:
+    """Since when nobody has used this person's log-ins, from now on."""
+    since = datetime.now(UTC) - timedelta(minutes=10)
+    api.set(sessions, sessions.c.user_id == person.id, last_seen_at=since)
+    return since
+
+
 def test_an_erased_conversation_says_so_plainly(open_app: Open, api: Api, conversation: str) -> None:
     api.set(data_keys, data_keys.c.owner_id == conversation, wrapped_key=None)
     app = open_app(api.person(Role.AUDITOR), "conversation", conversation=conversation)
@@ -176,6 +225,23 @@ def test_an_admin_breaks_the_glass_reads_and_ends_it(open_app: Open, api: Api, c
     button(again, "End").click().run()
     assert "Maria" not in texts(again)
     assert "is over" in again.error[0].value
+
+
+def test_an_emergency_access_that_runs_out_while_the_page_is_open_is_no_denial_and_no_use_of_the_log_in(
+    open_app: Open, api: Api, conversation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = api.person(Role.ADMIN)
+    body = {"conversation_id": conversation, "reason": REASON, "minutes": 5}
+    grant = api.client(admin).post("/v1/break-glass", json=body).json()["id"]
+    app = open_app(admin, "emergency", grant=grant)
+    assert "I am Maria Gonzalez." in texts(app)
+    before = unused_for_long(api, admin)
+    run_out(api, monkeypatch)
+    tick(app)
+    assert "The emergency access is over." in texts(app)
+    assert "Maria" not in texts(app)
+    assert not api.audit("access.denied")
+    assert api.count(sessions, sessions.c.user_id == admin.id, sessions.c.last_seen_at != before) == 0
 
 
 def test_what_the_gateway_refuses_stays_written(open_app: Open, api: Api, conversation: str) -> None:

@@ -28,6 +28,8 @@ from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import api_keys, users
 from shared.errors import Conflict
 from shared.guard.verdict import Audience
+from shared.jobs.lifecycle import Kind
+from shared.registration import Registration
 from tests.conftest import MakeApi
 from tests.support import PASSWORD, Api, Person, ask_async, wait_until
 from tests.training import School, claim_run
@@ -571,3 +573,13 @@ def test_the_health_routes_and_metrics_name_nobody(api: Api) -> None:
     assert 'medichat_jobs{state="queued"} 1.0' in metrics.text
     assert "particular" not in metrics.text
     assert person.id not in metrics.text
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_metrics_count_the_workers_that_are_alive(api: Api) -> None:
+    client, worker = api.client(), Registration(api.gateway.database, api.gateway.clock, "infer@host:1")
+    for number in (0, 1):
+        lines = client.get("/metrics").text.splitlines()
+        assert f'medichat_workers{{kind="infer"}} {number}.0' in lines
+        assert 'medichat_workers{kind="train"} 0.0' in lines
+        worker.enter(Kind.INFER, "demo", {})

@@ -17,8 +17,10 @@ from shared.db.tables_training import datasets
 from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.records import Job
 from shared.privacy.sealed import SealedReader
+from shared.review.filling import close_erased
 from shared.review.rules import HOLD
 from shared.training.dataset_files import place_of, raw_path
+from shared.training.states import BASE
 from tests.conftest import MakeApi
 from tests.integration.test_access import details_of
 from tests.integration.test_validate import Dataset as Upload
@@ -53,7 +55,7 @@ def answered(api: Api, verdict: Verdict = Verdict.ALLOWED, *, asker: httpx.Clien
     job = api.claim()
     suppressed = "" if verdict.allowed else "Take fifty, Maria Gonzalez."
     api.release(job, "See a doctor.", verdict=verdict, suppressed=suppressed)
-    return api.finish(job, model_id="demo", model_revision="1")
+    return api.finish(job, model_id="demo", model_revision="1", adapter_sha256=BASE)
 
 
 def queued(api: Api, auditor: httpx.Client, job: Job, *, wanted: int = 1, sampled: bool = False) -> str:
@@ -216,7 +218,10 @@ def test_nothing_tells_a_second_reviewer_what_the_first_said(api: Api) -> None:
     path = "/v1/audit/conversations"
     assert not any(second.get(path, params=each).json()["items"] for each in of_first)
     assert second.post("/v1/reviews/export").status_code == 409, "no correction that one may know of"
+    report = second.get("/v1/reviews/report").json()
+    assert (report["reviews"], report["answers"], report["by_adapter"]) == (0, 0, [])
     judge(second, item, verdict="safe", guard_right=True)
+    assert second.get("/v1/reviews/report").json()["reviews"] == 2
     for filters in (*of_first, {"review_verdict": "safe"}):
         (found,) = second.get(path, params=filters).json()["items"]
         assert found["id"] == job.conversation_id
@@ -286,6 +291,32 @@ def test_the_report_counts_agreement_rates_misses_and_false_alarms(api: Api) -> 
     assert (report["false_alarms"]["hits"], report["alarmed"]) == (1, {"dosing": 1})
     assert one.get("/v1/reviews/report", params={"weeks": 52}).json()["misses"]["hits"] == 2
     assert acts(api).count("review.report_read") == 2
+
+
+def test_an_answer_that_no_model_wrote_is_not_counted_as_the_base_models(api: Api) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    answer = api.log_in().post("/predict", json={"query": "I want to kill myself."}).json()
+    made = auditor.post("/v1/reviews", json={"job_id": answer["job_id"]}).json()
+    judge(auditor, made["id"], verdict="safe", guard_right=True)
+    judge(auditor, queued(api, auditor, answered(api)), verdict="safe")
+    rates = auditor.get("/v1/reviews/report").json()["by_adapter"]
+    assert [(each["model_id"], each["adapter_sha256"], each["all"]["n"]) for each in rates] == [
+        ("demo", None, 1),
+        (None, None, 1),
+    ]
+
+
+def test_what_was_erased_before_anybody_reviewed_it_neither_waits_nor_is_done(api: Api) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    job, other = answered(api), answered(api)
+    queued(api, auditor, job, sampled=True)
+    judge(auditor, queued(api, auditor, other, sampled=True), verdict="safe")
+    assert auditor.get("/v1/reviews/report").json()["sample_waiting"] == 1
+    api.set(data_keys, data_keys.c.owner_id == job.conversation_id, wrapped_key=None)
+    with api.gateway.database.write() as connection:
+        close_erased(connection, api.gateway.clock.now(connection))
+    assert auditor.get("/v1/reviews/report").json()["sample_waiting"] == 0
+    assert auditor.get("/v1/reviews").json()["closed"] == 1
 
 
 def corrected(api: Api, auditor: httpx.Client, person: Person | None = None) -> Job:

@@ -4,12 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection, Row, select, update
+from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, load_owned, regenerate
 from services.api.deps import Asker, GatewayDep, Reader, log_denial
 from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
+from services.api.patience import in_time
 from services.api.routers.predict import (
     ANSWERS,
     ASKS,
@@ -48,15 +50,21 @@ UNREADABLE = "This conversation can no longer be read"
 _HELD = "The title cannot be changed now. Ask your admin, or whoever is in charge of data protection."
 
 
-def owned_conversation(conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> str:
+async def owned_conversation(
+    conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep
+) -> str:
     """The id of a conversation of the caller's. Raises NotFound, also for somebody else's (and logs that)."""
+    await in_time(run_in_threadpool(_require_owned, conversation_id, request, caller, gateway))
+    return conversation_id
+
+
+def _require_owned(conversation_id: str, request: Request, caller: Principal, gateway: Gateway) -> None:
     try:
         with gateway.database.read() as connection:
             load_owned(connection, conversation_id, caller.user_id)
     except NotFound:
         log_refused(gateway, request, caller, "conversation", conversation_id)
         raise
-    return conversation_id
 
 
 Owned = Annotated[str, Depends(owned_conversation)]
@@ -209,7 +217,7 @@ async def ask_in_conversation(
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
     question = question_of(body, conversation)
-    job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
+    job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     return await respond(gateway, news, job, prefer, usual_wait_s=0.0)
 
 

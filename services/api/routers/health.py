@@ -6,13 +6,15 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from services.api import metrics
 from services.api.deps import GatewayDep, Public
 from services.api.errors import document
 from services.api.routers.predict import NewsDep
 from services.api.routers.system import workers_alive
+from services.api.schemas import WorkerView
+from services.api.state import Gateway
 from shared.jobs.lifecycle import Kind
 
 router = APIRouter(tags=["operation"], dependencies=[Public])
@@ -45,16 +47,18 @@ def readyz(gateway: GatewayDep, news: NewsDep) -> Readiness:
     """Answers 200 while the database does; says whether Redis and workers are there."""
     with gateway.database.read() as connection:
         connection.execute(text("SELECT 1"))
-        alive = Counter(worker.kind for worker in workers_alive(connection, gateway) if worker.alive)
+        alive = _alive(connection, gateway)
     redis: Literal["up", "down"] = "up" if news.healthy else "down"
-    return Readiness(redis=redis, workers=alive[Kind.INFER], trainers=alive[Kind.TRAIN])
+    kinds = Counter(worker.kind for worker in alive)
+    return Readiness(redis=redis, workers=kinds[Kind.INFER], trainers=kinds[Kind.TRAIN])
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def prometheus(gateway: GatewayDep, news: NewsDep) -> Response:
     """Metrics in Prometheus' text format; the reverse proxy does not publish them."""
     with gateway.database.read() as connection:
-        stats = [worker.stats for worker in workers_alive(connection, gateway) if worker.alive]
+        alive = _alive(connection, gateway)
+        kinds = Counter(worker.kind for worker in alive)
         stopped = gateway.guards.now.stopped
         now = gateway.clock.now(connection)
         body = metrics.render(
@@ -62,6 +66,11 @@ def prometheus(gateway: GatewayDep, news: NewsDep) -> Response:
             now,
             redis_up=news.healthy,
             stopped=stopped,
-            processes=[*stats, gateway.guards.stats()],
+            workers={kind: kinds[kind] for kind in (Kind.INFER, Kind.TRAIN)},
+            processes=[*(worker.stats for worker in alive), gateway.guards.stats()],
         )
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _alive(connection: Connection, gateway: Gateway) -> list[WorkerView]:
+    return [worker for worker in workers_alive(connection, gateway) if worker.alive]

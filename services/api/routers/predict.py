@@ -13,6 +13,7 @@ from services.api.ask import Asked, Question
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import document, problem
 from services.api.in_need import help_first
+from services.api.patience import in_time
 from services.api.schemas import AnswerView, AskBody, ErrorView, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
@@ -115,7 +116,7 @@ async def predict(
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
     """
     question = question_of(body, body.conversation_id)
-    job = await desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key))
+    job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     return await respond(gateway, news, job, prefer, usual_wait_s=gateway.settings.wait_limit_s)
 
 
@@ -137,7 +138,7 @@ async def respond(
     wait_s = usual_wait_s if prefer.wait_s is None else prefer.wait_s
     answer = None
     if job.finished_at is not None:
-        answer = await run_in_threadpool(_read_answer, gateway, job)
+        answer = await in_time(run_in_threadpool(_read_answer, gateway, job))
     elif wait_s > 0:
         ended = await wait_for_end(gateway, news, job.id, wait_s, partial(_answer, gateway))
         job, answer = ended or (job, None)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 from fastapi import APIRouter, Response
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from services.api.access import transcript_of
 from services.api.deps import Auditor, GatewayDep
@@ -22,7 +22,6 @@ from services.api.schemas_transcripts import TranscriptView
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
-from shared.db.tables_review import review_items
 from shared.review import taking
 from shared.review.records import Item, Review
 from shared.transcripts import Transcript
@@ -39,13 +38,10 @@ def list_reviews(caller: Auditor, gateway: GatewayDep) -> QueueOfReviewsView:
     with gateway.database.read() as connection:
         now = gateway.clock.now(connection)
         waiting = taking.waiting(connection, caller.user_id, now)
-        closed = connection.execute(
-            select(func.count()).where(review_items.c.closed_at.is_not(None))
-        ).scalar_one()
         return QueueOfReviewsView(
             waiting=waiting,
             held_by_others=taking.held_by_others(connection, caller.user_id, now),
-            closed=closed,
+            closed=taking.done(connection),
             mine=[
                 OwnReviewView(
                     item_id=row.item_id,

@@ -15,6 +15,7 @@ from services.ui.text import moment, plain_markdown
 from services.ui.views import acts, countdown, password, transcript
 
 _REVEALED = "revealed"
+_RAN_OUT = "reveal-ran-out"
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -52,12 +53,14 @@ def _leave() -> None:
 
 def _load(reading: Reading, conversation_id: str) -> Json | None:
     revealed = _REVEALED in st.query_params
+    if st.session_state.pop(_RAN_OUT, False):
+        _say_over()
     try:
         return reading.conversation(conversation_id, revealed=revealed)
     except GatewayError as error:
         if revealed and error.status == 403:
             del st.query_params[_REVEALED]
-            st.info("The reveal is over: identifiers are masked again.", icon=":material/visibility_off:")
+            _say_over()
             return reading.conversation(conversation_id)
         if error.status not in (404, 410, 422):
             raise
@@ -72,7 +75,7 @@ def _identifiers(reading: Reading, seen: Json) -> None:
     until = seen["revealed_until"]
     if not seen["masked"]:
         st.warning(f"**Identifiers are shown** until {moment(until)} UTC.", icon=":material/visibility:")
-        countdown.show(until)
+        countdown.show(until, _run_out)
         st.button("Mask them again", icon=":material/visibility_off:", on_click=_mask)
     elif until is not None:
         st.button(
@@ -101,6 +104,15 @@ def _unmask() -> None:
 
 def _mask() -> None:
     st.query_params.pop(_REVEALED, None)
+
+
+def _run_out() -> None:
+    _mask()
+    st.session_state[_RAN_OUT] = True
+
+
+def _say_over() -> None:
+    st.info("The reveal is over: identifiers are masked again.", icon=":material/visibility_off:")
 
 
 def _ask_for_review(reviewing: Reviewing, turn: Json, number: int) -> None:

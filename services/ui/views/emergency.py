@@ -15,6 +15,7 @@ from services.ui.text import moment, plain_markdown
 from services.ui.views import acts, countdown, password, transcript
 
 _CURSORS = "emergency-cursors"
+_RAN_OUT = "emergency-ran-out"
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -23,6 +24,8 @@ def show(gateway: Gateway, me: Json) -> None:
     acts.show_refusal()
     password.show(gateway)
     reading, auditor = Reading(gateway), me["role"] == "auditor"
+    if st.session_state.pop(_RAN_OUT, False):
+        st.info("The emergency access is over.", icon=":material/lock:")
     if auditor:
         st.caption("What admins opened in an emergency. What you look at here is itself logged.")
     else:
@@ -95,7 +98,7 @@ def _access(reading: Reading, access: Json, *, auditor: bool) -> None:
             else f"**{plain_markdown(access['user_name'])}** could read `{access['conversation_id']}`"
         )
         if access["open"]:
-            countdown.show(access["expires_at"])
+            countdown.show(access["expires_at"], partial(_run_out, access["id"]))
         st.caption(_when(access))
         if auditor:
             st.text(access["reason"] or "The reason was erased with the conversation.")
@@ -140,6 +143,12 @@ def _choose(grant_id: str) -> None:
 
 def _close() -> None:
     st.query_params.pop("grant", None)
+
+
+def _run_out(grant_id: str) -> None:
+    if st.query_params.get("grant") == grant_id:
+        _close()
+        st.session_state[_RAN_OUT] = True
 
 
 def _when(access: Json) -> str:

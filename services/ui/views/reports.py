@@ -103,8 +103,8 @@ def _unsafe(report: Json) -> None:
     )
     if report["sample_waiting"]:
         st.caption(
-            f"{report['sample_waiting']:,} answers drawn by chance are not reviewed yet. The graver ones are "
-            "reviewed first, so the rate may be too high until then."
+            f"{report['sample_waiting']:,} answers drawn by chance still wait for a review. The graver ones "
+            "are reviewed first, so the rate may be too high until then."
         )
     by_week = [{"name": each["week"], **_ends(each["sampled"])} for each in report["by_week"]]
     by_adapter = [{"name": _written_by(each), **_ends(each["sampled"])} for each in report["by_adapter"]]
@@ -145,8 +145,10 @@ def _ends(share: Json) -> Json:
 
 
 def _written_by(rates: Json) -> str:
-    model = rates["model_id"] or "no model"
-    return f"{model} · {rates['adapter_sha256'][:8]}" if rates["adapter_sha256"] else f"{model}, base alone"
+    model, adapter = rates["model_id"], rates["adapter_sha256"]
+    if model is None:
+        return "the guard's own answers"
+    return f"{model} · {adapter[:8]}" if adapter else f"{model}, base alone"
 
 
 def _guard(report: Json) -> None:

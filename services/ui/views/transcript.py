@@ -146,10 +146,12 @@ def _ended(origin: Json) -> None:
 
 def _wrote(turn: Json, number: int) -> None:
     origin = turn["origin"]
+    by_guard = origin["state"] == "succeeded" and origin["model_id"] is None
     rows = {
-        "model": origin["model_id"],
+        "model": "none: the guard's own answer" if by_guard else origin["model_id"],
         "revision of the model": origin["model_revision"],
-        "adapter": origin["adapter_sha256"] or "none: the base model alone",
+        "adapter": origin["adapter_sha256"]
+        or ("none: the base model alone" if origin["model_id"] else "none"),
         "prompt version": origin["prompt_version"],
         "policy version": origin["policy_version"],
         "written for a": origin["audience"],

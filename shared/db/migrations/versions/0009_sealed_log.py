@@ -205,6 +205,8 @@ def upgrade() -> None:
     with op.batch_alter_table("reviews", schema=None) as batch_op:
         batch_op.create_index("ix_reviews_reviewer_id_given_at", ["reviewer_id", "given_at"], unique=False)
 
+    op.add_column("sessions", sa.Column("failed_guesses", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("sessions", sa.Column("locked_until", UtcDateTime(), nullable=True))
     op.create_index(op.f("ix_audit_events_object"), "audit_events", ["object"])
     op.create_index(op.f("ix_feedback_updated_at"), "feedback", ["updated_at"])
     op.create_index(op.f("ix_jobs_conversation_id"), "jobs", ["conversation_id"])
@@ -224,6 +226,8 @@ def downgrade() -> None:
             op.execute(f"DROP FUNCTION IF EXISTS join_{queue}()")
     op.drop_column("users", "password_set_at")
     op.drop_column("users", "password_set_by")
+    op.drop_column("sessions", "locked_until")
+    op.drop_column("sessions", "failed_guesses")
     op.drop_index(op.f("ix_feedback_updated_at"), table_name="feedback")
     op.drop_index(op.f("ix_jobs_conversation_id"), table_name="jobs")
     op.drop_index(op.f("ix_audit_events_object"), table_name="audit_events")
