@@ -199,8 +199,10 @@ def newest_gate(connection: Connection, sha256: str) -> Gate | None:
     return Gate(evaluation_id=row.id, passed=bool(row.passed), failures=failures)
 
 
-def why_unmeasurable(connection: Connection, dataset_id: str) -> str | None:
-    """Why an adapter cannot be evaluated on its own dataset, ever; None when it can."""
+def why_unmeasurable(connection: Connection, dataset_id: str, *, on_others: bool = False) -> str | None:
+    """Why an adapter of this dataset cannot be evaluated on its rows, or on rows of `on_others`, ever; None
+    when it can. On others too it takes the rows that it learnt, to leave them out and to see what it recites.
+    """
     row = connection.execute(
         select(datasets.c.rows_validation, data_keys.c.wrapped_key)
         .join(data_keys, data_keys.c.key_id == datasets.c.key_id)
@@ -208,7 +210,7 @@ def why_unmeasurable(connection: Connection, dataset_id: str) -> str | None:
     ).one()
     if row.wrapped_key is None:
         return "that dataset was erased"
-    return None if row.rows_validation else "that dataset has no held-out rows"
+    return None if on_others or row.rows_validation else "that dataset has no held-out rows"
 
 
 def answers_of(sha256: str) -> Select[Any]:
