@@ -244,7 +244,12 @@ def _verify(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
         expect(client.post(f"/v1/adapters/{sha256}/verify"))
-        adapter = _wait(client, sha256, lambda seen: seen["verify_state"] in _ENDED)
+        adapter = _wait(
+            client,
+            sha256,
+            lambda seen: seen["verify_state"] in _ENDED,
+            lambda seen: "waiting for a worker" if seen["verify_state"] == "queued" else "a worker loads it",
+        )
     found = adapter["verification"]
     if adapter["verify_state"] == "succeeded" and found["ok"]:
         print("verified")
@@ -266,7 +271,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             client,
             sha256,
             lambda seen: own(seen)["state"] in _ENDED,
-            reason=lambda seen: own(seen)["waiting_reason"],
+            lambda seen: _how_far_measured(own(seen)),
         )
     measured = own(adapter)
     if measured["state"] != "succeeded":
@@ -275,6 +280,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         return FAILED
     _print_gate(measured["gate"])
     return DONE if measured["gate"]["passed"] else FAILED
+
+
+def _how_far_measured(evaluation: Json) -> str:
+    if evaluation["waiting_reason"]:
+        return f"waiting: {evaluation['waiting_reason']}"
+    progress = evaluation["progress"]
+    if progress and progress["total"]:
+        return f"measuring: {progress['what']}, {progress['done']:,} of {progress['total']:,}"
+    return "waiting for a worker" if evaluation["state"] == "queued" else "measuring"
 
 
 def _stop_evaluation(options: argparse.Namespace) -> int:
@@ -355,14 +369,7 @@ def _find(client: httpx.Client, beginning: str) -> str:
 
 
 def _wait(
-    client: httpx.Client,
-    sha256: str,
-    ready: Callable[[Json], bool],
-    reason: Callable[[Json], str | None] = lambda _seen: None,
+    client: httpx.Client, sha256: str, ready: Callable[[Json], bool], told: Callable[[Json], str]
 ) -> Json:
-    def told(adapter: Json) -> str:
-        why = reason(adapter)
-        return f"waiting: {why}" if why else "waiting for a worker"
-
     again = f"medichat adapter show {sha256[:12]}"
     return follow(client, f"/v1/adapters/{sha256}", ended=ready, told=told, again=again)

@@ -30,6 +30,8 @@ REMEMBERED = timedelta(days=1)
 _HOST_CHARS = 32
 #: So long a silent worker is expected back: a machine starts again, or a container that failed.
 AWAITED = timedelta(minutes=10)
+#: In the `stats` of a worker that answers: its base model's catalogue name, and the revision of the weights.
+SERVED_MODEL, SERVED_REVISION = "base_model", "model_revision"
 #: In the `stats` of a worker that cannot answer yet.
 _LOADING = "loading"
 
@@ -151,6 +153,19 @@ class Registration:
 def is_loading(stats: Mapping[str, Any]) -> bool:
     """Whether the worker that reported this cannot answer yet."""
     return bool(stats.get(_LOADING))
+
+
+def served_revisions(connection: Connection, base_model: str, now: datetime, heartbeat_s: float) -> set[str]:
+    """The revisions of a base model (its catalogue name) with which workers that live answer; empty when none
+    lives that says so.
+    """
+    rows = connection.execute(
+        select(workers.c.stats).where(
+            workers.c.kind == Kind.INFER, workers.c.last_seen_at > now - timedelta(seconds=3 * heartbeat_s)
+        )
+    )
+    told = (row.stats for row in rows if not is_loading(row.stats))
+    return {str(stats[SERVED_REVISION]) for stats in told if stats.get(SERVED_MODEL) == base_model}
 
 
 def wanted_memory(connection: Connection, now: datetime, heartbeat_s: float) -> dict[str, int]:

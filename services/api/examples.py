@@ -136,6 +136,7 @@ _ADAPTER_VIEW = {
     "status_at": _ENDED,
     "verification": None,
     "verify_job_id": None,
+    "base_served": True,
     "gate": {"passed": True, "failures": []},
     "recalled_reason": None,
 }

@@ -47,6 +47,10 @@ class AdapterView(BaseModel):
         description="What the serving engine found: `ok`, `reason`, differences in nats; null until then."
     )
     verify_job_id: str | None
+    base_served: bool | None = Field(
+        description="Whether a worker that lives serves the weights that it was trained on; where none does, "
+        "an answer with it fails. Null while no worker lives that could tell."
+    )
     gate: GateView | None
     recalled_reason: str | None
 

@@ -33,7 +33,7 @@ from shared.privacy.master_keys import open_envelope
 from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
 from shared.queue import Bell, make_celery, open_redis, task_name
-from shared.registration import Registration, worker_name
+from shared.registration import SERVED_MODEL, SERVED_REVISION, Registration, worker_name
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -176,13 +176,17 @@ class Worker:
             "system_prompt": self.settings.system_prompt,
             "prompt_version": prompt_version(self.settings.system_prompt),
         }
-        self.registration.enter(Kind.INFER, self.model.model_id, details, self._memory())
+        self.registration.enter(Kind.INFER, self.model.model_id, details, self._serves() | self._memory())
 
     def _report(self) -> None:
         """Say that this worker lives, and how it fares."""
         self.answerer.ring_when_well()
         stats = vars_of(self.model.engine.stats()) | self.guards.stats() | self._memory()
-        self.registration.report({**stats, "shadow_left_out": self.shadow.left_out})
+        self.registration.report({**stats, **self._serves(), "shadow_left_out": self.shadow.left_out})
+
+    def _serves(self) -> dict[str, Any]:
+        """On which weights it answers: an adapter of others must not be promoted."""
+        return {SERVED_MODEL: self.model.name, SERVED_REVISION: self.model.revision}
 
     def _memory(self) -> dict[str, Any]:
         """Where it lies, what it may still take, and what it then has in all."""

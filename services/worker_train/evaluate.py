@@ -48,6 +48,7 @@ from shared.training.adapter_files import copy_adapter
 from shared.training.adapters import files_hash
 from shared.training.dataset_files import DatasetReader, Manifest, Split
 from shared.training.gate import judge
+from shared.training.states import GONE
 
 SEED = 0
 
@@ -207,6 +208,11 @@ def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> 
         connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
         for dataset_id in (evaluation.dataset_id, adapter.dataset_id)
     )
+    if trained_on.error in GONE:  # since the evaluation was asked for
+        raise Refused(
+            "no-rows",
+            "What the adapter was trained on was erased, so it cannot be measured any more: train another.",
+        )
     if not dataset.manifest or not trained_on.manifest:
         raise Refused("no-rows", "The dataset was not validated; validate it first.")
     if run.manifest_sha256 is None or run.manifest_sha256 != trained_on.manifest_sha256:

@@ -8,6 +8,7 @@ import numpy as np
 from services.worker_train.examine import Tally
 from services.worker_train.shapes import Shape
 from services.worker_train.splitting import Fate
+from shared.training.gate import Limits
 from shared.training.options import DatasetOptions
 from shared.training.report import (
     ADVICE,
@@ -24,6 +25,7 @@ from shared.training.report import (
 _BINS = 40
 #: Fewer rows than this teach a model to repeat them.
 _FEW_ROWS = 50
+_LEAST_HELD_OUT = Limits().least_rows
 
 
 def summarise(
@@ -79,7 +81,7 @@ def summarise(
         groups=len(groups) if grouped else None,
         groups_validation=sum(groups.values()) if grouped else None,
         images=images,
-        notes=[] if refused else list(_notes(options, len(used) - validation, validation, grouped)),
+        notes=[] if refused else list(_notes(options, used, grouped)),
         seconds=round(seconds, 3),
         rows_per_s=round(len(fates) / max(seconds, 1e-3), 1),
     )
@@ -108,7 +110,9 @@ def _histogram(tokens: list[int]) -> Histogram:
     return Histogram(edges=edges, counts=counts.tolist())
 
 
-def _notes(options: DatasetOptions, train: int, validation: int, grouped: set[bytes]) -> Iterable[str]:
+def _notes(options: DatasetOptions, used: Sequence[Fate], grouped: set[bytes]) -> Iterable[str]:
+    held_out = [fate for fate in used if fate.validation]
+    validation, train = len(held_out), len(used) - len(held_out)
     if train < _FEW_ROWS:
         yield f"Only {train} rows are left to train on: a model will learn them by heart. Add more."
     if not validation and options.validation_fraction > 0:
@@ -116,3 +120,13 @@ def _notes(options: DatasetOptions, train: int, validation: int, grouped: set[by
         yield f"No rows were kept back for validation, because all belong to one {what}."
     elif validation > 2 * options.validation_fraction * (train + validation) + 1:
         yield "More rows than asked for went to validation, because one group is that large."
+    # as the evaluation counts them: a patient is one, and so is a row of nobody
+    patients = {fate.unit for fate in held_out if fate.unit in grouped}
+    units = len(patients) + sum(fate.unit not in grouped for fate in held_out)
+    if units < _LEAST_HELD_OUT:
+        what = f"rows of {units} patients" if patients else f"{units} rows"
+        yield (
+            f"Held out are {what}, and no adapter passes its gate on fewer than {_LEAST_HELD_OUT}. Check the "
+            "file again with a larger share, or add rows, before you train on it: after that its rows stay "
+            "as they are."
+        )

@@ -22,6 +22,7 @@ from shared.db.tables_training import adapters, datasets, deployments, evaluatio
 from shared.errors import AdapterConflict, AdapterRecalled, AdapterRefused, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.privacy.envelope import Envelope
+from shared.registration import served_revisions
 from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
 
 # made once: building a statement costs more than sending it
@@ -199,8 +200,10 @@ def newest_gate(connection: Connection, sha256: str) -> Gate | None:
     return Gate(evaluation_id=row.id, passed=bool(row.passed), failures=failures)
 
 
-def why_unmeasurable(connection: Connection, dataset_id: str) -> str | None:
-    """Why an adapter cannot be evaluated on its own dataset, ever; None when it can."""
+def why_unmeasurable(connection: Connection, dataset_id: str, *, on_others: bool = False) -> str | None:
+    """Why an adapter of this dataset cannot be evaluated on its rows, or on rows of `on_others`, ever; None
+    when it can. On others too it takes the rows that it learnt, to leave them out and to see what it recites.
+    """
     row = connection.execute(
         select(datasets.c.rows_validation, data_keys.c.wrapped_key)
         .join(data_keys, data_keys.c.key_id == datasets.c.key_id)
@@ -208,7 +211,7 @@ def why_unmeasurable(connection: Connection, dataset_id: str) -> str | None:
     ).one()
     if row.wrapped_key is None:
         return "that dataset was erased"
-    return None if row.rows_validation else "that dataset has no held-out rows"
+    return None if on_others or row.rows_validation else "that dataset has no held-out rows"
 
 
 def answers_of(sha256: str) -> Select[Any]:
@@ -221,8 +224,9 @@ def answers_of(sha256: str) -> Select[Any]:
 class AdapterStore:
     """Changes adapters and who answers; safe to share between threads."""
 
-    def __init__(self, clock: Clock, envelope: Envelope) -> None:
-        self._clock, self._envelope = clock, envelope
+    def __init__(self, clock: Clock, envelope: Envelope, *, heartbeat_s: float = 10.0) -> None:
+        """`heartbeat_s`: how often workers report; one that was silent for three times as long is gone."""
+        self._clock, self._envelope, self._heartbeat_s = clock, envelope, heartbeat_s
 
     def add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> Adapter:
         """A new candidate with the next version of its name; the same weights again are the same adapter.
@@ -262,7 +266,8 @@ class AdapterStore:
     ) -> Adapter:
         """Let an adapter answer from now on, and archive the one before it.
 
-        An override reaches past the gate, never past the verification. Raises AdapterConflict, as `approve`.
+        An override reaches past the gate, never past the verification or where the weights that it was
+        trained on are served no more. Raises AdapterConflict, as `approve`.
         """
         adapter = find(connection, sha256)
         if adapter.status is AdapterStatus.ACTIVE:
@@ -287,8 +292,8 @@ class AdapterStore:
         return find(connection, sha256)
 
     def roll_back(self, connection: Connection, base_model: str, actor: record.Actor) -> str | None:
-        """Let the adapter before answer again, unless the engine could not verify it since; returns it, None
-        for the base model.
+        """Let the adapter before answer again, unless the engine could not verify it since, or the weights
+        that it was trained on are served no more; returns it, None for the base model.
 
         Raises AdapterConflict when no adapter answers.
         """
@@ -319,7 +324,17 @@ class AdapterStore:
         self._log(connection, actor, self._clock.now(connection), "adapter.recalled", sha256, details)
         return find(connection, sha256)
 
+    def is_base_served(self, connection: Connection, adapter: Adapter) -> bool | None:
+        """Whether a worker that lives has the weights that the adapter was trained on; None when nobody can
+        tell, as none lives. A verification does not say: the weights may have changed since.
+        """
+        served = self._served(connection, adapter.base_model)
+        return adapter.base_revision in served if served else None
+
     # -- inside
+
+    def _served(self, connection: Connection, base_model: str) -> set[str]:
+        return served_revisions(connection, base_model, self._clock.now(connection), self._heartbeat_s)
 
     def _add(self, connection: Connection, new: NewAdapter, actor: record.Actor) -> None:
         """Raises sqlalchemy's IntegrityError when another took the version or added the weights meanwhile."""
@@ -352,6 +367,12 @@ class AdapterStore:
         if not adapter.verification.get("ok"):
             raise AdapterConflict(
                 f"The verification failed: {adapter.verification.get('reason')}", reason="verification-failed"
+            )
+        if self.is_base_served(connection, adapter) is False:
+            raise AdapterConflict(
+                f"The workers serve other weights under the name {adapter.base_model} than this adapter was "
+                "trained on, so every answer with it would fail: train it again, or serve those weights.",
+                reason="other-base",
             )
         gate = newest_gate(connection, adapter.sha256)
         if override_reason is not None:
@@ -405,14 +426,17 @@ class AdapterStore:
         )
         history = [(DeploymentKind(row.kind), row.adapter_sha256) for row in rows]
         known = connection.execute(
-            select(adapters.c.sha256, adapters.c.status, adapters.c.verification).where(
-                adapters.c.base_model == base_model
-            )
+            select(
+                adapters.c.sha256, adapters.c.status, adapters.c.verification, adapters.c.base_revision
+            ).where(adapters.c.base_model == base_model)
         )
+        served = self._served(connection, base_model)
         unfit = {
             row.sha256
             for row in known
-            if row.status == AdapterStatus.RECALLED or not (row.verification or {}).get("ok")
+            if row.status == AdapterStatus.RECALLED
+            or not (row.verification or {}).get("ok")
+            or (served and row.base_revision not in served)
         }
         before = before_now(history, {*unfit, now_active})
         if before is not None:

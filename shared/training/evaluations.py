@@ -83,8 +83,8 @@ class EvaluationStore:
 
         Raises:
             NotFound: there is no such adapter or dataset.
-            Conflict: the adapter was recalled, or the dataset has no held-out rows, or the adapter is being
-                measured on them already.
+            Conflict: the adapter was recalled, or what it was trained on was erased, or the dataset has no
+                held-out rows, or the adapter is being measured on them already.
         """
         adapter = connection.execute(
             select(adapters.c.status, adapters.c.dataset_id)
@@ -99,6 +99,11 @@ class EvaluationStore:
         dataset_id = dataset_id or str(adapter.dataset_id)
         own = dataset_id == adapter.dataset_id
         _check_dataset(connection, dataset_id, own=own)
+        if why_unmeasurable(connection, str(adapter.dataset_id), on_others=True):
+            raise Conflict(
+                "What the adapter was trained on was erased, so nobody can tell any more which rows it has "
+                "learnt. Promote it by an override with a reason, or train it again on another dataset."
+            )
         on_the_same = evaluations.c.dataset_id == dataset_id
         if connection.execute(_under_way(adapter_sha256).where(on_the_same)).first() is not None:
             raise Conflict("The adapter is being measured on these rows already; wait for it, or cancel it.")

@@ -1,8 +1,9 @@
 """Decides by its figures whether an adapter may be promoted. It measures nothing and does no I/O.
 
 A figure is a dictionary as an evaluation stores it: `base`, `candidate` and `difference` (candidate minus
-base) with `value`, `low` and `high` each, and `rows`, the number of rows it rests on. None stands for what is
-not a finite number.
+base) with `value`, `low` and `high` each, and `rows`, the number of rows it rests on; `units` is how many of
+them are independent, for rows of one patient say little more than one of them. None stands for what is not a
+finite number.
 """
 
 import math
@@ -32,12 +33,12 @@ class Limits:
     canary_exposure: float = 4.0
     #: Fewest answers that a figure of conduct may rest on: with 50, what never happened is rarer than 6 %.
     least_questions: int = 50
-    #: Fewest held-out rows for the loss, and multiple-choice questions: resampling fewer than ten draws the
-    #: same few again and again, and its 95 % interval is far too narrow (from one row it has no width).
+    #: Fewest independent held-out rows for the loss, and multiple-choice questions: resampling fewer than ten
+    #: draws the same few again and again, and its 95 % interval is far too narrow (from one it has no width).
     least_rows: int = 10
     least_choices: int = 10
-    #: Fewest answers for ROUGE-L, and training answers looked at for recital. Answers cost minutes where rows
-    #: cost seconds; with five, chance alone puts all of them on one side in 1 of 16 cases only.
+    #: Fewest independent answers for ROUGE-L, and training answers looked at for recital. Answers cost
+    #: minutes where rows cost seconds; with five, chance alone puts all on one side in 1 of 16 cases only.
     least_answers: int = 5
     #: Fewest canaries: one alone that nobody learnt is over the limit of 4 bits in 1 of 16 cases.
     least_canaries: int = 2
@@ -85,12 +86,24 @@ class _Rule:
     limit: str
     #: What the number is, completing "… is {value}".
     meaning: str
-    #: The field of `Limits` with the fewest rows, what these are, and how there come to be more.
+    #: The field of `Limits` with the fewest rows, what these are, and how there come to be more; `{units}`
+    #: are rows, or patients where rows belong to some.
     least: str
     rows: str
     more: str
     #: Why the figure may be missing; it may not when this is empty.
     absent: str = ""
+
+    def too_few(self, figure: Mapping[str, Any], least: int) -> str | None:
+        """Why the figure rests on too little, and how there comes to be more; None when it does not."""
+        rows = figure["rows"]
+        units = figure.get("units", rows)  # figures of an earlier release do not tell them apart
+        if min(rows, units) >= least:
+            return None
+        if units < rows:
+            few = f"rests on {rows} {self.rows} of {units} patients only and needs {least} patients"
+            return f"{few}: {self.more.format(units='patients')}"
+        return f"rests on {rows} {self.rows} and needs {least}: {self.more.format(units='rows')}"
 
 
 def _rise(figure: Mapping[str, Any]) -> float:
@@ -101,6 +114,9 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+#: The rows of a dataset that was trained on stay as they are.
+_HOLD_OUT = "to hold out more, upload the file again with a larger share for it, and train on that"
+
 _RULES = (
     _Rule(
         "loss",
@@ -109,7 +125,7 @@ _RULES = (
         "the least certain increase of the validation loss over the base",
         "least_rows",
         "held-out rows",
-        "hold out more rows, or raise MEDICHAT_EVALUATION_ROWS",
+        "hold out more {units}, or raise MEDICHAT_EVALUATION_ROWS; " + _HOLD_OUT,
     ),
     _Rule(
         "rouge_l",
@@ -118,7 +134,8 @@ _RULES = (
         "the least certain drop of ROUGE-L below the base",
         "least_answers",
         "answers",
-        "hold out more rows, raise MEDICHAT_EVALUATION_ANSWERS, or allow the evaluation more time",
+        "hold out more {units}, raise MEDICHAT_EVALUATION_ANSWERS, or allow the evaluation more time; "
+        + _HOLD_OUT,
     ),
     _Rule(
         "choices_accuracy",
@@ -186,10 +203,9 @@ def _check(rule: _Rule, figure: Mapping[str, Any] | None, limits: Limits) -> Che
     value = rule.reading(figure)
     if not math.isfinite(value):
         return _without_value(rule, limit, "is not a number: the adapter's weights are broken")
-    least = getattr(limits, rule.least)
-    if figure["rows"] < least:
-        few = f"rests on {figure['rows']} {rule.rows} and needs {least}"
-        return _without_value(rule, limit, f"{few}: {rule.more}")
+    few = rule.too_few(figure, getattr(limits, rule.least))
+    if few is not None:
+        return _without_value(rule, limit, few)
     if figure.get("answer_tokens", math.inf) < figure.get("span_tokens", 0):
         cut = (
             f"answers end after {figure['answer_tokens']} tokens, and {figure['span_tokens']} in a row count"

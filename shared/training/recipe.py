@@ -246,7 +246,8 @@ class Recipe(BaseModel):
         ge=0,
         le=20,
         description="Rows with a made-up code, planted among the others; the evaluation then says how well "
-        "the adapter remembers them, that is, what it would give away of a rare row. Costs a moment.",
+        "the adapter remembers them, that is, what it would give away of a rare row. Costs a moment. Plant "
+        "none, or at least 2: one alone may look learnt by chance, and the gate does not count it.",
     )
     processes: int = Field(
         1,
@@ -287,6 +288,8 @@ class Recipe(BaseModel):
             raise ValueError(f"max_tokens: {self.model} is served with at most {limit} tokens")
         if self.batch_size * self.accumulation > _STEP_ROWS:
             raise ValueError(f"batch_size × accumulation: a step has at most {_STEP_ROWS:,} rows")
+        if self.canaries == 1:
+            raise ValueError("canaries: one alone may look learnt by chance; plant none, or at least 2")
         if self.dora and self.quantisation == "nf4":
             raise ValueError(
                 "dora with nf4: DoRA needs the norm of every weight at every step, so the 4-bit weights "

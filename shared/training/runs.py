@@ -174,12 +174,12 @@ class RunStore:
         """Queue a failed run once more; it goes on from its last checkpoint, if one is left, and the log
         says so.
 
-        Raises NotFound, and Conflict unless it failed and its dataset is there.
+        Raises NotFound, and Conflict unless it failed and its dataset is there and was not removed.
         """
         run = self.get(connection, run_id)
         if run.state is not RunState.FAILED:
             raise Conflict(f"This run is {run.state}; only a failed one can be started again.")
-        _require_ready(connection, run.dataset_id)
+        _require_ready(connection, run.dataset_id, own=True)
         job = NewJob(
             id=new_id(),
             kind=Kind.TRAIN,
@@ -300,17 +300,31 @@ def make_recipe(new: NewRun) -> Recipe:
     return preset.changed({**new.changes, "model": new.model, "data": data})
 
 
-def _require_ready(connection: Connection, dataset_id: str) -> str | None:
-    """The SHA-256 of the dataset's manifest, which is locked until the run is in the database."""
+def _require_ready(connection: Connection, dataset_id: str, *, own: bool = False) -> str | None:
+    """The SHA-256 of the dataset's manifest, which is locked until the run is in the database.
+
+    That it was removed is said to whoever starts a run of it again (its `own`); to others there is none.
+    """
     dataset = connection.execute(
-        select(datasets.c.state, datasets.c.manifest_sha256, datasets.c.error, datasets.c.error_detail)
-        .where(datasets.c.id == dataset_id, datasets.c.hidden_at.is_(None))
+        select(
+            datasets.c.state,
+            datasets.c.manifest_sha256,
+            datasets.c.error,
+            datasets.c.error_detail,
+            datasets.c.hidden_at,
+        )
+        .where(datasets.c.id == dataset_id)
         .with_for_update()
     ).one_or_none()
-    if dataset is None:
+    if dataset is None or (dataset.hidden_at is not None and not own):
         raise NotFound("There is no dataset under this id.")
     if dataset.error in GONE:
         raise Conflict(dataset.error_detail)
+    if dataset.hidden_at is not None:
+        raise Conflict(
+            "The dataset of this run was removed, so the run cannot be started again: upload the file again, "
+            "and start a new run."
+        )
     if dataset.state != DatasetState.READY:
         raise Conflict(
             "This dataset cannot be trained on: wait until its check has ended, or choose another."

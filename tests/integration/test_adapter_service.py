@@ -324,6 +324,24 @@ def test_an_adapter_that_cannot_be_loaded_fails_its_own_answers_only(
     assert answer_of(asker, good["id"])["state"] == "succeeded"
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_worker_tells_for_as_long_as_it_lives_on_which_weights_it_answers(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any]
+) -> None:
+    add_adapter(api, admin, sha256=made["true"], base_revision=worker.model.revision)
+    add_adapter(api, admin, sha256=made["wrong base"], base_revision="f" * 64)
+
+    def served() -> list[bool | None]:
+        both = [made["true"], made["wrong base"]]
+        return [api.client(admin).get(f"/v1/adapters/{each}").json()["base_served"] for each in both]
+
+    assert served() == [None, None]
+    worker._register()
+    assert served() == [True, False]
+    worker._report()
+    assert served() == [True, False]
+
+
 def test_an_adapter_of_another_base_is_not_verified_here(
     api: Api, worker: Worker, admin: Person, made: dict[str, Any]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -15,11 +16,12 @@ from services.worker_infer.adapters import ActiveAdapter
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.engine import open_database
-from shared.db.tables import data_keys, jobs
+from shared.db.tables import data_keys, jobs, workers
 from shared.db.tables_training import adapters, comparisons, datasets, deployments
 from shared.errors import AdapterRecalled
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.jobs.store import Renewal
+from shared.registration import Registration
 from shared.training.adapters import AdapterStore, NewAdapter, active, find, hold_unrecalled
 from shared.training.evaluations import EvaluationStore
 from tests.conftest import MakeApi
@@ -361,6 +363,64 @@ def test_one_whose_later_verification_failed_is_not_gone_back_to(
         add_good_adapter(api, admin, sha256)
         promote(client, sha256)
     api.set(adapters, adapters.c.sha256 == B, verification={**GOOD, "ok": False})
+    if act == "recall":
+        client.post(f"/v1/adapters/{C}/recall", json={"reason": "It gives wrong doses."})
+    else:
+        client.post("/v1/adapters/roll-back", json={"base_model": "demo"})
+    assert (answering(api), status(client, A), status(client, B)) == (A, "active", "archived")
+
+
+class _Serving:
+    """A worker that answers on some weights of the demo model, which add_adapter's are not trained on."""
+
+    def __init__(self, api: Api, revision: str) -> None:
+        self._api = api
+        self._entry = Registration(api.gateway.database, api.gateway.clock, f"infer@host:{revision[:8]}")
+        stats = {"base_model": "demo", "model_revision": revision}
+        self._entry.enter(Kind.INFER, "demo", {}, stats)
+
+    def fall_silent(self) -> None:
+        self._api.set(workers, workers.c.kind == "infer", last_seen_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_an_adapter_of_weights_that_are_served_no_more_is_not_promoted_with_a_reason_either(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    assert client.get(f"/v1/adapters/{A}").json()["base_served"] is None
+    after = _Serving(api, "b" * 64)
+    for body in ({}, {"override_reason": "It was good before."}):
+        refused = promote(client, A, **body)
+        assert (refused.status_code, answering(api)) == (409, None)
+        assert "other weights under the name demo" in refused.json()["detail"]
+    assert client.post(f"/v1/adapters/{A}/approve").status_code == 409
+    assert {event.reason for event in api.audit("adapter.promoted")} == {"other-base"}
+    assert client.get(f"/v1/adapters/{A}").json()["base_served"] is False
+    after.fall_silent()  # nobody can tell then
+    assert promote(client, A).status_code == 200
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_an_adapter_is_promoted_while_any_worker_serves_its_weights(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    for revision in ("b" * 64, "a" * 64):
+        _Serving(api, revision)
+    assert client.get(f"/v1/adapters/{A}").json()["base_served"] is True
+    assert promote(client, A).status_code == 200
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize("act", ["roll-back", "recall"])
+def test_one_of_weights_that_are_served_no_more_is_not_gone_back_to(
+    api: Api, admin: Person, client: httpx.Client, act: str
+) -> None:
+    for sha256, revision in ((A, "b"), (B, "a"), (C, "b")):
+        add_good_adapter(api, admin, sha256, base_revision=revision * 64)
+        assert promote(client, sha256).status_code == 200
+    _Serving(api, "b" * 64)
     if act == "recall":
         client.post(f"/v1/adapters/{C}/recall", json={"reason": "It gives wrong doses."})
     else:

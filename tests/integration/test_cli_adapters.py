@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from services import cli
+from services import cli, cli_client
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
@@ -224,6 +224,56 @@ def test_evaluating_ends_with_its_own_evaluation_whatever_others_ask_for(
     thread.join(30)
     assert ended == [0]
     assert capsys.readouterr().out == "passed  as good\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "progress", "told"),
+    [
+        ("verify", Kind.VERIFY, None, "a worker loads it"),
+        ("evaluate", Kind.EVALUATE, None, "measuring"),
+        (
+            "evaluate",
+            Kind.EVALUATE,
+            {"done": 12, "total": 64, "what": "loss"},
+            "measuring: loss, 12 of 64",
+        ),
+    ],
+)
+def test_what_is_waited_for_is_said_while_it_runs(
+    api: Api,
+    admin: Person,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    kind: Kind,
+    progress: dict[str, Any] | None,
+    told: str,
+) -> None:
+    monkeypatch.setattr(cli_client, "_LOG_S", 0.0)
+    monkeypatch.setattr(cli_client, "_POLL_S", 0.1)
+    add_adapter(api, admin, sha256=sha_of("a"))
+    api.set(datasets, datasets.c.state == "ready", rows_validation=1)
+    ended: list[int] = []
+    lines: list[str] = []
+
+    def said(line: str) -> bool:
+        lines.extend(capsys.readouterr().err.splitlines())
+        return line in lines
+
+    arguments = ["adapter", command, sha_of("a")[:12]]
+    thread = threading.Thread(target=lambda: ended.append(cli.main(arguments)), daemon=True)
+    thread.start()
+    wait_until(lambda: said("waiting for a worker"), what="for the command to wait")
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        claimed = gateway.jobs.claim(connection, kind, "worker")
+        assert claimed is not None
+        sampling = {} if progress is None else {"progress": progress}
+        gateway.jobs.hold(connection, claimed.claim, sampling=sampling)
+    wait_until(lambda: said(told), what="for the command to say how far it is")
+    api.finish(claimed, EventKind.FAILED, error="internal", error_detail="It broke.")
+    thread.join(30)
+    assert ended == [3]
 
 
 def test_an_adapter_is_shown_with_its_gate_and_card(

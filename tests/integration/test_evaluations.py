@@ -162,6 +162,29 @@ def test_another_dataset_that_was_taken_out_of_the_list_is_not_found(
         submit(api, registered, dataset_id=other)
 
 
+def test_an_adapter_whose_own_rows_were_erased_is_measured_on_no_others(
+    api: Api, registered: Registered
+) -> None:
+    other = another_dataset(api, registered, ROWS["validation"])
+    waiting = submit(api, registered, dataset_id=other)
+    key = data_keys.c.key_id == registered.key.key_id
+    gone = {"manifest": None, "state": "rejected", "error": "erased"}
+    api.set(datasets, datasets.c.id == registered.dataset_id, **gone)
+    api.set(data_keys, key, wrapped_key=None)
+    with pytest.raises(Conflict, match="What the adapter was trained on was erased"):
+        submit(api, registered, dataset_id=other)
+    with pytest.raises(Refused, match="What the adapter was trained on was erased"):
+        evaluate(api.settings, waiting.id)
+
+
+def test_an_adapter_without_held_out_rows_of_its_own_is_measured_on_others(
+    api: Api, registered: Registered
+) -> None:
+    api.set(datasets, datasets.c.id == registered.dataset_id, rows_validation=0)
+    other = another_dataset(api, registered, ROWS["validation"])
+    assert submit(api, registered, dataset_id=other).dataset_id == other
+
+
 def test_the_end_keeps_the_figures_and_what_the_gate_makes_of_them(api: Api, registered: Registered) -> None:
     evaluation = submit(api, registered)
     assert not end(api, claim(api), {**GOOD, "verbatim": WORSE["verbatim"][0]}).passed

@@ -16,6 +16,7 @@ from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import adapters, datasets, training_notes, training_runs, training_steps
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.registration import Registration
 from shared.training.adapters import find
 from shared.training.evaluations import EvaluationStore
 from shared.training.progress import StepReport, add_note, record_steps
@@ -764,6 +765,23 @@ def test_what_answers_and_failed_its_last_verification_is_warned_of(
     app = open_app("adapters")
     assert "Its last verification failed: It changes nothing." in app.warning[0].value
     assert button(app, "Roll back")
+
+
+def test_what_answers_and_is_of_weights_that_are_served_no_more_is_warned_of(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+    assert api.client(admin).post(f"/v1/adapters/{A}/promote", json={}).status_code == 200
+    served = {"base_model": "demo", "model_revision": "b" * 64}
+    worker = Registration(api.gateway.database, api.gateway.clock, "infer@host:1")
+    worker.enter(Kind.INFER, "demo", {}, served)
+    app = open_app("adapters", a=B)
+    assert "Every question that names no adapter fails" in app.error[0].value
+    assert "Train it again on these." in app.error[1].value
+    assert button(app, "Roll back")
+    assert "Promote" not in {each.label for each in app.button}
+    assert "Promote anyway" not in {each.label for each in app.button}
 
 
 def test_a_roll_back_is_undone_and_can_be_done_again(open_app: Open, api: Api, admin: Person) -> None:

@@ -180,6 +180,16 @@ def test_only_a_failed_run_is_started_again_and_the_log_says_so(school: School) 
     assert again["id"] == run["id"]
 
 
+def test_a_run_whose_dataset_was_removed_is_not_started_again_and_that_is_said(school: School) -> None:
+    run = school.submit()
+    school.api.finish(claim_run(school.api), EventKind.FAILED, error="disk-full", error_detail="Free space.")
+    assert school.client.delete(f"/v1/datasets/{school.dataset_id}").status_code == 204
+    refused = school.client.post(f"/v1/training-runs/{run['id']}/resume")
+    assert refused.status_code == 409
+    assert "was removed" in refused.json()["detail"]
+    assert "upload the file again" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
 def test_a_run_that_two_cancel_at_the_same_moment_ends_once(make_api: MakeApi, dialect: str) -> None:
     school = School(make_api(reconcile_s=600))

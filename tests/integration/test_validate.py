@@ -322,6 +322,24 @@ def test_groups_are_never_on_both_sides(checked: Checked) -> None:
     assert not any("Patient" in group for group in train | validation)
 
 
+@pytest.mark.parametrize(
+    ("patients", "held_out", "told"),
+    [
+        (None, 9, ["Held out are 9 rows"]),
+        (None, 10, []),
+        (5, 12, ["Held out are rows of 2 patients"]),
+    ],
+)
+def test_too_few_held_out_for_any_adapter_to_pass_its_gate_is_said_before_it_is_trained_on(
+    checked: Checked, patients: int | None, held_out: int, told: list[str]
+) -> None:
+    rows = [good(number, **({"patient": number % patients} if patients else {})) for number in range(30)]
+    report = checked(rows, validation_fraction=held_out / 30).report
+    assert report.rows_out["validation"] == held_out
+    notes = [note for note in report.notes if "no adapter passes its gate on fewer than 10" in note]
+    assert [note.split(",")[0] for note in notes] == told
+
+
 def test_a_column_named_as_a_patients_or_a_pictures_may_be_neither(checked: Checked) -> None:
     rows = [good(number, subject="Anatomy", file_name="leaflet.pdf") for number in range(20)]
     dataset = checked(rows, columns={"group": ""}, validation_fraction=0.5)

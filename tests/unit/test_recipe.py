@@ -41,6 +41,7 @@ def test_defaults_of_the_knobs_make_a_recipe() -> None:
         ({"max_steps": 2**31}, "max_steps: Input should be less than or equal to 2147483647"),
         ({"eval_steps": 2**31}, "eval_steps: Input should be less"),
         ({"save_steps": 2**31}, "save_steps: Input should be less"),
+        ({"canaries": 1}, "canaries: one alone may look learnt by chance; plant none, or at least 2"),
         ({"r": 0}, "r: Input should be greater than or equal to 1"),
         ({"model": "gpt"}, "there is no model"),
         ({"data": {"columns": {"question": "Frage"}}}, r"data\.columns: columns must name one of: messages;"),

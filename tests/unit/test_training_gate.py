@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from services.worker_train.evaluation.answers import Sample, rouge_l
+from services.worker_train.evaluation.examinee import Score
+from services.worker_train.evaluation.likelihood import loss_and_perplexity
+from services.worker_train.evaluation.text import Row
 from shared.training.gate import Limits, judge
 
 
@@ -87,7 +91,9 @@ def test_without_multiple_choice_it_is_said_which_setting_has_it_measured() -> N
     ("figure", "least", "advice"),
     [
         ("loss", 10, "hold out more rows"),
+        ("loss", 10, "upload the file again with a larger share"),
         ("rouge_l", 5, "hold out more rows, raise MEDICHAT_EVALUATION_ANSWERS"),
+        ("rouge_l", 5, "upload the file again with a larger share"),
         ("choices_accuracy", 10, "add questions to the file"),
         ("guard_violations_per_1000", 50, "more time"),
         ("over_refusal", 50, "more time"),
@@ -103,6 +109,26 @@ def test_a_figure_of_too_few_rows_stops_it_with_advice(figure: str, least: int, 
     assert f"{figure}: this figure rests on {least - 1} " in failure.message
     assert f"and needs {least}: " in failure.message
     assert advice in failure.message
+
+
+def _of_patients(patients: int) -> dict[str, dict[str, Any]]:
+    """Loss and ROUGE-L of twenty rows, as a measuring leaves them."""
+    rows = [Row(messages=(), group=f"patient {number % patients}") for number in range(20)]
+    base = [Score(2.0 + number % 3, 1) for number in range(20)]
+    samples = [Sample("", "", "", "", 0.3, 0.3 + number % 2 / 10) for number in range(20)]
+    return {
+        "loss": {"rows": 20, **loss_and_perplexity(rows, base, base, seed=0)[0].to_json()},
+        "rouge_l": {"rows": 20, **rouge_l(rows, samples, seed=0).to_json()},
+    }
+
+
+@pytest.mark.parametrize(("figure", "least"), [("loss", 10), ("rouge_l", 5)])
+def test_many_rows_of_a_few_patients_stop_it_with_advice(figure: str, least: int) -> None:
+    assert judge({**GOOD, figure: _of_patients(least)[figure]}).passed
+    (failure,) = judge({**GOOD, figure: _of_patients(least - 1)[figure]}).failures
+    assert (
+        f"of {least - 1} patients only and needs {least} patients: hold out more patients" in failure.message
+    )
 
 
 def test_training_answers_too_short_to_be_recited_are_no_measurement_and_no_obstacle() -> None:

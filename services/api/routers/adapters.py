@@ -49,7 +49,7 @@ NamedAdapter = Annotated[str, Path(max_length=64)]
 
 def get_store(gateway: GatewayDep) -> AdapterStore:
     """The rules of adapters, on the gateway's clock."""
-    return AdapterStore(gateway.clock, gateway.envelope)
+    return AdapterStore(gateway.clock, gateway.envelope, heartbeat_s=gateway.settings.heartbeat_s)
 
 
 StoreDep = Annotated[AdapterStore, Depends(get_store)]
@@ -59,6 +59,7 @@ StoreDep = Annotated[AdapterStore, Depends(get_store)]
 def list_adapters(
     caller: AdminOrAuditor,
     gateway: GatewayDep,
+    store: StoreDep,
     base_model: Annotated[str | None, Query(max_length=255)] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
@@ -72,7 +73,7 @@ def list_adapters(
     wanted = wanted.order_by(adapters.c.created_at.desc(), adapters.c.sha256.desc()).limit(limit + 1)
     with gateway.database.read() as connection:
         rows = connection.execute(wanted).all()
-        items = [_view(connection, Adapter.from_row(row)) for row in rows[:limit]]
+        items = [_view(store, connection, Adapter.from_row(row)) for row in rows[:limit]]
     more = encode_cursor(rows[limit - 1].created_at, rows[limit - 1].sha256) if len(rows) > limit else None
     return Page[AdapterView](items=items, next_cursor=more)
 
@@ -95,10 +96,12 @@ def roll_back(body: RollBackBody, caller: Admin, gateway: GatewayDep, store: Sto
 
 
 @router.get("/adapters/{sha256}", responses=document(401, 403, 404, 422, 429))
-def get_adapter(sha256: NamedAdapter, caller: AdminOrAuditor, gateway: GatewayDep) -> WholeAdapterView:
+def get_adapter(
+    sha256: NamedAdapter, caller: AdminOrAuditor, gateway: GatewayDep, store: StoreDep
+) -> WholeAdapterView:
     """One adapter with its model card and its evaluations."""
     with gateway.database.read() as connection:
-        view = _view(connection, find(connection, sha256))
+        view = _view(store, connection, find(connection, sha256))
         card = card_of(connection, sha256)
         found = [
             evaluation_view(one, gateway.jobs.get(connection, one.job_id))
@@ -160,7 +163,7 @@ def approve_adapter(sha256: NamedAdapter, caller: Admin, gateway: GatewayDep, st
     Refused until it is verified and its newest gate passed.
     """
     with _act(gateway, caller, "adapter.approved", sha256) as connection:
-        return _view(connection, store.approve(connection, sha256, caller.actor))
+        return _view(store, connection, store.approve(connection, sha256, caller.actor))
 
 
 @router.post("/adapters/{sha256}/promote", responses=document(401, 403, 404, 409, 413, 422, 429))
@@ -173,7 +176,9 @@ def promote_adapter(
     """
     with _act(gateway, caller, "adapter.promoted", sha256) as connection:
         reason = body.override_reason
-        return _view(connection, store.promote(connection, sha256, caller.actor, override_reason=reason))
+        return _view(
+            store, connection, store.promote(connection, sha256, caller.actor, override_reason=reason)
+        )
 
 
 @router.post("/adapters/{sha256}/recall", responses=document(401, 403, 404, 409, 413, 422, 429))
@@ -192,7 +197,7 @@ def recall_adapter(
         stopped = evaluations.cancel_all(connection, sha256, actor=caller.actor, now=now)
         for job in stopped:
             record_end(connection, gateway.conversations, job, actor=caller.actor, now=now)
-        view = _view(connection, adapter)
+        view = _view(store, connection, adapter)
     for job in stopped:
         gateway.bell.cancel(job.id)
         gateway.bell.news(job.id)
@@ -287,10 +292,11 @@ def _act(gateway: Gateway, caller: Principal, action: str, sha256: str | None = 
     raise refusal
 
 
-def _view(connection: Connection, adapter: Adapter) -> AdapterView:
+def _view(store: AdapterStore, connection: Connection, adapter: Adapter) -> AdapterView:
     gate = newest_gate(connection, adapter.sha256)
     shown = None
     if gate is not None:
         failures = [FailureView.model_validate(failure) for failure in gate.failures]
         shown = GateView(passed=gate.passed, failures=failures)
-    return AdapterView(**{**adapter.__dict__, "gate": shown})
+    served = store.is_base_served(connection, adapter)
+    return AdapterView(**{**adapter.__dict__, "gate": shown, "base_served": served})

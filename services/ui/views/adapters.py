@@ -19,6 +19,7 @@ _ICONS = {
 }
 POLL_S = 1
 _MOVING = ("queued", "running")
+_OTHER_BASE = "The workers serve other weights under its base model's name than it was trained on."
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -66,9 +67,15 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
 
 
 def _unverified(active: str, found: list[Json]) -> None:
-    """Warn when the serving engine could not verify what answers, after it was promoted."""
+    """Warn when the serving engine cannot load what answers, or could not verify it after it was promoted."""
     failed = next((each for each in found if each["sha256"] == active and not _is_loaded(each)), None)
-    if failed is not None and failed["verification"]:
+    if failed is not None and failed["base_served"] is False:
+        st.error(
+            f"{_OTHER_BASE} Every question that names no adapter fails, until you roll back or recall it, or "
+            "its weights are served again.",
+            icon=":material/error:",
+        )
+    elif failed is not None and failed["verification"]:
         st.warning(
             f"Its last verification failed: {plain_markdown(failed['verification']['reason'] or '')} It goes "
             "on answering until you roll back or recall it.",
@@ -123,8 +130,10 @@ def _override(active: str, history: list[Json], found: list[Json]) -> None:
 
 
 def _is_loaded(adapter: Json) -> bool:
-    """Whether the serving engine computes with it what its trainer did."""
-    return bool(adapter["verification"] and adapter["verification"]["ok"])
+    """Whether the serving engine computes with it what its trainer did, and still has the base for it."""
+    return bool(
+        adapter["verification"] and adapter["verification"]["ok"] and adapter["base_served"] is not False
+    )
 
 
 def _is_fit(adapter: Json) -> bool:
@@ -191,6 +200,8 @@ def _steps(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
 
 def _verification(adapter: Json) -> None:
     found = adapter["verification"]
+    if adapter["base_served"] is False:
+        st.error(f"{_OTHER_BASE} Train it again on these.", icon=":material/error:")
     if adapter["verify_error"]:
         st.error(plain_markdown(adapter["verify_error"]["detail"]), icon=":material/error:")
     if found is None:

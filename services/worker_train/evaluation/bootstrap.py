@@ -31,12 +31,15 @@ class Interval:
 class Comparison:
     """One figure of both models on the same rows; `difference` is candidate minus base."""
 
+    #: How many draws each resample makes: groups, and rows without one. It, not the number of rows, says how
+    #: far the intervals can be trusted.
+    units: int
     base: Interval
     candidate: Interval
     difference: Interval
 
     def to_json(self) -> dict[str, Any]:
-        """The three intervals as JSON."""
+        """The three intervals, and what they rest on, as JSON."""
         return asdict(self)
 
 
@@ -78,6 +81,7 @@ def compare(
     bases, candidates = figure(sums[:, 0] / sums[:, 2]), figure(sums[:, 1] / sums[:, 2])
     own_base, own_candidate = figure(total[0:1] / total[2])[0], figure(total[1:2] / total[2])[0]
     return Comparison(
+        units=count,
         base=_interval(own_base, bases, level),
         candidate=_interval(own_candidate, candidates, level),
         difference=_interval(own_candidate - own_base, candidates - bases, level),
@@ -100,6 +104,7 @@ def compare_shares(
     )
     reach = min(3 / len(base), 1.0) * scale
     return Comparison(
+        units=found.units,
         base=_at_edge(found.base, scale, reach),
         candidate=_at_edge(found.candidate, scale, reach),
         difference=found.difference,
