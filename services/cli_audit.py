@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shared.audit.checkpoint import Signer
     from shared.audit.checkpoints import Signed
-    from shared.audit.verify import Report
+    from shared.audit.findings import Report
     from shared.db import Database
     from shared.settings import Settings
 

@@ -1,0 +1,79 @@
+"""Reads rows as they are stored, whoever wrote them. It believes no type of a column.
+
+SQLite keeps what it is given: a text where bytes belong, bytes that are no text. A verification has to name
+that, and not to fail of it; so nothing here converts a value, and nothing is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Executable,
+    String,
+    bindparam,
+    func,
+    select,
+    type_coerce,
+)
+
+#: A moment as text, on both databases alike.
+_MOMENT = "YYYY-MM-DD HH24:MI:SS.US"
+
+
+def fetch(connection: Connection, statement: Executable, values: dict[str, Any] | None = None) -> list[Any]:
+    """All rows as plain tuples of what the driver gives."""
+    result = connection.execute(statement, values or {})
+    cursor = result.cursor
+    rows = [] if cursor is None else list(cursor.fetchall())
+    result.close()
+    return rows
+
+
+@contextmanager
+def any_text(connection: Connection) -> Iterator[None]:
+    """Within it SQLite gives a text that is no UTF-8 as well, its bytes as lone surrogates."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    before: Callable[[bytes], Any] = driver.text_factory
+    driver.text_factory = _text
+    try:
+        yield
+    finally:
+        driver.text_factory = before
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def moment(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The moment as `2026-11-02 09:15:00.000000` in UTC: PostgreSQL makes text of it faster than Python does.
+
+    On SQLite it is what is stored, whatever that is.
+    """
+    if connection.dialect.name == "postgresql":
+        return func.to_char(func.timezone("UTC", column), _MOMENT)
+    return type_coerce(column, String)
+
+
+def among(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the column is one of `ids`, a parameter that `as_ids` makes: one, however many there are."""
+    if connection.dialect.name == "postgresql":
+        return column == func.any(bindparam("ids", type_=ARRAY(String)))
+    found = func.json_each(bindparam("ids", type_=String)).table_valued("value")
+    return column.in_(select(found.c.value))
+
+
+def as_ids(connection: Connection, ids: Collection[str]) -> dict[str, Any]:
+    """The parameter of `among`."""
+    sorted_ids = sorted(ids)
+    return {"ids": sorted_ids if connection.dialect.name == "postgresql" else json.dumps(sorted_ids)}
