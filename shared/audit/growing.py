@@ -6,7 +6,7 @@ made of them already: the root of any size costs a few hashes more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from shared.audit.merkle import EMPTY_ROOT
@@ -47,13 +47,17 @@ class Growing:
         #: By level, the tile of it that is not whole yet.
         self._tiles = [_Tile()]
 
-    def add(self, leaf: bytes) -> None:
-        """One more leaf."""
-        self.size += 1
-        hashes = self._tiles[0].hashes
-        hashes.append(leaf)
-        if len(hashes) == WIDTH:
-            self._end(0, self.size // WIDTH - 1)
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """More leaves."""
+        at = 0
+        while at < len(leaves):
+            hashes = self._tiles[0].hashes
+            more = leaves[at : at + WIDTH - len(hashes)]
+            hashes += more
+            at += len(more)
+            self.size += len(more)
+            if len(hashes) == WIDTH:
+                self._end(0, self.size // WIDTH - 1)
 
     def root(self) -> bytes:
         """The root of the leaves so far (RFC 6962, 2.1)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +47,11 @@ class KnownCheckpoints:
         self._by_size: dict[int, list[Known]] = defaultdict(list)
         self._seen = 0
 
-    def take(self, size: int) -> Iterable[Known]:
-        """Those of this size; they are forgotten."""
-        return self._by_size.pop(size, ())
+    def take(self, after: int, up_to: int) -> Iterator[tuple[int, list[Known]]]:
+        """Those of more than `after` and at most `up_to` entries, the smallest first; they are forgotten."""
+        for size in range(after + 1, up_to + 1):
+            if size in self._by_size:
+                yield size, self._by_size.pop(size)
 
     def left(self) -> Iterable[tuple[int, Known]]:
         """Those that nobody took, the smallest first."""

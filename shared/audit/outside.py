@@ -20,7 +20,7 @@ from shared.db.tables import audit_events, data_keys, jobs, messages, released_s
 from shared.privacy.envelope import WRAPPED_BYTES
 
 #: How the actions begin that speak of rows.
-BOUND = ("question.", "answer.", "guard.", "review.given")
+BOUND = ("question.asked", "answer.", "guard.", "review.given")
 #: The event that says that a conversation was erased.
 ERASED = "conversation.erased"
 _ROLES = {"question": "user", "answer": "assistant"}

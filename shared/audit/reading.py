@@ -7,7 +7,8 @@ that, and not to fail of it; so nothing here converts a value, and nothing is re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+import sqlite3
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,28 +23,42 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
+from sqlalchemy.exc import OperationalError
 
 #: A moment as text, on both databases alike.
 _MOMENT = "YYYY-MM-DD HH24:MI:SS.US"
 
 
 def fetch(connection: Connection, statement: Executable, values: dict[str, Any] | None = None) -> list[Any]:
-    """All rows as plain tuples of what the driver gives."""
+    """All rows as plain tuples of what the driver gives.
+
+    SQLite's driver refuses a text that is no UTF-8; then its bytes are given as lone surrogates.
+    """
+    try:
+        return _all_rows(connection, statement, values)
+    except (OperationalError, sqlite3.OperationalError):
+        if connection.dialect.name != "sqlite":
+            raise
+    with any_text(connection):
+        return _all_rows(connection, statement, values)
+
+
+def _all_rows(connection: Connection, statement: Executable, values: dict[str, Any] | None) -> list[Any]:
     result = connection.execute(statement, values or {})
-    cursor = result.cursor
-    rows = [] if cursor is None else list(cursor.fetchall())
-    result.close()
-    return rows
+    try:
+        return [] if result.cursor is None else list(result.cursor.fetchall())
+    finally:
+        result.close()
 
 
 @contextmanager
 def any_text(connection: Connection) -> Iterator[None]:
-    """Within it SQLite gives a text that is no UTF-8 as well, its bytes as lone surrogates."""
-    if connection.dialect.name != "sqlite":
+    """Within it SQLite gives any text, at some cost; other databases hold none but UTF-8."""
+    driver: Any = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
         yield
         return
-    driver: Any = connection.connection.driver_connection
-    before: Callable[[bytes], Any] = driver.text_factory
+    before = driver.text_factory
     driver.text_factory = _text
     try:
         yield

@@ -29,8 +29,10 @@ from shared.db.tables_audit import audit_pending, audit_tiles
 #: Entries that are read at once.
 PAGE = 4096
 
-_COLUMNS = ("id", "actor", "session_id", "action", "object", "outcome", "reason", "schema_version")
+#: What an event's columns repeat of it; by its id it is joined.
+_COLUMNS = ("actor", "session_id", "action", "object", "outcome", "reason", "schema_version")
 _said = itemgetter(*_COLUMNS)
+_read = json.JSONDecoder().raw_decode
 _TILE = select(audit_tiles.c.hashes, audit_tiles.c.root).where(
     audit_tiles.c.level == bindparam("of_level"), audit_tiles.c.number == bindparam("of_number")
 )
@@ -56,13 +58,13 @@ def verify(
     known.add(checkpoints)
     with any_text(connection):
         restored = superseded(connection, verifier)
-        known.add_stored(connection)
-        walk = _Walk(connection, report, known, restored)
-        for rows in _pages(connection):
-            walk.take(rows)
-            on_page(walk.tree.size)
-        walk.end()
-        _check_apart(connection, report)
+    known.add_stored(connection)
+    walk = _Walk(connection, report, known, restored)
+    for rows in _pages(connection):
+        walk.take(rows)
+        on_page(walk.tree.size)
+    walk.end()
+    _check_apart(connection, report)
     on_page(report.size)
     return report
 
@@ -110,11 +112,14 @@ class _Walk:
 
     def take(self, rows: list[Any]) -> None:
         """Check the next entries, and what they speak of."""
-        tree, take = self.tree, self._known.take
-        for row in rows:
-            tree.add(self._leaf(row))
-            for checkpoint in take(tree.size):
+        leaves = [self._leaf(row) for row in rows]
+        begun, done = self.tree.size, 0
+        for size, checkpoints in self._known.take(begun, begun + len(leaves)):
+            self.tree.extend(leaves[done : size - begun])
+            done = size - begun
+            for checkpoint in checkpoints:
                 self._compare(checkpoint)
+        self.tree.extend(leaves[done:])
         self._outside.check()
 
     def end(self) -> None:
@@ -144,8 +149,16 @@ class _Walk:
             self._report.add("its event was changed", entry=sequence, event=event)
             return leaf
         try:
-            record = json.loads(data.decode())
-            if _said(record) != row[5:] or record["occurred_at"] != f"{row[4][:10]}T{row[4][11:]}+00:00":
+            text = data.decode()
+            record, end = _read(text)
+            if end != len(text):
+                raise ValueError("something follows the event")
+            at = row[4]
+            if (
+                _said(record) != row[5:]
+                or record["id"] != event
+                or record["occurred_at"] != f"{at[:10]}T{at[11:]}+00:00"
+            ):
                 what = f"the column {_differs(record, row)} was changed"
                 self._report.add(what, entry=sequence, event=event)
             elif record["action"].startswith(BOUND):
@@ -189,6 +202,8 @@ class _Walk:
 
 def _differs(record: dict[str, Any], row: Any) -> str:
     """The first column that does not say what was sealed."""
+    if record["id"] != row[1]:
+        return "id"
     for name, one, other in zip(_COLUMNS, _said(record), row[5:], strict=True):
         if one != other:
             return name
