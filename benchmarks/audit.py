@@ -1,7 +1,12 @@
 """The sealed log on both databases: sealing, what an event adds to a request, verifying, proving, searching.
 
-`python -m benchmarks.audit`; a log of a million events, made in bulk, then sealed as the gateway does. Each
+`python -m benchmarks.audit`; a log of a million events as the product writes them, made in bulk, then sealed
+as the gateway does: of six events one is a question and one its answer, which are bound to stored texts. Each
 step runs in a process of its own, so that its memory can be told. It knows nothing of HTTP.
+
+`verify_per_s` is of the whole log, with a checkpoint for each minute of `A_MINUTE` entries, in the database
+and in the second place; `verify_bound_per_s` of a log in which every event is bound to texts;
+`verify_checkpoint_ms` is what each checkpoint more costs.
 """
 
 from __future__ import annotations
@@ -19,47 +24,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select, text
 
-from benchmarks import report, searching
+from benchmarks import log_rows, report, searching
 from benchmarks.gateway import postgresql
-from shared.audit import checkpoints, record
+from shared.audit import checkpoints
 from shared.audit.checkpoint import Signer
+from shared.audit.growing import Growing
 from shared.audit.merkle import inclusion_holds, inclusion_path
 from shared.audit.sequencer import Hint, root_at, seal_batch, tree_size
 from shared.audit.tiles import read_nodes
-from shared.audit.verify import verify
+from shared.audit.verifying import verify_log
 from shared.clock import DatabaseClock
 from shared.db import migrate
 from shared.db.engine import Database, connect
-from shared.db.rows import Rows
 from shared.db.tables import audit_seals, data_keys
+from shared.db.tables_audit import audit_checkpoints
 from shared.ids import new_id
+from shared.storage import Storage
 
 SMALL, LARGE = 10_000, 1_000_000
 QUICK_LARGE, QUICK_CONVERSATIONS, CONVERSATIONS = 60_000, 5_000, 100_000
+#: Entries between two checkpoints: the gateway signs one a minute.
+A_MINUTE = 100
 SIGNER = Signer(base64.b64encode(bytes(range(32))).decode())
-
-
-def append(database: Database, count: int) -> None:
-    """Events as a question makes them, a thousand to a transaction."""
-    for _ in range(count // 1000):
-        rows = Rows()
-        for _ in range(1000):
-            _event(rows)
-        with database.write() as connection:
-            rows.store(connection)
-
-
-def _event(into: Any) -> None:
-    record.append(
-        into,
-        now=datetime.now(UTC),
-        actor=record.Actor(new_id(), new_id()),
-        action="question.asked",
-        object=f"job:{new_id()}",
-        details={"conversation": new_id(), "message": new_id(), "commitment": "0" * 64, "adapter": None},
-    )
 
 
 def seal(database: Database) -> float:
@@ -93,7 +81,7 @@ def added_by_an_event(database: Database, rounds: int) -> float:
                 insert(data_keys).values(**row, master_key_version=1, created_at=datetime.now(UTC))
             )
             if logged:
-                _event(connection)
+                log_rows.event(connection)
         took[logged].append(1e3 * (time.perf_counter() - begun))
     return statistics.median(took[True]) - statistics.median(took[False])
 
@@ -117,39 +105,73 @@ def prove(database: Database, proofs: int) -> float:
     return statistics.median(took)
 
 
-def verify_all(database: Database) -> float:
-    """Entries verified a second, with one checkpoint."""
-    with database.write() as connection:
-        note = checkpoints.sign(connection, SIGNER, datetime.now(UTC)).note
+def sign_each_minute(database: Database, place: Storage) -> int:
+    """Sign what was not signed yet as if `A_MINUTE` entries came each minute; returns how many that gave.
+
+    They are kept in both places, as the gateway does.
+    """
     with database.read() as connection:
-        begun = time.perf_counter()
-        found = verify(connection, [("kept", note)], SIGNER.verifier)
-        took = time.perf_counter() - begun
+        known = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0
+        leaves = connection.execute(select(audit_seals.c.leaf_hash).order_by(audit_seals.c.sequence))
+        tree, made = Growing(lambda *_: None), []
+        for leaf in leaves.scalars():
+            tree.extend([bytes(leaf)])
+            if tree.size % A_MINUTE == 0 and tree.size > known:
+                now, root = datetime.now(UTC), tree.root()
+                note = SIGNER.sign(size=tree.size, root=root, now=now)
+                made.append(
+                    checkpoints.Signed(id=new_id(), size=tree.size, root=root, signed_at=now, note=note)
+                )
+    with database.write() as connection:
+        connection.execute(insert(audit_checkpoints), [dict(each.__dict__) for each in made])
+    for each in made:
+        checkpoints.publish(place, each, SIGNER.verifier)
+    return len(made)
+
+
+def verify_all(database: Database, place: Storage) -> dict[str, float]:
+    """Entries verified a second with all that they speak of, and with the checkpoints of both places."""
+    begun = time.perf_counter()
+    found = verify_log(database, place, SIGNER.verifier, lambda *_: None)
+    took = time.perf_counter() - begun
     if not found.holds or not found.checkpoints:
         raise AssertionError(f"the log does not hold: {found.findings}")
-    return found.size / took
+    return {"per_s": found.size / took, "checkpoints": found.checkpoints}
 
 
-def step(name: str, url: str, count: int) -> dict[str, float]:
+def checkpoint_ms(times: int = 200) -> float:
+    """Milliseconds to check what signed one checkpoint; the median."""
+    note, took = SIGNER.sign(size=1, root=bytes(32), now=datetime.now(UTC)), []
+    for _ in range(times):
+        begun = time.perf_counter()
+        SIGNER.verifier.read(note)
+        took.append(1e3 * (time.perf_counter() - begun))
+    return statistics.median(took)
+
+
+def step(name: str, url: str, count: int, place: Path) -> dict[str, float]:
     """Run one step in a process of its own; its figures, and the most memory that it held, in MB."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.audit", "--step", name, url, str(count)],
+        [sys.executable, "-m", "benchmarks.audit", "--step", name, url, str(count), str(place)],
         stdout=subprocess.PIPE,
         check=True,
     )
     return dict(json.loads(done.stdout))
 
 
-def run_step(name: str, url: str, count: int) -> None:
+def run_step(name: str, url: str, count: int, place: Path) -> None:
     """What `step` runs; prints its figures."""
     database = connect(url)
     figures: dict[str, float] = {}
-    if name == "append":
-        append(database, count)
+    if name in ("append", "append_bound"):
+        log_rows.append(database, count, bound_only=name == "append_bound")
+        _analyse(database)
     elif name == "seal":
         figures["per_s"] = seal(database)
+    elif name == "sign":
+        figures["signed"] = sign_each_minute(database, Storage(str(place)))
     elif name == "verify":
-        figures["per_s"] = verify_all(database)
+        figures |= verify_all(database, Storage(str(place)))
     elif name == "prove":
         figures["ms"] = prove(database, count)
     elif name == "added":
@@ -159,24 +181,39 @@ def run_step(name: str, url: str, count: int) -> None:
     print(json.dumps(figures))
 
 
-def measure(url: str, *, large: int, conversations: int) -> dict[str, float]:
-    """All figures of one database."""
+def _analyse(database: Database) -> None:
+    """What PostgreSQL's own housekeeping does within a minute."""
+    if database.dialect == "postgresql":
+        with database.read() as connection:
+            connection.execute(text("ANALYZE"))
+
+
+def measure(url: str, place: Path, *, large: int, conversations: int) -> dict[str, float]:
+    """All figures of one database; `place` is an empty folder for its checkpoints."""
     database = connect(url)
     migrate.upgrade(database.writer)
     database.close()
-    added = step("added", url, 500)
-    step("append", url, SMALL)
-    step("seal", url, 0)  # with what `added` wrote
-    small = step("verify", url, 0)
-    step("append", url, large - SMALL)
-    sealed, checked, proved = (
-        step(name, url, count) for name, count in (("seal", 0), ("verify", 0), ("prove", 200))
-    )
+
+    def run(name: str, count: int = 0) -> dict[str, float]:
+        return step(name, url, count, place)
+
+    run("append_bound", SMALL)
+    run("seal")
+    run("sign")
+    small = run("verify")
+    added = run("added", 500)
+    run("append", large - SMALL)
+    sealed = run("seal")  # with what `added` wrote
+    run("sign")
+    checked, proved = run("verify"), run("prove", 200)
     return {
         "entries": large,
         "seal_per_s": round(sealed["per_s"]),
         "write_added_ms": round(added["ms"], 3),
         "verify_per_s": round(checked["per_s"]),
+        "verify_bound_per_s": round(small["per_s"]),
+        "verify_checkpoints": round(checked["checkpoints"]),
+        "verify_checkpoint_ms": round(checkpoint_ms(), 3),
         "proof_ms": round(proved["ms"], 2),
         "verify_mb_small": round(small["mb"]),
         "verify_mb": round(checked["mb"]),
@@ -189,18 +226,21 @@ def measure(url: str, *, large: int, conversations: int) -> dict[str, float]:
 def main() -> None:
     """Measure on both databases, print, keep."""
     parser = report.options(__doc__ or "")
-    parser.add_argument("--step", nargs=3, metavar=("NAME", "URL", "COUNT"), help="run one step (for itself)")
+    parser.add_argument(
+        "--step", nargs=4, metavar=("NAME", "URL", "COUNT", "PLACE"), help="run one step (for itself)"
+    )
     flags = parser.parse_args()
     if flags.step:
-        name, url, count = flags.step
-        return run_step(name, url, int(count))
+        name, url, count, place = flags.step
+        return run_step(name, url, int(count), Path(place))
     large, conversations = (QUICK_LARGE, QUICK_CONVERSATIONS) if flags.quick else (LARGE, CONVERSATIONS)
     result: dict[str, Any] = report.machine()
+    sizes = {"large": large, "conversations": conversations}
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'medichat.db'}"
-        result["sqlite"] = measure(url, large=large, conversations=conversations)
-    with postgresql() as url:
-        result["postgresql"] = measure(url, large=large, conversations=conversations)
+        result["sqlite"] = measure(url, Path(folder) / "checkpoints", **sizes)
+    with tempfile.TemporaryDirectory() as folder, postgresql() as url:
+        result["postgresql"] = measure(url, Path(folder), **sizes)
     report.save("audit", result, quick=flags.quick)
     print(json.dumps(result) if flags.json else json.dumps(result, indent=1))
     return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shared.audit.checkpoint import Signer
     from shared.audit.checkpoints import Signed
-    from shared.audit.verify import Report
+    from shared.audit.findings import Report
     from shared.db import Database
     from shared.settings import Settings
 
@@ -72,13 +72,17 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _must_be_signed(signer: Signer, path: str, note: str) -> None:
-    """A file that is no checkpoint of this log says nothing about it: that is a slip, and no alteration."""
+    """A file that this log did not sign is a slip, or the mark of a log that was written anew."""
     from shared.errors import BadCheckpoint
 
     try:
         signer.verifier.read(note)
     except BadCheckpoint as error:
-        raise BadCheckpoint(f"{path} is no checkpoint of this log ({error}); name another file.") from error
+        raise BadCheckpoint(
+            f"{path} is no checkpoint of this log ({error}). If you took it from this log, then the log has "
+            "another key now: that is what a log looks like which was written anew under a key of somebody "
+            "else's. Compare `medichat audit key` with the key that you noted. Else name another file."
+        ) from error
 
 
 def _tell(report: Report, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, update
 
 from shared.audit import record
+from shared.audit.binding import bind_verdict
 from shared.conversations import Conversations, StoredVerdict
 from shared.db.tables import conversations as talks
 from shared.guard import Guard, Responses
@@ -58,7 +59,9 @@ def record_end(
         reason=job.error,
         details={
             "conversation": job.conversation_id,
+            "question": job.question_id,
             "message": kept and kept.message_id,
+            "seq": kept and kept.seq,
             "ciphertext_sha256": kept and kept.ciphertext_sha256,
             "commitment": kept and kept.commitment,
             "sentences_sha256": kept and kept.sentences_sha256,
@@ -122,11 +125,7 @@ def respond(
         actor=actor,
         action=f"guard.{verdict.category or verdict.source}",
         object=f"job:{job.id}",
-        details={
-            "verdict": verdict_id,
-            "source": verdict.source,
-            "policy_version": guard.policy_version,
-        },
+        details=bind_verdict(verdict_id, verdict, guard.policy_version),
     )
 
 

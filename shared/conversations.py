@@ -89,6 +89,8 @@ class Kept:
 
     conversation_id: str
     message_id: str
+    #: Its number in the conversation, from 1.
+    seq: int
     #: SHA-256 of the ciphertext, and the salted commitment to the text (`DataKey.commitment`); in hex.
     ciphertext_sha256: str
     commitment: str
@@ -258,6 +260,7 @@ class Conversations:
         return Kept(
             conversation_id=conversation_id,
             message_id=message_id,
+            seq=seq,
             ciphertext_sha256=digest_text(sealed),
             commitment=key.commitment(text, place=place),
         )
@@ -429,7 +432,10 @@ class Conversations:
             parent_id=job.question_id,
             job_id=job.id,
         )
-        return replace(kept, sentences_sha256=digest_sentences(rows))
+        bound = (
+            (row.seq, row.action, row.ciphertext, row.suppressed_ciphertext, row.verdict_id) for row in rows
+        )
+        return replace(kept, sentences_sha256=digest_sentences(bound))
 
 
 def _open_sentences(rows: Sequence[Any], job_id: str, key: DataKey) -> list[Sentence]:

@@ -380,8 +380,8 @@ def submit(
     return job
 
 
-def _bound(kept: Kept) -> dict[str, str]:
-    return {"ciphertext_sha256": kept.ciphertext_sha256, "commitment": kept.commitment}
+def _bound(kept: Kept) -> dict[str, Any]:
+    return {"seq": kept.seq, "ciphertext_sha256": kept.ciphertext_sha256, "commitment": kept.commitment}
 
 
 def answer_at_once(

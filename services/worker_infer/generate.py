@@ -33,6 +33,7 @@ from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText, Turn
 from shared.answers import record_end, respond
 from shared.audit import record
+from shared.audit.binding import bind_verdict
 from shared.conversations import Conversations, StoredVerdict
 from shared.db import Database, is_away
 from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
@@ -475,13 +476,7 @@ class _Attempt:
             actor=a._actor,
             action="guard.flagged" if verdict.action is Action.ESCALATE else "guard.stepped_in",
             object=f"job:{job.id}",
-            details={
-                "verdict": verdict_id,
-                "action": verdict.action,
-                "category": verdict.category,
-                "source": verdict.source,
-                "policy_version": self._standing.guard.policy_version,
-            },
+            details=bind_verdict(verdict_id, verdict, self._standing.guard.policy_version),
         )
         return verdict_id
 

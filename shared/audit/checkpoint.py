@@ -128,8 +128,7 @@ class Verifier:
 
     def read(self, note: str) -> Checkpoint:
         """The checkpoint of a signed note. Raises BadCheckpoint."""
-        body = self.open(note)
-        checkpoint = parse(body)
+        checkpoint = parse(self.open(note))
         if checkpoint.origin != self.name:
             raise BadCheckpoint("it is of another log")
         return checkpoint
@@ -160,7 +159,7 @@ def parse(body: str) -> Checkpoint:
         raise BadCheckpoint("this is no checkpoint")
     try:
         root = base64.b64decode(lines[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # no base64, or no ASCII
         raise BadCheckpoint("its root cannot be read") from error
     if len(root) != HASH_BYTES:
         raise BadCheckpoint("its root cannot be read")

@@ -14,6 +14,10 @@ from shared.db.tables import audit_events
 from shared.ids import new_id
 
 SCHEMA_VERSION = 1
+#: Made once: `json.dumps` makes an encoder each time.
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
 SYSTEM = "system"
 #: Whoever has a shell on the machine; it is nobody's account.
 OPERATOR = "operator"
@@ -85,5 +89,4 @@ def append(
 
 def canonical_json(value: Any) -> bytes:
     """The one way to write this value: keys sorted, no blanks, UTF-8, no NaN (after RFC 8785)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return _canonical(value).encode()

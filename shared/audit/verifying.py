@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from shared.audit.checkpoint import Verifier
 from shared.audit.checkpoints import kept
+from shared.audit.findings import Report
 from shared.audit.sequencer import tree_size
-from shared.audit.verify import Report, verify
+from shared.audit.verify import verify
 from shared.db.engine import Database, connect
 from shared.storage import Storage
 
@@ -34,9 +36,10 @@ def verify_log(
 
     Raises OSError when the second place cannot be read: what it knows must not be left out unnoticed.
     """
-    notes = [*kept(place), *also]  # before the log is read: it only grows
     with database.read() as connection:
         size = tree_size(connection)
+    notes = chain(kept(place), also)  # read before the log is, in a transaction of its own: it only grows
+    with database.read() as connection:
         return verify(connection, notes, verifier, lambda checked: on_page(checked, size))
 
 

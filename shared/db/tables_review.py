@@ -31,6 +31,7 @@ reviews = Table(
     Column("guard_right", Boolean),  # where the guard stepped in: whether it should have
     Column("corrected_ciphertext", LargeBinary),
     Column("note_ciphertext", LargeBinary),
+    Column("salt", LargeBinary),  # of the commitment to it in the log; NULL: a draft
     Column("key_id", Id, ForeignKey("data_keys.key_id"), nullable=False),  # the conversation's
     Column("changed_at", UtcDateTime, nullable=False),
     Column("given_at", UtcDateTime),  # NULL: a draft

@@ -26,7 +26,9 @@ from shared.privacy.keyring import KEY_BYTES, Keyring
 
 log = logging.getLogger(__name__)
 
-_NONCE_BYTES = 12
+_NONCE_BYTES, _TAG_BYTES = 12, 16
+#: Of a wrapped data key.
+WRAPPED_BYTES = _NONCE_BYTES + KEY_BYTES + _TAG_BYTES
 #: After a look for a version that was in vain, the keyring is not looked at for that version for so long.
 _LOOK_AGAIN_S = 5.0
 

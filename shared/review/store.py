@@ -7,12 +7,14 @@
 Every method runs in the caller's transaction.
 """
 
+import os
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from shared.audit.binding import SALT_BYTES, bind_review
 from shared.conversations import Conversations
 from shared.db.tables import jobs, messages
 from shared.db.tables_review import review_items, reviews
@@ -115,8 +117,8 @@ class ReviewStore:
 
     def give(
         self, connection: Connection, item_id: str, reviewer_id: str, now: datetime
-    ) -> tuple[Review, bool]:
-        """Give the draft as a review, and whether it was not given yet.
+    ) -> tuple[Review, dict[str, str] | None]:
+        """Give the draft as a review, and what binds the log to it; None when it was given already.
 
         Raises NotFound, KeyDestroyed, InvalidInput when something is missing, and Conflict.
         """
@@ -124,7 +126,7 @@ class ReviewStore:
         key = self._conversations.key(connection, item.conversation_id)
         mine = taking.review_of(connection, item_id, reviewer_id)
         if mine is not None and mine.given_at is not None:
-            return Review.from_row(mine, key), False
+            return Review.from_row(mine, key), None
         draft = Review.from_row(self._held(connection, item, reviewer_id, now), key).draft
         stepped_in = self.guard_done(connection, Item.from_row(item)).stepped_in
         check_given(draft.verdict, draft.category, draft.guard_right, stepped_in=stepped_in)
@@ -134,12 +136,14 @@ class ReviewStore:
             reviewer_id,
             category=draft.category if draft.verdict is ReviewVerdict.UNSAFE else None,
             guard_right=draft.guard_right if stepped_in else None,
+            salt=os.urandom(SALT_BYTES),
             changed_at=now,
             given_at=now,
         )
         if taking.given(connection, item_id) >= item.wanted:
             _close(connection, item_id, now)
-        return Review.from_row(_written(connection, item_id, reviewer_id), key), True
+        written = _written(connection, item_id, reviewer_id)
+        return Review.from_row(written, key), bind_review(written)
 
     def take_back(self, connection: Connection, item_id: str, reviewer_id: str, now: datetime) -> Review:
         """Make a given review a draft again, which is held.
@@ -159,7 +163,7 @@ class ReviewStore:
                 "Another person has given their review of this answer, which you may have seen, so yours "
                 "stays as it is; if it is wrong, ask for a review by one more person."
             )
-        taking.write(connection, item_id, reviewer_id, given_at=None, taken_at=now, changed_at=now)
+        taking.write(connection, item_id, reviewer_id, given_at=None, salt=None, taken_at=now, changed_at=now)
         _close(connection, item_id, None)
         return Review.from_row(_written(connection, item_id, reviewer_id), key)
 

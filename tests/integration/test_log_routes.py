@@ -1,5 +1,6 @@
 """What auditors do with the sealed log: by HTTP, on the page and at a terminal."""
 
+import base64
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from services import cli
 from services.api import sealing
 from services.api.sealing import Sealing
 from shared.audit.check_proof import check
-from shared.audit.checkpoint import Verifier
+from shared.audit.checkpoint import Signer, Verifier
 from shared.audit.checkpoints import dependence
 from shared.audit.sequencer import seal_all
 from shared.auth.roles import Role
@@ -248,6 +249,10 @@ def test_a_file_that_is_no_checkpoint_is_told(
     other.write_text("x")
     assert cli.main(["audit", "verify", "--checkpoint", str(other)]) == 1
     assert f"{other} is no checkpoint of this log" in capsys.readouterr().err
+    another = Signer(base64.b64encode(bytes(32)).decode())
+    other.write_text(another.sign(size=1, root=bytes(32), now=datetime.now(UTC)))
+    assert cli.main(["audit", "verify", "--checkpoint", str(other)]) == 1
+    assert "written anew under a key" in capsys.readouterr().err
     assert cli.main(["audit", "prove", "x", str(tmp_path / "p")]) == 1
     assert "There is no conversation under this id" in capsys.readouterr().err
 

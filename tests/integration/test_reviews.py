@@ -213,7 +213,7 @@ def test_nothing_tells_a_second_reviewer_what_the_first_said(api: Api) -> None:
     draft = {"verdict": "unsafe", "category": "diagnosis", "guard_right": True, "corrected": CORRECTED}
     judge(first, item, **draft)
     (event,) = second.get("/v1/audit/events", params={"action": "review.given"}).json()["items"]
-    assert set(event["details"]) == {"item", "conversation", "job"}
+    assert set(event["details"]) == {"item", "conversation", "job", "commitment", "texts_commitment"}
     of_first = ({"review_verdict": "unsafe"}, {"review_category": "diagnosis"})
     path = "/v1/audit/conversations"
     assert not any(second.get(path, params=each).json()["items"] for each in of_first)

@@ -17,9 +17,10 @@ from sqlalchemy import delete, select, text, update
 
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
+from shared.audit.findings import Report
 from shared.audit.proofs import prove_conversation
 from shared.audit.sequencer import Hint, lag, root_at, seal_all, seal_batch, tree_size
-from shared.audit.verify import Report, verify
+from shared.audit.verify import verify
 from shared.clock import DatabaseClock
 from shared.db.engine import Database, connect
 from shared.db.tables import audit_events, audit_seals, data_keys, messages, released_sentences

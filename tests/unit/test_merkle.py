@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.audit.growing import Growing
 from shared.audit.merkle import (
     Nodes,
     consistency_holds,
@@ -120,3 +121,24 @@ def test_growth_is_shown_and_anything_else_is_not(data: st.DataObject) -> None:
     assert not consistency_holds(old, new, [*path, roots[0]], *roots)
     if path:
         assert not consistency_holds(old, new, path[1:], *roots)
+
+
+def test_a_tree_that_grows_has_the_roots_and_tiles_of_its_leaves() -> None:
+    leaves = [leaf_hash(str(number).encode()) for number in range(256 * 256 + 300)]
+
+    def node(level: int, number: int) -> bytes:
+        return root_of(leaves[number << level : (number + 1) << level])
+
+    tiles: dict[tuple[int, int], bytes] = {}
+
+    def keep(level: int, number: int, hashes: list[bytes], root: bytes) -> None:
+        assert len(hashes) == 256
+        tiles[level, number] = root
+
+    tree, done = Growing(keep), 0
+    assert tree.root() == tree_root(0, node)
+    for size in (1, 2, 3, 100, 255, 256, 257, 1000, 256 * 256 - 1, 256 * 256, 256 * 256 + 1, len(leaves)):
+        tree.extend(leaves[done:size])
+        done = size
+        assert (tree.size, tree.root()) == (size, tree_root(size, node))
+    assert tiles == {**{(0, number): node(8, number) for number in range(257)}, (1, 0): node(16, 0)}

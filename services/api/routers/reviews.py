@@ -114,9 +114,11 @@ def give_review(item_id: str, caller: Auditor, gateway: GatewayDep) -> ReviewVie
     """
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        review, new = gateway.reviews.give(connection, item_id, caller.user_id, now)
-        if new:  # without what it says: a second reviewer, who may read the log, must not know that
-            _log(connection, gateway, caller, "review.given", gateway.reviews.item(connection, item_id))
+        review, bound = gateway.reviews.give(connection, item_id, caller.user_id, now)
+        if bound is not None:
+            # without what it says: a second reviewer, who may read the log, must not know that
+            item = gateway.reviews.item(connection, item_id)
+            _log(connection, gateway, caller, "review.given", item, bound=bound)
     return _review_view(review)
 
 
@@ -148,15 +150,16 @@ def _log(
     item: Item,
     *,
     whole: bool = False,
+    bound: dict[str, str] | None = None,
 ) -> None:
-    """Log an act; `whole`: it shows a conversation, which is then what was acted on."""
+    """Log an act; `whole`: it shows a conversation, which is then what was acted on; `bound`: to a review."""
     record.append(
         connection,
         now=gateway.clock.now(connection),
         actor=caller.actor,
         action=action,
         object=f"conversation:{item.conversation_id}" if whole else f"review:{item.id}",
-        details={"item": item.id, "conversation": item.conversation_id, "job": item.job_id},
+        details={"item": item.id, "conversation": item.conversation_id, "job": item.job_id, **(bound or {})},
     )
 
 

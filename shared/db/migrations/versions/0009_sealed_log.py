@@ -192,6 +192,7 @@ def upgrade() -> None:
         sa.Column("guard_right", sa.Boolean(), nullable=True),
         sa.Column("corrected_ciphertext", sa.LargeBinary(), nullable=True),
         sa.Column("note_ciphertext", sa.LargeBinary(), nullable=True),
+        sa.Column("salt", sa.LargeBinary(), nullable=True),
         sa.Column("key_id", sa.String(length=36), nullable=False),
         sa.Column("changed_at", UtcDateTime(), nullable=False),
         sa.Column("given_at", UtcDateTime(), nullable=True),
