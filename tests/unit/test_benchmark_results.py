@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
 
 from benchmarks import gateway, overhead, report, serving, training
 from benchmarks.systems import Answer
+
+FIGURES = training.figures(tokens=100, seconds=2.0, eval_loss=3.0, peak_mb=4.0, dtype="float32")
 
 
 class Fast:
@@ -103,10 +106,36 @@ def test_gateway_tells_accepted_questions_of_both_by_database(
 def test_training_tells_figures_of_the_baseline_and_of_ours(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = training.figures(tokens=100, seconds=2.0, eval_loss=3.0, peak_mb=4.0, dtype="float32")
-    monkeypatch.setattr(training, "_in_a_process", lambda *_: found)
+    monkeypatch.setattr(training, "_in_a_process", lambda *_: FIGURES)
     monkeypatch.setattr(training.training_gpu, "measure", lambda **_: "not measured")
     check_training(told_by(training.main, monkeypatch, capsys))
+
+
+def test_a_comparison_of_trainings_is_kept_whatever_becomes_of_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lost(**_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(training, "_in_a_process", lambda *_: FIGURES)
+    monkeypatch.setattr(training.training_gpu, "measure", lost)
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        training.main()
+    check_training(kept("training"))
+
+
+def test_the_figures_of_a_gpu_are_kept_apart_and_those_of_none_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--gpu"])
+    for found in ({"card": "NVIDIA H200"}, "not measured: there is no GPU"):
+        monkeypatch.setattr(training.training_gpu, "measure", lambda found=found, **_: found)
+        training.main()
+    assert kept("training_gpu")["gpu"] == {"card": "NVIDIA H200"}
+    assert not (tmp_path / "training.json").exists()
 
 
 @pytest.mark.parametrize(
