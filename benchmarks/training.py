@@ -8,6 +8,7 @@ memory is its own. Where there is a GPU, MedGemma 4B's true shapes with random w
 
 import argparse
 import gzip
+import itertools
 import json
 import random
 import subprocess
@@ -24,7 +25,10 @@ from benchmarks import notebook_recipe, training_gpu
 from benchmarks.report import machine, options, save
 from models.demo.knowledge import KINDS, load_knowledge
 from services.worker_train import base, callbacks, finetune
-from services.worker_train.tokens import Sample
+from services.worker_train.material import Material, prepare
+from services.worker_train.rows import Row
+from services.worker_train.tokens import Encoder, Sample
+from shared.settings import load_settings
 from shared.training.recipe import Data, load_preset
 
 ROWS, HELD_OUT = 2000, 200
@@ -63,22 +67,39 @@ def main() -> None:
 def compare(path: Path | None, *, quick: bool) -> dict[str, Any]:
     """Both systems on the same rows."""
     count, held_out = (QUICK_ROWS, QUICK_HELD_OUT) if quick else (ROWS, HELD_OUT)
-    rows = read_rows(path)
-    random.Random(0).shuffle(rows)
-    held_out = min(held_out, len(rows) // 5)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file, part in (("validation", rows[:held_out]), ("train", rows[held_out : held_out + count])):
-            (folder / f"{file}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+        write_rows(read_rows(path), folder, count=count, held_out=held_out)
         found = {system: _in_a_process(system, folder) for system in SYSTEMS}
     ours, other = found["ours"], found["baseline"]
     return {
-        "answers": len(rows[held_out : held_out + count]),
+        "answers": ours["answers"],
         **found,
         "speed_up": round(ours["supervised_tokens_per_s"] / other["supervised_tokens_per_s"], 2),
         "eval_loss_ratio": round(ours["eval_loss"] / other["eval_loss"], 4),
         "memory_ratio": round(ours["peak_mb"] / other["peak_mb"], 3),
     }
+
+
+def write_rows(rows: Sequence[dict[str, str]], folder: Path, *, count: int, held_out: int) -> None:
+    """Write so many rows to learn, and so many to hold out, a fifth at most."""
+    drawn = draw(rows, count + held_out)
+    held_out = min(held_out, len(drawn) // 5)
+    for file, part in (("validation", drawn[:held_out]), ("train", drawn[held_out:][:count])):
+        (folder / f"{file}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+
+
+def draw(rows: Sequence[dict[str, str]], count: int, *, system: str = "") -> list[dict[str, str]]:
+    """So many rows by chance of those that a training would not leave out as too long."""
+    source = base.find_source("demo", load_settings())
+    encoder = Encoder(tokenizer=base.open_tokenizer(source), max_tokens=MAX_TOKENS, system=system)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    return list(itertools.islice((row for row in shuffled if encoder.encode_all([_spoken(row)])), count))
+
+
+def _spoken(row: dict[str, str]) -> Row:
+    turns = [("user", row["question"]), ("assistant", row["answer"])]
+    return Row(messages=[{"role": role, "content": text} for role, text in turns])
 
 
 def read_rows(path: Path | None) -> list[dict[str, str]]:
@@ -103,11 +124,12 @@ def _in_a_process(system: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def measure(system: str, folder: Path) -> dict[str, Any]:
-    """Train one system in this process."""
+def read_material(folder: Path) -> Material:
+    """What both systems learn: the rows of the folder and nothing else."""
     recipe = load_preset("quick").changed(
         {
             "epochs": 1,
+            "canaries": 0,
             "max_tokens": MAX_TOKENS,
             "system": "as-is",
             "eval_steps": 10**6,
@@ -117,9 +139,14 @@ def measure(system: str, folder: Path) -> dict[str, Any]:
             ).model_dump(),
         }
     )
-    material = finetune.prepare(recipe)
+    return prepare(recipe)
+
+
+def measure(system: str, folder: Path) -> dict[str, Any]:
+    """Train one system in this process."""
+    material = read_material(folder)
     device = base.choose_device()
-    dtype = base.choose_dtype(recipe, device)
+    dtype = base.choose_dtype(material.recipe, device)
     model = base.open_model(material.source, device=device, dtype=dtype, nf4=False, packed=system == "ours")
     if system == "ours":
         watch = callbacks.Watch(lambda *_, **__: None, callbacks.StopRequest(), patience=None)
@@ -136,6 +163,8 @@ def measure(system: str, folder: Path) -> dict[str, Any]:
     peak = training_gpu.peak_bytes(device) / 1e6
     del model, trained.base_model.model.forward  # both trainers put a forward of their own there
     return figures(
+        answers=len(material.train),
+        held_out=len(material.validation),
         tokens=sum(sum(sample.learnt) for sample in material.train),
         seconds=seconds,
         eval_loss=answer_loss(trained, material.validation),
@@ -145,10 +174,12 @@ def measure(system: str, folder: Path) -> dict[str, Any]:
 
 
 def figures(
-    *, tokens: int, seconds: float, eval_loss: float, peak_mb: float, dtype: str
+    *, answers: int, held_out: int, tokens: int, seconds: float, eval_loss: float, peak_mb: float, dtype: str
 ) -> dict[str, float | str]:
-    """What is told of one system that learnt so many answer tokens."""
+    """What is told of one system that learnt so many answers, with so many tokens."""
     return {
+        "answers": answers,
+        "held_out": held_out,
         "supervised_tokens_per_s": round(tokens / seconds, 1),
         "eval_loss": round(eval_loss, 4),
         "peak_mb": round(peak_mb, 1),

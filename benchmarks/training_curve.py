@@ -7,16 +7,16 @@ last; no row's text is in any of them.
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import MAX_TOKENS, read_rows
+from benchmarks.training import MAX_TOKENS, draw, read_rows
 from services.worker_train import base, callbacks, finetune
 from services.worker_train.material import prepare
+from shared.settings import load_settings
 from shared.training.recipe import Data, Recipe, load_preset
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -29,11 +29,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=1)
     chosen = parser.parse_args()
-    rows = read_rows(chosen.rows)
-    random.Random(0).shuffle(rows)
+    rows = draw(read_rows(chosen.rows), chosen.count, system=load_settings().system_prompt)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lines = "\n".join(map(json.dumps, rows[: chosen.count]))
+        lines = "\n".join(map(json.dumps, rows))
         (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
         data = Data(train=str(folder / "rows.jsonl")).model_dump()
         changes = {"epochs": chosen.epochs, "max_tokens": MAX_TOKENS, "data": data}
@@ -48,7 +47,7 @@ def main() -> None:
         {"step": 0, "eval_loss": before},
         *map(json.loads, done.stdout.splitlines()),
     ]
-    draw(events, chosen.count)
+    plot(events, len(rows))
     held_out = [(event["step"], event["eval_loss"]) for event in events if "eval_loss" in event]
     for step, loss in (held_out[0], held_out[-1]):
         print(f"step {step:>4}: {loss:.4f} nats per answer token of the rows held out")
@@ -69,7 +68,7 @@ def loss_before(recipe: Recipe, folder: Path) -> float:
     return trainer.evaluate()["eval_loss"]
 
 
-def draw(events: list[dict[str, Any]], count: int) -> None:
+def plot(events: list[dict[str, Any]], count: int) -> None:
     """Loss of the steps and of the held-out rows, from before the first step on."""
     import matplotlib as mpl
 
@@ -86,7 +85,7 @@ def draw(events: list[dict[str, Any]], count: int) -> None:
     axes.set(
         xlabel="step",
         ylabel="nats per answer token",
-        title=f"The demo model learns {count:,} rows of MedQuAD",
+        title=f"The demo model and {count:,} rows of MedQuAD",
     )
     axes.legend()
     figure.savefig(DOCS / "images" / "finetune-medquad.png", dpi=110)

@@ -12,7 +12,9 @@ import pytest
 from benchmarks import gateway, overhead, report, serving, training
 from benchmarks.systems import Answer
 
-FIGURES = training.figures(tokens=100, seconds=2.0, eval_loss=3.0, peak_mb=4.0, dtype="float32")
+FIGURES = training.figures(
+    answers=9, held_out=3, tokens=100, seconds=2.0, eval_loss=3.0, peak_mb=4.0, dtype="float32"
+)
 
 
 class Fast:

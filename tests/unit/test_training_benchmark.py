@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import Gemma3Config
 
-from benchmarks import training_gpu
+from benchmarks import training, training_gpu
 from shared.training.recipe import load_preset
 
 #: The parts of MedGemma, small enough for a moment on a processor.
@@ -47,11 +48,14 @@ SMALL = training_gpu.Setting(
 
 @pytest.fixture(autouse=True)
 def _nothing_is_collected_unasked() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model only waits for more
     gc.disable()
     gc.freeze()  # and what is asked for is soon done
     yield
     gc.unfreeze()
     gc.enable()
+    torch.set_num_threads(threads)
 
 
 def test_every_case_is_measured_and_begins_without_the_model_of_the_one_before(
@@ -98,3 +102,14 @@ def test_on_a_gpu_the_peak_is_the_gpus_memory(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 5)
     assert training_gpu.peak_bytes(torch.device("cuda")) == 5
     assert training_gpu.peak_bytes(torch.device("cpu")) > 10_000_000
+
+
+def test_as_many_answers_are_learnt_as_are_said_and_no_others(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"What helps against a cold of {number} days?", "answer": "Rest. " * length}
+        for number, length in enumerate((5, 2 * training.MAX_TOKENS) * 10)
+    ]
+    training.write_rows(rows, tmp_path, count=8, held_out=2)
+    material = training.read_material(tmp_path)
+    assert (len(material.train), len(material.validation)) == (8, 2)
+    assert material.left_out == (0, 0)
