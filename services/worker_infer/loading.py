@@ -21,7 +21,7 @@ from services.worker_infer.text import ChatText
 from shared.catalogue import CatalogueModel, Quantisation, find_model, weights_folder
 from shared.db import Database
 from shared.errors import AdapterRefused, InvalidInput, Unavailable
-from shared.memory import memory_name
+from shared.memory import memory_name, within_control_group
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.weights import hash_weights
@@ -261,7 +261,10 @@ def _gpu_uuid(device: torch.device) -> str | None:
 
 
 def _free_memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    memory = psutil.virtual_memory()
+    return within_control_group(memory.available, memory.total)[0]
 
 
 def _affordable_tokens(model: PreTrainedModel, device: torch.device) -> int:

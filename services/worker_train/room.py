@@ -10,7 +10,7 @@ import torch
 
 from services.worker_train import base
 from shared.errors import MediChatError
-from shared.memory import memory_name, wanted_by_serving
+from shared.memory import memory_name, wanted_by_serving, within_control_group
 
 
 class MustWait(MediChatError):
@@ -55,4 +55,4 @@ def _free_memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     memory = psutil.virtual_memory()
-    return memory.available, memory.total
+    return within_control_group(memory.available, memory.total)

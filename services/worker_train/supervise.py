@@ -21,6 +21,8 @@ from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
+from shared.memory import control_group
+
 log = logging.getLogger(__name__)
 
 #: Events that come within this time of the first are handed over together, in seconds.
@@ -181,8 +183,7 @@ def _killed_for_memory() -> int:
 
 def memory_events() -> Path:
     """Where the kernel counts them, in the second version of Linux's control groups. Raises OSError."""
-    own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip()
-    return Path(f"/sys/fs/cgroup{own}/memory.events")
+    return control_group() / "memory.events"
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,5 +1,7 @@
 """What an evaluation takes of the memory, and when it waits, starts or is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from services.worker_train.child import Refused
 from services.worker_train.estimate import Shapes, evaluation_bytes
 from services.worker_train.evaluation.loading import take_room
 from services.worker_train.room import MustWait, Room
+from shared.memory import within_control_group
 
 GB = 1e9
 #: A device of 24 GB of which 15 are free, 5 of them for answers.
@@ -58,3 +61,36 @@ def test_an_evaluation_that_never_fits_is_refused_with_advice() -> None:
     assert refusal.value.reason == "does-not-fit"
     with pytest.raises(Refused, match=r"a larger device\.$"):
         take_room(ROOM, 25 * GB, nf4=True)
+
+
+def group(folder: Path, *, limit: str, used: int, cached: int = 0) -> Path:
+    """A control group as the kernel shows it."""
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon {used - cached}\ninactive_file {cached}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pod", "container"),
+    [("max", "50000000"), ("50000000", "max"), ("50000000", "60000000"), ("90000000", "50000000")],
+)
+def test_a_container_has_the_memory_that_it_and_what_it_lies_in_are_allowed(
+    pod: str, container: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group(tmp_path / "pod", limit=pod, used=30_000_000, cached=10_000_000)
+    own = group(tmp_path / "pod" / "container", limit=container, used=30_000_000, cached=10_000_000)
+    monkeypatch.setattr("shared.memory.control_group", lambda: own)
+    room = Room.on(torch.device("cpu"))
+    assert (room.free, room.total) == (30_000_000, 50_000_000)
+
+
+def test_a_group_without_a_limit_has_what_the_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = group(tmp_path / "container", limit="max", used=30_000_000)
+    monkeypatch.setattr("shared.memory.control_group", lambda: own)
+    assert within_control_group(7, 9) == (7, 9)
+    monkeypatch.setattr("shared.memory.control_group", lambda: tmp_path / "none")
+    assert within_control_group(7, 9) == (7, 9)
