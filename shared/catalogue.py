@@ -46,6 +46,7 @@ class CatalogueModel:
     folder: Path | None = None
     #: Number format on a device that supports it; elsewhere float32.
     dtype: DType = DType.BFLOAT16
+    #: Unless the operator chooses.
     quantisation: Quantisation = Quantisation.NONE
     #: Longest prompt plus answer that MediChat serves, in tokens.
     context_tokens: int = 8192
@@ -133,6 +134,11 @@ def find_model(name: str) -> CatalogueModel:
         raise InvalidInput(
             f"There is no model of that name; set MEDICHAT_MODEL to one of: {known}."
         ) from None
+
+
+def choose_quantisation(setting: str, entry: CatalogueModel) -> Quantisation:
+    """How the entry's weights are held where `MEDICHAT_QUANTISE` is so set; `auto`: as the entry says."""
+    return entry.quantisation if setting == "auto" else Quantisation(setting)
 
 
 def weights_folder(entry: CatalogueModel, chosen: Path | None) -> Path | None:

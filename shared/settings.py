@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     model_path: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    quantise: Literal["none", "nf4"] = "none"
+    #: With `auto` the catalogue says it of each model.
+    quantise: Literal["auto", "none", "nf4"] = "auto"
     system_prompt: str = SYSTEM_PROMPT
     #: Whose help lines and emergency numbers are named (see shared/guard/resources.yaml).
     locale: Literal["intl", "us", "uk", "gb", "ie", "eu", "ca", "au"] = "intl"

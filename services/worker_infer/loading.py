@@ -18,7 +18,7 @@ from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.generate import Model
 from services.worker_infer.text import ChatText
-from shared.catalogue import CatalogueModel, Quantisation, find_model, weights_folder
+from shared.catalogue import CatalogueModel, Quantisation, choose_quantisation, find_model, weights_folder
 from shared.db import Database
 from shared.errors import AdapterRefused, InvalidInput, Unavailable
 from shared.memory import memory_name, within_control_group
@@ -56,7 +56,9 @@ def expected_memory(settings: Settings) -> tuple[str, int]:
     """
     entry, device = find_model(settings.model), choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, entry, device)
-    return memory_name(_gpu_uuid(device)), _weight_bytes(entry, dtype, Quantisation(settings.quantise))
+    return memory_name(_gpu_uuid(device)), _weight_bytes(
+        entry, dtype, choose_quantisation(settings.quantise, entry)
+    )
 
 
 def held_bytes(device: torch.device) -> int:
@@ -82,7 +84,7 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
         folder=settings.model_path,
         device=device,
         dtype=choose_dtype(settings.dtype, entry, device),
-        quantisation=Quantisation(settings.quantise),
+        quantisation=choose_quantisation(settings.quantise, entry),
     )
     text_config = loaded.model.config.get_text_config()
     context_tokens = min(entry.context_tokens, text_config.max_position_embeddings)

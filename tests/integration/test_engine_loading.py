@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from services.worker_infer.engines.base import GenerationRequest
-from services.worker_infer.loading import LoadedModel, choose_device, choose_dtype, load_model, open_model
+from services.worker_infer.loading import (
+    LoadedModel,
+    choose_device,
+    choose_dtype,
+    expected_memory,
+    load_model,
+    open_model,
+)
 from services.worker_infer.text import Turn
 from shared.catalogue import CATALOGUE, CatalogueModel, ModelClass, Quantisation, find_model
 from shared.errors import InvalidInput, Unavailable
@@ -101,6 +108,24 @@ def test_every_hub_model_is_pinned_to_a_commit() -> None:
         assert (entry.hub_id is None) == (entry.revision is None) == (entry.folder is not None)
         assert entry.revision is None or len(entry.revision) == 40
         assert entry.reads_images == (entry.model_class is ModelClass.TEXT_AND_IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("model", "quantise", "bytes_per_weight"),
+    [
+        ("medgemma-27b", "auto", 0.6),
+        ("medgemma-27b-text", "auto", 0.6),
+        ("medgemma-4b", "auto", 2.0),
+        ("medgemma-4b", "nf4", 0.6),
+        ("medgemma-27b", "none", 2.0),
+    ],
+)
+def test_weights_are_held_as_the_catalogue_says_unless_the_operator_chooses(
+    model: str, quantise: str, bytes_per_weight: float
+) -> None:
+    settings = Settings(model=model, quantise=quantise, dtype="bfloat16", device="cpu")  # type: ignore[arg-type]
+    _, expected = expected_memory(settings)
+    assert expected == int(CATALOGUE[model].parameters * bytes_per_weight)
 
 
 @pytest.mark.parametrize("quantise", ["none", "nf4"])

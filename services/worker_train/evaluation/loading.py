@@ -14,6 +14,7 @@ from services.worker_train.estimate import Shapes, evaluation_bytes
 from services.worker_train.evaluation.examinee import BATCH_TOKENS, Examinee
 from services.worker_train.evaluation.text import Row, RowText
 from services.worker_train.room import Room
+from shared.catalogue import Quantisation, choose_quantisation
 from shared.settings import Settings
 from shared.training.adapter_files import WEIGHTS, check_adapter, sha256_of
 
@@ -57,7 +58,8 @@ def load_examinee(
         base.open_tokenizer(source), system=settings.system_prompt, processor=processor, max_tokens=longest
     )
     device = torch.device("cpu") if settings.device == "cpu" else base.choose_device()
-    dtype, nf4 = _dtype(settings, source, device), settings.quantise == "nf4"
+    dtype = _dtype(settings, source, device)
+    nf4 = choose_quantisation(settings.quantise, source.entry) is Quantisation.NF4
     longest_row = _longest(rows, text, base.picture_tokens(source))
     needed = evaluation_bytes(
         Shapes.of(config, source.entry.parameters),
