@@ -101,7 +101,8 @@ class Settings(BaseSettings):
     system_prompt: str = SYSTEM_PROMPT
     #: Whose help lines and emergency numbers are named (see shared/guard/resources.yaml).
     locale: Literal["intl", "us", "uk", "gb", "ie", "eu", "ca", "au"] = "intl"
-    #: Longest answer in tokens that a request may ask for, and the length when it asks for none.
+    #: Longest answer in tokens that a request may ask for, and the length when it asks for none. Question and
+    #: answer share the model's context: of one who asks for no length the answer takes half of it at most.
     max_new_tokens: int = Field(512, ge=1)
     #: Requests that one worker generates at the same time.
     worker_concurrency: int = Field(32, ge=1)

@@ -310,7 +310,9 @@ class _Attempt:
         """What the model shall read. Raises PromptTooLong."""
         a, job = self._a, self._job
         self._completion_tokens = a._model.text.count(question.released)
-        most = int(job.sampling.get("max_new_tokens") or a._settings.max_new_tokens)
+        # nobody should have to shorten a question for a length that they did not ask for
+        usual = min(a._settings.max_new_tokens, a._model.context_tokens // 2)
+        most = int(job.sampling.get("max_new_tokens") or usual)
         wanted = max(1, most - self._completion_tokens)
         turns, asked, hidden = question.turns, question.text, False
         if self._standing.guard.hides_identifiers:

@@ -74,10 +74,16 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
     `database` has the registry of adapters; without it none is loaded.
 
     Raises:
-        InvalidInput: the configuration names a model, device or format that cannot be used here.
+        InvalidInput: the configuration names a model, device or format that cannot be used here, or allows
+            answers for which the model's context is too short.
         Unavailable: the weights are not there, may not be read or do not fit the memory.
     """
     entry = find_model(settings.model)
+    if settings.max_new_tokens >= entry.context_tokens:
+        raise InvalidInput(
+            f"MEDICHAT_MAX_NEW_TOKENS is {settings.max_new_tokens}, and with the model {entry.name} question "
+            f"and answer share {entry.context_tokens} tokens: set it to {entry.context_tokens // 2} or less."
+        )
     device = choose_device(settings.device)
     loaded = load_model(
         entry,

@@ -128,6 +128,12 @@ def test_weights_are_held_as_the_catalogue_says_unless_the_operator_chooses(
     assert expected == int(CATALOGUE[model].parameters * bytes_per_weight)
 
 
+def test_answers_that_would_leave_a_question_no_room_are_refused_at_the_start(folder: Path) -> None:
+    settings = Settings(model_path=folder, max_new_tokens=2048, device="cpu")
+    with pytest.raises(InvalidInput, match=r"MEDICHAT_MAX_NEW_TOKENS is 2048.* set it to 1024 or less"):
+        open_model(settings)
+
+
 @pytest.mark.parametrize("quantise", ["none", "nf4"])
 def test_an_opened_model_answers(folder: Path, quantise: str) -> None:
     settings = Settings(model_path=folder, quantise=quantise, worker_concurrency=2, device="cpu")  # type: ignore[arg-type]

@@ -193,6 +193,16 @@ def clinic(make_api: MakeApi) -> Iterator[Clinic]:
         yield Clinic(api, keeper, ScriptedEngine())
 
 
+def test_an_answer_whose_length_nobody_named_leaves_half_of_the_context_to_the_question(
+    clinic: Clinic,
+) -> None:
+    clinic.worker._settings = clinic.api.settings.model_copy(update={"max_new_tokens": 4090})
+    clinic.engine.script += [SAFE]
+    job = clinic.answered(clinic.ask())
+    assert job.state is State.SUCCEEDED
+    assert clinic.engine.requests[0].max_new_tokens == 2048
+
+
 def test_a_harmful_sentence_is_replaced_and_kept_for_reviewers(clinic: Clinic) -> None:
     clinic.engine.script += [SAFE + HARMFUL + "More."]
     job = clinic.answered(clinic.ask())
