@@ -49,6 +49,22 @@ def usable(python, modules="sys, pip"):
         return False
 
 
+def made_here():
+    """Whether the folder lies where it was made: its programs, and where our own code is, are written into
+    it as paths, so one that was moved or copied with the project runs nothing, or another project's code."""
+    try:
+        with open(os.path.join(VENV, "pyvenv.cfg")) as file:
+            made = [line.split(" -m venv ", 1)[1].strip() for line in file if " -m venv " in line]
+    except OSError:
+        made = []
+    if not made:
+        return True  # made by another program, which does not say where
+    place = made[0]
+    while place.startswith("--"):
+        place = place.partition(" ")[2]
+    return os.path.realpath(place) == os.path.realpath(VENV)  # a link to one elsewhere is as good
+
+
 def python_to_use():
     """The Python that makes the folder: this one or, when it does not serve, another on the PATH."""
     if sys.version_info[:2] in SERVING:
@@ -88,7 +104,7 @@ def interrupt(*_):
 def main():
     extras = sys.argv[1]
     python = os.path.join(VENV, "bin", "python")
-    whole = usable(python)
+    whole = usable(python) and made_here()
     maker = None if whole else python_to_use()
     version, wanted = fingerprint(), set(extras.split(","))
     there = installed(version) if whole else set()

@@ -2,11 +2,13 @@
 
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,59 @@ def test_going_back_a_version_and_forward_again_installs_each_time(project: Path
     assert installs("2.1", "api,dev")
     assert not installs("2.1", "dev")
     assert installs("2.2", "api")
+
+
+def moved(first: Path, second: Path) -> None:
+    first.rename(second)
+
+
+def copied(first: Path, second: Path) -> None:
+    shutil.copytree(first, second, symlinks=True)
+
+
+def copied_with_a_link_to_what_is_installed(first: Path, second: Path) -> None:
+    shutil.copytree(first, second, ignore=shutil.ignore_patterns(".venv"))
+    (second / ".venv").symlink_to(first / ".venv")
+
+
+def reached_by_another_path(first: Path, second: Path) -> None:
+    second.symlink_to(first)
+
+
+@pytest.mark.parametrize(
+    ("carry", "anew"),
+    [
+        (moved, True),
+        (copied, True),
+        (copied_with_a_link_to_what_is_installed, False),
+        (reached_by_another_path, False),
+    ],
+)
+def test_a_project_that_was_carried_elsewhere_is_installed_anew_unless_all_of_it_is_where_it_was(
+    project: Path, carry: Callable[[Path, Path], None], anew: bool
+) -> None:
+    first, second = project / "first project", project / "second"
+    first.mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(project / name, first)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=first, check=True)
+    (first / PYTHON).unlink()
+    (first / PYTHON).write_text("#!/bin/sh\nexit 0\n")
+    (first / PYTHON).chmod(0o755)
+    subprocess.run(BOOTSTRAP, cwd=first, check=True, capture_output=True)
+    carry(first, second)
+    maker = project / "maker"
+    maker.write_text("#!/bin/sh\nexit 1\n")
+    maker.chmod(0o755)
+    program = (
+        f"import sys; sys.executable = {str(maker)!r}; sys.argv = ['', 'api']; exec({SCRIPT.read_text()!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=second, capture_output=True, text=True, check=False
+    )
+    assert ("cannot make .venv" in done.stderr) == anew
+    assert done.returncode == int(anew)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("version", [(3, 10, 1), (3, 15, 0)])
