@@ -236,7 +236,12 @@ def test_with_every_figure_within_its_limit_it_is_promoted_without_a_reason(
     let_its_gate_pass(stack)
     admin.reload()
     expect(admin.get_by_text("Every figure is within its limit.")).to_be_visible()
-    admin.get_by_role("button", name="Promote").click()
+    # what is drawn late moves the button away from what opens below it
+    expect(admin.get_by_test_id("stVegaLiteChart").locator("svg").last).to_be_visible()
+    wait_until(lambda: admin.get_by_test_id("stStatusWidget").count() == 0, 10)
+    promote = admin.get_by_role("button", name="Promote")
+    promote.evaluate("each => each.scrollIntoView({block: 'center'})")
+    promote.click()
     admin.get_by_role("button", name="Yes: promote").click()
     expect(admin.get_by_text("Answering now: leaflets v1")).to_be_visible()
     expect(admin.get_by_text("It was promoted past its gate")).to_have_count(0)
