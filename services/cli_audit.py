@@ -145,10 +145,10 @@ def _prove(options: argparse.Namespace) -> None:
 
 
 def _key(_options: argparse.Namespace) -> None:
+    from services.setup import load_installed
     from shared.audit.checkpoint import Signer
-    from shared.settings import load_settings
 
-    print(Signer(load_settings().secret("audit_key")).verifier)
+    print(Signer(load_installed().secret("audit_key")).verifier)
 
 
 def _sign(settings: Settings, database: Database) -> Signed:
@@ -174,10 +174,10 @@ def _sign(settings: Settings, database: Database) -> Signed:
 
 @contextmanager
 def _opened() -> Iterator[tuple[Settings, Database]]:
+    from services.setup import load_installed
     from shared.db import open_database
-    from shared.settings import load_settings
 
-    settings = load_settings()
+    settings = load_installed()
     database = open_database(settings, pool_size=2)
     try:
         yield settings, database

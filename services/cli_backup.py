@@ -44,10 +44,9 @@ def _backup(options: argparse.Namespace) -> None:
     from shared.backup.tables import check_revision
     from shared.backup.take import take_backup
     from shared.clock import DatabaseClock
-    from shared.settings import load_settings
     from shared.storage import Storage
 
-    settings = load_settings()
+    settings = setup.load_installed()
     storage = Storage.from_settings(settings) if options.with_storage else None
     if storage is not None and not storage.is_local:
         raise CommandRefused(

@@ -80,11 +80,11 @@ def _fetch(sha256: str, folder: Path) -> Path:
         AdapterRefused: the storage holds other files than those that were registered.
     """
     from services.cli_client import CommandRefused
-    from shared.settings import load_settings
+    from services.setup import load_installed
     from shared.storage import Storage
     from shared.training.adapter_files import CARD, check_adapter, copy_adapter
 
-    settings = load_settings()
+    settings = load_installed()
     files_sha256, card = _check_registry(settings, sha256)
     copy = folder / sha256
     copy.mkdir()

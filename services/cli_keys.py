@@ -193,9 +193,8 @@ def _opened() -> "Iterator[tuple[Source, Database]]":
     from shared.privacy.envelope import Envelope
     from shared.privacy.keys import compare_master_key
     from shared.privacy.master_keys import find_source
-    from shared.settings import load_settings
 
-    settings = load_settings()
+    settings = setup.load_installed()
     source = find_source(settings)
     with _alone_at(source), setup.open_as_application(settings) as database:
         with database.read() as connection:

@@ -22,11 +22,11 @@ def _reset_password(options: argparse.Namespace) -> None:
     from shared.auth.passwords import hash_password, new_password
     from shared.auth.roles import AccountStatus
     from shared.clock import DatabaseClock
-    from shared.settings import load_settings
 
+    settings = setup.load_installed()
     password = new_password()
     password_hash = hash_password(password)
-    with setup.open_as_owner(load_settings()) as database, database.write() as connection:
+    with setup.open_as_owner(settings) as database, database.write() as connection:
         account = accounts.find_account(connection, options.name)
         now = DatabaseClock().now(connection)
         accounts.set_password(connection, account.id, password_hash, actor=record.OPERATOR_ACTOR, now=now)

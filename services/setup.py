@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from shared.auth.accounts import create_first_users
 from shared.clock import DatabaseClock
 from shared.db import Database, migrate, open_database
-from shared.db.engine import database_setting
+from shared.db.engine import database_setting, sqlite_file
 from shared.policies.store import PolicyStore
 from shared.privacy.envelope import new_master_key
 from shared.privacy.keys import compare_master_key
@@ -82,6 +82,23 @@ def migrate_tables(database: Database) -> None:
     migrate.upgrade(database.writer)
     with database.write() as connection:
         PolicyStore(DatabaseClock()).keep_packaged(connection)
+
+
+def load_installed() -> Settings:
+    """The settings of an installation that is there, for what is to make none.
+
+    Raises FileNotFoundError where a file for the database is named that there is not: opening would make it.
+    """
+    settings = load_settings()
+    path = sqlite_file(settings.database_url)
+    if path is not None and not path.exists():
+        in_state = path.parent == settings.state_dir.absolute()
+        setting = "MEDICHAT_STATE_DIR" if in_state else "MEDICHAT_DATABASE_URL"
+        raise FileNotFoundError(
+            f"there is no installation here, for there is no {path}; run this in the project's folder, or "
+            f"set {setting}"
+        )
+    return settings
 
 
 def open_as_owner(settings: Settings) -> AbstractContextManager[Database]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -129,6 +130,13 @@ def database_setting(settings: Settings, *, owner: bool) -> str:
     """The setting that says where the database is, for the owner or the application."""
     apart = owner and settings.database_owner_url != settings.database_url
     return "MEDICHAT_DATABASE_OWNER_URL" if apart else "MEDICHAT_DATABASE_URL"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a database on SQLite; None for another, and for one in memory."""
+    parts = make_url(url)
+    named = parts.get_backend_name() == "sqlite" and parts.database not in (None, "", ":memory:")
+    return Path(str(parts.database)) if named else None
 
 
 def connect(url: URL | str, *, pool_size: int = 20, idle_in_transaction_s: float = 60.0) -> Database:

@@ -250,6 +250,7 @@ def test_a_file_that_is_there_is_not_replaced_and_half_a_file_not_left(
     assert cli.main(["backup", str(source.file)]) == 1
     assert "is not replaced" in capsys.readouterr().err
     assert source.file.read_text() == "mine"
+    (tmp_path / "none.db").touch()
     source.on(f"sqlite:///{tmp_path}/none.db", f"sqlite:///{tmp_path}/none.db")
     assert cli.main(["backup", str(tmp_path / "other.tar")]) == 1
     assert "run `medichat migrate` first" in capsys.readouterr().err

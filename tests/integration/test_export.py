@@ -265,7 +265,8 @@ def test_a_name_that_the_registry_lacks_is_refused(export: Export, api: Api, reg
 def test_without_the_database_nobody_can_tell_and_it_is_refused(
     export: Export, registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MEDICHAT_DATABASE_URL", f"sqlite:///{tmp_path / 'none' / 'none.db'}")
+    (tmp_path / "none.db").write_text("no database")
+    monkeypatch.setenv("MEDICHAT_DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
     status, complaint = export(registered.sha256)
     assert (status, "the database cannot be read" in complaint) == (1, True)
 
