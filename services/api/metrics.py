@@ -60,7 +60,8 @@ WAITING = Gauge("medichat_audit_waiting", "Events that wait to be sealed", regis
 ENTRIES = Gauge("medichat_audit_entries", "Entries of the sealed log", registry=REGISTRY)
 CHECKPOINT_AGE = Gauge(
     "medichat_checkpoint_age_seconds",
-    "Seconds since the newest checkpoint, 0 while the log has not grown since",
+    "Seconds since the newest checkpoint, or where there is none since the log's beginning; 0 while the log "
+    "has not grown since",
     registry=REGISTRY,
 )
 CHECKPOINT_FAILED = Gauge(
@@ -134,8 +135,12 @@ def _measure_log(connection: Connection, now: datetime) -> None:
     SEAL_LAG.set(waits.seconds)
     WAITING.set(waits.waiting)
     ENTRIES.set(size)
-    grown = newest is None or newest.size < size
-    CHECKPOINT_AGE.set((now - newest.signed_at).total_seconds() if newest and grown else 0)
+    since = None
+    if newest is None:
+        since = checkpoints.first_sealed(connection)
+    elif newest.size < size:
+        since = newest.signed_at
+    CHECKPOINT_AGE.set(0 if since is None else (now - since).total_seconds())
 
 
 def _count_verdicts(connection: Connection, now: datetime) -> None:

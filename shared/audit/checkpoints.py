@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, desc, insert, select
+from sqlalchemy import Connection, Select, desc, insert, select
 from sqlalchemy.engine import make_url
 
 from shared.audit.checkpoint import Checkpoint, Signer, Verifier
@@ -22,6 +23,7 @@ from shared.audit.merkle import EMPTY_ROOT
 from shared.audit.sequencer import root_at, tree_size
 from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_checkpoints
+from shared.db.types import as_stored, moment_of
 from shared.errors import BadCheckpoint, LogAltered
 from shared.ids import new_id
 from shared.settings import Settings
@@ -33,6 +35,13 @@ _NAME = re.compile(rf"{FOLDER}/checkpoint-(\d{{12,}})-.+\.txt")
 RESTORED = "backup.restored"
 #: This machine; so may be any name without a dot, such as that of a container beside.
 _HERE = ("127.0.0.1", "localhost.localdomain")
+
+#: The checkpoints of the database, as `stored` reads them.
+ROWS = select(*(as_stored(column).label(column.name) for column in audit_checkpoints.c))
+#: The largest first. Not the one whose id is the last: ids are of hosts' clocks, and one may have been fast.
+LARGEST_FIRST = ROWS.order_by(desc(audit_checkpoints.c.size), desc(audit_checkpoints.c.id))
+#: Stands for a moment that is none: nothing was signed then.
+_NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +69,8 @@ def sign(connection: Connection, signer: Signer, now: datetime, *, kept: Checkpo
     Raises:
         LogAltered: the log does not begin as those say; nothing is signed.
     """
+    own = newest(connection)  # before the size: another may sign a larger tree meanwhile
     size = tree_size(connection)
-    own = newest(connection)
     excused = superseded(connection, signer.verifier)
     for former in (kept, None if own is None else _read_own(own, signer.verifier)):
         if former is not None and (former.size, former.root) not in excused:
@@ -101,19 +110,19 @@ def superseded(connection: Connection, verifier: Verifier) -> set[tuple[int, byt
 
 
 def newest(connection: Connection) -> Signed | None:
-    """The checkpoint that was stored last; None when there is none."""
-    row = connection.execute(
-        select(audit_checkpoints).order_by(desc(audit_checkpoints.c.id)).limit(1)
-    ).one_or_none()
-    return None if row is None else Signed(**row._mapping)
+    """The largest checkpoint of the database; None when there is none."""
+    return next(stored(connection, LARGEST_FIRST.limit(1)), None)
 
 
 def _read_own(own: Signed, verifier: Verifier) -> Checkpoint:
     """What a checkpoint of the database says. Raises LogAltered: nothing else writes there than who signs."""
     try:
-        return verifier.read(own.note)
+        said = verifier.read(own.note)
     except BadCheckpoint as error:
         raise LogAltered("A checkpoint in the database is not signed by this log; verify it.") from error
+    if (said.size, said.root) != (own.size, own.root):
+        raise LogAltered("A checkpoint in the database does not say what was signed; verify the log.")
+    return said
 
 
 def publish(place: Storage, signed: Signed, verifier: Verifier) -> None:
@@ -142,10 +151,34 @@ def kept(place: Storage) -> Iterator[tuple[str, str]]:
         yield path, _read(place, path)
 
 
-def stored(connection: Connection) -> Iterator[Signed]:
-    """Every checkpoint of the database."""
-    for row in connection.execute(select(audit_checkpoints).order_by(audit_checkpoints.c.id)):
-        yield Signed(**row._mapping)
+def stored(
+    connection: Connection, statement: Select[Any] = ROWS.order_by(audit_checkpoints.c.id)
+) -> Iterator[Signed]:
+    """Checkpoints of the database, or all; what is of another kind than its column becomes what none says."""
+    for row in connection.execute(statement):
+        try:
+            size = int(row.size)
+        except ValueError:
+            size = -1
+        yield Signed(
+            id=_text(row.id),
+            size=size,
+            root=row.root,
+            signed_at=moment_of(row.signed_at) or _NEVER,
+            note=_text(row.note),
+        )
+
+
+def first_sealed(connection: Connection) -> datetime | None:
+    """When the first entry of the log was sealed; None when there is none."""
+    row = connection.execute(
+        select(as_stored(audit_seals.c.sealed_at)).order_by(audit_seals.c.sequence).limit(1)
+    ).one_or_none()
+    return None if row is None else moment_of(row[0]) or _NEVER
+
+
+def _text(stored: bytes | str) -> str:
+    return stored if isinstance(stored, str) else stored.decode(errors="replace")
 
 
 def kept_beyond(place: Storage, size: int, verifier: Verifier) -> Iterator[Checkpoint]:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,28 @@ def alter(api: Api) -> None:
     """Change a stored text behind the log."""
     with api.gateway.database.write() as connection:
         connection.execute(update(messages).values(ciphertext=b"another"))
+
+
+def edit(api: Api, statement: str) -> None:
+    """What somebody does with the file of the database."""
+    file = str(api.gateway.database.writer.url.database)
+    with closing(sqlite3.connect(file, timeout=10)) as connection:
+        found = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND sql LIKE '%RAISE%'"
+        )
+        for (name,) in found.fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute(statement)
+        connection.commit()
+
+
+def value(api: Api, metric: str) -> float:
+    lines = api.client().get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{metric} "))
+
+
+def lag_of(api: Api) -> float:
+    return value(api, "medichat_audit_seal_lag_seconds")
 
 
 def test_the_state_says_what_is_sealed_and_signed(api: Api, auditor: httpx.Client, conversation: str) -> None:
@@ -159,6 +183,56 @@ def test_a_log_that_was_altered_is_not_signed_and_a_metric_says_so(api: Api, aud
     assert "medichat_log_altered 1.0" in api.client().get("/metrics").text
 
 
+JUNK = "CAST(x'ff' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    ("change", "signed"),
+    [
+        ("audit_checkpoints SET signed_at = 'x'", True),
+        (f"audit_checkpoints SET signed_at = {JUNK}", True),
+        ("audit_checkpoints SET size = 'x'", False),
+        ("audit_checkpoints SET root = 'x'", False),
+        ("audit_checkpoints SET note = x'ff'", False),
+        (f"audit_checkpoints SET note = {JUNK}", False),
+        (f"audit_seals SET leaf_hash = {JUNK}", False),
+        ("audit_seals SET sealed_at = 'x'", True),
+    ],
+)
+def test_a_value_of_another_kind_blinds_neither_metrics_nor_state(
+    api: Api, auditor: httpx.Client, change: str, signed: bool
+) -> None:
+    auditor.post("/v1/audit/checkpoints")
+    edit(api, f"UPDATE {change}")
+    assert auditor.post("/v1/audit/checkpoints").status_code == (201 if signed else 409)
+    metrics = api.client().get("/metrics")
+    assert metrics.status_code == 200
+    assert f"medichat_log_altered {0 if signed else 1}.0" in metrics.text
+    state = auditor.get("/v1/audit/state").json()
+    assert len(state["checkpoints"]) == 1 + signed
+    for each in state["checkpoints"]:
+        assert auditor.get(f"/v1/audit/checkpoints/{each['id']}").text == each["note"]
+
+
+def test_an_event_with_a_moment_that_is_none_waits_longest_of_all(api: Api) -> None:
+    edit(
+        api,
+        "INSERT INTO audit_events (id, occurred_at, actor, action, outcome, canonical_bytes, schema_version) "
+        f"VALUES ('e', {JUNK}, 'a', 'x', 'done', {JUNK}, 1)",
+    )
+    assert lag_of(api) > 1e9
+    seal_all(api.gateway.database, api.gateway.clock)
+    assert lag_of(api) == 0
+
+
+def test_a_log_that_was_never_signed_is_as_old_as_its_first_entry(api: Api) -> None:
+    ask_async(api.log_in())
+    assert value(api, "medichat_checkpoint_age_seconds") == 0, "nothing is sealed"
+    seal_all(api.gateway.database, api.gateway.clock)
+    edit(api, "UPDATE audit_seals SET sealed_at = '2026-01-01 00:00:00.000000'")
+    assert value(api, "medichat_checkpoint_age_seconds") > 1e6
+
+
 def test_a_second_place_that_cannot_be_written_is_a_metric_and_no_error(
     api: Api, auditor: httpx.Client
 ) -> None:
@@ -178,8 +252,7 @@ def test_the_lag_is_a_metric(api: Api) -> None:
     ask_async(api.log_in())
     told = api.client().get("/metrics").text
     assert f"medichat_audit_waiting {len(api.audit())}.0" in told
-    lag = next(line for line in told.splitlines() if line.startswith("medichat_audit_seal_lag_seconds"))
-    assert float(lag.split()[1]) > 0
+    assert lag_of(api) > 0
     seal_all(api.gateway.database, api.gateway.clock)
     told = api.client().get("/metrics").text
     assert "medichat_audit_seal_lag_seconds 0.0" in told

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, event, select, text, update
 
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
@@ -448,6 +448,38 @@ def test_a_checkpoint_of_the_database_that_is_not_signed_stops_signing(log: Data
         checkpoints.sign(connection, SIGNER, NOW)
     (finding,) = verified(log).findings
     assert "cannot be used" in finding.what
+
+
+def test_a_checkpoint_that_a_fast_clock_signed_is_not_the_newest_for_good(log: Database) -> None:
+    ahead = sign(log)
+    with log.write() as connection:
+        rest = {"size": 601, "root": bytes(32), "signed_at": NOW, "note": ahead.note}
+        connection.execute(audit_checkpoints.insert().values(id="0" * 36, **rest))
+    with log.read() as connection:
+        newest = checkpoints.newest(connection)
+    assert newest is not None
+    assert newest.size == 601
+    with pytest.raises(LogAltered, match="what was signed"), log.write() as connection:
+        checkpoints.sign(connection, SIGNER, NOW)
+
+
+def test_two_that_sign_at_once_raise_no_false_alarm(databases: Databases) -> None:
+    database = connect(databases.make("postgresql")[0])
+    write(database, 1)
+    seal_all(database, DatabaseClock())
+    sign(database)
+
+    def another(*_: Any) -> None:
+        write(database, 1)
+        seal_all(database, DatabaseClock())
+        sign(database)
+
+    with database.write() as connection:
+        event.listen(connection, "after_cursor_execute", another)
+        signed = checkpoints.sign(connection, SIGNER, NOW)
+    assert signed.size > 1
+    assert verified(database, signed.note).holds
+    database.close()
 
 
 # -- faults

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
-from sqlalchemy import desc, select
+from sqlalchemy import select
 
 from services.api.deps import Auditor, GatewayDep
 from services.api.errors import document
@@ -65,9 +65,7 @@ def state(caller: Auditor, gateway: GatewayDep) -> LogStateView:
     """How far the log is sealed and signed; nobody's event is shown."""
     with gateway.database.read() as connection:
         size, waits = tree_size(connection), lag(connection, gateway.clock.now(connection))
-        rows = connection.execute(
-            select(audit_checkpoints).order_by(desc(audit_checkpoints.c.id)).limit(_NEWEST)
-        ).all()
+        newest = list(checkpoints.stored(connection, checkpoints.LARGEST_FIRST.limit(_NEWEST)))
         try:
             root = root_at(connection, size).hex() if size else None
         except LogAltered:
@@ -79,7 +77,7 @@ def state(caller: Auditor, gateway: GatewayDep) -> LogStateView:
         waiting_s=waits.seconds,
         key=str(gateway.signer.verifier),
         not_independent=checkpoints.dependence(gateway.settings),
-        checkpoints=[_view(Signed(**row._mapping)) for row in rows],
+        checkpoints=[_view(signed) for signed in newest],
     )
 
 
@@ -100,11 +98,11 @@ def read_checkpoint(
 ) -> Response:
     """The signed text of one checkpoint, to keep elsewhere."""
     with gateway.database.read() as connection:
-        found = select(audit_checkpoints.c.note).where(audit_checkpoints.c.id == checkpoint_id)
-        note = connection.execute(found).scalar_one_or_none()
-    if note is None:
+        found = checkpoints.ROWS.where(audit_checkpoints.c.id == checkpoint_id)
+        signed = next(checkpoints.stored(connection, found), None)
+    if signed is None:
         raise NotFound("There is no checkpoint under this id.")
-    return Response(note, media_type="text/plain; charset=utf-8")
+    return Response(signed.note, media_type="text/plain; charset=utf-8")
 
 
 @router.post("/verify", responses=document(401, 403, 409, 429))
