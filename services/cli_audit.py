@@ -86,7 +86,7 @@ def _must_be_signed(signer: Signer, path: str, note: str) -> None:
 
 
 def _tell(report: Report, settings: Settings) -> None:
-    from shared.audit.checkpoints import dependence
+    from shared.audit.independence import dependence
 
     for finding in report.findings:
         entry = "" if finding.entry is None else f"entry {finding.entry}: "

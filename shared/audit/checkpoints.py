@@ -11,12 +11,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Select, desc, insert, select
-from sqlalchemy.engine import make_url
 
 from shared.audit.checkpoint import Checkpoint, Signer, Verifier
 from shared.audit.merkle import EMPTY_ROOT
@@ -26,15 +23,12 @@ from shared.db.tables_audit import audit_checkpoints
 from shared.db.types import as_stored, moment_of
 from shared.errors import BadCheckpoint, LogAltered
 from shared.ids import new_id
-from shared.settings import Settings
 from shared.storage import Storage
 
 FOLDER, KEY_FILE = "signed", "log-key.txt"
 _NAME = re.compile(rf"{FOLDER}/checkpoint-(\d{{12,}})-.+\.txt")
 #: The event by which a restored backup says which checkpoints its log is older than.
 RESTORED = "backup.restored"
-#: This machine; so may be any name without a dot, such as that of a container beside.
-_HERE = ("127.0.0.1", "localhost.localdomain")
 
 #: The checkpoints of the database, as `stored` reads them.
 ROWS = select(*(as_stored(column).label(column.name) for column in audit_checkpoints.c))
@@ -193,29 +187,6 @@ def kept_beyond(place: Storage, size: int, verifier: Verifier) -> Iterator[Check
                 yield verifier.read(_read(place, path))
             except BadCheckpoint as error:
                 raise BadCheckpoint(f"{path} is no checkpoint of this log") from error
-
-
-def dependence(settings: Settings) -> str | None:
-    """Why the second place proves nothing against who owns the database's disk; None when it does."""
-    url = settings.checkpoint_url
-    if urlsplit(url).scheme not in ("", "file"):
-        return None
-    database = make_url(settings.database_url)
-    if database.get_backend_name() != "sqlite":
-        if "." in (database.host or "") and database.host not in _HERE:
-            return None
-        return "the checkpoints are kept in a folder that may be on the machine of the database"
-    folder, file = Path(urlsplit(url).path), Path(database.database or "")
-    if _device(folder) == _device(file):
-        return "the checkpoints are kept on the disk of the database"
-    return None
-
-
-def _device(path: Path) -> int:
-    """The number of the disk that the path is on, or will be."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path.stat().st_dev
 
 
 def _read(place: Storage, path: str) -> str:

@@ -17,7 +17,7 @@ from services.api import sealing
 from services.api.sealing import Sealing
 from shared.audit.check_proof import check
 from shared.audit.checkpoint import Signer, Verifier
-from shared.audit.checkpoints import dependence
+from shared.audit.independence import dependence, is_network
 from shared.audit.sequencer import seal_all
 from shared.auth.roles import Role
 from shared.db.tables import leases, messages
@@ -112,7 +112,8 @@ def test_the_state_says_what_is_sealed_and_signed(api: Api, auditor: httpx.Clien
         ("postgresql+psycopg://medichat@127.0.0.1/medichat", "/mnt/checkpoints", False),
         ("postgresql+psycopg://medichat@db.clinic.example/medichat", "/mnt/checkpoints", True),
         ("postgresql+psycopg://medichat@db/medichat", "s3://elsewhere/checkpoints", True),
-        ("sqlite:////tmp/medichat.db", "/dev/shm", True),
+        ("sqlite:////tmp/medichat.db", "/dev/shm", False),
+        ("sqlite:////tmp/medichat.db", "s3://elsewhere/checkpoints", True),
     ],
 )
 def test_checkpoints_are_independent_only_where_they_surely_are(
@@ -120,6 +121,32 @@ def test_checkpoints_are_independent_only_where_they_surely_are(
 ) -> None:
     settings = Settings(database_url=database, checkpoint_url=place)
     assert (dependence(settings) is None) is independent
+
+
+MOUNTS = r"""
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+25 24 0:23 / /backup rw shared:7 - ext4 /dev/sdb rw
+26 27 0:50 / /backup/far\040away rw,relatime shared:9 master:1 - nfs4 store:/export rw
+28 27 0:51 / /bucket rw - fuse.s3fs s3fs rw
+29 27 0:52 / /covered rw - nfs4 store:/export rw
+30 29 0:53 / /covered rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "there"),
+    [
+        ("/backup/checkpoints", False),
+        ("/backup/far away/checkpoints", True),
+        ("/backup/far", False),
+        ("/bucket", True),
+        ("/covered/x", False),
+        ("/elsewhere", False),
+    ],
+)
+def test_only_a_network_mount_is_another_machine(folder: str, there: bool) -> None:
+    assert is_network(Path(folder), MOUNTS) is there
+    assert not is_network(Path(folder), "")
 
 
 def test_checkpoints_on_the_disk_of_the_database_are_not_independent(api: Api, auditor: httpx.Client) -> None:

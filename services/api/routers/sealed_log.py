@@ -21,6 +21,7 @@ from services.api.state import Gateway
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import parse
 from shared.audit.checkpoints import Signed
+from shared.audit.independence import dependence
 from shared.audit.proofs import prove_conversation
 from shared.audit.sequencer import lag, root_at, seal_all, tree_size
 from shared.db.tables import conversations
@@ -76,7 +77,7 @@ def state(caller: Auditor, gateway: GatewayDep) -> LogStateView:
         waiting=waits.waiting,
         waiting_s=waits.seconds,
         key=str(gateway.signer.verifier),
-        not_independent=checkpoints.dependence(gateway.settings),
+        not_independent=dependence(gateway.settings),
         checkpoints=[_view(signed) for signed in newest],
     )
 
