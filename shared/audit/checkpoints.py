@@ -6,9 +6,10 @@ meanwhile gets no signature.
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Select, desc, insert, select
 from shared.audit.checkpoint import Checkpoint, Signer, Verifier
 from shared.audit.merkle import EMPTY_ROOT
 from shared.audit.sequencer import root_at, tree_size
+from shared.db.engine import Database
 from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_checkpoints
 from shared.db.types import as_stored, moment_of
@@ -26,7 +28,10 @@ from shared.ids import new_id
 from shared.storage import Storage
 
 FOLDER, KEY_FILE = "signed", "log-key.txt"
-_NAME = re.compile(rf"{FOLDER}/checkpoint-(\d{{12,}})-.+\.txt")
+#: A file of the second place; former releases wrote all of them into one folder.
+_NAME = re.compile(rf"{FOLDER}/(?:\d{{8,}}/)?checkpoint-(\d{{12,}})-.+\.txt")
+#: Checkpoints of so many sizes lie in one folder, so that the newest are found without a list of all.
+_SIZES = 10_000
 #: The event by which a restored backup says which checkpoints its log is older than.
 RESTORED = "backup.restored"
 
@@ -51,7 +56,7 @@ class Signed:
     @property
     def path(self) -> str:
         """Its file in the second place; names sort by size."""
-        return f"{FOLDER}/checkpoint-{self.size:012d}-{self.id}.txt"
+        return f"{FOLDER}/{self.size // _SIZES:08d}/checkpoint-{self.size:012d}-{self.id}.txt"
 
 
 def sign(connection: Connection, signer: Signer, now: datetime, *, kept: Checkpoint | None = None) -> Signed:
@@ -91,7 +96,7 @@ def superseded(connection: Connection, verifier: Verifier) -> set[tuple[int, byt
     """The checkpoints, as (size, root), that a restored backup is older than, by signed words of the log."""
     found: set[tuple[int, bytes]] = set()
     rows = connection.execute(
-        select(audit_events.c.canonical_bytes)
+        select(as_stored(audit_events.c.canonical_bytes))
         .join(audit_seals, audit_seals.c.event_id == audit_events.c.id)
         .where(audit_events.c.action == RESTORED)
     ).scalars()
@@ -133,16 +138,74 @@ def publish(place: Storage, signed: Signed, verifier: Verifier) -> None:
         file.write(signed.note.encode())
 
 
-def newest_kept(place: Storage, verifier: Verifier) -> Checkpoint | None:
-    """The largest checkpoint of the second place; None when there is none. Raises OSError, BadCheckpoint."""
-    paths = place.list(FOLDER)
-    return verifier.read(_read(place, paths[-1])) if paths else None
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What the second place says that nothing excuses."""
+
+    #: The largest checkpoint of it; None when there is none.
+    newest: Checkpoint | None
+    #: Files that bear the name of a larger one, and are none or another.
+    bad: tuple[str, ...] = ()
+
+
+def look(database: Database, place: Storage, verifier: Verifier) -> Kept:
+    """What the second place says that nothing excuses, before the log is signed. Raises OSError."""
+    with database.read() as connection:
+        size, excused = tree_size(connection), superseded(connection, verifier)
+    return newest_kept(place, verifier, size, excused)
+
+
+def newest_kept(
+    place: Storage, verifier: Verifier, size: int, excused: Collection[tuple[int, bytes]] = ()
+) -> Kept:
+    """The largest checkpoint of the second place.
+
+    Args:
+        size: entries of the log now.
+        excused: the checkpoints, as (size, root), that a restored backup is older than.
+
+    Raises OSError.
+    """
+    larger, found, bad = {each for each, _ in excused if each > size}, [], []
+    for named, path in _largest_first(place):
+        if named in larger:
+            continue  # nothing but what is excused was ever signed there
+        try:
+            checkpoint = verifier.read(_read(place, path))
+        except BadCheckpoint:
+            bad.append(path)
+            continue
+        if (checkpoint.size, checkpoint.root) in excused:
+            continue
+        found.append(checkpoint)
+        if checkpoint.size == named:
+            break
+        bad.append(path)
+    return Kept(newest=max(found, key=lambda each: each.size, default=None), bad=tuple(bad))
+
+
+def _largest_first(place: Storage) -> Iterator[tuple[int, str]]:
+    """The checkpoints of the second place by their names, as (entries, path); other files are passed over."""
+    names = place.names(FOLDER)
+    folders = sorted((name for name in names if name.isdecimal()), key=int, reverse=True)
+    in_folders = (each for name in folders for each in _named(place.names(f"{FOLDER}/{name}"), f"{name}/"))
+    return heapq.merge(_named(names, ""), in_folders, reverse=True)
+
+
+def _named(names: Iterable[str], folder: str) -> list[tuple[int, str]]:
+    paths = (f"{FOLDER}/{folder}{name}" for name in names)
+    matched = ((_NAME.fullmatch(path), path) for path in paths)
+    return sorted(((int(match[1]), path) for match, path in matched if match is not None), reverse=True)
 
 
 def kept(place: Storage) -> Iterator[tuple[str, str]]:
-    """Every checkpoint of the second place: where it is, and its text. Raises OSError."""
+    """Every file of the second place: where it is, and its text (of what is none, what can be read of it).
+
+    Raises OSError.
+    """
     for path in place.list(FOLDER):
-        yield path, _read(place, path)
+        with place.open(path) as file:
+            yield path, file.read().decode(errors="replace")
 
 
 def stored(

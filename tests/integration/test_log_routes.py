@@ -2,26 +2,31 @@
 
 import base64
 import json
+import os
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from services import cli
 from services.api import sealing
 from services.api.sealing import Sealing
+from services.api.signing import Signing
+from shared.audit import checkpoints
 from shared.audit.check_proof import check
 from shared.audit.checkpoint import Signer, Verifier
 from shared.audit.independence import dependence, is_network
 from shared.audit.sequencer import seal_all
 from shared.auth.roles import Role
 from shared.db.tables import leases, messages
-from shared.db.tables_audit import audit_pending
+from shared.db.tables_audit import audit_checkpoints, audit_pending
 from shared.settings import Settings
 from tests.conftest import MakeApi
 from tests.pages import button, open_with, served_by, texts
@@ -57,11 +62,19 @@ def report(client: httpx.Client) -> dict[str, Any]:
 
 
 def files(api: Api) -> list[str]:
-    return [path.name for path in sorted(Path(api.settings.checkpoint_url, "signed").glob("*"))]
+    place = Path(api.settings.checkpoint_url, "signed")
+    return [str(path.relative_to(place)) for path in sorted(place.rglob("*.txt"))]
 
 
 def waiting(api: Api) -> int:
     return api.count(audit_pending)
+
+
+def put_kept(api: Api, name: str, data: str | bytes) -> None:
+    """A file that somebody puts among the checkpoints of the second place."""
+    path = Path(api.settings.checkpoint_url, "signed", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def alter(api: Api) -> None:
@@ -158,7 +171,7 @@ def test_a_checkpoint_is_kept_in_the_second_place_with_the_key_it_is_checked_wit
 ) -> None:
     made = auditor.post("/v1/audit/checkpoints").json()
     (name,) = files(api)
-    assert name == f"checkpoint-{made['size']:012d}-{made['id']}.txt"
+    assert name == f"00000000/checkpoint-{made['size']:012d}-{made['id']}.txt"
     place = Path(api.settings.checkpoint_url)
     assert (place / "signed" / name).read_text() == made["note"]
     assert Verifier.from_text((place / "log-key.txt").read_text()).read(made["note"]).size == made["size"]
@@ -180,7 +193,39 @@ def test_a_change_behind_the_log_is_named(api: Api, auditor: httpx.Client, conve
     assert {"was changed" in each["what"] for each in found["findings"]} == {True}
     (event,) = wait_until(lambda: api.audit("log.found_altered"), 10, "for what was found to be logged")
     assert event.outcome == "failed"
-    assert "medichat_log_altered 1.0" in api.client().get("/metrics").text
+    assert value(api, "medichat_log_found_altered") == 1
+
+
+def test_an_altered_log_is_told_by_a_metric_until_it_is_found_whole(
+    api: Api, auditor: httpx.Client, conversation: str
+) -> None:
+    with api.gateway.database.read() as connection:
+        texts_before = connection.execute(select(messages.c.id, messages.c.ciphertext)).all()
+    auditor.post("/v1/audit/checkpoints")
+    alter(api)
+    report(auditor)
+    wait_until(lambda: value(api, "medichat_log_found_altered"), 10, "for what was found to be logged")
+    assert auditor.post("/v1/audit/checkpoints").status_code == 201, "the tree is what was signed"
+    assert value(api, "medichat_log_found_altered") == 1
+    for message in texts_before:
+        api.set(messages, messages.c.id == message.id, ciphertext=message.ciphertext)
+    assert report(auditor)["holds"]
+    wait_until(lambda: not value(api, "medichat_log_found_altered"), 10, "for that to be logged")
+
+
+def test_a_verification_that_cannot_be_ended_is_a_failure_and_a_metric(
+    api: Api, auditor: httpx.Client
+) -> None:
+    unreadable = Path(api.settings.checkpoint_url, "signed", "unreadable.txt")
+    unreadable.parent.mkdir(parents=True)
+    unreadable.symlink_to("nowhere")
+    assert "could not be ended" in report(auditor)["failed"]
+    (event,) = api.audit("log.verification_failed")
+    assert event.outcome == "failed"
+    assert value(api, "medichat_log_not_verified") == 1
+    unreadable.unlink()
+    assert report(auditor)["holds"]
+    wait_until(lambda: not value(api, "medichat_log_not_verified"), 10, "for that to be logged")
 
 
 def test_a_conversation_is_proved(api: Api, auditor: httpx.Client, conversation: str) -> None:
@@ -201,10 +246,11 @@ def test_a_conversation_that_is_not_there_is_not_proved(api: Api, auditor: httpx
 
 def test_a_log_that_was_altered_is_not_signed_and_a_metric_says_so(api: Api, auditor: httpx.Client) -> None:
     auditor.post("/v1/audit/checkpoints")
-    (name,) = files(api)
-    place = Path(api.settings.checkpoint_url, "signed")
-    larger = api.gateway.signer.sign(size=999, root=bytes(32), now=PAST)
-    (place / name.replace("checkpoint-0", "checkpoint-9")).write_text(larger)
+    put_kept(
+        api, "checkpoint-900000000000-x.txt", api.gateway.signer.sign(size=999, root=bytes(32), now=PAST)
+    )
+    put_kept(api, "note.txt", "sorts last, and is no checkpoint")
+    put_kept(api, ".DS_Store", b"\xff")
     refused = auditor.post("/v1/audit/checkpoints")
     assert (refused.status_code, refused.json()["type"]) == (409, "urn:medichat:problem:log-altered")
     assert "medichat_log_altered 1.0" in api.client().get("/metrics").text
@@ -269,10 +315,85 @@ def test_a_second_place_that_cannot_be_written_is_a_metric_and_no_error(
     assert auditor.post("/v1/audit/checkpoints").status_code == 201
     assert "medichat_checkpoint_failed 1.0" in api.client().get("/metrics").text
     (place / "signed").unlink()
-    sealing = Sealing(api.gateway)
-    sealing._sign_if_grown()
+    Signing(api.gateway, "any").round()
     assert "medichat_checkpoint_failed 0.0" in api.client().get("/metrics").text
     assert len(files(api)) == 1, "what was signed gets there, though the log has not grown"
+
+
+def test_a_second_place_that_cannot_be_read_is_a_metric_and_no_error(api: Api, auditor: httpx.Client) -> None:
+    auditor.post("/v1/audit/checkpoints")
+    broken = Path(api.settings.checkpoint_url, "signed", "00000001")
+    broken.symlink_to(broken)
+    assert auditor.post("/v1/audit/checkpoints").status_code == 201
+    assert value(api, "medichat_checkpoint_unread") == 1
+    broken.unlink()
+    Signing(api.gateway, "any").round()
+    assert value(api, "medichat_checkpoint_unread") == 0
+
+
+def test_a_file_under_a_checkpoints_name_hides_no_checkpoint(api: Api, auditor: httpx.Client) -> None:
+    lost = api.gateway.signer.sign(size=999, root=bytes(32), now=PAST)
+    put_kept(api, "00000000/checkpoint-000000000999-x.txt", lost)
+    put_kept(api, "00000001/checkpoint-000000010000-x.txt", b"\xff")
+    assert auditor.post("/v1/audit/checkpoints").status_code == 409
+    assert value(api, "medichat_checkpoint_unread") == 1
+
+
+def test_a_file_that_is_no_text_is_found_by_a_verification(api: Api, auditor: httpx.Client) -> None:
+    auditor.post("/v1/audit/checkpoints")
+    put_kept(api, ".DS_Store", b"\x00\xff")
+    (finding,) = report(auditor)["findings"]
+    assert finding["what"].startswith("signed/.DS_Store cannot be used")
+
+
+def test_a_second_place_that_is_silent_does_not_stop_the_sealing(make_api: MakeApi) -> None:
+    api = make_api(seal_s=0.01, checkpoint_s=0.05)
+    folder = Path(api.settings.checkpoint_url, "signed", "00000009")
+    folder.mkdir(parents=True)
+    silent = folder / "checkpoint-000000099999-x.txt"
+    os.mkfifo(silent)
+
+    def let_go() -> bool:
+        with suppress(OSError):  # nobody reads it
+            os.close(os.open(silent, os.O_WRONLY | os.O_NONBLOCK))
+            return True
+        return False
+
+    def signed_meanwhile() -> int:
+        let_go()
+        return api.count(audit_checkpoints)
+
+    wait_until(let_go, 10, "for somebody who reads the newest checkpoint")  # and does so soon again
+    ask_async(api.log_in())
+    wait_until(lambda: not waiting(api), 10, "for the log to be sealed")
+    assert not value(api, "medichat_audit_seal_lag_seconds")
+    wait_until(let_go, 10, "for who still waits for it")
+    silent.rename(folder / "note")
+    silent = folder / "note"
+    wait_until(signed_meanwhile, 10, "for a checkpoint, when it is silent no more")
+
+
+KILLED = """
+import os
+from services import cli
+from shared.audit import checkpoints
+checkpoints.publish = lambda *_: os.kill(os.getpid(), 9)
+cli.main(["audit", "checkpoint"])
+"""
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_was_signed_by_who_is_killed_then_gets_to_the_second_place(api: Api) -> None:
+    ask_async(api.log_in())
+    assert subprocess.run([sys.executable, "-c", KILLED], check=False).returncode == -9
+    assert api.count(audit_checkpoints) == 1
+    assert not files(api)
+    Signing(api.gateway, "any").round()
+    assert api.count(audit_checkpoints) == 1, "nothing has grown"
+    (name,) = files(api)
+    with api.gateway.database.read() as connection:
+        (signed,) = checkpoints.stored(connection)
+    assert name == f"00000000/checkpoint-{signed.size:012d}-{signed.id}.txt"
 
 
 def test_the_lag_is_a_metric(api: Api) -> None:
@@ -339,6 +460,8 @@ def test_an_operator_signs_verifies_and_proves(
     told = capsys.readouterr().out
     assert "The log was ALTERED." in told
     assert told.startswith("BAD  entry ")
+    assert value(api, "medichat_log_found_altered") == 1
+    assert [event.actor for event in api.audit("log.found_altered")] == ["operator"]
 
 
 @pytest.mark.usefixtures("machine")
@@ -374,6 +497,7 @@ def test_an_auditor_verifies_the_log_on_the_page(
         assert "medichat/" in texts(app)
         button(app, "Verify the whole log").click().run()
         assert "The log is what was signed" in texts(app)
+        assert f"Verified at {datetime.now(UTC):%Y-%m-%d}" in texts(app).replace("\\", "")
         alter(api)
         button(app, "Verify the whole log").click().run()
         assert "The log was altered: 2 findings. The first: entry " in texts(app).replace("\\", "")

@@ -334,7 +334,8 @@ def test_a_log_that_is_shorter_than_the_second_place_says_is_not_signed(
     place = Storage(str(tmp_path))
     checkpoints.publish(place, sign(application), SIGNER.verifier)
     change(everything, "DELETE FROM audit_checkpoints", "DELETE FROM audit_seals WHERE sequence >= 590")
-    kept = checkpoints.newest_kept(place, SIGNER.verifier)
+    kept = checkpoints.newest_kept(place, SIGNER.verifier, 590).newest
+    assert kept is not None
     with pytest.raises(LogAltered), everything.write() as connection:
         checkpoints.sign(connection, SIGNER, NOW, kept=kept)
 
@@ -383,6 +384,24 @@ def test_a_restore_that_this_log_did_not_sign_explains_nothing(log: Database, fo
     kept = SIGNER.verifier.read(SIGNER.sign(size=900, root=bytes(32), now=NOW))
     with pytest.raises(LogAltered), log.write() as connection:
         checkpoints.sign(connection, SIGNER, NOW, kept=kept)
+
+
+def put_kept(place: Storage, size: int, root: bytes) -> None:
+    signed = checkpoints.Signed(
+        id="x", size=size, root=root, signed_at=NOW, note=SIGNER.sign(size=size, root=root, now=NOW)
+    )
+    checkpoints.publish(place, signed, SIGNER.verifier)
+
+
+def test_what_a_restore_excuses_hides_no_other_checkpoint_of_the_second_place(tmp_path: Path) -> None:
+    place, excused = Storage(str(tmp_path)), {(300, bytes(32)), (25_000, bytes(32)), (90_000, bytes(32))}
+    for size, root in excused:
+        put_kept(place, size, root)
+    assert checkpoints.newest_kept(place, SIGNER.verifier, 50_000, excused).newest is None
+    put_kept(place, 299, b"r" * 32)
+    newest = checkpoints.newest_kept(place, SIGNER.verifier, 50_000, excused).newest
+    assert newest is not None
+    assert newest.size == 299
 
 
 def put_junk(database: Database, junk: bytes | str) -> None:
