@@ -27,13 +27,20 @@ BATCH = 256
 _TRIES = 3
 TAKEN = "A place or an event of the log is taken by what MediChat did not write; verify the log."
 
-_WAITING = (
-    select(audit_events.c.id, as_stored(audit_events.c.canonical_bytes).label("canonical_bytes"))
-    .join(audit_pending, audit_pending.c.event_id == audit_events.c.id)
+#: Each event is looked up by itself: a join may be planned to go through the whole log for every batch.
+_QUEUE = (
+    select(
+        audit_pending.c.event_id.label("id"),
+        select(as_stored(audit_events.c.canonical_bytes))
+        .where(audit_events.c.id == audit_pending.c.event_id)
+        .scalar_subquery()
+        .label("canonical_bytes"),
+    )
     .where(audit_pending.c.event_id > bindparam("after"))
-    .order_by(audit_pending.c.event_id)
-    .limit(BATCH)
+    .subquery()
 )
+#: What waits, the oldest ids first.
+WAITING = select(_QUEUE).where(_QUEUE.c.canonical_bytes.is_not(None)).order_by(_QUEUE.c.id).limit(BATCH)
 _SIZE = select(func.coalesce(func.max(audit_seals.c.sequence), -1) + 1)
 
 
@@ -62,9 +69,9 @@ def seal_batch(connection: Connection, now: datetime, hint: Hint | None = None) 
     Raises sqlalchemy's IntegrityError when another process sealed meanwhile: roll back, and try again.
     """
     hint = hint or Hint()
-    rows = connection.execute(_WAITING, {"after": hint.after}).all()
+    rows = connection.execute(WAITING, {"after": hint.after}).all()
     if hint.after and len(rows) < BATCH:
-        rows = connection.execute(_WAITING, {"after": ""}).all()
+        rows = connection.execute(WAITING, {"after": ""}).all()
     if not rows:
         return 0
     hint.after = rows[-1].id

@@ -19,7 +19,7 @@ from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
 from shared.audit.findings import Report
 from shared.audit.proofs import prove_conversation
-from shared.audit.sequencer import Hint, lag, root_at, seal_all, seal_batch, tree_size
+from shared.audit.sequencer import BATCH, WAITING, Hint, lag, root_at, seal_all, seal_batch, tree_size
 from shared.audit.verify import verify
 from shared.clock import DatabaseClock
 from shared.db.engine import Database, connect
@@ -142,6 +142,25 @@ def test_a_clock_that_goes_backwards_changes_nothing(database: Database) -> None
         seal_all(database, clock)
         clock.advance(-3600)
     assert verified(database, sign(database).note).size == 900
+
+
+def test_a_batch_reads_no_more_of_the_log_than_itself(databases: Databases) -> None:
+    database = connect(databases.make("postgresql")[0])
+    write(database, 600)
+    seal_all(database, DatabaseClock())
+    write(database, BATCH)
+    asked = WAITING.params(after="").compile(database.writer, compile_kwargs={"literal_binds": True})
+    with database.write() as connection:
+        connection.execute(text("SET LOCAL enable_nestloop = off"))  # as it is planned when much waits
+        (plan,) = connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}")).scalar_one()
+    database.close()
+
+    def read(node: dict[str, Any]) -> Iterator[float]:
+        yield node["Actual Rows"]
+        for part in node.get("Plans", []):
+            yield from read(part)
+
+    assert max(read(plan["Plan"])) == BATCH
 
 
 # -- attacks
