@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shared.audit.checkpoint import Signer
@@ -61,7 +61,12 @@ def _verify(options: argparse.Namespace) -> int:
         for path, note in also:
             _must_be_signed(signer, path, note)
         place = Storage.of_checkpoints(settings)
-        report = verify_log(database, place, signer.verifier, _progress, also)
+        try:
+            report = verify_log(database, place, signer.verifier, _progress, also)
+        except Exception:
+            _note(database, None)
+            raise
+        _note(database, report_json(report))
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if options.json:
@@ -69,6 +74,22 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         _tell(report, settings)
     return 0 if report.holds else ALTERED
+
+
+def _note(database: Database, report: dict[str, Any] | None) -> None:
+    """How it ended is in the log too, and from there a metric of the gateways."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from shared.audit import record
+    from shared.audit.outcomes import note_outcome
+    from shared.clock import DatabaseClock
+
+    try:
+        with database.write() as connection:
+            now = DatabaseClock().now(connection)
+            note_outcome(connection, report, actor=record.OPERATOR_ACTOR, now=now)
+    except SQLAlchemyError as error:
+        print(f"What was found could not be logged: {type(error).__name__}", file=sys.stderr)
 
 
 def _must_be_signed(signer: Signer, path: str, note: str) -> None:
@@ -86,7 +107,7 @@ def _must_be_signed(signer: Signer, path: str, note: str) -> None:
 
 
 def _tell(report: Report, settings: Settings) -> None:
-    from shared.audit.checkpoints import dependence
+    from shared.audit.independence import dependence
 
     for finding in report.findings:
         entry = "" if finding.entry is None else f"entry {finding.entry}: "
@@ -165,9 +186,11 @@ def _sign(settings: Settings, database: Database) -> Signed:
         DatabaseClock(),
     )
     seal_all(database, clock)
-    kept = checkpoints.newest_kept(place, signer.verifier)
+    found = checkpoints.look(database, place, signer.verifier)
+    for path in found.bad:
+        print(f"{path} of MEDICHAT_CHECKPOINT_URL is not what its name says: see why.", file=sys.stderr)
     with database.write() as connection:
-        signed = checkpoints.sign(connection, signer, clock.now(connection), kept=kept)
+        signed = checkpoints.sign(connection, signer, clock.now(connection), kept=found.newest)
     checkpoints.publish(place, signed, signer.verifier)
     return signed
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
@@ -21,6 +22,8 @@ from shared.settings import Settings
 _UNFINISHED = ".part"
 #: Libraries whose errors of the network are no OSError. Only those that the URL needs are installed.
 _OF_THE_NETWORK = ("botocore", "aiohttp")
+#: For botocore; seconds.
+_HASTY = {"connect_timeout": 3, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
 
 
 class StorageAway(OSError):
@@ -33,10 +36,18 @@ class Storage:
     Every method raises StorageAway, as do the files.
     """
 
-    def __init__(self, url: str) -> None:
-        """`url`: a folder, `file://…`, or what an installed fsspec backend knows, e.g. `s3://bucket/x`."""
+    def __init__(self, url: str, *, patient: bool = True) -> None:
+        """Open it; nothing is looked at yet.
+
+        Args:
+            url: a folder, `file://…`, or what an installed fsspec backend knows, e.g. `s3://bucket/x`.
+            patient: whether a silent bucket is asked again, up to minutes; else it is away after seconds.
+        """
+        hasty: dict[str, Any] = {} if patient or urlsplit(url).scheme != "s3" else {"config_kwargs": _HASTY}
         # a cached listing hides what another process wrote
-        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **hasty)
+        if hasty:
+            self._fs.retries = 1
         self._root = str(root).rstrip("/")
 
     @classmethod
@@ -46,8 +57,8 @@ class Storage:
 
     @classmethod
     def of_checkpoints(cls, settings: Settings) -> "Storage":
-        """Where what proves the log is kept, outside of the database."""
-        return cls(settings.checkpoint_url)
+        """Where what proves the log is kept, outside of the database; what waits for it tries again later."""
+        return cls(settings.checkpoint_url, patient=False)
 
     @contextmanager
     def create(self, path: str) -> Iterator[IO[bytes]]:
@@ -90,6 +101,16 @@ class Storage:
     def is_local(self) -> bool:
         """Whether it is a folder of this machine."""
         return isinstance(self._fs, LocalFileSystem)
+
+    def names(self, folder: str) -> list[str]:
+        """The names of what lies directly in a folder, files and folders; empty when there is none."""
+        with _reached():
+            try:
+                found = [str(path).rstrip("/") for path in self._fs.ls(self._full(folder), detail=False)]
+            except FileNotFoundError:
+                return []
+        names = (path.rpartition("/")[2] for path in found)
+        return [name for name in names if not name.endswith(_UNFINISHED)]
 
     def list(self, folder: str = "") -> list[str]:
         """The paths of all files below a folder (or all there are), sorted; empty when there is none."""

@@ -45,6 +45,7 @@ from services.api.routers import (
     users,
 )
 from services.api.sealing import Sealing
+from services.api.signing import Signing
 from services.api.state import open_gateway
 from services.api.streaming import News
 from services.api.together import Together
@@ -101,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gateway = open_gateway(settings)
         news = News(settings)
         maintenance, sealing = Maintenance(gateway), Sealing(gateway)
+        signing = Signing(gateway, sealing.holder)
         app.state.gateway, app.state.news, app.state.maintenance = gateway, news, maintenance
         away = errors.DATABASE_AWAY
         app.state.door = Together(partial(identify, gateway), shared_fate=away)
@@ -110,9 +112,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gateway.guards.start()
         maintenance.start()
         sealing.start()
+        signing.start()
         try:
             yield
         finally:
+            signing.close()
             sealing.close()
             maintenance.close()
             await news.close()

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from sqlalchemy import Connection, func, select
 
 from shared.audit import checkpoints
+from shared.audit.outcomes import ABORTED, ALTERED, WHOLE, last_outcome
 from shared.audit.sequencer import lag, tree_size
 from shared.auth.set_passwords import count_used
 from shared.db.tables import jobs, verdicts
@@ -60,7 +61,8 @@ WAITING = Gauge("medichat_audit_waiting", "Events that wait to be sealed", regis
 ENTRIES = Gauge("medichat_audit_entries", "Entries of the sealed log", registry=REGISTRY)
 CHECKPOINT_AGE = Gauge(
     "medichat_checkpoint_age_seconds",
-    "Seconds since the newest checkpoint, 0 while the log has not grown since",
+    "Seconds since the newest checkpoint, or where there is none since the log's beginning; 0 while the log "
+    "has not grown since",
     registry=REGISTRY,
 )
 CHECKPOINT_FAILED = Gauge(
@@ -68,10 +70,24 @@ CHECKPOINT_FAILED = Gauge(
     "Whether this gateway's last checkpoint could not be kept outside of the database",
     registry=REGISTRY,
 )
+CHECKPOINT_UNREAD = Gauge(
+    "medichat_checkpoint_unread",
+    "Whether this gateway could not read the newest checkpoint outside of the database, or found there what "
+    "is not as its name says",
+    registry=REGISTRY,
+)
 LOG_ALTERED = Gauge(
     "medichat_log_altered",
     "Whether this gateway refused to sign the log because it is not what was signed before",
     registry=REGISTRY,
+)
+LOG_FOUND_ALTERED = Gauge(
+    "medichat_log_found_altered",
+    "Whether the last verification that ended, anybody's, found the log altered",
+    registry=REGISTRY,
+)
+LOG_NOT_VERIFIED = Gauge(
+    "medichat_log_not_verified", "Whether the last verification could not be ended", registry=REGISTRY
 )
 BREAK_GLASS = Counter(
     "medichat_break_glass", "Conversations that admins opened in an emergency", registry=REGISTRY
@@ -133,9 +149,15 @@ def _measure_log(connection: Connection, now: datetime) -> None:
     waits, size, newest = lag(connection, now), tree_size(connection), checkpoints.newest(connection)
     SEAL_LAG.set(waits.seconds)
     WAITING.set(waits.waiting)
+    LOG_FOUND_ALTERED.set(last_outcome(connection, WHOLE, ALTERED) == ALTERED)
+    LOG_NOT_VERIFIED.set(last_outcome(connection, WHOLE, ALTERED, ABORTED) == ABORTED)
     ENTRIES.set(size)
-    grown = newest is None or newest.size < size
-    CHECKPOINT_AGE.set((now - newest.signed_at).total_seconds() if newest and grown else 0)
+    since = None
+    if newest is None:
+        since = checkpoints.first_sealed(connection)
+    elif newest.size < size:
+        since = newest.signed_at
+    CHECKPOINT_AGE.set(0 if since is None else (now - since).total_seconds())
 
 
 def _count_verdicts(connection: Connection, now: datetime) -> None:

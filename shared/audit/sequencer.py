@@ -7,7 +7,7 @@ killed leaves nothing half done, and two that seal at once cannot fork the log; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.db.engine import Database
 from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_pending
+from shared.db.types import as_stored, moment_of
 from shared.errors import LogAltered
 
 #: Events of one batch.
@@ -26,13 +27,20 @@ BATCH = 256
 _TRIES = 3
 TAKEN = "A place or an event of the log is taken by what MediChat did not write; verify the log."
 
-_WAITING = (
-    select(audit_events.c.id, audit_events.c.canonical_bytes)
-    .join(audit_pending, audit_pending.c.event_id == audit_events.c.id)
+#: Each event is looked up by itself: a join may be planned to go through the whole log for every batch.
+_QUEUE = (
+    select(
+        audit_pending.c.event_id.label("id"),
+        select(as_stored(audit_events.c.canonical_bytes))
+        .where(audit_events.c.id == audit_pending.c.event_id)
+        .scalar_subquery()
+        .label("canonical_bytes"),
+    )
     .where(audit_pending.c.event_id > bindparam("after"))
-    .order_by(audit_pending.c.event_id)
-    .limit(BATCH)
+    .subquery()
 )
+#: What waits, the oldest ids first.
+WAITING = select(_QUEUE).where(_QUEUE.c.canonical_bytes.is_not(None)).order_by(_QUEUE.c.id).limit(BATCH)
 _SIZE = select(func.coalesce(func.max(audit_seals.c.sequence), -1) + 1)
 
 
@@ -61,14 +69,14 @@ def seal_batch(connection: Connection, now: datetime, hint: Hint | None = None) 
     Raises sqlalchemy's IntegrityError when another process sealed meanwhile: roll back, and try again.
     """
     hint = hint or Hint()
-    rows = connection.execute(_WAITING, {"after": hint.after}).all()
+    rows = connection.execute(WAITING, {"after": hint.after}).all()
     if hint.after and len(rows) < BATCH:
-        rows = connection.execute(_WAITING, {"after": ""}).all()
+        rows = connection.execute(WAITING, {"after": ""}).all()
     if not rows:
         return 0
     hint.after = rows[-1].id
     size = tree_size(connection)
-    leaves = [leaf_hash(_as_bytes(row.canonical_bytes)) for row in rows]
+    leaves = [leaf_hash(row.canonical_bytes) for row in rows]
     tiles = whole_tiles(connection, size, leaves)
     connection.execute(
         insert(audit_seals),
@@ -116,17 +124,14 @@ def root_at(connection: Connection, size: int) -> bytes:
     return tree_root(size, read_nodes(connection, size))
 
 
-def _as_bytes(stored: bytes | str) -> bytes:
-    """SQLite gives back as text what was written as such; it is sealed too, and verification names it."""
-    return stored.encode() if isinstance(stored, str) else stored
-
-
 def lag(connection: Connection, now: datetime) -> Lag:
-    """What waits to be sealed now."""
-    oldest, waiting = connection.execute(
-        select(func.min(audit_events.c.occurred_at), func.count()).select_from(
+    """What waits to be sealed now; a moment that cannot be read is the oldest of all."""
+    stored, waiting = connection.execute(
+        select(as_stored(func.min(audit_events.c.occurred_at)), func.count()).select_from(
             audit_pending.join(audit_events, audit_events.c.id == audit_pending.c.event_id, isouter=True)
         )
     ).one()
-    seconds = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
-    return Lag(waiting, seconds)
+    if stored is None:
+        return Lag(waiting, 0.0)
+    oldest = moment_of(stored) or datetime.fromtimestamp(0, UTC)
+    return Lag(waiting, max((now - oldest).total_seconds(), 0.0))

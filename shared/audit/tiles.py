@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 from shared.audit.merkle import HASH_BYTES, Nodes, root_of
 from shared.db.tables import audit_seals
 from shared.db.tables_audit import audit_tiles
+from shared.db.types import as_stored
 from shared.errors import LogAltered
 
 #: Hashes of a tile, and the levels of the tree that it spans.
@@ -24,12 +25,12 @@ WIDTH, HEIGHT = 256, 8
 _MISSING = "Hashes of the log's tree are missing, so nothing can be proved or sealed; verify the log."
 
 _LEAVES = (
-    select(audit_seals.c.leaf_hash)
+    select(as_stored(audit_seals.c.leaf_hash))
     .where(audit_seals.c.sequence >= bindparam("start"), audit_seals.c.sequence < bindparam("end"))
     .order_by(audit_seals.c.sequence)
 )
 _ROOTS = (
-    select(audit_tiles.c.root)
+    select(as_stored(audit_tiles.c.root))
     .where(
         audit_tiles.c.level == bindparam("of_level"),
         audit_tiles.c.number >= bindparam("start"),
@@ -37,7 +38,7 @@ _ROOTS = (
     )
     .order_by(audit_tiles.c.number)
 )
-_TILE = select(audit_tiles.c.hashes).where(
+_TILE = select(as_stored(audit_tiles.c.hashes)).where(
     audit_tiles.c.level == bindparam("of_level"), audit_tiles.c.number == bindparam("of_number")
 )
 

@@ -6,7 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import CheckConstraint, DateTime, Dialect, String
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType, TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -28,6 +30,33 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         moment: datetime = value
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class as_stored(FunctionElement[Any]):
+    """A column as it is, unread: on SQLite, which keeps what it is given, as bytes.
+
+    For what somebody may have altered: a value of another kind must not raise where it is read.
+    """
+
+    type = NullType()
+    inherit_cache = True
+
+
+@compiles(as_stored)
+def _as_stored(element: as_stored, compiler: Any, **rest: Any) -> str:
+    column: str = compiler.process(element.clauses, **rest)
+    return f"CAST({column} AS BLOB)" if compiler.dialect.name == "sqlite" else f"({column})"
+
+
+def moment_of(stored: bytes | datetime | None) -> datetime | None:
+    """The moment that `as_stored` gives; None where it is none."""
+    try:
+        moment = datetime.fromisoformat(stored.decode()) if isinstance(stored, bytes) else stored
+        if moment is None or moment.tzinfo is not None:
+            return moment and moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment.replace(tzinfo=UTC)
 
 
 def one_of(column: str, members: Iterable[StrEnum]) -> CheckConstraint:

@@ -9,6 +9,8 @@ from sqlalchemy import select
 from services.api import maintenance
 from services.api.maintenance import Maintenance
 from shared.auth.roles import Role
+from shared.db.engine import Database
+from shared.db.leases import hold_lease
 from shared.db.tables import data_keys, jobs, leases, released_sentences
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import State
@@ -75,6 +77,20 @@ def test_of_two_maintenances_one_works_until_its_lease_has_run_out(resting: Api)
     resting.set(leases, leases.c.holder != "", expires_at=soon)
     second.round()
     assert state(resting, job) is State.FAILED
+
+
+def test_a_lease_of_before_the_clock_was_set_back_keeps_nobody_out(database: Database) -> None:
+    life, now = timedelta(seconds=5), PAST
+
+    def taken(holder: str, moment: datetime) -> bool:
+        with database.write() as connection:
+            return hold_lease(connection, "any", holder, life=life, now=moment)
+
+    assert taken("killed", now)
+    assert not taken("next", now - timedelta(seconds=1)), "a little is no jump"
+    assert not taken("next", now)
+    assert taken("next", now - timedelta(hours=1))
+    assert not taken("third", now - timedelta(hours=1))
 
 
 def test_the_names_of_files_that_an_earlier_release_stored_in_the_clear_are_sealed(resting: Api) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from services import cli
-from services.api.sealing import sign_now
+from services.api.signing import sign_now
 from shared.audit import checkpoints
 from shared.audit.sequencer import seal_all
 from shared.audit.verify import verify

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, event, select, text, update
 
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer
 from shared.audit.findings import Report
 from shared.audit.proofs import prove_conversation
-from shared.audit.sequencer import Hint, lag, root_at, seal_all, seal_batch, tree_size
+from shared.audit.sequencer import BATCH, WAITING, Hint, lag, root_at, seal_all, seal_batch, tree_size
 from shared.audit.verify import verify
 from shared.clock import DatabaseClock
 from shared.db.engine import Database, connect
@@ -142,6 +142,25 @@ def test_a_clock_that_goes_backwards_changes_nothing(database: Database) -> None
         seal_all(database, clock)
         clock.advance(-3600)
     assert verified(database, sign(database).note).size == 900
+
+
+def test_a_batch_reads_no_more_of_the_log_than_itself(databases: Databases) -> None:
+    database = connect(databases.make("postgresql")[0])
+    write(database, 600)
+    seal_all(database, DatabaseClock())
+    write(database, BATCH)
+    asked = WAITING.params(after="").compile(database.writer, compile_kwargs={"literal_binds": True})
+    with database.write() as connection:
+        connection.execute(text("SET LOCAL enable_nestloop = off"))  # as it is planned when much waits
+        (plan,) = connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}")).scalar_one()
+    database.close()
+
+    def read(node: dict[str, Any]) -> Iterator[float]:
+        yield node["Actual Rows"]
+        for part in node.get("Plans", []):
+            yield from read(part)
+
+    assert max(read(plan["Plan"])) == BATCH
 
 
 # -- attacks
@@ -334,7 +353,8 @@ def test_a_log_that_is_shorter_than_the_second_place_says_is_not_signed(
     place = Storage(str(tmp_path))
     checkpoints.publish(place, sign(application), SIGNER.verifier)
     change(everything, "DELETE FROM audit_checkpoints", "DELETE FROM audit_seals WHERE sequence >= 590")
-    kept = checkpoints.newest_kept(place, SIGNER.verifier)
+    kept = checkpoints.newest_kept(place, SIGNER.verifier, 590).newest
+    assert kept is not None
     with pytest.raises(LogAltered), everything.write() as connection:
         checkpoints.sign(connection, SIGNER, NOW, kept=kept)
 
@@ -383,6 +403,24 @@ def test_a_restore_that_this_log_did_not_sign_explains_nothing(log: Database, fo
     kept = SIGNER.verifier.read(SIGNER.sign(size=900, root=bytes(32), now=NOW))
     with pytest.raises(LogAltered), log.write() as connection:
         checkpoints.sign(connection, SIGNER, NOW, kept=kept)
+
+
+def put_kept(place: Storage, size: int, root: bytes) -> None:
+    signed = checkpoints.Signed(
+        id="x", size=size, root=root, signed_at=NOW, note=SIGNER.sign(size=size, root=root, now=NOW)
+    )
+    checkpoints.publish(place, signed, SIGNER.verifier)
+
+
+def test_what_a_restore_excuses_hides_no_other_checkpoint_of_the_second_place(tmp_path: Path) -> None:
+    place, excused = Storage(str(tmp_path)), {(300, bytes(32)), (25_000, bytes(32)), (90_000, bytes(32))}
+    for size, root in excused:
+        put_kept(place, size, root)
+    assert checkpoints.newest_kept(place, SIGNER.verifier, 50_000, excused).newest is None
+    put_kept(place, 299, b"r" * 32)
+    newest = checkpoints.newest_kept(place, SIGNER.verifier, 50_000, excused).newest
+    assert newest is not None
+    assert newest.size == 299
 
 
 def put_junk(database: Database, junk: bytes | str) -> None:
@@ -448,6 +486,38 @@ def test_a_checkpoint_of_the_database_that_is_not_signed_stops_signing(log: Data
         checkpoints.sign(connection, SIGNER, NOW)
     (finding,) = verified(log).findings
     assert "cannot be used" in finding.what
+
+
+def test_a_checkpoint_that_a_fast_clock_signed_is_not_the_newest_for_good(log: Database) -> None:
+    ahead = sign(log)
+    with log.write() as connection:
+        rest = {"size": 601, "root": bytes(32), "signed_at": NOW, "note": ahead.note}
+        connection.execute(audit_checkpoints.insert().values(id="0" * 36, **rest))
+    with log.read() as connection:
+        newest = checkpoints.newest(connection)
+    assert newest is not None
+    assert newest.size == 601
+    with pytest.raises(LogAltered, match="what was signed"), log.write() as connection:
+        checkpoints.sign(connection, SIGNER, NOW)
+
+
+def test_two_that_sign_at_once_raise_no_false_alarm(databases: Databases) -> None:
+    database = connect(databases.make("postgresql")[0])
+    write(database, 1)
+    seal_all(database, DatabaseClock())
+    sign(database)
+
+    def another(*_: Any) -> None:
+        write(database, 1)
+        seal_all(database, DatabaseClock())
+        sign(database)
+
+    with database.write() as connection:
+        event.listen(connection, "after_cursor_execute", another)
+        signed = checkpoints.sign(connection, SIGNER, NOW)
+    assert signed.size > 1
+    assert verified(database, signed.note).holds
+    database.close()
 
 
 # -- faults

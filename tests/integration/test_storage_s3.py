@@ -1,6 +1,7 @@
 """The storage in a bucket, on a server that speaks S3."""
 
 import os
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from s3fs import S3FileSystem
 from services.api.retention import Retention
 from shared.auth.roles import Role
 from shared.privacy.erased import read_erased
+from shared.settings import Settings
 from shared.storage import Storage, StorageAway
 from tests.conftest import MakeApi
 from tests.support import Person
@@ -114,6 +116,28 @@ def test_an_upload_to_a_storage_that_is_away_is_unavailable_and_leaves_no_datase
     assert answer.status_code == 503
     assert "MEDICHAT_STORAGE_URL" in answer.json()["detail"]
     assert client.get("/v1/datasets").json()["items"] == []
+
+
+def test_names_are_of_what_lies_directly_in_a_folder(storage: Storage) -> None:
+    for path in ("signed/1/a", "signed/2/b", "signed/c"):
+        with storage.create(path):
+            pass
+    assert sorted(storage.names("signed")) == ["1", "2", "c"]
+    assert storage.names("signed/1") == ["a"]
+    assert storage.names("nothing") == []
+
+
+@pytest.mark.timeout(25)  # a patient one waits for minutes
+def test_checkpoints_are_soon_away_where_the_server_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "clinic")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        S3FileSystem.clear_instance_cache()
+        place = Storage.of_checkpoints(Settings(checkpoint_url="s3://clinic/checkpoints"))
+        with pytest.raises(OSError, match="imeout"):
+            place.names("signed")
+    S3FileSystem.clear_instance_cache()
 
 
 def test_what_another_process_wrote_is_there_and_can_be_deleted(storage: Storage, url: str) -> None:

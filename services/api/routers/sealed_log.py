@@ -11,16 +11,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
-from sqlalchemy import desc, select
+from sqlalchemy import select
 
 from services.api.deps import Auditor, GatewayDep
 from services.api.errors import document
-from services.api.metrics import LOG_ALTERED
-from services.api.sealing import sign_now
+from services.api.signing import sign_now
 from services.api.state import Gateway
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import parse
 from shared.audit.checkpoints import Signed
+from shared.audit.independence import dependence
+from shared.audit.outcomes import note_outcome
 from shared.audit.proofs import prove_conversation
 from shared.audit.sequencer import lag, root_at, seal_all, tree_size
 from shared.db.tables import conversations
@@ -65,9 +66,7 @@ def state(caller: Auditor, gateway: GatewayDep) -> LogStateView:
     """How far the log is sealed and signed; nobody's event is shown."""
     with gateway.database.read() as connection:
         size, waits = tree_size(connection), lag(connection, gateway.clock.now(connection))
-        rows = connection.execute(
-            select(audit_checkpoints).order_by(desc(audit_checkpoints.c.id)).limit(_NEWEST)
-        ).all()
+        newest = list(checkpoints.stored(connection, checkpoints.LARGEST_FIRST.limit(_NEWEST)))
         try:
             root = root_at(connection, size).hex() if size else None
         except LogAltered:
@@ -78,8 +77,8 @@ def state(caller: Auditor, gateway: GatewayDep) -> LogStateView:
         waiting=waits.waiting,
         waiting_s=waits.seconds,
         key=str(gateway.signer.verifier),
-        not_independent=checkpoints.dependence(gateway.settings),
-        checkpoints=[_view(Signed(**row._mapping)) for row in rows],
+        not_independent=dependence(gateway.settings),
+        checkpoints=[_view(signed) for signed in newest],
     )
 
 
@@ -100,11 +99,11 @@ def read_checkpoint(
 ) -> Response:
     """The signed text of one checkpoint, to keep elsewhere."""
     with gateway.database.read() as connection:
-        found = select(audit_checkpoints.c.note).where(audit_checkpoints.c.id == checkpoint_id)
-        note = connection.execute(found).scalar_one_or_none()
-    if note is None:
+        found = checkpoints.ROWS.where(audit_checkpoints.c.id == checkpoint_id)
+        signed = next(checkpoints.stored(connection, found), None)
+    if signed is None:
         raise NotFound("There is no checkpoint under this id.")
-    return Response(note, media_type="text/plain; charset=utf-8")
+    return Response(signed.note, media_type="text/plain; charset=utf-8")
 
 
 @router.post("/verify", responses=document(401, 403, 409, 429))
@@ -149,6 +148,7 @@ async def _verification(gateway: Gateway, actor: record.Actor) -> AsyncIterator[
         if await process.wait() == 0:
             await asyncio.to_thread(_log_found, gateway, actor, json.loads(line))
         else:
+            await asyncio.to_thread(_log_found, gateway, actor, None)
             told = {
                 "failed": "The verification could not be ended; see the log of the gateway, and try again."
             }
@@ -185,18 +185,10 @@ def checker(caller: Auditor) -> Response:
     return Response(text, media_type="text/x-python; charset=utf-8")
 
 
-def _log_found(gateway: Gateway, actor: record.Actor, report: dict[str, Any]) -> None:
-    """What a verification found is in the log as well, and a metric."""
-    LOG_ALTERED.set(not report["holds"])
+def _log_found(gateway: Gateway, actor: record.Actor, report: dict[str, Any] | None) -> None:
+    """How a verification ended is in the log as well, and from there a metric."""
     with gateway.database.write() as connection:
-        record.append(
-            connection,
-            now=gateway.clock.now(connection),
-            actor=actor,
-            action="log.found_whole" if report["holds"] else "log.found_altered",
-            outcome=record.Outcome.DONE if report["holds"] else record.Outcome.FAILED,
-            details={name: report[name] for name in ("size", "root", "count", "checkpoints", "superseded")},
-        )
+        note_outcome(connection, report, actor=actor, now=gateway.clock.now(connection))
 
 
 def _log(gateway: Gateway, actor: record.Actor, action: str, object: str | None = None) -> None:
@@ -207,7 +199,7 @@ def _log(gateway: Gateway, actor: record.Actor, action: str, object: str | None 
 
 def _signed(gateway: Gateway) -> Signed:
     seal_all(gateway.database, gateway.clock)
-    return sign_now(gateway)[0]
+    return sign_now(gateway)
 
 
 def _view(signed: Signed) -> CheckpointView:

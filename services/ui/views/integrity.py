@@ -1,5 +1,6 @@
 """Whether the log is what was signed: its state, verification, checkpoints and proofs. It shows no event."""
 
+from datetime import UTC, datetime
 from functools import partial
 
 import pandas as pd
@@ -56,12 +57,15 @@ def _verify(gateway: Gateway) -> None:
     if st.button("Verify the whole log", type="primary", icon=":material/fact_check:"):
         st.session_state.pop(_REPORT, None)
         try:
-            st.session_state[_REPORT] = _followed(gateway)
+            begun_at = datetime.now(UTC).isoformat()
+            st.session_state[_REPORT] = _followed(gateway), begun_at
         except GatewayError as error:
             st.error(plain_markdown(error.detail))
     report = st.session_state.get(_REPORT)
     if report is None:
         return
+    report, made_at = report
+    st.caption(f"Verified at {moment(made_at)} UTC; what was written or changed since is not in it.")
     if "failed" in report:
         st.error(plain_markdown(report["failed"]))
         return

@@ -1,0 +1,64 @@
+"""Says whether signed checkpoints are kept out of reach of who owns the database. It reads none of them.
+
+It says so only where it surely is: another partition of the same machine is in the same hands.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import make_url
+
+from shared.settings import Settings
+
+#: This machine; so may be any name without a dot, such as that of a container beside.
+_HERE = ("127.0.0.1", "localhost.localdomain")
+_MOUNTS = Path("/proc/self/mountinfo")
+#: Kinds of file systems that are another machine's, as Linux names them.
+_NETWORK = re.compile(
+    r"nfs4?|cifs|smb3|smbfs|ceph|lustre|afs|beegfs|glusterfs|gpfs|"
+    r"fuse\.(sshfs|s3fs|rclone|glusterfs|ceph|gcsfuse|blobfuse2?|mount-s3|goofys)"
+)
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+def dependence(settings: Settings) -> str | None:
+    """Why the second place proves nothing against who owns the database's disk; None when it does."""
+    url = settings.checkpoint_url
+    if urlsplit(url).scheme not in ("", "file"):
+        return None
+    database = make_url(settings.database_url)
+    if database.get_backend_name() != "sqlite":
+        if "." in (database.host or "") and database.host not in _HERE:
+            return None
+        return "the checkpoints are kept in a folder that may be on the machine of the database"
+    folder, file = Path(urlsplit(url).path), Path(database.database or "")
+    if _device(folder) == _device(file):
+        return "the checkpoints are kept on the disk of the database"
+    mounts = _MOUNTS.read_text(errors="surrogateescape") if _MOUNTS.exists() else ""
+    if not is_network(folder, mounts):
+        return "the checkpoints are kept on the machine of the database"
+    return None
+
+
+def is_network(path: Path, mounts: str) -> bool:
+    """Whether the path is surely on another machine, by the table of mounts (proc_pid_mountinfo(5))."""
+    path, kind, deepest = path.resolve(), "", -1
+    for line in mounts.splitlines():
+        here, _, there = line.partition(" - ")
+        fields = here.split(" ")
+        if len(fields) < 5 or not there:
+            continue
+        point = Path(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4]))
+        if path.is_relative_to(point) and len(point.parts) >= deepest:  # the later one lies on top
+            kind, deepest = there.partition(" ")[0], len(point.parts)
+    return _NETWORK.fullmatch(kind) is not None
+
+
+def _device(path: Path) -> int:
+    """The number of the disk that the path is on, or will be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path.stat().st_dev
