@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +28,7 @@ from sqlalchemy import func, insert, select, text
 
 from benchmarks import log_rows, report, searching
 from benchmarks.gateway import postgresql
+from benchmarks.systems import peak_mb_of
 from shared.audit import checkpoints
 from shared.audit.checkpoint import Signer
 from shared.audit.growing import Growing
@@ -177,7 +178,7 @@ def run_step(name: str, url: str, count: int, place: Path) -> None:
     elif name == "added":
         figures["ms"] = added_by_an_event(database, count)
     database.close()
-    figures["mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["mb"] = peak_mb_of(os.getpid())
     print(json.dumps(figures))
 
 
