@@ -12,7 +12,7 @@ up:  ## run everything on this machine, until Ctrl-C
 test:  ## every test, against real servers
 	@$(PYTHON) deploy/bootstrap.py $(ALL_EXTRAS)
 	@# threads that wait must not spin: several tests share the processors
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 smoke:  ## start everything in a temporary folder, ask, check every trace, stop
 	@$(PYTHON) deploy/bootstrap.py $(RUN_EXTRAS) >&2

@@ -6,6 +6,7 @@ Every route declares who may call it, by one of `Asker`, `Reader`, `AnyUser`, `A
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -99,7 +100,7 @@ class Access:
         """
         if not self._lets_in(principal):
             reason = f"needs role {self.role} and scope {' or '.join(sorted(self.scopes))}"
-            await in_time(run_in_threadpool(log_denial, gateway, request, principal, reason))
+            await gateway.threads.in_time(partial(log_denial, gateway, request, principal, reason))
             raise NotAllowed(self._missing_scope(principal))
         no_keys = self.no_keys or (_NO_KEYS if self.password else None)
         if no_keys is not None and principal.kind == "key":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.api.limiter import Limiter
+from services.api.patience import Threads
 from shared.audit.checkpoint import Signer
 from shared.clock import Clock, DatabaseClock
 from shared.conversations import Conversations
@@ -34,6 +35,7 @@ class Gateway:
     bell: Bell
     datasets: DatasetStore
     limiter: Limiter
+    threads: Threads
     #: Signs checkpoints of the log, which are kept in `checkpoints` too.
     signer: Signer
     checkpoints: Storage
@@ -80,6 +82,7 @@ def open_gateway(settings: Settings) -> Gateway:
         bell=Bell(settings),
         datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),
+        threads=Threads(),
         signer=Signer(settings.secret("audit_key")),
         checkpoints=Storage.of_checkpoints(settings),
         filling=filling,

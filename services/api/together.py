@@ -49,7 +49,10 @@ class Together(Generic[Item, Result]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                wanted = [(item, future) for item, future in self._waiting if not future.done()]
+                group, self._waiting = wanted[: self._most], wanted[self._most :]
+                if not group:  # who waited has gone
+                    return
                 items = [item for item, _ in group]
                 outcomes = await to_thread.run_sync(self._try, items, limiter=self._one_thread)
                 for (_, future), outcome in zip(group, outcomes, strict=True):

@@ -103,7 +103,7 @@ def superseded(connection: Connection, verifier: Verifier) -> set[tuple[int, byt
     for row in rows:
         try:
             found |= verifier.read_restore(json.loads(row)["details"]["statement"])
-        except (BadCheckpoint, ValueError, KeyError, TypeError, AttributeError):
+        except (BadCheckpoint, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # anybody may have written it
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 #: Findings that are told before the rest is only counted.
 MOST_FINDINGS = 20
+_LONGEST = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +67,5 @@ class Report:
 
 def _shown(value: object) -> str:
     """As text that can be sent on: what was altered may hold anything."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    text = str(value)[:_LONGEST].encode("utf-8", "backslashreplace").decode()
+    return text if len(str(value)) <= _LONGEST else f"{text}…"

@@ -27,7 +27,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 def dependence(settings: Settings) -> str | None:
     """Why the second place proves nothing against who owns the database's disk; None when it does."""
     url = settings.checkpoint_url
-    if urlsplit(url).scheme not in ("", "file"):
+    if urlsplit(url).scheme not in ("", "file", "local"):
         return None
     database = make_url(settings.database_url)
     if database.get_backend_name() != "sqlite":

@@ -23,6 +23,8 @@ from shared.privacy.envelope import WRAPPED_BYTES
 BOUND = ("question.asked", "answer.", "guard.", "review.given")
 #: The event that says that a conversation was erased.
 ERASED = "conversation.erased"
+#: Ids have 36 characters, hashes 64.
+_LONGEST_ID = 64
 _ROLES = {"question": "user", "answer": "assistant"}
 #: What an answer's event says of its job: the names in the event, and the columns.
 _JOB = {
@@ -65,7 +67,7 @@ class Outside:
         self._reviews: list[Said] = []
 
     def gather(self, entry: int, event: str, record: dict[str, Any]) -> None:
-        """Remember what a sealed event says of rows. Raises ValueError where that names no row."""
+        """Remember what a sealed event says of rows. Raises ValueError or KeyError where it names none."""
         details = record["details"]
         kind = record["action"].partition(".")[0]
         about = str(record["object"]).partition(":")[2]
@@ -76,7 +78,8 @@ class Outside:
                 self._verdicts.append(said)
         elif kind == "review":
             if details.get("commitment"):
-                _check_id(details["item"])
+                for name in ("item", "conversation", "commitment", "texts_commitment"):
+                    _check_id(details[name])
                 self._reviews.append(said)
         else:
             if kind == "answer":
@@ -84,6 +87,7 @@ class Outside:
                 self._jobs.append(said)
             if details.get("ciphertext_sha256") and details.get("message"):
                 _check_id(details["message"])
+                _check_id(details["conversation"])
                 self._messages.append(said)
 
     def check(self) -> None:
@@ -219,7 +223,11 @@ def _in_place(said: Said, row: Any) -> bool:
 
 def _check_id(value: Any) -> None:
     """An event that names a row by something else is not ours, and no database should be asked for it."""
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+    if (
+        not isinstance(value, str)
+        or len(value) > _LONGEST_ID
+        or not (value.isascii() and value.isprintable())
+    ):
         raise ValueError("this is no id")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from shared.audit.binding import REVIEW, REVIEW_TEXTS, commit_to_review
 from shared.audit.reading import among, as_ids, fetch
@@ -63,15 +63,15 @@ def _wrong(said: Said, row: Any, told_erased: Callable[[Iterable[str]], set[str]
 
 
 def _taken_back(connection: Connection, said: Said) -> bool:
-    """Whether a later entry says so."""
+    """Whether a later entry says so, or an event that waits to be sealed."""
     later = (
-        select(audit_seals.c.sequence)
-        .join(audit_events, audit_events.c.id == audit_seals.c.event_id)
+        select(audit_events.c.id)
+        .outerjoin(audit_seals, audit_seals.c.event_id == audit_events.c.id)
         .where(
             audit_events.c.object == f"review:{said.details['item']}",
             audit_events.c.action == TAKEN_BACK,
             audit_events.c.actor == said.actor,
-            audit_seals.c.sequence > said.entry,
+            or_(audit_seals.c.sequence.is_(None), audit_seals.c.sequence > said.entry),
         )
     )
     return bool(fetch(connection, later))

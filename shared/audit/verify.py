@@ -163,7 +163,7 @@ class _Walk:
                 self._report.add(what, entry=sequence, event=event)
             elif record["action"].startswith(BOUND):
                 self._outside.gather(sequence, event, record)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._report.add("its event cannot be read", entry=sequence, event=event)
         return leaf
 

@@ -144,7 +144,10 @@ def lock_s(failures: int) -> float:
 
 
 def _locked_s(row: Row[Any], now: datetime) -> float:
-    return (row.locked_until - now).total_seconds() if row.locked_until is not None else 0.0
+    if row.locked_until is None or not lock_s(row.failures):
+        return 0.0
+    left_s = (row.locked_until - now).total_seconds()
+    return left_s if left_s <= MAX_LOCK_S else 0.0  # of before the clock was set back
 
 
 def _lock_from(now: datetime, failures: int) -> datetime:

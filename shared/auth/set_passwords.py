@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select
 
 from shared.audit import record
+from shared.auth.roles import AccountStatus
 from shared.db.tables import sessions, users
 
 _setter = users.alias("setter")
@@ -44,8 +45,9 @@ def used_set_passwords(connection: Connection) -> list[SetPassword]:
 
 
 def count_used(connection: Connection) -> int:
-    """How many accounts somebody logged in to with a password that another set."""
-    wanted = select(func.count()).select_from(users).where(_is_set(), _logged_in().is_not(None))
+    """How many accounts, of those one can log in to, somebody did with a password that another set."""
+    enabled = users.c.status != AccountStatus.DISABLED
+    wanted = select(func.count()).select_from(users).where(_is_set(), _logged_in().is_not(None), enabled)
     return int(connection.execute(wanted).scalar_one())
 
 

@@ -268,7 +268,7 @@ def test_no_file_and_no_log_holds_a_word_of_questions_answers_or_rows_in_the_cle
         "logs/*.log",
         "storage/datasets/**/*",
         "storage/adapters/**/*",
-        "checkpoints/signed/*",
+        "checkpoints/signed/**/*",
     ):
         assert any(path.is_file() for path in stack.state_dir.glob(kind)), f"nothing to look at: {kind}"
     for word in (RARE, "anna.meyer", HABIT):

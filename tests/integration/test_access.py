@@ -197,6 +197,16 @@ def test_what_only_a_person_may_do_is_refused_to_a_key_and_logged(api: Api) -> N
     assert by_key.get("/v1/me").status_code == 200
 
 
+def test_a_key_approves_no_auditor_and_so_learns_no_password(api: Api) -> None:
+    admin, auditor = api.log_in(Role.ADMIN), api.log_in(Role.AUDITOR)
+    new = admin.post("/v1/users", json={"name": "an.auditor", "role": "auditor"}).json()["id"]
+    key = auditor.post("/v1/api-keys", json={"name": "a key", "scopes": ["audit"]}).json()["key"]
+    path = f"/v1/users/{new}/approve"
+    refused = api.client().post(path, headers={"Authorization": f"Bearer {key}"})
+    assert (refused.status_code, "password" in refused.json()) == (403, False)
+    assert "password" in auditor.post(path).json()
+
+
 def test_what_asks_for_the_password_is_refused_to_every_key(api: Api) -> None:
     by_key = {role: api.client() for role in Role}
     for role, scopes in ((Role.USER, ["ask", "read"]), (Role.ADMIN, ["admin"]), (Role.AUDITOR, ["audit"])):

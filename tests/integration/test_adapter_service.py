@@ -224,7 +224,7 @@ def test_a_promotion_counts_for_the_next_answer_and_spares_the_one_under_way(
 ) -> None:
     asker, chief = api.log_in(), api.client(admin)
     for sha256 in (made["true"], made["other"]):
-        add_good_adapter(api, admin, sha256)
+        add_good_adapter(api, admin, sha256, base_revision=worker.model.revision)
     assert chief.post(f"/v1/adapters/{made['true']}/promote", json={}).status_code == 200
     alone = ask_async(asker, max_new_tokens=400)
     worker.answerer.answer_next()
@@ -268,7 +268,7 @@ def test_an_answer_taken_up_again_goes_on_under_its_adapter(
 ) -> None:
     chief = api.client(admin)
     for sha256 in (made["true"], made["other"]):
-        add_good_adapter(api, admin, sha256)
+        add_good_adapter(api, admin, sha256, base_revision=worker.model.revision)
     chief.post(f"/v1/adapters/{made['other']}/promote", json={})
     asked = ask_async(api.log_in(), max_new_tokens=20)
     begun = api.claim("a worker that dies")

@@ -869,7 +869,7 @@ def test_a_run_that_no_row_fits_is_refused_with_advice(train, rows: Path) -> Non
 
 def test_canaries_that_do_not_fit_are_refused(train, tmp_path: Path) -> None:
     (tmp_path / "short.jsonl").write_text("\n".join(['{"question": "A?", "answer": "B."}'] * 4))
-    recipe = tiny_recipe(tmp_path / "short.jsonl", max_tokens=24, system="as-is", canaries=1)
+    recipe = tiny_recipe(tmp_path / "short.jsonl", max_tokens=24, system="as-is", canaries=2)
     status, events = train(recipe)
     assert status is Exit.REFUSED
     assert "canaries do not fit" in events[-1]["detail"]

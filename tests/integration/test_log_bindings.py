@@ -218,23 +218,77 @@ def test_a_second_event_does_not_cover_what_the_first_one_says(told: Path, tmp_p
     assert (finding.event, "the text of message" in finding.what) == (event.id, True)
 
 
-def test_an_event_that_names_a_row_by_what_no_database_takes_is_named(told: Path, tmp_path: Path) -> None:
-    copy, _ = changed(told, tmp_path)
-    database = connect(f"sqlite:///{copy}")
-    with database.write() as connection:
-        event_id = record.append(
-            connection,
-            now=DatabaseClock().now(connection),
-            actor=record.SYSTEM_ACTOR,
-            action="question.asked",
-            object=f"job:{new_id()}",
-            details={"message": "\x00", "conversation": "x", "ciphertext_sha256": "x"},
-        )
-        connection.exec_driver_sql("INSERT INTO audit_pending VALUES (?)", (event_id,))
-    seal_all(database, DatabaseClock())
-    database.close()
+@pytest.mark.parametrize(
+    ("action", "details"),
+    [
+        ("question.asked", {"message": "\x00", "conversation": "x", "ciphertext_sha256": "x"}),
+        ("question.asked", {"message": "m" * 70_000, "conversation": "x", "ciphertext_sha256": "x"}),
+        ("question.asked", {"message": "m", "ciphertext_sha256": "x"}),
+        ("question.asked", {"message": "m", "conversation": ["x"], "ciphertext_sha256": "x"}),
+        ("review.given", {"item": "i", "commitment": "x"}),
+        ("review.given", {"item": "i", "commitment": "x", "texts_commitment": "x", "conversation": "\x00"}),
+    ],
+)
+def test_an_event_that_names_no_row_is_named(
+    told: Path, tmp_path: Path, action: str, details: dict[str, Any]
+) -> None:
+    copy, event_id = appended(told, tmp_path, action, details)
     (finding,) = verified(copy).findings
     assert (finding.event, finding.what) == (event_id, "its event cannot be read")
+
+
+def test_what_nobody_can_read_ends_no_verification_and_no_signing(told: Path, tmp_path: Path) -> None:
+    copy, event_id = appended(told, tmp_path, "backup.restored", {}, canonical=b"[" * 100_000)
+    (finding,) = verified(copy).findings
+    assert (finding.event, finding.what) == (event_id, "its event cannot be read")
+    with closing(connect(f"sqlite:///{copy}")) as database, database.read() as connection:
+        assert checkpoints.superseded(connection, SIGNER.verifier) == set()
+
+
+def appended(
+    path: Path, folder: Path, action: str, details: dict[str, Any], canonical: bytes | None = None
+) -> tuple[Path, str]:
+    """A copy of the file with one more sealed event, and the event's id."""
+    copy, _ = changed(path, folder)
+    with closing(connect(f"sqlite:///{copy}")) as database:
+        with database.write() as connection:
+            event_id = record.append(
+                connection,
+                now=DatabaseClock().now(connection),
+                actor=record.SYSTEM_ACTOR,
+                action=action,
+                object=f"job:{new_id()}",
+                details=details,
+            )
+            if canonical is not None:
+                statement = "UPDATE audit_events SET canonical_bytes = ? WHERE id = ?"
+                connection.exec_driver_sql(statement, (canonical, event_id))
+            connection.exec_driver_sql("INSERT INTO audit_pending VALUES (?)", (event_id,))
+        seal_all(database, DatabaseClock())
+    return copy, event_id
+
+
+def test_a_review_that_is_taken_back_is_not_called_changed_while_that_waits_to_be_sealed(
+    told: Path, tmp_path: Path
+) -> None:
+    copy, _ = changed(
+        told,
+        tmp_path,
+        "UPDATE reviews SET given_at = NULL, salt = NULL WHERE verdict = 'unsafe' AND salt NOT NULL",
+    )
+    assert not verified(copy).holds
+    with closing(connect(f"sqlite:///{copy}")) as database, database.write() as connection:
+        given = audit_events.select().where(audit_events.c.action == "review.given")
+        for event in connection.execute(given).all():
+            event_id = record.append(
+                connection,
+                now=DatabaseClock().now(connection),
+                actor=record.Actor(event.actor),
+                action="review.taken_back",
+                object=event.object,
+            )
+            connection.exec_driver_sql("INSERT INTO audit_pending VALUES (?)", (event_id,))
+    assert verified(copy).holds
 
 
 def test_findings_are_told_in_the_order_of_the_log(told: Path, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_the_state_says_what_is_sealed_and_signed(api: Api, auditor: httpx.Clien
         ("postgresql+psycopg://medichat@db.clinic.example/medichat", "/mnt/checkpoints", True),
         ("postgresql+psycopg://medichat@db/medichat", "s3://elsewhere/checkpoints", True),
         ("sqlite:////tmp/medichat.db", "/dev/shm", False),
+        ("sqlite:////tmp/medichat.db", "local:///dev/shm", False),
         ("sqlite:////tmp/medichat.db", "s3://elsewhere/checkpoints", True),
     ],
 )

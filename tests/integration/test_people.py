@@ -127,6 +127,17 @@ def test_a_log_in_with_a_password_that_another_set_is_told_until_its_owner_chang
     assert by_key.status_code == 401, "whoever knew the password may have made it"
 
 
+def test_a_disabled_account_raises_no_alarm_about_its_password_and_stays_listed(api: Api) -> None:
+    admin, auditor, person = api.log_in(Role.ADMIN), api.log_in(Role.AUDITOR), api.person()
+    known = admin.post(f"/v1/users/{person.id}/password").json()["password"]
+    logged_in(api, person.name, known)
+    assert gauge(api) == 1
+    admin.patch(f"/v1/users/{person.id}", json={"status": "disabled"}).raise_for_status()
+    assert (auditor.get("/v1/me").json()["set_passwords_used"], gauge(api)) == (0, 0)
+    (item,) = auditor.get("/v1/users/set-passwords").json()["items"]
+    assert item["user_name"] == person.name
+
+
 def marks(api: Api) -> list[bool]:
     """Of each log-in, whether the log says that another had set its password."""
     events = api.audit("session.started")

@@ -1,10 +1,10 @@
 """A person's conversations: list, read, rename, hide, go on asking."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection, Row, select, update
-from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, load_owned, regenerate
 from services.api.deps import Asker, GatewayDep, Reader, log_denial
@@ -54,7 +54,7 @@ async def owned_conversation(
     conversation_id: str, request: Request, caller: Reader, gateway: GatewayDep
 ) -> str:
     """The id of a conversation of the caller's. Raises NotFound, also for somebody else's (and logs that)."""
-    await in_time(run_in_threadpool(_require_owned, conversation_id, request, caller, gateway))
+    await gateway.threads.in_time(partial(_require_owned, conversation_id, request, caller, gateway))
     return conversation_id
 
 

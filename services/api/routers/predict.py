@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from sqlalchemy import Connection
-from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, Question
 from services.api.deps import Asker, GatewayDep
@@ -138,7 +137,7 @@ async def respond(
     wait_s = usual_wait_s if prefer.wait_s is None else prefer.wait_s
     answer = None
     if job.finished_at is not None:
-        answer = await in_time(run_in_threadpool(_read_answer, gateway, job))
+        answer = await gateway.threads.in_time(partial(_read_answer, gateway, job))
     elif wait_s > 0:
         ended = await wait_for_end(gateway, news, job.id, wait_s, partial(_answer, gateway))
         job, answer = ended or (job, None)

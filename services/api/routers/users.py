@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import Connection, func, select
 
-from services.api.deps import Admin, Auditor, GatewayDep, log_denial
+from services.api.deps import Access, Admin, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.schemas import Body, Page
 from services.api.state import Gateway
@@ -17,7 +17,7 @@ from shared.audit import record
 from shared.auth import accounts
 from shared.auth.accounts import Account
 from shared.auth.passwords import hash_password, new_password
-from shared.auth.roles import AccountStatus, Role
+from shared.auth.roles import AccountStatus, Role, Scope
 from shared.auth.sessions import Principal
 from shared.auth.set_passwords import used_set_passwords
 from shared.db.tables import sessions, users
@@ -25,6 +25,9 @@ from shared.errors import Conflict, InvalidInput, NotAllowed
 from shared.guard.verdict import Audience
 
 router = APIRouter(prefix="/v1/users", tags=["people"])
+
+_NO_KEYS = "An auditor's new password is shown to a person who is logged in, not to an API key; log in."
+Approver = Annotated[Principal, Depends(Access(Role.AUDITOR, frozenset({Scope.AUDIT}), no_keys=_NO_KEYS))]
 
 MAX_NAME = 100
 
@@ -182,7 +185,7 @@ def reset_password(user_id: str, request: Request, caller: Admin, gateway: Gatew
 
 
 @router.post("/{user_id}/approve", responses=document(401, 403, 404, 409, 429))
-def approve_auditor(user_id: str, request: Request, caller: Auditor, gateway: GatewayDep) -> NewUserView:
+def approve_auditor(user_id: str, request: Request, caller: Approver, gateway: GatewayDep) -> NewUserView:
     """Say yes to a new auditor, and hand them this new password: an admin knows the one they had."""
     password = new_password()
     password_hash = hash_password(password)

@@ -40,7 +40,8 @@ def section(gateway: Gateway) -> None:
     st.subheader("Passwords set by others")
     st.caption(
         "Somebody logged in to these with a password that another set: the person themselves, or whoever set "
-        "it. Ask them. An account leaves the list when its owner changes the password."
+        "it. Ask them. An account leaves the list when its owner changes the "
+        "password, or another is set; one that is disabled stays, and is not counted."
     )
     table = [
         {
