@@ -396,6 +396,8 @@ def test_an_auditor_finds_reveals_judges_exports_and_verifies_until_a_byte_of_th
     expect(page.get_by_text("Saved")).to_be_visible()
     page.reload()
     expect(page.get_by_text("Saved")).to_be_visible()
+    expect(page.get_by_role("button", name="Yes, it was right")).to_be_visible()
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     page.keyboard.press("y")
     chosen = page.get_by_test_id("stBaseButton-primary")
     expect(chosen.filter(has_text="Yes, it was right")).to_be_visible()

@@ -71,7 +71,8 @@ def test_a_worker_of_celery_takes_the_message(redis: RedisServer) -> None:
     bell = Bell(settings)
     for job_id in ("the-id", "the-next"):
         bell.work(Kind.INFER, job_id)
-    with start_worker(app, pool="threads", perform_ping_check=False):
+    # the level is that of this whole process, and stays
+    with start_worker(app, pool="threads", perform_ping_check=False, loglevel="WARNING"):
         assert [taken.get(timeout=30) for _ in range(2)] == ["the-id", "the-next"]
     bell.close()
 
