@@ -60,7 +60,7 @@ def _verify(options: argparse.Namespace) -> int:
         signer = Signer(settings.secret("audit_key"))
         for path, note in also:
             _must_be_signed(signer, path, note)
-        place = Storage(settings.checkpoint_url)  # patient: it reads a year of checkpoints
+        place = Storage.of_checkpoints(settings, patient=True)
         try:
             report = verify_log(database, place, signer.verifier, _progress, also)
         except Exception:

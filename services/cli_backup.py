@@ -91,7 +91,7 @@ def _restore(options: argparse.Namespace) -> None:
                 database,
                 backup,
                 clock=DatabaseClock(),
-                checkpoints=Storage(settings.checkpoint_url),  # patient: it reads many
+                checkpoints=Storage.of_checkpoints(settings, patient=True),
                 storage=Storage.from_settings(settings),
                 signer=Signer(settings.secret("audit_key")),
                 told=lambda name, count: line.show(f"{name}: {count}"),

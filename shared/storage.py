@@ -56,9 +56,11 @@ class Storage:
         return cls(settings.storage_url)
 
     @classmethod
-    def of_checkpoints(cls, settings: Settings) -> "Storage":
-        """Where what proves the log is kept, outside of the database; what waits for it tries again later."""
-        return cls(settings.checkpoint_url, patient=False)
+    def of_checkpoints(cls, settings: Settings, *, patient: bool = False) -> "Storage":
+        """Where what proves the log is kept, outside of the database. Who waits for it tries again later;
+        who reads all of it is `patient`.
+        """
+        return cls(settings.checkpoint_url, patient=patient)
 
     @contextmanager
     def create(self, path: str) -> Iterator[IO[bytes]]:

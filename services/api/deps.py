@@ -11,7 +11,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
-from starlette.concurrency import run_in_threadpool
 
 from services.api.identify import Caller, Knock
 from services.api.patience import in_time
@@ -104,7 +103,8 @@ class Access:
             raise NotAllowed(self._missing_scope(principal))
         no_keys = self.no_keys or (_NO_KEYS if self.password else None)
         if no_keys is not None and principal.kind == "key":
-            await run_in_threadpool(log_denial, gateway, request, principal, "not for API keys")
+            denied = partial(log_denial, gateway, request, principal, "not for API keys")
+            await gateway.threads.in_time(denied)
             raise NotAllowed(no_keys)
         if self.password and not _typed_lately(gateway, principal):
             raise PasswordRequired

@@ -67,5 +67,6 @@ class Report:
 
 def _shown(value: object) -> str:
     """As text that can be sent on: what was altered may hold anything."""
-    text = str(value)[:_LONGEST].encode("utf-8", "backslashreplace").decode()
-    return text if len(str(value)) <= _LONGEST else f"{text}…"
+    text = str(value)
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return shown.encode("utf-8", "backslashreplace").decode()

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import make_url
 
 from shared.settings import Settings
+from shared.storage import Storage
 
 #: This machine; so may be any name without a dot, such as that of a container beside.
 _HERE = ("127.0.0.1", "localhost.localdomain")
@@ -27,7 +28,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 def dependence(settings: Settings) -> str | None:
     """Why the second place proves nothing against who owns the database's disk; None when it does."""
     url = settings.checkpoint_url
-    if urlsplit(url).scheme not in ("", "file", "local"):
+    if not Storage.of_checkpoints(settings).is_local:
         return None
     database = make_url(settings.database_url)
     if database.get_backend_name() != "sqlite":
