@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -23,12 +23,13 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 #: Between ids that are sent as one text, which costs less than an array; no id has it.
 _BETWEEN = "\n"
 #: A moment as text, on both databases alike.
 _MOMENT = "YYYY-MM-DD HH24:MI:SS.US"
+_BY_INDEX = {"enable_hashjoin": "off", "enable_mergejoin": "off", "max_parallel_workers_per_gather": "0"}
 
 
 def fetch(connection: Connection, statement: Executable, values: dict[str, Any] | None = None) -> list[Any]:
@@ -90,6 +91,25 @@ def any_text(connection: Connection) -> Iterator[None]:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def by_index(connection: Connection) -> Iterator[None]:
+    """Within it PostgreSQL looks up each row by its index, which is best for a page of a long table.
+
+    Left to itself it reads a whole table for a page, or starts workers that cost more than they do.
+    """
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    for name, value in _BY_INDEX.items():
+        connection.exec_driver_sql(f"SET {name} = {value}")
+    try:
+        yield
+    finally:
+        with suppress(DBAPIError):  # a connection that was lost needs no settings
+            for name in _BY_INDEX:
+                connection.exec_driver_sql(f"RESET {name}")
 
 
 def moment(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -1,15 +1,11 @@
 """Recomputes the whole log and holds it against every known checkpoint. It changes nothing.
 
-It trusts no hash of the database: each entry's is made anew from its event, and each event's columns are held
-against the bytes that were sealed.
+It holds the tree and the checkpoints; what an entry and its page are held against, `pages` knows.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
-from operator import itemgetter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -18,21 +14,15 @@ from shared.audit.checkpoint import Verifier
 from shared.audit.checkpoints import superseded
 from shared.audit.findings import Report
 from shared.audit.growing import Growing
+from shared.audit.helper import Helper, checked
 from shared.audit.known import Known, KnownCheckpoints
 from shared.audit.merkle import HASH_BYTES
-from shared.audit.outside import BOUND, Outside
-from shared.audit.reading import any_text, fetch, moment
+from shared.audit.pages import PAGE, Noted, Page, missing
+from shared.audit.reading import any_text, by_index, fetch
 from shared.audit.tiles import WIDTH
 from shared.db.tables import audit_events, audit_seals
 from shared.db.tables_audit import audit_pending, audit_tiles
 
-#: Entries that are read at once.
-PAGE = 4096
-
-#: What an event's columns repeat of it; by its id it is joined.
-_COLUMNS = ("actor", "session_id", "action", "object", "outcome", "reason", "schema_version")
-_said = itemgetter(*_COLUMNS)
-_read = json.JSONDecoder().raw_decode
 _TILE = select(audit_tiles.c.hashes, audit_tiles.c.root).where(
     audit_tiles.c.level == bindparam("of_level"), audit_tiles.c.number == bindparam("of_number")
 )
@@ -43,6 +33,8 @@ def verify(
     checkpoints: Iterable[tuple[str, Any]],
     verifier: Verifier,
     on_page: Callable[[int], None] = lambda _: None,
+    helper: Helper | None = None,
+    page_size: int = PAGE,
 ) -> Report:
     """Check every entry, tile and checkpoint, and what lies outside of the log that its events speak of.
 
@@ -52,6 +44,9 @@ def verify(
             read before the log is: it only grows.
         verifier: the key of this log.
         on_page: is told how many entries were checked so far, also while checkpoints are read.
+        helper: checks pages of `page_size` entries beside this process.
+
+    Raises ChildProcessError when the helper ended before the log.
     """
     report = Report()
     known = KnownCheckpoints(verifier, report, lambda: on_page(0))
@@ -60,34 +55,14 @@ def verify(
         restored = superseded(connection, verifier)
     known.add_stored(connection)
     walk = _Walk(connection, report, known, restored)
-    for rows in _pages(connection):
-        walk.take(rows)
-        on_page(walk.tree.size)
+    with by_index(connection):
+        for page in checked(connection, helper, page_size):
+            walk.take(page)
+            on_page(walk.tree.size)
     walk.end()
     _check_apart(connection, report)
     on_page(report.size)
     return report
-
-
-def _pages(connection: Connection) -> Iterator[list[Any]]:
-    statement = (
-        select(
-            audit_seals.c.sequence,
-            audit_seals.c.event_id,
-            audit_seals.c.leaf_hash,
-            audit_events.c.canonical_bytes,
-            moment(connection, audit_events.c.occurred_at),
-            *(audit_events.c[name] for name in _COLUMNS),
-        )
-        .outerjoin(audit_events, audit_events.c.id == audit_seals.c.event_id)
-        .where(audit_seals.c.sequence >= bindparam("start"))
-        .order_by(audit_seals.c.sequence)
-        .limit(PAGE)
-    )
-    start = 0
-    while rows := fetch(connection, statement, {"start": start}):
-        yield rows
-        start = rows[-1][0] + 1
 
 
 class _Walk:
@@ -103,16 +78,17 @@ class _Walk:
         self.tree = Growing(self._on_tile)
         self._connection, self._report = connection, report
         self._known, self._restored = known, restored
-        self._outside = Outside(
-            connection, lambda what, entry, event: report.add(what, entry=entry, event=event)
-        )
         self._next = 0
         #: Up to where a checkpoint says that the log is right.
         self._agreed = 0
 
-    def take(self, rows: list[Any]) -> None:
-        """Check the next entries, and what they speak of."""
-        leaves = [self._leaf(row) for row in rows]
+    def take(self, page: Page) -> None:
+        """Take the next entries, and what is wrong with them and with what they speak of."""
+        if page.leaves and page.first != self._next:
+            self._report.add(missing(self._next, page.first), entry=self._next)
+        self._next = page.after
+        self._note(page.entries)
+        leaves = page.leaves
         begun, done = self.tree.size, 0
         for size, checkpoints in self._known.take(begun, begun + len(leaves)):
             self.tree.extend(leaves[done : size - begun])
@@ -120,7 +96,11 @@ class _Walk:
             for checkpoint in checkpoints:
                 self._compare(checkpoint)
         self.tree.extend(leaves[done:])
-        self._outside.check()
+        self._note(page.outside)
+
+    def _note(self, all_noted: list[Noted]) -> None:
+        for what, entry, event in all_noted:
+            self._report.add(what, entry=entry, event=event)
 
     def end(self) -> None:
         """Say how long the log is; the checkpoints that are left are of a longer one."""
@@ -133,39 +113,6 @@ class _Walk:
                 report.add(
                     f"{known.where} names {of_size} entries, and the log has {size}: its end is missing"
                 )
-
-    def _leaf(self, row: Any) -> bytes:
-        """Check one entry; returns the hash of its leaf."""
-        sequence, event, sealed, data = row[:4]
-        if sequence != self._next:
-            self._report.add(f"the entries {self._next} to {sequence - 1} are missing", entry=self._next)
-        self._next = sequence + 1
-        if not isinstance(data, bytes):
-            what = "its event was deleted" if data is None else "its event is no bytes"
-            self._report.add(what, entry=sequence, event=event)
-            return sealed if isinstance(sealed, bytes) else b""
-        leaf = sha256(b"\x00" + data).digest()
-        if leaf != sealed:
-            self._report.add("its event was changed", entry=sequence, event=event)
-            return leaf
-        try:
-            text = data.decode()
-            record, end = _read(text)
-            if end != len(text):
-                raise ValueError("something follows the event")
-            at = row[4]
-            if (
-                _said(record) != row[5:]
-                or record["id"] != event
-                or record["occurred_at"] != f"{at[:10]}T{at[11:]}+00:00"
-            ):
-                what = f"the column {_differs(record, row)} was changed"
-                self._report.add(what, entry=sequence, event=event)
-            elif record["action"].startswith(BOUND):
-                self._outside.gather(sequence, event, record)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self._report.add("its event cannot be read", entry=sequence, event=event)
-        return leaf
 
     def _compare(self, known: Known) -> None:
         """Hold a checkpoint against the tree of its size."""
@@ -198,16 +145,6 @@ class _Walk:
             differ = (at for at, (one, other) in enumerate(zip(hashes, was, strict=False)) if one != other)
             entry = next((number * WIDTH + at for at in differ), None)
         return self._report.add(f"{tile} was made of something else than this", entry=entry)
-
-
-def _differs(record: dict[str, Any], row: Any) -> str:
-    """The first column that does not say what was sealed."""
-    if record["id"] != row[1]:
-        return "id"
-    for name, one, other in zip(_COLUMNS, _said(record), row[5:], strict=True):
-        if one != other:
-            return name
-    return "occurred_at"
 
 
 def _check_apart(connection: Connection, report: Report) -> None:
