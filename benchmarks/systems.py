@@ -45,6 +45,11 @@ def peak_mb_of(pid: int) -> float:
     return sum(_own_peak_mb(each) for each in [pid, *_children(pid)])
 
 
+def peak_mb_of_children(pid: int) -> float:
+    """The most memory that the children of a process held, in MB; 0 without any."""
+    return sum(_own_peak_mb(each) for each in _children(pid))
+
+
 def _own_peak_mb(pid: int) -> float:
     # VmHWM of Linux; ru_maxrss begins with the peak of the process that started this one
     _, _, peak = Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")

@@ -14,6 +14,7 @@ import pytest
 from shared.audit import checkpoints, record
 from shared.audit.checkpoint import Signer, Verifier
 from shared.audit.findings import MOST_FINDINGS, Report
+from shared.audit.helper import helping
 from shared.audit.sequencer import seal_all
 from shared.audit.verify import verify
 from shared.audit.verifying import report_json
@@ -304,6 +305,31 @@ def test_findings_are_told_in_the_order_of_the_log(told: Path, tmp_path: Path) -
     assert entries == sorted(each for each in entries if each is not None)
     assert sum("the text of message" in finding.what for finding in report.findings) == 6
     assert "the text of message" in report.findings[0].what
+
+
+def test_a_helper_finds_the_same_in_the_same_order(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, _ = changed(
+        told,
+        tmp_path,
+        "UPDATE audit_events SET canonical_bytes = x'00' WHERE id = (SELECT max(id) FROM audit_events)",
+        "UPDATE messages SET ciphertext = x'00' WHERE role = 'assistant'",
+        "UPDATE jobs SET model_id = CAST(x'ff00fe' AS TEXT)",
+        "UPDATE audit_seals SET event_id = CAST(x'ff00fe' AS TEXT) WHERE sequence = 2",
+        "UPDATE audit_seals SET leaf_hash = x'00' WHERE sequence IN (4, 18)",
+        "DELETE FROM audit_seals WHERE sequence BETWEEN 9 AND 11",
+        "UPDATE audit_tiles SET hashes = x'00'",
+    )
+    monkeypatch.setattr("shared.audit.findings.MOST_FINDINGS", 1000)
+    with (
+        closing(connect(f"sqlite:///{copy}")) as database,
+        helping(database) as helper,
+        database.read() as connection,
+    ):
+        report = verify(connection, [], SIGNER.verifier, helper=helper, page_size=5)
+    assert report_json(report) == report_json(verified(copy))
+    assert report.count == len(report.findings) > 10
 
 
 class Counting(Verifier):

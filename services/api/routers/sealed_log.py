@@ -155,7 +155,7 @@ async def _verification(gateway: Gateway, actor: record.Actor) -> AsyncIterator[
             yield json.dumps(told).encode() + b"\n"
     finally:
         if process is not None and process.returncode is None:
-            process.kill()
+            process.terminate()  # so that it ends its helper too
         _verifying.release()
 
 
