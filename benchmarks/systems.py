@@ -28,7 +28,11 @@ QUESTIONS = (
     "When should I see a doctor about a migraine?",
     "What can I do at home for lower back pain?",
 )
-THREADS = 2
+
+
+def threads_for(model_name: str) -> int:
+    """With how many threads all systems compute: as many as our worker chooses by itself on two cores."""
+    return 1 if model_name == "demo" else 2
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Naive:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "benchmarks.naive_server", str(folder), model_name, dtype),
-                *(str(THREADS), str(port)),
+                *(str(threads_for(model_name)), str(port)),
             ]
         )
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False)
@@ -116,7 +120,7 @@ class EngineInProcess:
         from shared.guard.sentences import SentenceSplitter
         from shared.settings import Settings
 
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(threads_for(model_name))
         self._splitter = SentenceSplitter
         self._settings = Settings(model=model_name, model_path=folder, dtype=dtype, device="cpu")
         self._model = open_model(self._settings)
@@ -188,7 +192,7 @@ class WholeStack:
                 "MEDICHAT_DEVICE": "cpu",
                 "MEDICHAT_REQUESTS_PER_MINUTE": "100000",
                 "MEDICHAT_MAX_QUEUED_JOBS_PER_USER": "1000",
-                "OMP_NUM_THREADS": str(THREADS),
+                "OMP_NUM_THREADS": str(threads_for(model_name)),
             },
         )
         if worker is not None:
@@ -286,7 +290,7 @@ class Bare:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "benchmarks.bare_generate", str(folder), model_name, dtype),
-                *(str(THREADS), str(new_tokens)),
+                *(str(threads_for(model_name)), str(new_tokens)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -151,3 +151,21 @@ def test_an_opened_model_answers(folder: Path, quantise: str) -> None:
         assert 0 < len(tokens) <= 20
     finally:
         opened.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "threads"), [(None, 1), ("2", 2)], ids=["by itself", "as the operator says"]
+)
+def test_a_small_model_computes_on_one_thread_unless_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        open_model(Settings(model="demo", model_path=folder, device="cpu"))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
