@@ -5,7 +5,7 @@ What a clinic trained an adapter to say is no judge of itself; the base model ha
 
 import math
 
-from services.worker_infer.generate import Model
+from services.worker_infer.model import Model
 
 #: What begins an answer that says yes, and one that says no.
 _YES, _NO = ("Yes", "yes"), ("No", "no")

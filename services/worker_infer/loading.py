@@ -17,7 +17,7 @@ from services.worker_infer.adapters import AdapterCopies, ask_registry
 from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
 from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
-from services.worker_infer.generate import Model
+from services.worker_infer.model import Model
 from services.worker_infer.text import ChatText
 from shared.catalogue import CatalogueModel, Quantisation, choose_quantisation, find_model, weights_folder
 from shared.db import Database

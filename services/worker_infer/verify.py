@@ -20,7 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from services.worker_infer.engines.base import AdapterSource
 from services.worker_infer.engines.errors import AdapterUnavailable, EngineUnavailable
-from services.worker_infer.generate import Model
+from services.worker_infer.model import Model
 from shared.answers import record_end
 from shared.audit import record
 from shared.conversations import Conversations

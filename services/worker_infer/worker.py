@@ -15,9 +15,10 @@ from celery import Celery, signals
 from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
-from services.worker_infer.generate import Answerer, Model
+from services.worker_infer.generate import Answerer
 from services.worker_infer.judge import ModelAsker
 from services.worker_infer.loading import choose_device, expected_memory, held_bytes, open_model
+from services.worker_infer.model import Model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.verify import Verifier
 from shared.catalogue import find_model

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -373,7 +374,8 @@ def test_a_worker_that_has_not_heard_of_the_start_yet_does_not_fail_a_new_questi
     clinic: Clinic, admin: httpx.Client
 ) -> None:
     stop(admin)
-    behind = clinic.worker._guards = LiveGuard(clinic.api.gateway.database)
+    behind = LiveGuard(clinic.api.gateway.database)
+    clinic.worker._tools = replace(clinic.worker._tools, guards=behind)
     assert behind.now.stopped
     admin.post("/v1/guard/start")
     clinic.engine.script += [SAFE + REFERRAL]

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from sqlalchemy import select
 
-from services.worker_infer import generate
+from services.worker_infer import attempt
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.engines.base import (
     EngineHealth,
@@ -21,7 +22,8 @@ from services.worker_infer.engines.base import (
     TokenStream,
 )
 from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, OutOfMemory
-from services.worker_infer.generate import Answerer, Model
+from services.worker_infer.generate import Answerer
+from services.worker_infer.model import Model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText
 from shared.auth.roles import Role
@@ -196,7 +198,8 @@ def clinic(make_api: MakeApi) -> Iterator[Clinic]:
 def test_an_answer_whose_length_nobody_named_leaves_half_of_the_context_to_the_question(
     clinic: Clinic,
 ) -> None:
-    clinic.worker._settings = clinic.api.settings.model_copy(update={"max_new_tokens": 4090})
+    settings = clinic.api.settings.model_copy(update={"max_new_tokens": 4090})
+    clinic.worker._tools = replace(clinic.worker._tools, settings=settings)
     clinic.engine.script += [SAFE]
     job = clinic.answered(clinic.ask())
     assert job.state is State.SUCCEEDED
@@ -388,7 +391,7 @@ def test_a_question_with_a_verdict_that_no_question_ends_with_is_not_answered(cl
 def test_a_check_of_a_question_that_takes_too_long_counts_as_none(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)
+    monkeypatch.setattr(attempt, "QUESTION_TIME_BUDGET_S", 0)
     (answer,) = told(clinic, clinic.answered(clinic.ask()))
     assert (answer.action, "could not be checked" in answer.text) == (Action.REFUSE, True)
 
@@ -399,7 +402,7 @@ LONG = "What is the flu? " * 1100
 def test_a_question_longer_than_the_context_is_told_so_however_busy_the_check(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "QUESTION_TIME_BUDGET_S", 0)  # a busy machine
+    monkeypatch.setattr(attempt, "QUESTION_TIME_BUDGET_S", 0)  # a busy machine
     job = clinic.answered(clinic.ask(LONG))
     assert (job.state, job.error) == (State.FAILED, "prompt-too-long")
     assert "Shorten the question" in str(job.error_detail)

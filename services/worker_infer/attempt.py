@@ -1,0 +1,298 @@
+"""One attempt at one claimed job: question → prompt → engine → guard → sentences that may be shown.
+
+It writes nothing itself (`answer_rows` does), and knows neither Celery nor HTTP.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from services.worker_infer.answer_rows import AnswerRows
+from services.worker_infer.engines.base import FinishReason, GenerationRequest, Sampling
+from services.worker_infer.engines.errors import (
+    AdapterUnavailable,
+    EngineCrashed,
+    EngineUnavailable,
+    OutOfMemory,
+    RequestTooLong,
+)
+from services.worker_infer.text import Turn
+from services.worker_infer.tools import Tools
+from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
+from shared.guard.gate import QUESTION_FAILURE, QUESTION_TIME_BUDGET_S, Release
+from shared.guard.verdict import Action, Category, Verdict
+from shared.jobs.leases import Hold
+from shared.jobs.records import Job
+from shared.jobs.store import Renewal
+from shared.logs import where
+from shared.privacy.envelope import DataKey
+from shared.privacy.phi import without_names
+from shared.prompts import prompt_version
+from shared.training.states import BASE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the answer is written from."""
+
+    turns: list[Turn]
+    text: str
+    #: What an earlier attempt released; the answer goes on from there.
+    released: str
+    released_count: int
+    #: What the guard found earlier in the conversation.
+    state: Category | None
+    #: Whether the guard ended the answer in an earlier attempt.
+    ended_by_guard: bool
+    #: Whether one of the released sentences is shown only with a referral.
+    referral_due: bool
+    #: The job's deadline on this process's monotonic clock.
+    deadline: float | None
+    key: DataKey
+    #: SHA-256 of the adapter that answers; None for the base model alone.
+    adapter: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prompt:
+    """What the model reads."""
+
+    token_ids: list[int]
+    #: How many tokens it may write.
+    wanted: int
+    #: Whether something that names a person was left out.
+    hidden: bool
+
+
+class Attempt:
+    """One attempt at one job. Another thread may stop it."""
+
+    def __init__(self, tools: Tools, job: Job, hold: Hold, request_id: str) -> None:
+        """`request_id` is the attempt's name in the engine."""
+        self._tools = tools
+        self._job = job
+        self._hold = hold
+        self._request_id = request_id
+        #: What judges this answer, to its end.
+        self._standing = tools.guards.now
+        self.rows = AnswerRows(tools, job, hold, self._standing)
+        #: Whether an admin stopped all answers.
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Release nothing more and end; called from another thread."""
+        self._stopped = True
+        self._tools.model.engine.cancel(self._request_id)
+
+    def run(self) -> None:
+        """Generate, guard, release, finish; an adapter that must not answer (any more) ends it."""
+        try:
+            self._answer()
+        except AdapterRefused as error:
+            self.rows.fail(error.code, error.detail)
+
+    def _answer(self) -> None:
+        """Raises AdapterRefused."""
+        guards, rows = self._tools.guards, self.rows
+        if guards.now.stopped and guards.refresh().stopped:  # this worker may not have heard yet
+            self._stopped = True
+            rows.fail(AnswersStopped.code, AnswersStopped.unfinished)
+            return
+        question = rows.persist(self._load, read_only=True)
+        rows.go_on(
+            key=question.key,
+            adapter=question.adapter,
+            shown=question.released,
+            sentences=question.released_count,
+        )
+        if question.ended_by_guard:
+            rows.succeed("guard", [])
+            return
+        prompt, too_long = None, ""
+        try:
+            prompt = self._prompt(question)
+        except PromptTooLong as error:
+            too_long = str(error)
+        # before the engine begins: beside it, two thousandths of a second become six on a small machine
+        found = self._screened(question)
+        # whoever is in danger is told so however much they wrote; that a text is too long to be answered says
+        # more than that it was too long to be checked in time
+        if found is not None and not (too_long and found is QUESTION_FAILURE):
+            rows.respond(question.text, found)
+        elif prompt is None:
+            rows.fail(PromptTooLong.code, too_long)
+        else:
+            self._write(question, prompt)
+
+    def _write(self, question: Question, prompt: _Prompt) -> None:
+        """Let the engine write the answer, and end as that ended."""
+        rows = self.rows
+        try:
+            finish, last = self._generate(question, prompt)
+        except RequestTooLong as error:
+            rows.fail(PromptTooLong.code, str(error))
+        except AdapterUnavailable as error:
+            end = rows.retry if error.may_pass else rows.fail
+            end("adapter-unavailable", str(error))
+        except OutOfMemory as error:
+            rows.fail("out-of-memory", str(error))
+        except EngineCrashed:
+            rows.retry("engine-crashed", "The model stopped unexpectedly, several times; ask again later.")
+        except EngineUnavailable:
+            rows.drain()
+        else:
+            self._end(finish, last)
+
+    def _load(self, connection: Connection) -> Question:
+        job, tools = self._job, self._tools
+        assert job.conversation_id is not None
+        key, state = tools.conversations.key_and_state(connection, job.conversation_id)
+        said = tools.conversations.read_messages(connection, job.conversation_id, key=key)
+        place = next(place for place, message in enumerate(said) if message.id == job.question_id)
+        released = (
+            tools.conversations.read_sentences(connection, job.conversation_id, job.id, key=key)
+            if job.epoch > 1  # else nobody has worked on it
+            else []
+        )
+        return Question(
+            turns=[Turn(role=message.role, text=message.text) for message in said[:place]],
+            text=said[place].text,
+            released="".join(sentence.text for sentence in released),
+            released_count=len(released),
+            state=state,
+            ended_by_guard=any(not sentence.action.shows for sentence in released),
+            referral_due=any(sentence.action is Action.APPEND for sentence in released),
+            deadline=self._deadline(tools.jobs.clock.now(connection)),
+            key=key,
+            adapter=tools.active.choose(connection, job),
+        )
+
+    def _prompt(self, question: Question) -> _Prompt:
+        """What the model shall read. Raises PromptTooLong."""
+        settings, model, job = self._tools.settings, self._tools.model, self._job
+        written = self.rows.completion_tokens = model.text.count(question.released)
+        # nobody should have to shorten a question for a length that they did not ask for
+        usual = min(settings.max_new_tokens, model.context_tokens // 2)
+        most = int(job.sampling.get("max_new_tokens") or usual)
+        wanted = max(1, most - written)
+        turns, asked, hidden = question.turns, question.text, False
+        if self._standing.guard.hides_identifiers:
+            asked, hidden = without_names(asked)
+            turns = [Turn(role=turn.role, text=without_names(turn.text)[0]) for turn in turns]
+        token_ids = model.text.prompt(
+            system=settings.system_prompt,
+            turns=turns,
+            question=asked,
+            released=question.released,
+            budget_tokens=model.context_tokens - wanted,
+        )
+        return _Prompt(token_ids=token_ids, wanted=wanted, hidden=hidden)
+
+    def _generate(self, question: Question, prompt: _Prompt) -> tuple[FinishReason | None, list[Release]]:
+        """Stream the answer through the gate.
+
+        Returns why it ended (None: the gate ended it), and the last sentences: they are stored with the end.
+        """
+        model, rows = self._tools.model, self.rows
+        rows.notes = self._notes(question, prompt)
+        gate = self._standing.guard.gate(
+            self._job.audience,
+            question.released,
+            question=question.text,
+            state=question.state,
+            locale=self._tools.settings.locale,
+            referral_due=question.referral_due,
+            hidden=prompt.hidden,
+        )
+        detokeniser = model.text.detokeniser()
+        with model.engine.submit(self._request(question, prompt)) as stream:
+            if self._hold.stop is not None or self._stopped:  # before the engine knew the request
+                return FinishReason.CANCELLED, []
+            for token_ids in stream:
+                rows.completion_tokens += len(token_ids)
+                releases = gate.feed(detokeniser.feed(token_ids))
+                if self._stopped:
+                    return FinishReason.CANCELLED, []
+                if gate.stopped:
+                    return None, releases
+                rows.release(releases)
+        if stream.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            return stream.finish_reason, gate.feed(detokeniser.close()) + gate.close()
+        return stream.finish_reason, []
+
+    def _notes(self, question: Question, prompt: _Prompt) -> dict[str, Any]:
+        """What writes the answer and from how much, as the job's row names it."""
+        return {
+            "model_id": self._tools.model.model_id,
+            "model_revision": self._tools.model.revision,
+            "adapter_sha256": question.adapter or BASE,
+            "prompt_version": prompt_version(self._tools.settings.system_prompt),
+            "policy_version": self._standing.guard.policy_version,
+            "prompt_tokens": len(prompt.token_ids),
+        }
+
+    def _request(self, question: Question, prompt: _Prompt) -> GenerationRequest:
+        job = self._job
+        return GenerationRequest(
+            request_id=self._request_id,
+            prompt_token_ids=prompt.token_ids,
+            max_new_tokens=prompt.wanted,
+            sampling=Sampling(
+                temperature=float(job.sampling.get("temperature") or 0.0),
+                top_p=float(job.sampling.get("top_p") or 1.0),
+                seed=job.seed,
+            ),
+            deadline=question.deadline,
+            adapter=question.adapter,
+            # whatever ended its other attempts, the last one shall not end for what another request does
+            alone=1 < job.attempt == job.max_attempts,
+        )
+
+    def _screened(self, question: Question) -> Verdict | None:
+        """What all layers of the guard have against the question; None when it may be answered.
+
+        The gateway asked only those that need no network.
+        """
+        if question.released_count:
+            return None  # an earlier attempt asked, before it released anything
+        started = time.monotonic()
+        try:
+            verdict = self._standing.guard.screen_question(question.text, self._job.audience)
+        except Exception as error:  # whatever a layer may raise, the question has not been checked
+            log.error("the question of job %s could not be checked: %s", self._job.id, where(error))
+            return QUESTION_FAILURE
+        taken = time.monotonic() - started
+        if taken > QUESTION_TIME_BUDGET_S:
+            log.error("the check of the question of job %s took %.1f s", self._job.id, taken)
+            return QUESTION_FAILURE
+        if verdict.allowed:
+            return None
+        if not verdict.answered_at_once:
+            log.error("the question of job %s got a verdict that is none on questions", self._job.id)
+            return QUESTION_FAILURE
+        return verdict
+
+    def _deadline(self, now: datetime) -> float | None:
+        if self._job.deadline_at is None:
+            return None
+        return time.monotonic() + (self._job.deadline_at - now).total_seconds()
+
+    def _end(self, finish: FinishReason | None, last: list[Release]) -> None:
+        if self._hold.stop is Renewal.LOST:
+            raise LeaseLost
+        if self._stopped:
+            self.rows.fail(AnswersStopped.code, AnswersStopped.unfinished)
+        elif finish in (None, FinishReason.STOP, FinishReason.LENGTH):
+            self.rows.succeed("guard" if finish is None else finish.value, last)
+        elif finish is FinishReason.DRAINED:
+            self.rows.drain()
+        elif finish is FinishReason.DEADLINE:
+            self.rows.fail("deadline", "No answer was ready in time; ask again when the system is less busy.")
+        else:
+            self.rows.cancelled()
