@@ -77,11 +77,16 @@ def launch(count: int, arguments: list[str]) -> int:
 
 def train(recipe: Recipe, folder: Path) -> Exit:
     """Train in this process; returns the exit status."""
-    if recipe.quantisation == "none" and recipe.optimiser is Optimiser.ADAMW:
+    if not wants_bitsandbytes(recipe):
         leave_out_bitsandbytes()
     with importing():
         from services.worker_train.tuning import run_and_report
     return run_and_report(recipe, folder)
+
+
+def wants_bitsandbytes(recipe: Recipe) -> bool:
+    """Whether weights are held in 4 bits, or the optimiser's moments in 8 or in pages."""
+    return recipe.quantisation != "none" or recipe.optimiser is not Optimiser.ADAMW
 
 
 if __name__ == "__main__":
