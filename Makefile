@@ -11,8 +11,8 @@ up:  ## run everything on this machine, until Ctrl-C
 
 test:  ## every test, against real servers
 	@$(PYTHON) deploy/bootstrap.py $(ALL_EXTRAS)
-	@# threads that wait must not spin: several tests share the processors
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@# several tests share the processors: models as small as theirs only wait for more threads
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 smoke:  ## start everything in a temporary folder, ask, check every trace, stop
 	@$(PYTHON) deploy/bootstrap.py $(RUN_EXTRAS) >&2

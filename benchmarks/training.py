@@ -24,7 +24,7 @@ import torch
 from benchmarks import notebook_recipe, training_gpu
 from benchmarks.report import machine, options, save
 from models.demo.knowledge import KINDS, load_knowledge
-from services.worker_train import base, callbacks, finetune
+from services.worker_train import base, callbacks, tuning
 from services.worker_train.material import Material, prepare
 from services.worker_train.rows import Row
 from services.worker_train.tokens import Encoder, Sample
@@ -150,7 +150,7 @@ def measure(system: str, folder: Path) -> dict[str, Any]:
     model = base.open_model(material.source, device=device, dtype=dtype, nf4=False, packed=system == "ours")
     if system == "ours":
         watch = callbacks.Watch(lambda *_, **__: None, callbacks.StopRequest(), patience=None)
-        trainer = finetune.make_trainer(
+        trainer = tuning.make_trainer(
             material, model, folder / "ours", device=device, dtype=dtype, watch=watch
         )
         started = time.monotonic()

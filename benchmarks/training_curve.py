@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training import MAX_TOKENS, draw, read_rows
-from services.worker_train import base, callbacks, finetune
+from services.worker_train import base, callbacks, tuning
 from services.worker_train.material import prepare
 from shared.settings import load_settings
 from shared.training.recipe import Data, Recipe, load_preset
@@ -64,7 +64,7 @@ def loss_before(recipe: Recipe, folder: Path) -> float:
         material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
     )
     watch = callbacks.Watch(lambda *_, **__: None, callbacks.StopRequest(), patience=None)
-    trainer = finetune.make_trainer(material, model, folder, device=device, dtype=dtype, watch=watch)
+    trainer = tuning.make_trainer(material, model, folder, device=device, dtype=dtype, watch=watch)
     return trainer.evaluate()["eval_loss"]
 
 

@@ -91,11 +91,6 @@ def gpu_uuid(device: torch.device) -> str | None:
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
-def count_devices() -> int:
-    """How many processes can train side by side: one a GPU, or without any one a processor."""
-    return torch.cuda.device_count() or os.cpu_count() or 1
-
-
 def choose_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     """The format of the arithmetic; never float16, in which Gemma 3 overflows."""
     if recipe.dtype != "auto":

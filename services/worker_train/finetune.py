@@ -1,33 +1,23 @@
 """Trains an adapter: `python -m services.worker_train.finetune RUN.yaml [--supervised]`.
 
-The story, top to bottom: read the recipe and its rows, turn them into tokens, judge whether it fits, open
-the base model, train, and write the adapter with its card. Each part has a module of its own; this one puts
-them in order.
-
 `RUN.yaml` lies in the run's folder; `--explain` prints one in which every knob is explained. Beside it appear
 `checkpoints/`, from which a run that was stopped goes on, and `output/`, the adapter. With `--supervised`,
 events go to standard output and the program ends with its supervisor (see child.py).
+
+This module reads what is asked for; the story of the training is in tuning.py, which is imported when there
+is one: what computes takes seconds to import.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
-from services.worker_train import base, batches, callbacks, child, output, processes, troubles
-from services.worker_train.checkpoints import base_of, newest_checkpoint
-from services.worker_train.child import KNOWN_STEP, Exit, Refused
-from services.worker_train.estimate import DoesNotFit, Shapes, estimate
-from services.worker_train.material import Material, prepare
-from services.worker_train.memory import is_out_of_memory
-from services.worker_train.processes import Ending
-from services.worker_train.room import MustWait, Room
-from services.worker_train.trainer import AdapterTrainer, arguments
+from services.worker_train import child, processes
+from services.worker_train.child import Exit
+from services.worker_train.starting import importing, leave_out_bitsandbytes
 from shared.errors import InvalidInput
-from shared.training.recipe import Recipe, read_recipe
+from shared.training.recipe import Optimiser, Recipe, read_recipe
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
     if recipe.processes > 1 and not processes.is_launched():
         sys.exit(launch(recipe.processes, sys.argv[1:] if argv is None else argv))
-    sys.exit(run_and_report(recipe, options.run.absolute().parent))
+    sys.exit(train(recipe, options.run.absolute().parent))
 
 
 def read_file(path: Path) -> str:
@@ -73,7 +63,7 @@ class _Explain(argparse.Action):
 
 def launch(count: int, arguments: list[str]) -> int:
     """Train in several processes; returns the exit status."""
-    devices = base.count_devices()
+    devices = processes.count_devices()
     if count > devices:
         child.stop(
             Exit.REFUSED,
@@ -82,193 +72,21 @@ def launch(count: int, arguments: list[str]) -> int:
             f"set processes to {devices}; more accumulation makes up for it.",
         )
     ending = processes.launch(count, arguments)
-    return ending if isinstance(ending, int) else tell(ending)
+    return ending if isinstance(ending, int) else processes.tell(ending)
 
 
-def run_and_report(recipe: Recipe, folder: Path) -> Exit:
-    """Train; whatever ends it is told in an event and as a status."""
-    stop = callbacks.StopRequest()
-    stop.install()
-    ending = run_to_its_end(recipe, folder, stop)
-    return ending.status if processes.leave_ending(ending) else tell(ending)
+def train(recipe: Recipe, folder: Path) -> Exit:
+    """Train in this process; returns the exit status."""
+    if not wants_bitsandbytes(recipe):
+        leave_out_bitsandbytes()
+    with importing():
+        from services.worker_train.tuning import run_and_report
+    return run_and_report(recipe, folder)
 
 
-def run_to_its_end(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Ending:
-    """Train; raises what nobody foresaw."""
-    try:
-        status = run(recipe, folder, stop)
-    except Refused as error:
-        return Ending(error.status, error.reason, error.detail)
-    except MustWait as error:
-        return Ending(Exit.WAIT, "waiting-for-memory", error.detail)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        detail = "The memory was full; a smaller batch with more accumulation gives the same training."
-        return Ending(Exit.OUT_OF_MEMORY, "out-of-memory", detail)
-    except OSError as error:
-        trouble = troubles.of_files(error, again="start the run again; its earlier checkpoints are whole")
-        if trouble is None:
-            raise
-        return Ending(trouble.status, trouble.reason, trouble.detail)
-    if status is Exit.DRAINED:
-        return Ending(status, "drained", "Stopped on request; a checkpoint is saved.")
-    return Ending(status)
-
-
-def tell(ending: Ending) -> Exit:
-    """Tell the supervisor why it ended, unless it is done; returns the exit status."""
-    if ending.code:
-        child.emit("stopped", code=ending.code, detail=ending.detail)
-    return ending.status
-
-
-def say(event: str, **fields: Any) -> None:
-    """Tell the supervisor; of several processes only the first does."""
-    if processes.is_first():
-        child.emit(event, **fields)
-
-
-def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
-    """Train as the recipe says in the run's folder. Raises Refused when it cannot be done, MustWait when
-    not now.
-    """
-    material = prepare(recipe)
-    recipe, device = material.recipe, base.choose_device()
-    dtype = base.choose_dtype(recipe, device)
-    judge(
-        material,
-        Shapes.of(base.read_config(material.source), material.source.entry.parameters),
-        device,
-        dtype,
-    )
-    model = base.open_model(
-        material.source, device=device, dtype=dtype, nf4=recipe.quantisation == "nf4", packed=material.packed
-    )
-    revision = material.source.revision()
-    checkpoints = folder / "checkpoints"
-    newest = newest_checkpoint(checkpoints)
-    if newest is not None and base_of(newest) not in (None, revision):
-        raise Refused(
-            "wrong-base",
-            f"The run began on other weights of {recipe.model} than those that are here now: restore them "
-            "and start it again, or start a new run, by hand in a folder without checkpoints.",
-        )
-    known = os.environ.get(KNOWN_STEP)
-    watch = callbacks.Watch(
-        say,
-        stop,
-        patience=recipe.early_stopping_patience,
-        known_step=None if known is None else int(known),
-    )
-    trainer = make_trainer(
-        material, model, checkpoints, device=device, dtype=dtype, watch=watch, revision=revision
-    )
-    say(
-        "plan",
-        total_steps=trainer.total_steps(),
-        base_revision=revision,
-        batch_size=recipe.batch_size,
-        accumulation=recipe.accumulation,
-    )
-    for text in material.notes() if newest is None else ():
-        say("note", text=text)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    if watch.drained:
-        return Exit.DRAINED
-    trainer.take_best()
-    metrics = trainer.figures()
-    if processes.is_first():
-        done = output.write(
-            trainer.accelerator.unwrap_model(trainer.model),
-            folder / "output",
-            source=material.source,
-            base_revision=revision,
-            recipe=material.chosen,
-            passes=(recipe.batch_size, recipe.accumulation),
-            tokenizer=material.tokenizer,
-            rows=material.rows,
-            used=material.used,
-            left_out=material.left_out,
-            system=material.system,
-            metrics=metrics,
-            dtype=dtype,
-        )
-        say("done", **done)
-    return Exit.DONE
-
-
-def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> None:
-    """Say what the training will take, and keep it from taking what answers will need. Raises DoesNotFit, or
-    MustWait when only what is free now is too little.
-    """
-    recipe, room = material.recipe, Room.on(device)
-    lengths = [len(sample.ids) for sample in material.train]
-    judged = estimate(
-        recipe,
-        shapes,
-        largest_pass=material.sampler.largest_pass(),
-        longest_row=max(lengths),
-        largest_look=material.largest_look,
-        longest_held_out=max((len(sample.ids) for sample in material.validation), default=0),
-        pictures=min(recipe.batch_size, material.pictures),
-        tokens=material.tokens,
-        device=device.type,
-        weight_bytes=dtype.itemsize,
-        free=room.free,
-        total=room.total,
-    )
-    say("estimate", **judged.fields())
-    if judged.memory_mb > judged.total_mb:
-        raise DoesNotFit(judged, recipe)
-    room.take(judged.memory_mb * 1e6)
-
-
-def make_trainer(
-    material: Material,
-    model: Any,
-    checkpoints: Path,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    watch: callbacks.Watch,
-    revision: str | None = None,
-) -> AdapterTrainer:
-    """The trainer, ready to start or to go on. Its checkpoints name the `revision` of the base's weights."""
-    trainer = AdapterTrainer(
-        sampler=material.sampler,
-        collators=_collators(material),
-        model=model,
-        args=arguments(
-            material.recipe, checkpoints, device=device, dtype=dtype, evaluates=bool(material.validation)
-        ),
-        train_dataset=batches.as_dataset(material.train),
-        eval_dataset=batches.as_dataset(material.validation) if material.validation else None,
-        processing_class=material.tokenizer,
-        peft_config=base.lora_config(material.recipe, revision),
-        callbacks=[watch],
-    )
-    watch.trainer = trainer
-    return trainer
-
-
-def _collators(material: Material) -> tuple[Any, Any]:
-    """For the rows that are learnt, and for those held out."""
-    if material.packed:
-        return batches.PackedCollator(), batches.PackedCollator()
-    pictures = any(sample.picture is not None for sample in (*material.train, *material.validation))
-    processor = base.open_image_processor(material.source) if pictures else None
-    soft = material.tokenizer.convert_tokens_to_ids("<image_soft_token>") if pictures else None
-    train, validation = (
-        batches.PaddedCollator(
-            pad_id=material.tokenizer.pad_token_id,
-            soft_id=soft,
-            image_processor=processor,
-            pictures=[sample.picture for sample in samples],
-        )
-        for samples in (material.train, material.validation)
-    )
-    return train, validation
+def wants_bitsandbytes(recipe: Recipe) -> bool:
+    """Whether weights are held in 4 bits, or the optimiser's moments in 8 or in pages."""
+    return recipe.quantisation != "none" or recipe.optimiser is not Optimiser.ADAMW
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from services.worker_train import child
 from services.worker_train.child import Exit
 
 _ENDINGS = "MEDICHAT_TRAIN_ENDINGS"
@@ -58,6 +59,20 @@ def leave_ending(ending: Ending) -> bool:
     unfinished.write_text(json.dumps(asdict(ending)), encoding="utf-8")
     unfinished.rename(folder / f"{rank}.json")
     return True
+
+
+def tell(ending: Ending) -> Exit:
+    """Tell the supervisor why it ended, unless it is done; returns the exit status."""
+    if ending.code:
+        child.emit("stopped", code=ending.code, detail=ending.detail)
+    return ending.status
+
+
+def count_devices() -> int:
+    """How many processes can train side by side: one a GPU, or without any one a processor."""
+    import torch  # here, because whoever launches others needs no more of what computes
+
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def launch(count: int, arguments: Sequence[str]) -> Ending | int:

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from services.api.state import Gateway
 from services.local import free_ports
 from services.worker_train.child import Exit, Refused, emit
-from services.worker_train.evaluate import evaluate
+from services.worker_train.evaluation.carry_out import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs

@@ -23,7 +23,7 @@ from transformers import Gemma3ForConditionalGeneration, TrainerControl, Trainer
 from trl.trainer.sft_config import SFTConfig
 
 from models.demo.pictures import draw_picture
-from services.worker_train import base, export, finetune
+from services.worker_train import base, export, finetune, processes, tuning
 from services.worker_train.callbacks import StopRequest, Watch
 from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import KNOWN_STEP, Exit, Refused
@@ -56,7 +56,7 @@ def train(
 
     def run(recipe: Recipe, name: str = "run") -> tuple[Exit, list[dict[str, Any]]]:
         capsys.readouterr()
-        status = finetune.run_and_report(recipe, tmp_path / name)
+        status = tuning.run_and_report(recipe, tmp_path / name)
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         return status, events
 
@@ -190,7 +190,7 @@ def test_a_halved_batch_is_the_same_training(whole: tuple[Path, list[dict[str, A
 def test_passes_are_cut_small_however_many_make_a_step(train: Any, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "many.jsonl", count=80)
     asked = tiny_recipe(rows, batch_size=64, accumulation=1024)
-    ran = finetune.prepare(asked).recipe
+    ran = tuning.prepare(asked).recipe
     assert ran.batch_size < 64
     assert ran.batch_size * ran.accumulation == 64 * 1024
 
@@ -240,7 +240,7 @@ def test_more_processes_than_devices_are_refused_with_advice(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "RUN.yaml").write_text(tiny_recipe(rows, processes=3).to_yaml())
-    monkeypatch.setattr(base, "count_devices", lambda: 2)
+    monkeypatch.setattr(processes, "count_devices", lambda: 2)
     with pytest.raises(SystemExit) as ended:
         finetune.main([str(tmp_path / "RUN.yaml")])
     assert ended.value.code == Exit.REFUSED
@@ -422,7 +422,7 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     _, events = train(recipe, "whole")
     stop = StopRequest()
     stop.asked = True
-    assert finetune.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
     _, again = train(recipe, "resumed")
     assert list(losses(again)) == [2, 3]
     expected = losses(events)
@@ -451,7 +451,7 @@ def test_padded_rows_come_in_the_same_order_when_a_run_goes_on(train, rows: Path
     _, events = train(recipe, "whole")
     stop = StopRequest()
     stop.asked = True
-    assert finetune.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
     _, again = train(recipe, "resumed")
     assert list(losses(again)) == list(range(2, 11))
     expected = losses(events)
@@ -660,8 +660,8 @@ def test_out_of_memory_asks_for_a_smaller_batch(model_folder: Path, tmp_path: Pa
 
 def test_a_model_that_cannot_fit_is_refused_with_advice(train, rows: Path) -> None:
     recipe = tiny_recipe(rows).changed({"model": "demo", "r": 512, "batch_size": 256})
-    material = finetune.prepare(recipe)
-    huge = finetune.Shapes(
+    material = tuning.prepare(recipe)
+    huge = tuning.Shapes(
         parameters=27_000_000_000,
         embedding=1_400_000_000,
         layers=62,
@@ -673,29 +673,29 @@ def test_a_model_that_cannot_fit_is_refused_with_advice(train, rows: Path) -> No
         vocabulary=262_208,
     )
     with pytest.raises(Refused, match="quantisation: nf4") as refusal:
-        finetune.judge(material, huge, torch.device("cpu"), torch.float32)
+        tuning.judge(material, huge, torch.device("cpu"), torch.float32)
     assert refusal.value.reason == "does-not-fit"
 
 
 def test_a_run_leaves_the_memory_that_answers_may_still_need(
     train, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    material = finetune.prepare(tiny_recipe(rows))
-    shapes = finetune.Shapes.of(base.read_config(material.source), 27_000_000)
+    material = tuning.prepare(tiny_recipe(rows))
+    shapes = tuning.Shapes.of(base.read_config(material.source), 27_000_000)
     wanted = {memory_name(None): psutil.virtual_memory().total, "gpu:another": 1}
     monkeypatch.setenv(WANTED_BY_SERVING, json.dumps(wanted))
     with pytest.raises(MustWait, match="GB that answers may still need"):
-        finetune.judge(material, shapes, torch.device("cpu"), torch.float32)
+        tuning.judge(material, shapes, torch.device("cpu"), torch.float32)
     monkeypatch.setenv(WANTED_BY_SERVING, json.dumps({"gpu:another": 1 << 60}))
-    finetune.judge(material, shapes, torch.device("cpu"), torch.float32)
+    tuning.judge(material, shapes, torch.device("cpu"), torch.float32)
 
 
 def judged(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The estimate for the recipe on a CPU."""
-    material = finetune.prepare(recipe)
-    shapes = finetune.Shapes.of(base.read_config(material.source), 27_000_000)
+    material = tuning.prepare(recipe)
+    shapes = tuning.Shapes.of(base.read_config(material.source), 27_000_000)
     capsys.readouterr()
-    finetune.judge(material, shapes, torch.device("cpu"), torch.float32)
+    tuning.judge(material, shapes, torch.device("cpu"), torch.float32)
     return named([json.loads(line) for line in capsys.readouterr().out.splitlines()], "estimate")
 
 
@@ -737,7 +737,7 @@ def test_the_estimate_knows_of_a_look_at_longer_rows(train, rows: Path, tmp_path
     held_out.write_text("\n".join(lines), encoding="utf-8")
     recipe = tiny_recipe(rows, batch_size=4, max_tokens=2048, gradient_checkpointing=True)
     longer = recipe.changed({"data": {"train": str(rows), "validation": str(held_out)}})
-    material = finetune.prepare(longer)
+    material = tuning.prepare(longer)
     longest = max(len(sample.ids) for sample in material.validation)
     # by length in passes of four, of which the last two have the six long rows
     assert 3 * longest <= material.largest_look <= 4 * longest

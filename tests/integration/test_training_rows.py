@@ -14,7 +14,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from models.demo.pictures import draw_picture
-from services.worker_train import finetune, hub
+from services.worker_train import hub, tuning
 from services.worker_train.child import Exit, Refused
 from services.worker_train.rows import Origin, read_rows
 from shared.audit.record import canonical_json
@@ -139,7 +139,7 @@ def test_an_altered_picture_ends_the_run_at_once_with_advice(
     (picture,) = Storage.from_settings(api.settings).list(f"datasets/{dataset_id}/images")
     alter(api, picture)
     recipe = tiny_recipe(tmp_path, data={"train": f"medichat:{dataset_id}"}, batch_size=4)
-    assert finetune.run_and_report(recipe, tmp_path / "run") is Exit.REFUSED
+    assert tuning.run_and_report(recipe, tmp_path / "run") is Exit.REFUSED
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["event"], told["code"]) == ("stopped", "data-altered")
     assert "upload it again" in told["detail"]
@@ -167,7 +167,7 @@ def test_a_storage_or_disk_that_fails_while_rows_are_read_is_said(
     monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(write_model(tmp_path / "model")))
     monkeypatch.setattr(Storage, "open", fail)
     recipe = tiny_recipe(tmp_path, data={"train": f"medichat:{dataset_id}"})
-    assert finetune.run_and_report(recipe, tmp_path / "run") is status
+    assert tuning.run_and_report(recipe, tmp_path / "run") is status
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["event"], told["code"]) == ("stopped", code)
 
