@@ -26,9 +26,6 @@ def admin(api: Api) -> httpx.Client:
     return api.log_in(Role.ADMIN)
 
 
-on_one_database = pytest.mark.parametrize("dialect", ["sqlite"])
-
-
 @contextmanager
 def worker(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A training worker with its real programs, which works when it is told to."""
@@ -88,7 +85,6 @@ def test_a_replay_counts_by_category_what_is_judged_otherwise(
     assert admin.get("/v1/guard/replays").json()["items"][0] == found
 
 
-@on_one_database
 def test_under_the_policy_of_then_nothing_is_judged_otherwise(
     api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +96,6 @@ def test_under_the_policy_of_then_nothing_is_judged_otherwise(
     assert (counts["changed"], counts["sentences"]) == ({}, 3)
 
 
-@on_one_database
 def test_what_the_model_judged_then_is_left_out_and_counted_apart(
     api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +112,6 @@ def test_what_the_model_judged_then_is_left_out_and_counted_apart(
     assert (counts["sentences"], counts["by_model"]) == (1, 1)
 
 
-@on_one_database
 def test_what_would_newly_be_stopped_is_counted_too(
     api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +134,6 @@ def test_only_the_newest_answers_are_judged(
     assert replayed(api, admin, version, monkeypatch, answers=2)["counts"]["answers"] == 2
 
 
-@on_one_database
 def test_the_texts_are_for_auditors_and_each_look_is_logged(
     api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +173,6 @@ def test_an_erased_answer_is_left_out_and_its_text_is_gone(
     assert (after["answers"], after["erased"], after["sentences"]) == (0, 1, 0)
 
 
-@on_one_database
 def test_a_replay_leaves_no_text_behind_in_files(
     api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
