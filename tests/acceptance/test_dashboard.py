@@ -48,7 +48,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "MEDICHAT_MODEL_PATH": str(write_endless_model(folder / "model")),
         "MEDICHAT_MAX_NEW_TOKENS": "1700",
     }
-    with Stack(folder, environment=environment) as stack:
+    with Stack(folder, without=["worker_train"], environment=environment) as stack:
         yield stack
 
 
@@ -271,6 +271,7 @@ def test_two_people_see_nothing_of_each_other(browser: Browser, slow: Stack) -> 
     for each, foreign in ((stranger, "mine alone"), (other, "mine alone"), (page, "second one")):
         assert foreign not in each.content()
         each.context.close()
+    end_answers(slow)
 
 
 def test_a_person_in_crisis_gets_help_marked_as_the_guards(browser: Browser, demo: Stack) -> None:
@@ -417,8 +418,20 @@ def test_an_auditor_finds_reveals_judges_exports_and_verifies_until_a_byte_of_th
 
 
 def all_searchable(stack: Stack) -> bool:
+    return none_of(stack, "search_pending")
+
+
+def none_of(stack: Stack, rows: str) -> bool:
     with closing(sqlite3.connect(stack.settings.state_dir / "medichat.db")) as connection:
-        return connection.execute("SELECT count(*) FROM search_pending").fetchone() == (0,)
+        return connection.execute(f"SELECT count(*) FROM {rows}").fetchone() == (0,)
+
+
+def end_answers(stack: Stack) -> None:
+    """End answers for which nobody waits any more: to the last word they take what other tests could use."""
+    with closing(client_of(stack, "admin")) as admin:
+        assert admin.post("/v1/guard/stop", json={"reason": "The test is over."}).status_code == 200
+        wait_until(partial(none_of, stack, "jobs WHERE finished_at IS NULL"), what="for the answers to end")
+        assert admin.post("/v1/guard/start").status_code == 200
 
 
 def change_a_byte(stack: Stack) -> int:

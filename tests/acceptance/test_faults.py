@@ -17,20 +17,26 @@ from sqlalchemy import select, update
 from services.local import Stack
 from services.smoke import log_in
 from shared.db import Database, open_database
-from shared.db.tables import audit_events, data_keys, job_events, jobs, messages, released_sentences
+from shared.db.tables import audit_events, data_keys, job_events, jobs, messages, released_sentences, workers
 from shared.jobs.lifecycle import TERMINAL, Event, EventKind, Kind, State, fold
 from shared.jobs.records import JOB_FIELDS, Job
 from shared.jobs.store import snapshot
 from shared.queue import make_celery, open_redis, task_message, task_name
+from shared.registration import is_loading
 from shared.settings import Settings
 from tests.endless_model import write_endless_model
 from tests.postgresql import PostgresServer
 from tests.support import ask_async, freeze, sse_events, wait_until
 
+WORKERS = ("worker_infer", "worker_two")
+#: Of the model: an answer of some seconds is long enough to fall into.
+LAYERS = 3
 TOKENS = 800
 #: Of an answer whose tokens are counted. What was released is turned into tokens again, and may be half as
 #: many again as it was.
 MOST_TOKENS = 1200
+#: Nothing here is looked at or trained.
+WITHOUT = ("ui", "worker_train")
 TIMES = {
     "MEDICHAT_LEASE_S": "4",
     "MEDICHAT_HEARTBEAT_S": "1",
@@ -87,16 +93,38 @@ class Clinic:
             ).scalar_one()
         return moment
 
-    def workers(self) -> dict[str, str]:
-        """Names of the processes by the number that stands in the worker ids under which they claim."""
-        running = self.stack.processes.items()
-        return {str(process.pid): name for name, process in running if name.startswith("worker")}
+    def workers(self) -> list[str]:
+        """Names of the processes that answer."""
+        return [name for name in self.stack.processes if name in WORKERS]
+
+    @property
+    def worker(self) -> str:
+        """The name of the only process that answers."""
+        (name,) = self.workers()
+        return name
 
     def worker_of(self, job_id: str) -> str:
-        """The name of the process that works on the job."""
+        """The name of the process that works on the job: its number stands in the id it claims under."""
         worker_id = self.job(job_id).worker_id
         assert worker_id is not None
-        return self.workers()[worker_id.split(":")[1]]
+        numbers = {str(self.stack.processes[name].pid): name for name in self.workers()}
+        return numbers[worker_id.split(":")[1]]
+
+    def have_workers(self, count: int) -> None:
+        """Start or kill processes that answer until there are so many, each of which serves."""
+        for name in WORKERS:
+            if name not in self.stack.processes and len(self.workers()) < count:
+                self.stack.start_process(name)
+        for name in self.workers()[count:]:
+            self.stack.kill(name)
+        numbers = {str(self.stack.processes[name].pid) for name in self.workers()}
+        wait_until(lambda: numbers <= self.serving(), 60, f"for {count} workers")
+
+    def serving(self) -> set[str]:
+        """The numbers of processes that said that they serve."""
+        with self.database.read() as connection:
+            rows = connection.execute(select(workers.c.id, workers.c.stats)).all()
+        return {row.id.split(":")[1] for row in rows if not is_loading(row.stats)}
 
     def freeze(self, name: str) -> None:
         freeze(lambda number: self.stack.signal(name, number), self.database)
@@ -143,15 +171,15 @@ class Clinic:
 def installation(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Clinic]:
-    """All processes with a model whose answers never end by themselves."""
+    """All processes that answer, with a model whose answers never end by themselves."""
     folder = tmp_path_factory.mktemp(f"clinic-{request.param}")
-    environment = {**TIMES, "MEDICHAT_MODEL_PATH": str(write_endless_model(folder / "model"))}
+    environment = {**TIMES, "MEDICHAT_MODEL_PATH": str(write_endless_model(folder / "model", LAYERS))}
     if request.param == "sqlite":
-        yield from serve(Stack(folder, without=["ui"], environment=environment), lambda: None)
+        yield from serve(Stack(folder, without=WITHOUT, environment=environment), lambda: None)
         return
     server = PostgresServer(folder / "postgresql")
     environment["MEDICHAT_DATABASE_URL"] = server.url
-    yield from serve(Stack(folder, without=["ui"], environment=environment), server.restart)
+    yield from serve(Stack(folder, without=WITHOUT, environment=environment), server.restart)
     server.stop()
 
 
@@ -164,78 +192,84 @@ def serve(stack: Stack, restart_database: Callable[[], None]) -> Iterator[Clinic
 
 
 @pytest.fixture
-def clinic(installation: Clinic) -> Iterator[Clinic]:
-    """The installation, whole again before each test."""
+def clinic(whole: Clinic) -> Clinic:
+    """The installation with one worker."""
+    whole.have_workers(1)
+    return whole
+
+
+@pytest.fixture
+def pair(whole: Clinic) -> Clinic:
+    """The installation with two workers."""
+    whole.have_workers(2)
+    return whole
+
+
+@pytest.fixture
+def whole(installation: Clinic) -> Iterator[Clinic]:
+    """The installation, whole again before each test but for its workers."""
     stack = installation.stack
-    for name in ("redis", "worker_infer"):
-        if name not in stack.processes:
-            stack.start_process(name)
-    if "worker_two" in stack.processes:
-        stack.kill("worker_two")
+    if "redis" not in stack.processes:
+        stack.start_process("redis")
     stack.wait_ready()
     yield installation
     for name in stack.processes:
         stack.signal(name, signal.SIGCONT)
 
 
-def test_a_worker_killed_in_the_middle_of_an_answer(clinic: Clinic) -> None:
-    clinic.stack.start_process("worker_two")
-    wait_until(lambda: httpx.get(f"{clinic.stack.api_url}/readyz").json()["workers"] == 2, 60, "for a second")
-    job_id = clinic.ask(MOST_TOKENS)
-    clinic.wait_for_sentence(job_id)
-    clinic.stack.kill(clinic.worker_of(job_id))
-    lost = clinic.job(job_id)
+def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(pair: Clinic) -> None:
+    job_id = pair.ask()
+    pair.wait_for_sentence(job_id)
+    frozen = pair.worker_of(job_id)
+    pair.freeze(frozen)
+    released = len(pair.sentences(job_id))
+    wait_until(lambda: pair.job(job_id).epoch == 2, 30, "for another worker to take over")
+    pair.stack.signal(frozen, signal.SIGCONT)  # while the other one is writing
+    job = pair.wait_for_end(job_id)
+    noticed = f"job {job_id} belongs to another worker now"
+    wait_until(lambda: noticed in pair.stack.log_path(frozen).read_text(), 30, "for the frozen one to notice")
+    assert (job.state, job.epoch) == (State.SUCCEEDED, 2)
+    assert pair.job(job_id) == job
+    epochs = [epoch for _, epoch in pair.sentences(job_id)]
+    assert epochs[:released] == [1] * released
+    assert set(epochs[released:]) == {2}
+    pair.check(job_id)
+
+
+def test_a_worker_killed_in_the_middle_of_an_answer(pair: Clinic) -> None:
+    job_id = pair.ask(MOST_TOKENS)
+    pair.wait_for_sentence(job_id)
+    pair.stack.kill(pair.worker_of(job_id))
+    lost = pair.job(job_id)
     assert lost.state is State.RUNNING
-    job = clinic.wait_for_end(job_id)
+    job = pair.wait_for_end(job_id)
     assert lost.lease_expires_at is not None
-    assert clinic.claimed_at(job_id, epoch=2) <= lost.lease_expires_at + timedelta(seconds=5)
+    assert pair.claimed_at(job_id, epoch=2) <= lost.lease_expires_at + timedelta(seconds=5)
     assert (job.state, job.attempt, job.epoch) == (State.SUCCEEDED, 2, 2)
-    assert {epoch for _, epoch in clinic.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
+    assert {epoch for _, epoch in pair.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
     assert job.completion_tokens == MOST_TOKENS, "it is no longer than one that was not interrupted"
-    clinic.check(job_id)
+    pair.check(job_id)
 
 
 def test_a_worker_told_to_stop_hands_its_answer_back(clinic: Clinic) -> None:
     job_id = clinic.ask()
     clinic.wait_for_sentence(job_id)
-    process = clinic.stack.processes.pop("worker_infer")
+    name = clinic.worker
+    process = clinic.stack.processes.pop(name)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 0
     handed_back = clinic.job(job_id)
     assert (handed_back.state, handed_back.attempt) == (State.QUEUED, 0)
-    clinic.stack.start_process("worker_infer")
+    clinic.stack.start_process(name)
     job = clinic.wait_for_end(job_id)
     assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
-    clinic.check(job_id)
-
-
-def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(clinic: Clinic) -> None:
-    clinic.stack.start_process("worker_two")
-    wait_until(lambda: httpx.get(f"{clinic.stack.api_url}/readyz").json()["workers"] == 2, 60, "for a second")
-    job_id = clinic.ask()
-    clinic.wait_for_sentence(job_id)
-    frozen = clinic.worker_of(job_id)
-    clinic.freeze(frozen)
-    released = len(clinic.sentences(job_id))
-    wait_until(lambda: clinic.job(job_id).epoch == 2, 30, "for another worker to take over")
-    clinic.stack.signal(frozen, signal.SIGCONT)  # while the other one is writing
-    job = clinic.wait_for_end(job_id)
-    noticed = f"job {job_id} belongs to another worker now"
-    wait_until(
-        lambda: noticed in clinic.stack.log_path(frozen).read_text(), 30, "for the frozen one to notice"
-    )
-    assert (job.state, job.epoch) == (State.SUCCEEDED, 2)
-    assert clinic.job(job_id) == job
-    epochs = [epoch for _, epoch in clinic.sentences(job_id)]
-    assert epochs[:released] == [1] * released
-    assert set(epochs[released:]) == {2}
     clinic.check(job_id)
 
 
 def test_redis_killed_and_wiped(clinic: Clinic) -> None:
     running = clinic.ask()
     clinic.wait_for_sentence(running)
-    clinic.freeze("worker_infer")
+    clinic.freeze(clinic.worker)
     told = [clinic.ask(20) for _ in range(3)]
     with closing(open_redis(clinic.stack.settings)) as redis:
         wait_until(lambda: redis.llen("infer"), 10, "for what wakes a worker for them to lie in Redis")
@@ -243,7 +277,7 @@ def test_redis_killed_and_wiped(clinic: Clinic) -> None:
     meanwhile = [clinic.ask(20) for _ in range(3)]
     shutil.rmtree(clinic.stack.state_dir / "redis")
     (clinic.stack.state_dir / "redis").mkdir()
-    clinic.stack.signal("worker_infer", signal.SIGCONT)
+    clinic.stack.signal(clinic.worker, signal.SIGCONT)
     for job_id in (running, *told):
         assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
     clinic.stack.start_process("redis")
@@ -293,18 +327,18 @@ def test_one_message_is_enough_for_all_that_wait(tmp_path: Path) -> None:
     environment = {
         **TIMES,
         "MEDICHAT_RECONCILE_S": "600",
-        "MEDICHAT_MODEL_PATH": str(write_endless_model(tmp_path)),
+        "MEDICHAT_MODEL_PATH": str(write_endless_model(tmp_path, LAYERS)),
     }
-    stack = Stack(tmp_path / "state", without=["ui"], environment=environment)
+    stack = Stack(tmp_path / "state", without=WITHOUT, environment=environment)
     for clinic in serve(stack, lambda: None):
-        clinic.freeze("worker_infer")
+        clinic.freeze(clinic.worker)
         asked = [clinic.ask(20) for _ in range(5)]
         with closing(open_redis(stack.settings)) as redis:
             redis.delete("infer")
         celery = make_celery(stack.settings)
         celery.send_task(task_name(Kind.INFER), kwargs={"job_id": asked[0]}, queue=Kind.INFER.value)
         celery.close()
-        stack.signal("worker_infer", signal.SIGCONT)
+        stack.signal(clinic.worker, signal.SIGCONT)
         assert {clinic.wait_for_end(job_id).state for job_id in asked} == {State.SUCCEEDED}
 
 
@@ -317,14 +351,14 @@ def test_a_forged_message_does_no_harm(clinic: Clinic) -> None:
 
 
 def test_a_job_that_fails_every_time_ends_and_holds_nobody_up(clinic: Clinic) -> None:
-    clinic.freeze("worker_infer")
+    clinic.freeze(clinic.worker)
     broken, erased, healthy = clinic.ask(20), clinic.ask(20), clinic.ask(20)
     with clinic.database.write() as connection:
         question = clinic.job(broken).question_id
         connection.execute(update(messages).where(messages.c.id == question).values(ciphertext=b"broken"))
         owner = clinic.job(erased).conversation_id
         connection.execute(update(data_keys).where(data_keys.c.owner_id == owner).values(wrapped_key=None))
-    clinic.stack.signal("worker_infer", signal.SIGCONT)
+    clinic.stack.signal(clinic.worker, signal.SIGCONT)
     assert clinic.wait_for_end(healthy).state is State.SUCCEEDED
     for poison in (broken, erased):
         ended = clinic.wait_for_end(poison)
@@ -353,7 +387,9 @@ def test_no_log_of_any_process_holds_a_word_of_a_question(clinic: Clinic) -> Non
     marker = "zebrafinch"
     asked = clinic.client.post("/predict", json={"query": f"{marker} " * 900})
     assert asked.status_code == 422
-    for name in ("api", "worker_infer", "redis"):
-        assert marker not in clinic.stack.log_path(name).read_text(errors="replace"), name
+    logs = {path.stem: path for path in clinic.stack.log_path("api").parent.iterdir()}
+    assert set(logs) >= {"api", "worker_infer", "redis"}
+    for name, path in logs.items():
+        assert marker not in path.read_text(errors="replace"), name
     stored = b"".join(path.read_bytes() for path in (clinic.stack.state_dir / "redis").rglob("*.aof"))
     assert marker.encode() not in stored

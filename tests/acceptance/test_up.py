@@ -133,7 +133,7 @@ def ask(client: httpx.Client) -> httpx.Response:
     return client.post("/predict", json={"query": "What are the symptoms of asthma?"})
 
 
-def test_first_start_answer_death_of_a_worker_stop_and_second_start(
+def test_first_start_answer_death_of_a_worker_stop_and_second_start_until_the_terminal_closes(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     """One story, because each chapter needs the one before."""
@@ -190,19 +190,25 @@ def test_first_start_answer_death_of_a_worker_stop_and_second_start(
             token = client.post("/v1/auth/token", data=form).json()["access_token"]
             client.headers["Authorization"] = f"Bearer {token}"
             assert len(client.get("/v1/conversations").json()["items"]) == 3
+        check_the_end(running, Up.hang_up)
 
 
-@pytest.mark.parametrize("end", [Up.hang_up, Up.terminate, Up.kill])
+def check_the_end(running: Up, end: Callable[[Up], None]) -> None:
+    """Whatever ends it ends every process."""
+    processes = running.children()
+    assert len(processes) >= 4
+    end(running)
+    running.process.wait(timeout=40)
+    _, alive = psutil.wait_procs(processes, timeout=0 if end is not Up.kill else 30)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("end", [Up.terminate, Up.kill])
 def test_whatever_ends_it_ends_every_process(
     environment: dict[str, str], tmp_path: Path, end: Callable[[Up], None]
 ) -> None:
     with up(tmp_path, environment) as running:
-        processes = running.children()
-        assert len(processes) >= 4
-        end(running)
-        running.process.wait(timeout=40)
-        _, alive = psutil.wait_procs(processes, timeout=0 if end is not Up.kill else 30)
-        assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+        check_the_end(running, end)
 
 
 def run_medichat(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import jwt
 import pytest
+from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import select
 
+from shared.auth.passwords import _DUMMY
 from shared.auth.roles import AccountStatus, Role
 from shared.auth.tokens import AccessClaims, make_access_token
 from shared.db.tables import sessions, users
@@ -40,6 +42,10 @@ def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(api: Api) -> N
     unknown = log_in(api, Person("", "nobody.there", Role.USER))
     assert wrong.status_code == unknown.status_code == 401
     assert wrong.json() == unknown.json()
+
+
+def test_what_is_checked_where_there_is_no_account_costs_what_a_hash_of_today_costs() -> None:
+    assert not PasswordHash.recommended().current_hasher.check_needs_rehash(_DUMMY)
 
 
 @pytest.mark.parametrize(
