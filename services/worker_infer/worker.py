@@ -15,7 +15,7 @@ from celery import Celery, signals
 from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
-from services.worker_infer.generate import Answerer
+from services.worker_infer.answerer import Answerer
 from services.worker_infer.judge import ModelAsker
 from services.worker_infer.loading import choose_device, expected_memory, held_bytes, open_model
 from services.worker_infer.model import Model

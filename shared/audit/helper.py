@@ -34,13 +34,18 @@ class Helper:
     """The process, as who started it sees it."""
 
     def __init__(self, database: Database) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "shared.audit.helper"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            process_group=0,  # Ctrl-C is for who started it
-        )
+        """Raises ChildProcessError if it cannot be started."""
+        try:
+            self._process = subprocess.Popen(
+                # -P: nothing is imported from the folder that one happens to be in
+                [sys.executable, "-P", "-m", "shared.audit.helper"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                process_group=0,  # Ctrl-C is for who started it
+            )
+        except OSError as error:
+            raise ChildProcessError(f"No process could be started to help ({error.strerror}).") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to: IO[bytes] = self._process.stdin
@@ -64,7 +69,7 @@ class Helper:
     def answer(self) -> Page:
         """The next page that it was asked for, in order. Raises ChildProcessError if it ended."""
         line = self._lines.get()
-        if not line:
+        if not line.endswith(b"\n"):  # it was killed, and perhaps in the middle of a line
             raise _ended()
         self.asked -= 1
         return _page_of(json.loads(line))
@@ -94,7 +99,7 @@ class Helper:
 
 @contextmanager
 def helping(database: Database) -> Iterator[Helper]:
-    """A helper for as long as the block lasts."""
+    """A helper for as long as the block lasts. Raises ChildProcessError if it cannot be started."""
     helper = Helper(database)
     try:
         yield helper
@@ -134,18 +139,15 @@ def checked(connection: Connection, helper: Helper | None, size: int = PAGE) -> 
 
 
 def _ended() -> ChildProcessError:
-    return ChildProcessError(
-        "the process that helped to verify the log ended before the log did; what it said of it stands above"
-    )
+    return ChildProcessError("The process that helped to verify the log ended before the log did.")
 
 
 def _line_of(page: Page) -> str:
-    return json.dumps({**asdict(page), "leaves": " ".join([leaf.hex() for leaf in page.leaves])})
+    return json.dumps({**asdict(page), "leaves": [leaf.hex() for leaf in page.leaves]})
 
 
 def _page_of(told: dict[str, Any]) -> Page:
-    leaves = [bytes.fromhex(leaf) for leaf in told["leaves"].split(" ")] if told["leaves"] else []
-    return Page(**{**told, "leaves": leaves})
+    return Page(**{**told, "leaves": [bytes.fromhex(leaf) for leaf in told["leaves"]]})
 
 
 def main() -> None:

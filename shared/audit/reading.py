@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 #: Between ids that are sent as one text, which costs less than an array; no id has it.
 _BETWEEN = "\n"
@@ -107,7 +107,7 @@ def by_index(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(DBAPIError):  # a connection that was lost needs no settings
+        with suppress(SQLAlchemyError):  # a connection that was lost needs no settings
             for name in _BY_INDEX:
                 connection.exec_driver_sql(f"RESET {name}")
 

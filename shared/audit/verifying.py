@@ -1,17 +1,16 @@
 """Verifies a log in a process of its own: `python -m shared.audit.verifying`.
 
 It reads one JSON object (`database`, `checkpoints`, `key`) from its standard input, and prints JSON lines:
-`{"checked": n, "of": m}` while it works, the report last. SIGTERM ends it, with whoever helps it.
+`{"checked": n, "of": m}` while it works, the report last.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -26,6 +25,10 @@ from shared.storage import Storage
 
 #: Entries from which on a log is verified with a helper: to start it takes as long as some ten thousand.
 HELPED_FROM = 100_000
+#: How far the process stands back behind what answers (as `nice`): it takes up to two processors.
+_BEHIND = 10
+
+log = logging.getLogger(__name__)
 
 
 def verify_log(
@@ -41,20 +44,28 @@ def verify_log(
         on_page: is told how many entries were checked, and how many there are.
         also: more checkpoints, as (where it is, its text).
 
-    Raises OSError when the second place cannot be read: what it knows must not be left out unnoticed; or
-    ChildProcessError, which is one, when the helper ended.
+    Raises OSError when the second place cannot be read: what it knows must not be left out unnoticed.
     """
     with database.read() as connection:
         size = tree_size(connection)
-    notes = chain(kept(place), also)  # read before the log is, in a transaction of its own: it only grows
-    with _help(database, size) as helper, database.read() as connection:
-        return verify(connection, notes, verifier, lambda checked: on_page(checked, size), helper)
+
+    def walk(helper: Helper | None) -> Report:
+        notes = chain(kept(place), also)  # read before the log is, in a transaction of its own: it only grows
+        with database.read() as connection:
+            return verify(connection, notes, verifier, lambda checked: on_page(checked, size), helper)
+
+    if _is_worth_help(size):
+        try:
+            with helping(database) as helper:
+                return walk(helper)
+        except ChildProcessError as error:  # where memory is short it is the first to go
+            log.warning("%s The log is verified from its beginning, by one process.", error)
+    return walk(None)
 
 
-def _help(database: Database, size: int) -> AbstractContextManager[Helper | None]:
-    """A helper where it is worth its start, and has a processor of its own."""
-    alone = size < HELPED_FROM or len(os.sched_getaffinity(0)) < 2
-    return nullcontext() if alone else helping(database)
+def _is_worth_help(size: int) -> bool:
+    """Whether a helper is worth its start, and has a processor of its own."""
+    return size >= HELPED_FROM and len(os.sched_getaffinity(0)) > 1
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -76,15 +87,9 @@ def _say(told: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _stop(*_: Any) -> None:
-    """End, and the helper with it. Nobody reads on: what was not written yet must keep nobody waiting."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> None:
     """Verify what standard input names."""
-    signal.signal(signal.SIGTERM, _stop)
+    os.nice(_BEHIND)
     asked = json.load(sys.stdin)
     database = connect(asked["database"], pool_size=1)
     try:

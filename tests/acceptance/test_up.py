@@ -45,7 +45,9 @@ class Up:
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_A_TERMINAL, str(MEDICHAT), "up"],
             cwd=ROOT,
-            env={**os.environ, **environment},
+            # the worker chooses its threads, as where a person starts it
+            env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+            | dict(environment),
             stdin=end,
             stdout=end,
             stderr=end,

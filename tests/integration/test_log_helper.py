@@ -7,22 +7,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from shared.audit import checkpoints, record
+from shared.audit import checkpoints, record, verifying
 from shared.audit.checkpoint import Signer
 from shared.audit.findings import Report
-from shared.audit.helper import helping
+from shared.audit.helper import Helper, _line_of, _page_of, helping
+from shared.audit.pages import Page
+from shared.audit.reading import by_index
 from shared.audit.sequencer import seal_all
 from shared.audit.verify import verify
 from shared.clock import DatabaseClock
 from shared.db.engine import Database, connect
+from shared.storage import Storage
 from tests.conftest import Databases
 from tests.support import wait_until
 
@@ -114,6 +117,68 @@ def test_a_helper_that_cannot_read_the_database_ends_the_verification(
     assert "unable to open database file" in capfd.readouterr().err
 
 
+def test_a_helper_that_is_killed_in_the_middle_of_a_line_is_told_as_ended(
+    log: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with helping(log[0]) as helper:
+        helper._lines.put(b'{"first": 0, "aft')
+        with pytest.raises(ChildProcessError, match="ended before the log did"):
+            helper.answer()
+
+
+def test_a_large_log_is_verified_with_help_and_without_it_if_the_helper_ends(
+    log: tuple[Database, Database],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    application, _ = log
+    monkeypatch.setattr(verifying, "HELPED_FROM", PAGES * PAGE)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    helpers = list[Helper]()
+
+    @contextmanager
+    def ended_helper(database: Database) -> Iterator[Helper]:
+        with helping(database) as helper:
+            helper._process.kill()
+            helpers.append(helper)
+            yield helper
+
+    monkeypatch.setattr(verifying, "helping", ended_helper)
+    found = verifying.verify_log(application, Storage(tmp_path.as_uri()), SIGNER.verifier, lambda *_: None)
+    assert (found.findings, found.size, len(helpers)) == ([], PAGES * PAGE, 1)
+    assert "by one process" in caplog.text
+    more(application, 1)
+    monkeypatch.setattr(verifying, "HELPED_FROM", PAGES * PAGE + 2)
+    verifying.verify_log(application, Storage(tmp_path.as_uri()), SIGNER.verifier, lambda *_: None)
+    assert len(helpers) == 1, "a small log needs none"
+
+
+def test_nothing_of_the_folder_that_one_is_in_is_imported_by_a_helper(
+    log: tuple[Database, Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "json.py").write_text("raise SystemExit('foreign code')")
+    monkeypatch.chdir(tmp_path)
+    assert helped(log[0]).size == PAGES * PAGE
+
+
+def test_pages_are_looked_up_by_index_and_nothing_after_them(log: tuple[Database, Database]) -> None:
+    def joins(connection: Connection) -> str:
+        return str(connection.execute(text("SHOW enable_hashjoin")).scalar_one())
+
+    with log[0].read() as connection:
+        with by_index(connection):
+            assert joins(connection) == "off"
+        assert joins(connection) == "on"
+
+
+def test_a_hash_that_is_none_keeps_its_place_on_the_way_from_the_helper() -> None:
+    page = Page(first=3, after=5, leaves=[b"", b"x"], entries=[("its event was deleted", 3, None)])
+    told = _page_of(json.loads(_line_of(page)))
+    assert (told.leaves, [tuple(each) for each in told.entries]) == (page.leaves, page.entries)
+
+
 VERIFYING = "from shared.audit import verifying; verifying.HELPED_FROM = 0; verifying.main()"
 
 
@@ -136,7 +201,7 @@ def test_a_verification_that_is_broken_off_leaves_no_process(
     process.stdin.close()
     (helper,) = wait_until(lambda: helpers(process.pid), what="for the helper")
     process.send_signal(ending)
-    assert process.wait(10) == (128 + ending if ending == signal.SIGTERM else -ending)
+    assert process.wait(10) == -ending
     wait_until(lambda: not runs(helper), 10, "for the helper to end")
 
 

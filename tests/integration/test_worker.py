@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from services.worker_infer import attempt
 from services.worker_infer.adapters import ActiveAdapter
+from services.worker_infer.answerer import Answerer
 from services.worker_infer.engines.base import (
     EngineHealth,
     EngineStats,
@@ -22,7 +23,6 @@ from services.worker_infer.engines.base import (
     TokenStream,
 )
 from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, OutOfMemory
-from services.worker_infer.generate import Answerer
 from services.worker_infer.model import Model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from services.api.deps import Auditor, GatewayDep
 from services.api.errors import document
@@ -28,12 +30,14 @@ from shared.db.tables import conversations
 from shared.db.tables_audit import audit_checkpoints
 from shared.errors import BadCheckpoint, Conflict, LogAltered, NotFound
 from shared.ids import is_id
+from shared.logs import where
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
 #: Checkpoints that a list shows.
 _NEWEST = 50
-#: One verification at a time in this process: it takes a core.
+#: One verification at a time in this process: it takes a processor or two.
 _verifying = asyncio.Lock()
 
 
@@ -110,7 +114,7 @@ def read_checkpoint(
 async def verify(caller: Auditor, gateway: GatewayDep) -> StreamingResponse:
     """Recompute the whole log and hold it against every checkpoint: JSON lines of progress, the report last.
 
-    It runs in a process of its own, so that nobody waits for it.
+    It runs in a process of its own, which stands back behind what answers.
     """
     if _verifying.locked():
         raise Conflict("The log is being verified already; wait for that to end.")
@@ -142,21 +146,28 @@ async def _verification(gateway: Gateway, actor: record.Actor) -> AsyncIterator[
         assert process.stdout is not None
         process.stdin.write(json.dumps(asked).encode())
         process.stdin.close()
-        line = b""
+        last = b""
         async for line in process.stdout:
-            yield line
-        if await process.wait() == 0:
-            await asyncio.to_thread(_log_found, gateway, actor, json.loads(line))
-        else:
-            await asyncio.to_thread(_log_found, gateway, actor, None)
-            told = {
-                "failed": "The verification could not be ended; see the log of the gateway, and try again."
-            }
-            yield json.dumps(told).encode() + b"\n"
+            if last:
+                yield last
+            last = line
+        yield await _ended(gateway, actor, last if await process.wait() == 0 else None)
     finally:
         if process is not None and process.returncode is None:
-            process.terminate()  # so that it ends its helper too
+            process.kill()  # its helper ends with its input
         _verifying.release()
+
+
+async def _ended(gateway: Gateway, actor: record.Actor, line: bytes | None) -> bytes:
+    """The last line that is read, once how the verification ended is in the log; None: it did not."""
+    failed = "The verification could not be ended; see the log of the gateway, and try again."
+    try:
+        await asyncio.to_thread(_log_found, gateway, actor, None if line is None else json.loads(line))
+    except DBAPIError as error:
+        log.error("how a verification ended could not be logged in %s", where(error))
+        line = None
+        failed = "How the verification ended could not be logged, so it is not shown: try again."
+    return line or json.dumps({"failed": failed}).encode() + b"\n"
 
 
 @router.get("/conversations/{conversation_id}/proof", responses=document(401, 403, 404, 409, 422, 429))

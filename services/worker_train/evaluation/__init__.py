@@ -1,1 +1,4 @@
-"""What an adapter is measured by, a module each: likelihood, ROUGE-L, choices, conduct, memorisation."""
+"""What an adapter is measured by, a module each: likelihood, ROUGE-L, choices, conduct, memorisation.
+
+`carry_out` puts them in order.
+"""
