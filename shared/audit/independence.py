@@ -1,11 +1,15 @@
 """Says whether signed checkpoints are kept out of reach of who owns the database. It reads none of them.
 
-It says so only where it surely is: another partition of the same machine is in the same hands.
+It says so only where it surely is: another partition of the same machine is in the same hands, and so is an
+object store that runs there. Where one runs is known from its address alone.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,8 +18,11 @@ from sqlalchemy.engine import make_url
 from shared.settings import Settings
 from shared.storage import Storage
 
-#: This machine; so may be any name without a dot, such as that of a container beside.
-_HERE = ("127.0.0.1", "localhost.localdomain")
+#: Names of this machine; so may be any without a dot, such as that of a container beside.
+_HERE = re.compile(r"localhost\.localdomain|.+\.localhost|host\.docker\.internal")
+#: Say where a bucket is that is not Amazon's; the first that is set counts, as it does for botocore.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_BUCKET = "the checkpoints are kept in a bucket that may be on the machine of the database"
 _MOUNTS = Path("/proc/self/mountinfo")
 #: Kinds of file systems that are another machine's, as Linux names them.
 _NETWORK = re.compile(
@@ -28,11 +35,12 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 def dependence(settings: Settings) -> str | None:
     """Why the second place proves nothing against who owns the database's disk; None when it does."""
     url = settings.checkpoint_url
-    if not Storage.of_checkpoints(settings).is_local:
-        return None
     database = make_url(settings.database_url)
+    if not Storage.of_checkpoints(settings).is_local:
+        beside = urlsplit(url).scheme == "s3" and _may_share(_named(database.host))
+        return _BUCKET if beside else None
     if database.get_backend_name() != "sqlite":
-        if "." in (database.host or "") and database.host not in _HERE:
+        if _is_elsewhere(_named(database.host)):
             return None
         return "the checkpoints are kept in a folder that may be on the machine of the database"
     folder, file = Path(urlsplit(url).path), Path(database.database or "")
@@ -56,6 +64,31 @@ def is_network(path: Path, mounts: str) -> bool:
         if path.is_relative_to(point) and len(point.parts) >= deepest:  # the later one lies on top
             kind, deepest = there.partition(" ")[0], len(point.parts)
     return _NETWORK.fullmatch(kind) is not None
+
+
+def _may_share(database: str) -> bool:
+    """Whether the server of the bucket may be the machine with the database; one of Amazon's is not."""
+    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), None)
+    if endpoint is None:
+        return False
+    store = _named(urlsplit(endpoint).hostname)
+    names = [database] if _is_elsewhere(database) else [database, _named(socket.gethostname())]
+    same = any(name and f"{store}.".startswith(f"{name}.") for name in names)  # with its domain or without
+    return same or not _is_elsewhere(store)
+
+
+def _is_elsewhere(host: str) -> bool:
+    """Whether a host is surely not this machine, nor one that is known only on its own."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return "." in host and not _HERE.fullmatch(host)
+    return not (address.is_loopback or address.is_unspecified)
+
+
+def _named(host: str | None) -> str:
+    """A name of a host as it is compared; empty for one that is not named, such as by a socket."""
+    return (host or "").lower().rstrip(".")
 
 
 def _device(path: Path) -> int:

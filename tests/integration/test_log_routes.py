@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -135,6 +136,36 @@ def test_checkpoints_are_independent_only_where_they_surely_are(
 ) -> None:
     settings = Settings(database_url=database, checkpoint_url=place)
     assert (dependence(settings) is None) is independent
+
+
+CLINICS = "postgresql+psycopg://medichat@db.clinic.example/medichat"
+
+
+@pytest.mark.parametrize(
+    ("database", "endpoint", "independent"),
+    [
+        ("sqlite:////tmp/medichat.db", "http://127.0.0.1:9000", False),
+        ("sqlite:////tmp/medichat.db", "http://[::1]:9000", False),
+        ("sqlite:////tmp/medichat.db", "http://LOCALHOST.:9000", False),
+        ("sqlite:////tmp/medichat.db", f"http://{socket.gethostname()}.clinic.example", False),
+        ("sqlite:////tmp/medichat.db", "https://store.clinic.example", True),
+        (CLINICS, "http://minio:9000", False),
+        (CLINICS, "https://db.clinic.example:9000", False),
+        (CLINICS, "https://store.clinic.example", True),
+        ("postgresql+psycopg://medichat@db/medichat", "https://db.clinic.example:9000", False),
+        ("postgresql+psycopg://medichat@10.0.0.5/medichat", "http://10.0.0.5:9000", False),
+        ("postgresql+psycopg://medichat@10.0.0.5/medichat", "http://10.0.0.50:9000", True),
+    ],
+)
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_a_bucket_is_not_independent_where_its_server_may_be_the_machine_of_the_database(
+    monkeypatch: pytest.MonkeyPatch, name: str, database: str, endpoint: str, independent: bool
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://another.example")
+    monkeypatch.setenv(name, endpoint)
+    why = dependence(Settings(database_url=database, checkpoint_url="s3://a-bucket/checkpoints"))
+    assert (why is None) is independent
+    assert independent or "machine of the database" in str(why)
 
 
 MOUNTS = r"""
