@@ -1,10 +1,12 @@
 """Hands answers to reviewers: never are more people at an item, or done with it, than are wanted.
 
 Whoever takes an item locks its row and counts again before holding it, so that of two who look at the same
-moment one goes on to the next. It reads no text. Every function runs in the caller's transaction.
+moment one goes on to the next. It reads no text: it opens a conversation's key only to see that it can be.
+Every function runs in the caller's transaction.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,34 +16,56 @@ from shared.db.rows import put
 from shared.db.tables import conversations, data_keys
 from shared.db.tables_review import review_items, reviews
 from shared.errors import NotFound
+from shared.privacy.envelope import CannotDecrypt, Envelope
 from shared.review.records import Item
 from shared.review.rules import HOLD
 
+log = logging.getLogger(__name__)
+
 #: Items that a search for the next one tries before it looks again.
 _TRIES = 50
+#: Items that cannot be opened after which a search ends: each is looked at while others wait to write.
+_MOST_SHUT = 1_000
 _mine = reviews.alias("mine")
 _given_back = and_(_mine.c.item_id.is_not(None), _mine.c.taken_at.is_(None))
 
 
-def take_next(connection: Connection, reviewer_id: str, now: datetime) -> tuple[Item, bool] | None:
+def take_next(
+    connection: Connection, envelope: Envelope, reviewer_id: str, now: datetime
+) -> tuple[Item, bool] | None:
     """The item that this person is at, else the best that they can take, and whether it was just taken.
 
-    What they gave back is offered last, the one given back first before the others. None: there is nothing.
+    What they gave back is offered last, the one given back first before the others. An item whose
+    conversation's key cannot be opened is passed over, one that they are at as well. None: there is nothing.
     """
-    own = connection.execute(_own(reviewer_id, now)).first()
-    if own is not None:
-        return Item.from_row(own), False
-    in_line = (review_items.c.priority, review_items.c.created_at, review_items.c.id)
-    for which, order in ((~_given_back, in_line), (_given_back, (_mine.c.changed_at, *in_line))):
+    for own in connection.execute(_own(reviewer_id, now)).all():
+        if _opens(envelope, own):
+            return Item.from_row(own), False
+    for item_id in _in_line(connection, envelope, reviewer_id, now):
+        item = find(connection, item_id, skip_locked=True)
+        if item is not None and hold(connection, item, reviewer_id, now):
+            return Item.from_row(item), True
+    return None
+
+
+def _in_line(connection: Connection, envelope: Envelope, reviewer_id: str, now: datetime) -> Iterator[str]:
+    """The ids of what this person could take, the best first; after many that cannot be opened it ends."""
+    line, shut = (review_items.c.priority, review_items.c.created_at, review_items.c.id), 0
+    for which, order in ((~_given_back, line), (_given_back, (_mine.c.changed_at, *line))):
         tried: set[str] = set()
         takable = _open_for(reviewer_id, now).where(which).order_by(*order).limit(_TRIES)
         while candidates := connection.execute(takable.where(review_items.c.id.not_in(tried))).all():
             for candidate in candidates:
                 tried.add(candidate.id)
-                item = find(connection, candidate.id, skip_locked=True)
-                if item is not None and hold(connection, item, reviewer_id, now):
-                    return Item.from_row(item), True
-    return None
+                if _opens(envelope, candidate):
+                    yield candidate.id
+                    continue
+                if not shut:
+                    told = "conversation %s waits for review and is passed over: its key cannot be opened"
+                    log.error(told, candidate.conversation_id)
+                shut += 1
+                if shut == _MOST_SHUT:
+                    return
 
 
 def hold(connection: Connection, item: Row[Any], reviewer_id: str, now: datetime) -> bool:
@@ -179,10 +203,21 @@ def _active(now: datetime) -> ColumnElement[bool]:
     return or_(reviews.c.given_at.is_not(None), reviews.c.taken_at > now - HOLD)
 
 
+def _opens(envelope: Envelope, item: Row[Any]) -> bool:
+    """Whether the key of an item of `_readable` can be opened."""
+    try:
+        envelope.unwrap(item.key_id, item.wrapped_key, item.master_key_version)
+    except CannotDecrypt:
+        return False
+    return True
+
+
 def _readable() -> Select[Any]:
-    """The items that are not closed and whose conversation can still be read."""
+    """The items that are not closed and whose conversation was not erased, with its wrapped key."""
+    key = (data_keys.c.key_id, data_keys.c.wrapped_key, data_keys.c.master_key_version)
     return (
-        select(review_items)
+        select(review_items, *key)
+        .select_from(review_items)
         .join(conversations, conversations.c.id == review_items.c.conversation_id)
         .join(data_keys, data_keys.c.key_id == conversations.c.key_id)
         .where(review_items.c.closed_at.is_(None), data_keys.c.wrapped_key.is_not(None))
@@ -193,7 +228,7 @@ def _own(reviewer_id: str, now: datetime) -> Select[Any]:
     """The items that this person is at; the one taken last comes first."""
     mine = and_(_mine.c.item_id == review_items.c.id, _mine.c.reviewer_id == reviewer_id)
     held = _readable().join(_mine, mine).where(_mine.c.given_at.is_(None), _mine.c.taken_at > now - HOLD)
-    return held.order_by(_mine.c.taken_at.desc()).limit(1)
+    return held.order_by(_mine.c.taken_at.desc())
 
 
 def _open_for(reviewer_id: str, now: datetime) -> Select[Any]:

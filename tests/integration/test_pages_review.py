@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from services.ui.views import review_form
 from shared.auth.roles import Role
-from shared.db.tables import sessions
+from shared.db.tables import data_keys, sessions
 from shared.db.tables_review import reviews
 from shared.guard.verdict import Verdict
 from shared.review.rules import HOLD
@@ -222,6 +222,17 @@ def test_what_is_skipped_goes_back_and_the_next_one_comes(open_app: Open, api: A
     button(app, "Skip").click().run()
     assert "Nothing else waits" in app.toast[0].value
     assert "r" not in app.query_params
+
+
+def test_that_nothing_which_waits_can_be_opened_is_said(open_app: Open, api: Api) -> None:
+    auditor = api.person(Role.AUDITOR)
+    job = answered(api)
+    queued(api, api.client(auditor), job)
+    app = open_app(auditor)
+    api.set(data_keys, data_keys.c.owner_id == job.conversation_id, wrapped_key=b"damaged")
+    button(app, "Review the next one").click().run()
+    assert "Nothing that can be opened" in app.toast[0].value
+    assert button(app, "Review the next one")
 
 
 def test_the_last_one_given_can_be_taken_back(open_app: Open, api: Api) -> None:

@@ -88,7 +88,8 @@ def reasons(api: Api) -> dict[str, str]:
 
 def take(api: Api, person: Person) -> Item | None:
     with api.gateway.database.write() as connection:
-        taken = taking.take_next(connection, person.id, api.gateway.clock.now(connection))
+        now = api.gateway.clock.now(connection)
+        taken = taking.take_next(connection, api.gateway.envelope, person.id, now)
     return None if taken is None else taken[0]
 
 
@@ -277,6 +278,22 @@ def test_what_was_given_back_is_offered_last(resting: Api) -> None:
             taking.release(connection, item.id, auditor.id, resting.gateway.clock.now(connection))
     assert len(set(order[:3])) == 3
     assert order[3:] == order[:2]
+
+
+def test_a_search_ends_after_many_items_that_cannot_be_opened(
+    resting: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [answered(resting, REPLACED) for _ in range(3)]
+    fill(resting)
+    auditor = resting.person(Role.AUDITOR)
+    for job in jobs[:2]:
+        resting.set(data_keys, data_keys.c.owner_id == job.conversation_id, wrapped_key=b"damaged")
+    monkeypatch.setattr(taking, "_MOST_SHUT", 2)
+    assert take(resting, auditor) is None
+    monkeypatch.setattr(taking, "_MOST_SHUT", 3)
+    item = take(resting, auditor)
+    assert item is not None
+    assert item.job_id == jobs[2].id
 
 
 def test_what_two_shall_review_is_handed_to_two_and_neither_sees_the_other_before_giving(

@@ -241,6 +241,24 @@ def test_the_list_counts_what_waits_by_reason_and_names_ones_own(api: Api) -> No
     assert (others["waiting"], others["held_by_others"], others["mine"]) == ({"asked": 1}, 1, [])
 
 
+@pytest.mark.parametrize("change", [{"wrapped_key": b"damaged"}, {"master_key_version": 99}])
+@pytest.mark.parametrize("held", [False, True])
+def test_an_answer_whose_key_cannot_be_opened_is_passed_over(
+    api: Api, change: dict[str, Any], held: bool
+) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    shut, whole = answered(api), answered(api)
+    first, second = (queued(api, auditor, job) for job in (shut, whole))
+    if held:
+        assert auditor.post("/v1/reviews/next").json()["item"]["id"] == first
+    api.set(data_keys, data_keys.c.owner_id == shut.conversation_id, **change)
+    assert auditor.post("/v1/reviews/next").json()["item"]["id"] == second
+    judge(auditor, second, verdict="safe")
+    assert auditor.post("/v1/reviews/next").json() == {"item": None}
+    opened = [event.object for event in api.audit("review.opened")]
+    assert opened == [f"conversation:{job.conversation_id}" for job in ([shut] if held else []) + [whole]]
+
+
 def test_an_erased_conversation_leaves_the_queue_and_can_be_reviewed_no_more(api: Api) -> None:
     auditor = api.log_in(Role.AUDITOR)
     job = answered(api)

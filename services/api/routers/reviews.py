@@ -71,11 +71,11 @@ def ask_for_review(body: AskForReviewBody, caller: Auditor, gateway: GatewayDep)
 def take_next(caller: Auditor, gateway: GatewayDep) -> NextReviewView:
     """The answer that one is at, else the best that waits: held for half an hour after each change.
 
-    What one gave back is offered last.
+    What one gave back is offered last; what cannot be opened with its key is passed over.
     """
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
-        taken = taking.take_next(connection, caller.user_id, now)
+        taken = taking.take_next(connection, gateway.envelope, caller.user_id, now)
         if taken is not None:
             item, new = taken
             _log(connection, gateway, caller, "review.opened" if new else "review.read", item, whole=True)

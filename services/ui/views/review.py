@@ -107,6 +107,8 @@ def _start(reviewing: Reviewing, queue: Json) -> None:
 
 def _take_next(reviewing: Reviewing) -> None:
     made = acts.attempt(reviewing.next)
+    if made and made["item"] is None:
+        st.toast("Nothing that can be opened waits for you.")
     _open(made and made["item"])
 
 
