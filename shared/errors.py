@@ -11,7 +11,8 @@ MediChatError
 │   ├── PolicyNotCompiled
 │   └── PolicyRefused
 ├── NotAuthenticated
-│   └── AccountLocked
+│   ├── AccountLocked
+│   └── KeyRefused
 ├── NotAllowed
 │   ├── ConsentRequired
 │   └── PasswordRequired
@@ -114,6 +115,15 @@ class AccountLocked(NotAuthenticated):
     """Too many failed log-ins for this account; wait and try again."""
 
     code = "account-locked"
+
+
+class KeyRefused(NotAuthenticated):
+    """This API key is not valid, or has expired or been revoked."""
+
+    def __init__(self, detail: str | None = None, *, key_id: str, user_id: str, reason: str) -> None:
+        super().__init__(detail)
+        #: Whose key it is and why it opens nothing, for the log.
+        self.key_id, self.user_id, self.reason = key_id, user_id, reason
 
 
 class NotAllowed(MediChatError):

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from sqlalchemy.exc import OperationalError
 
 from services.api.state import Gateway
-from shared.auth import sessions
+from shared.auth import api_keys, sessions
 from shared.auth.sessions import Principal
-from shared.errors import NotAuthenticated
+from shared.errors import KeyRefused, NotAuthenticated
 from shared.logs import where
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
     """The caller behind each bearer token, or NotAuthenticated; each is counted as one request.
 
     One read for all, and one look for a token that came several times: a session that ended before this
-    began is not found.
+    began is not found. The use of an API key that was good once is an event, about one a minute for each key.
     """
     settings = gateway.settings
     known: dict[str, Principal | NotAuthenticated] = {}
@@ -61,6 +61,7 @@ def identify(gateway: Gateway, knocks: list[Knock]) -> list[Caller | Exception]:
     }
     if due:
         _note_use(gateway, list(due.values()), now)
+    _note_refused(gateway, [one for one in known.values() if isinstance(one, KeyRefused)], now)
     waits = {
         user_id: iter(gateway.limiter.allow_each(f"user:{user_id}", settings.requests_per_minute, count))
         for user_id, count in Counter(one.user_id for one in found if isinstance(one, Principal)).items()
@@ -80,3 +81,16 @@ def _note_use(gateway: Gateway, due: list[Principal], now: datetime) -> None:
                 sessions.note_use(connection, principal, now)
     except OperationalError as error:
         log.error("the use of %d log-ins could not be noted: %s", len(due), where(error))
+
+
+def _note_refused(gateway: Gateway, refused: list[KeyRefused], now: datetime) -> None:
+    """Log that keys were refused. Without room or peace to write they stay outside all the same."""
+    due = [one for one in refused if gateway.limiter.allow(f"refused-key:{one.key_id}", 1) is None]
+    if not due:
+        return
+    try:
+        with gateway.database.write() as connection:
+            for one in due:
+                api_keys.log_refused(connection, one, now)
+    except OperationalError as error:
+        log.error("the use of %d refused API keys could not be logged: %s", len(due), where(error))

@@ -9,7 +9,7 @@ from shared.audit import record
 from shared.auth.roles import Role, Scope
 from shared.auth.tokens import API_KEY_PREFIX, new_opaque_token
 from shared.db.tables import api_keys
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput, KeyRefused, NotFound
 from shared.ids import new_id
 
 #: What a key of each role's owner may be allowed.
@@ -111,3 +111,16 @@ def revoke_key(
     if revoked.rowcount != 1:
         raise NotFound
     record.append(connection, now=now, actor=actor, action="api_key.revoked", object=f"api_key:{key_id}")
+
+
+def log_refused(connection: Connection, refused: KeyRefused, now: datetime) -> None:
+    """Log that somebody used a key that was good once."""
+    record.append(
+        connection,
+        now=now,
+        actor=record.Actor(refused.user_id, f"key:{refused.key_id}"),
+        action="api_key.refused",
+        object=f"api_key:{refused.key_id}",
+        outcome=record.Outcome.DENIED,
+        reason=refused.reason,
+    )

@@ -6,6 +6,7 @@ time without use that ends a browser's log-in, and every log-in of an admin or a
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
@@ -26,7 +27,7 @@ from shared.auth.tokens import (
     read_access_token,
 )
 from shared.db.tables import api_keys, refresh_tokens, sessions, users
-from shared.errors import NotAuthenticated
+from shared.errors import KeyRefused, NotAuthenticated
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 
@@ -35,6 +36,7 @@ REFRESH_LIFE = timedelta(days=14)
 _MAY_SEE_OTHERS = frozenset((Role.ADMIN, Role.AUDITOR))
 _NOTE_EVERY = timedelta(minutes=1)
 _NOT_USED = "This log-in ended because it was not used; log in again."
+_NOT_ACTIVE = "This account is not active; ask an admin."
 #: Before the id of an API key, where a session's id may stand too.
 _KEY = "key:"
 
@@ -163,7 +165,7 @@ def refresh(connection: Connection, token: str, *, key: str, idle: timedelta, no
 
 
 def resolve(connection: Connection, bearer: str, *, key: str, idle: timedelta, now: datetime) -> Principal:
-    """Who sent this bearer token. Raises NotAuthenticated."""
+    """Who sent this bearer token. Raises NotAuthenticated, or KeyRefused for a key that was good once."""
     if bearer.startswith(API_KEY_PREFIX):
         return _resolve_key(connection, bearer, now)
     if bearer.startswith(BROWSER_PREFIX):
@@ -303,8 +305,15 @@ def _log_not_refreshed(connection: Connection, found: Row[Any] | None, reason: s
 
 def _resolve_key(connection: Connection, bearer: str, now: datetime) -> Principal:
     row = connection.execute(_KEY_BY_HASH, {"key_hash": hash_token(bearer)}).one_or_none()
-    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-        raise NotAuthenticated("This API key is not valid, or has expired or been revoked.")
+    if row is None:
+        raise NotAuthenticated(KeyRefused.__doc__)
+    refused = partial(KeyRefused, key_id=row.id, user_id=row.user_id)
+    if row.revoked_at is not None:
+        raise refused(reason="revoked")
+    if row.expires_at is not None and row.expires_at <= now:
+        raise refused(reason="expired")
+    if row.status != AccountStatus.ACTIVE:
+        raise refused(_NOT_ACTIVE, reason="account is not active")
     scopes = frozenset(Scope(scope) for scope in row.scopes)
     note_due = row.last_used_at is None or now - row.last_used_at >= _NOTE_EVERY
     return _principal(row, f"{_KEY}{row.id}", scopes, row.expires_at, "key", note_due)
@@ -320,7 +329,7 @@ def _principal(
     password_age: timedelta | None = None,
 ) -> Principal:
     if row.status != AccountStatus.ACTIVE:
-        raise NotAuthenticated("This account is not active; ask an admin.")
+        raise NotAuthenticated(_NOT_ACTIVE)
     return Principal(
         user_id=row.user_id,
         name=row.user_name,

@@ -7,7 +7,7 @@ import pytest
 
 from services.api.identify import Caller, Knock, identify
 from shared.db.engine import SQLITE_PRAGMAS, connect
-from shared.db.tables import sessions
+from shared.db.tables import api_keys, sessions
 from shared.errors import NotAuthenticated
 from tests.conftest import MakeApi
 from tests.support import Api
@@ -58,3 +58,16 @@ def test_reading_goes_on_while_nothing_can_be_written_until_a_log_in_is_too_old(
     api.set(sessions, sessions.c.user_id == person.id, last_seen_at=datetime.now(UTC) - unused)
     with closing(connect(api.settings.database_url)) as another, another.write():
         assert api.client().get("/v1/me", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_a_revoked_key_opens_nothing_while_nothing_can_be_written_either(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SQLITE_PRAGMAS, "busy_timeout", "50")
+    api = make_api(reconcile_s=600)
+    made = api.log_in().post("/v1/api-keys", json={"name": "a key", "scopes": ["ask"]}).json()
+    api.set(api_keys, api_keys.c.id == made["id"], revoked_at=datetime.now(UTC))
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    with closing(connect(api.settings.database_url)) as another, another.write():
+        assert api.client().get("/v1/me", headers=headers).status_code == 401

@@ -25,6 +25,7 @@ from shared.auth.accounts import (
 from shared.auth.api_keys import SCOPES_OF_ROLE
 from shared.auth.consent import CONSENT_VERSION
 from shared.auth.roles import AccountStatus, Role
+from shared.auth.tokens import API_KEY_PREFIX
 from shared.db.tables import api_keys, users
 from shared.errors import Conflict
 from shared.guard.verdict import Audience
@@ -450,6 +451,32 @@ def test_a_revoked_or_expired_key_opens_nothing(api: Api) -> None:
     client.delete(f"/v1/api-keys/{made['id']}")
     api.set(api_keys, api_keys.c.id != made["id"], expires_at=datetime.now(UTC))
     assert revoked.get("/v1/me").status_code == expired.get("/v1/me").status_code == 401
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_the_use_of_a_key_that_was_good_once_is_in_the_log_once_a_minute(api: Api) -> None:
+    person, gone = api.person(), api.person()
+    revoked, first = key_client(api, api.client(person), ["ask"])
+    expired, second = key_client(api, api.client(person), ["ask"])
+    disabled, third = key_client(api, api.client(gone), ["ask"])
+    unknown = api.client()
+    unknown.headers["Authorization"] = f"Bearer {API_KEY_PREFIX}x"
+    api.client(person).delete(f"/v1/api-keys/{first['id']}")
+    api.set(api_keys, api_keys.c.id == second["id"], expires_at=datetime.now(UTC))
+    api.set(users, users.c.id == gone.id, status=AccountStatus.DISABLED)
+    for client in (revoked, expired, disabled, unknown, revoked, disabled):
+        assert client.get("/v1/me").status_code == 401
+    assert [
+        (event.actor, event.session_id, event.object, event.outcome, event.reason)
+        for event in api.audit("api_key.refused")
+    ] == [
+        (owner.id, f"key:{made['id']}", f"api_key:{made['id']}", "denied", reason)
+        for owner, made, reason in (
+            (person, first, "revoked"),
+            (person, second, "expired"),
+            (gone, third, "account is not active"),
+        )
+    ]
 
 
 def test_a_key_remembers_its_last_use(api: Api) -> None:
