@@ -1,11 +1,10 @@
 """Fine-tunes the demo model on rows of a file and draws how it learns: what `docs/` shows.
 
-`python -m benchmarks.training_curve ROWS.jsonl[.gz]` writes `docs/images/finetune-medquad.png` and
-`docs/adapter-card-example.md`, and prints the loss on the rows held out before the first step and after the
-last; no row's text is in any of them.
+`python -m benchmarks.training_curve ROWS.jsonl[.gz] [--json] [--quick]` prints the loss on the rows held out
+before the first step and after the last, and writes, but for a quick run, `docs/images/finetune-medquad.png`
+and `docs/adapter-card-example.md`; no row's text is in any of them.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import MAX_TOKENS, draw, read_rows
+from benchmarks import report
+from benchmarks.training import MAX_TOKENS, QUICK_ROWS, ROWS, draw, read_rows
 from services.worker_train import base, callbacks, tuning
 from services.worker_train.material import prepare
 from shared.settings import load_settings
@@ -23,34 +23,41 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def main() -> None:
-    """Measure before the first step, train by the program itself, draw its events, keep its card."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Train, draw and keep the card unless it is a quick run, print."""
+    parser = report.options(__doc__.splitlines()[0])
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, help=f"rows to learn from: {ROWS}, or {QUICK_ROWS} with --quick")
     parser.add_argument("--epochs", type=float, default=1)
     chosen = parser.parse_args()
-    rows = draw(read_rows(chosen.rows), chosen.count, system=load_settings().system_prompt)
+    count = chosen.count or (QUICK_ROWS if chosen.quick else ROWS)
+    rows = draw(read_rows(chosen.rows), count, system=load_settings().system_prompt)
+    events, card = learn(rows, chosen.epochs)
+    if not chosen.quick:
+        (DOCS / "adapter-card-example.md").write_text(card, encoding="utf-8")
+        plot(events, len(rows))
+    held_out = [(event["step"], event["eval_loss"]) for event in events if "eval_loss" in event]
+    if chosen.json:
+        told = [{"step": step, "eval_loss": loss} for step, loss in held_out]
+        print(json.dumps({**report.machine(), "rows": len(rows), "held_out": told}))
+        return
+    for step, loss in (held_out[0], held_out[-1]):
+        print(f"step {step:>4}: {loss:.4f} nats per answer token of the rows held out")
+
+
+def learn(rows: list[dict[str, str]], epochs: float) -> tuple[list[dict[str, Any]], str]:
+    """Measure before the first step and train by the program itself; its events and its card."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = "\n".join(map(json.dumps, rows))
         (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
         data = Data(train=str(folder / "rows.jsonl")).model_dump()
-        changes = {"epochs": chosen.epochs, "max_tokens": MAX_TOKENS, "data": data}
-        recipe = load_preset("quick").changed(changes)
+        recipe = load_preset("quick").changed({"epochs": epochs, "max_tokens": MAX_TOKENS, "data": data})
         (folder / "RUN.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         before = loss_before(recipe, folder / "before")
         command = [sys.executable, "-m", "services.worker_train.finetune", str(folder / "RUN.yaml")]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         card = (folder / "output" / "README.md").read_text(encoding="utf-8")
-    (DOCS / "adapter-card-example.md").write_text(card, encoding="utf-8")
-    events: list[dict[str, Any]] = [
-        {"step": 0, "eval_loss": before},
-        *map(json.loads, done.stdout.splitlines()),
-    ]
-    plot(events, len(rows))
-    held_out = [(event["step"], event["eval_loss"]) for event in events if "eval_loss" in event]
-    for step, loss in (held_out[0], held_out[-1]):
-        print(f"step {step:>4}: {loss:.4f} nats per answer token of the rows held out")
+    return [{"step": 0, "eval_loss": before}, *map(json.loads, done.stdout.splitlines())], card
 
 
 def loss_before(recipe: Recipe, folder: Path) -> float:

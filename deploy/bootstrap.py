@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 #: The Pythons for which everything that is installed comes as a wheel, the newest first.
 SERVING = ((3, 14), (3, 13), (3, 12), (3, 11))
 NEEDED_BYTES = 8 * 1000**3
+#: Of a later install on its disk, and of any where pip unpacks.
+NEEDED_AGAIN_BYTES = 1000**3
 VENV = ".venv"
 STAMP = os.path.join(VENV, "installed")
 
@@ -97,6 +100,28 @@ def held(folder):
     return sum(os.lstat(path).st_size for path in files)
 
 
+def check_room():
+    """End with one line where pip would run out of disk, which it tells in many."""
+    if os.path.exists(STAMP):
+        free = shutil.disk_usage(VENV).free
+        if free < NEEDED_AGAIN_BYTES:
+            fail("the install needs 1 GB, but only %d MB are free on the disk of %s" % (free // 10**6, VENV))
+    else:
+        free = shutil.disk_usage(".").free
+        if free + held(VENV) < NEEDED_BYTES:
+            fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:  # it writes a file in each that it knows of
+        fail("there is no folder for temporary files that can be written to; set TMPDIR to one with 1 GB")
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_AGAIN_BYTES:
+        fail(
+            "the install unpacks into %s, where only %d MB are free of the 1 GB that it needs; free some, "
+            "or set TMPDIR to another folder" % (folder, free // 10**6)
+        )
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
@@ -110,9 +135,7 @@ def main():
     there = installed(version) if whole else set()
     if wanted <= there:
         return
-    free = shutil.disk_usage(".").free
-    if not os.path.exists(STAMP) and free + held(VENV) < NEEDED_BYTES:
-        fail("the install needs up to 8 GB, but only %.1f GB are free on this disk" % (free / 1e9))
+    check_room()
     if not whole:
         run(
             [maker, "-m", "venv", "--clear", VENV],

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 
 from shared.auth.accounts import create_first_users
 from shared.clock import DatabaseClock
 from shared.db import Database, migrate, open_database
-from shared.db.engine import database_setting, sqlite_file
+from shared.db.engine import database_setting, is_away, sqlite_file
 from shared.policies.store import PolicyStore
 from shared.privacy.envelope import new_master_key
 from shared.privacy.keys import compare_master_key
@@ -102,7 +102,7 @@ def load_installed() -> Settings:
 
 
 def open_as_owner(settings: Settings) -> AbstractContextManager[Database]:
-    """The database as its owner. Raises ConnectionError, naming the setting, when it cannot be reached."""
+    """The database as its owner. Raises ConnectionError, naming the setting, when it cannot be used."""
     return _reached(settings, owner=True)
 
 
@@ -116,10 +116,13 @@ def _reached(settings: Settings, *, owner: bool) -> Iterator[Database]:
     database = open_database(settings, owner=owner, pool_size=1)
     try:
         yield database
-    except OperationalError as error:
+    except DatabaseError as error:
+        if isinstance(error, DataError | IntegrityError):  # its reason may hold what was to be stored
+            raise
+        done = "reached" if is_away(error) else "used"
         reason = " ".join(str(error.orig).split())
         raise ConnectionError(
-            f"the database cannot be reached, see {database_setting(settings, owner=owner)}: {reason}"
+            f"the database cannot be {done}, see {database_setting(settings, owner=owner)}: {reason}"
         ) from error
     finally:
         database.close()

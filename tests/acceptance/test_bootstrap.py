@@ -178,6 +178,58 @@ def test_an_install_that_was_stopped_goes_on_in_the_room_that_it_left(
     assert said in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("disk", "unpacking", "said"),
+    [
+        (999_000_000, 9_000_000_000, "the install needs 1 GB, but only 999 MB are free on the disk of .venv"),
+        (
+            9_000_000_000,
+            999_000_000,
+            "only 999 MB are free of the 1 GB that it needs; free some, or set TMPDIR",
+        ),
+        (1_000_000_000, 1_000_000_000, None),
+    ],
+)
+def test_a_later_install_without_room_on_its_disk_or_where_pip_unpacks_is_one_line_before_it_begins(
+    project: Path, disk: int, unpacking: int, said: str | None
+) -> None:
+    (project / PYTHON).parent.mkdir(parents=True)
+    (project / PYTHON).write_text("#!/bin/sh\nexit 0\n")
+    (project / PYTHON).chmod(0o755)
+    (project / ".venv" / "installed").write_text("another-version\napi\n")
+    (project / "unpacked").mkdir()
+    program = (
+        "import shutil, sys, types; shutil.disk_usage = lambda path: types.SimpleNamespace("
+        f"free={unpacking} if path.endswith('unpacked') else {disk}); "
+        f"sys.argv = ['', 'api']; exec({SCRIPT.read_text()!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project,
+        env={**os.environ, "TMPDIR": str(project / "unpacked")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (said is not None)
+    assert ("Installing" in done.stdout) == (said is None)
+    assert (said or "") in done.stderr
+    assert len(done.stderr.splitlines()) == (said is not None)
+
+
+def test_where_nothing_temporary_can_be_written_the_install_says_so_in_one_line(project: Path) -> None:
+    program = (
+        "import shutil, sys, tempfile, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=9e9); "
+        "tempfile._candidate_tempdir_list = lambda: ['/nowhere']; "
+        f"sys.argv = ['', 'api']; exec({SCRIPT.read_text()!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert "set TMPDIR" in line
+
+
 def test_the_pythons_that_serve_are_those_that_the_project_asks_for() -> None:
     asked = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
     found = {(3, minor) for minor in range(30) if asked.contains(f"3.{minor}.5")}

@@ -1,7 +1,10 @@
 """Migrations on both databases, and what the application's role cannot do."""
 
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +14,12 @@ from alembic.operations import Operations
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
-from services import setup
+from services import cli, setup
 from shared.audit import record
 from shared.auth.roles import Role
 from shared.clock import DatabaseClock
 from shared.db import migrate
-from shared.db.engine import Database, connect, is_away
+from shared.db.engine import Database, connect, is_away, sqlite_file
 from shared.db.tables import (
     INSERT_ONLY,
     audit_events,
@@ -86,6 +89,55 @@ def test_a_table_that_differs_is_noticed(empty: Database) -> None:
     with empty.write() as connection:
         connection.execute(text("ALTER TABLE jobs ADD COLUMN colour VARCHAR(10)"))
     assert not migrate.check(empty.writer)
+
+
+def be_newer(file: Path) -> None:
+    change(file, "UPDATE alembic_version SET version_num = '9999'")
+
+
+def be_torn(file: Path) -> None:
+    change(file, "INSERT INTO dataset_conversations VALUES ('no dataset', 'no conversation')")
+
+
+def be_another_file(file: Path) -> None:
+    file.write_bytes(b"no database " * 1000)
+
+
+def be_cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: 3 * 4096])
+
+
+def change(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (be_newer, "of a newer MediChat than this one: start that version, or restore a backup of this one"),
+        (be_torn, "rows that refer to nothing, so it was undone: start the version that made the tables, or"),
+        (be_another_file, "cannot be used, see MEDICHAT_DATABASE_URL: file is not a database"),
+        (be_cut_off, "cannot be used, see MEDICHAT_DATABASE_URL: database disk image is malformed"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_with_the_way_out(
+    spoil: Callable[[Path], None],
+    told: str,
+    databases: Databases,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url, _ = databases.make("sqlite")
+    file = sqlite_file(url)
+    assert file
+    spoil(file)
+    monkeypatch.setenv("MEDICHAT_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("MEDICHAT_DATABASE_URL", url)
+    assert cli.main(["init"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
 
 
 @pytest.mark.parametrize("change", ["UPDATE audit_events SET action = 'x'", "DELETE FROM audit_events"])

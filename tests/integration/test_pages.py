@@ -576,6 +576,17 @@ def test_a_worker_that_trains_is_not_taken_for_one_that_answers(open_app: Open, 
     assert list(app.dataframe[0].value["kind"]) == ["train", "infer"]
 
 
+def test_the_workers_are_plotted_beside_the_queue_with_since_when(open_app: Open, api: Api) -> None:
+    Registration(api.gateway.database, api.gateway.clock, "infer@host:1").enter(Kind.INFER, "demo", {})
+    ask_async(api.log_in())
+    app = open_app(api.person(Role.ADMIN))
+    assert "Since this page was opened" in texts(app)
+    (chart,) = charts(app)
+    assert chart["encoding"]["color"]["sort"] == ["waiting", "running", "workers alive"]
+    point = app.session_state["depths"][-1]
+    assert (point["waiting"], point["running"], point["workers alive"]) == (1, 0, 1)
+
+
 def test_an_admin_sees_plots_that_hold_at_rest_too(open_app: Open, api: Api) -> None:
     admin = api.person(Role.ADMIN)
     (depth,) = charts(open_app(admin))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
-from benchmarks import gateway, overhead, report, serving, training
+from benchmarks import gateway, overhead, report, searching, serving, training, training_curve
 from benchmarks.systems import Answer
 
 FIGURES = training.figures(
@@ -47,10 +47,13 @@ class Fast:
 
 
 def told_by(
-    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *named: str,
 ) -> dict[str, Any]:
     """What a benchmark prints for programs."""
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--quick", "--json"])
+    monkeypatch.setattr(sys, "argv", ["benchmark", *named, "--quick", "--json"])
     main()
     told: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return told
@@ -111,6 +114,28 @@ def test_training_tells_figures_of_the_baseline_and_of_ours(
     monkeypatch.setattr(training, "_in_a_process", lambda *_: FIGURES)
     monkeypatch.setattr(training.training_gpu, "measure", lambda **_: "not measured")
     check_training(told_by(training.main, monkeypatch, capsys))
+
+
+def test_searching_tells_each_kind_of_search_and_how_many_conversations_a_quick_run_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(searching, "measure_each", lambda _, number: {"rare": number / 1000})
+    told = told_by(searching.main, monkeypatch, capsys, "sqlite:///medichat.db")
+    assert (told["conversations"], told["search_ms"]) == (5_000, {"rare": 5.0})
+
+
+def test_a_quick_curve_of_training_tells_the_loss_held_out_and_leaves_what_docs_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"question": "What is {each}?", "answer": "Rest."}}\n' for each in range(99)))
+    events = [{"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.5}, {"step": 3, "eval_loss": 2.0}]
+    monkeypatch.setattr(training_curve, "learn", lambda *_: (events, "A card."))
+    monkeypatch.setattr(training_curve, "DOCS", tmp_path / "docs")
+    told = told_by(training_curve.main, monkeypatch, capsys, str(rows))
+    assert told["rows"] == training.QUICK_ROWS
+    assert told["held_out"] == [events[0], events[2]]
+    assert not training_curve.DOCS.exists()
 
 
 def test_a_comparison_of_trainings_is_kept_whatever_becomes_of_the_gpu(

@@ -29,7 +29,7 @@ def _figures(gateway: Gateway) -> None:
         return
     _totals(seen)
     _workers(seen["workers"])
-    _queue_plot(seen["queue"])
+    _queue_plot(seen["queue"], _alive(seen, "infer"))
     _latency_plot(seen["latency"])
 
 
@@ -72,13 +72,15 @@ def _workers(workers: list[Json]) -> None:
         st.caption("None has reported within a day.")
 
 
-def _queue_plot(queue: Json) -> None:
-    """Queue depth since this page was opened."""
-    st.subheader("Queue depth")
+def _queue_plot(queue: Json, alive: int) -> None:
+    """Queue depth, and the workers that answer, since this page was opened."""
+    st.subheader("Queue and workers")
+    st.caption("Since this page was opened; a reload begins anew.")
     seen = st.session_state.setdefault("depths", [])
-    seen.append({"time": pd.Timestamp.now("UTC"), "waiting": queue["queued"], "running": queue["running"]})
+    point = {"waiting": queue["queued"], "running": queue["running"], "workers alive": alive}
+    seen.append({"time": pd.Timestamp.now("UTC"), **point})
     del seen[:-_KEPT]
-    st.altair_chart(plot(pd.DataFrame(seen), "time", "jobs", whole=True))
+    st.altair_chart(plot(pd.DataFrame(seen), "time", "jobs and workers", whole=True))
 
 
 def _latency_plot(latency: list[Json]) -> None:
