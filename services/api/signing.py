@@ -84,9 +84,12 @@ class Signing:
                 log.error("signing failed: %s", where(error))
 
 
-def sign_now(gateway: Gateway) -> Signed:
-    """Sign the log as it is sealed. Raises LogAltered."""
-    return _sign(gateway, look(gateway))[0]
+def sign_now(gateway: Gateway) -> tuple[Signed, bool]:
+    """Sign the log as it is sealed; the checkpoint, and whether the second place has it.
+
+    Raises LogAltered.
+    """
+    return _sign(gateway, look(gateway))
 
 
 def _sign(gateway: Gateway, former: Checkpoint | None) -> tuple[Signed, bool]:

@@ -113,6 +113,7 @@ def test_the_state_says_what_is_sealed_and_signed(api: Api, auditor: httpx.Clien
     made = auditor.post("/v1/audit/checkpoints").json()
     after = auditor.get("/v1/audit/state").json()
     assert (after["size"], after["waiting"], after["root"]) == (made["size"], 0, made["root"])
+    assert made.pop("kept") is True
     assert after["checkpoints"] == [made]
     assert api.audit()[-1].action == "checkpoint.asked", "that it was asked for is the last thing signed"
     note = auditor.get(f"/v1/audit/checkpoints/{made['id']}").text
@@ -354,7 +355,8 @@ def test_a_second_place_that_cannot_be_written_is_a_metric_and_no_error(
     place = Path(api.settings.checkpoint_url)
     place.mkdir()
     (place / "signed").write_text("a file where the folder should be")
-    assert auditor.post("/v1/audit/checkpoints").status_code == 201
+    made = auditor.post("/v1/audit/checkpoints")
+    assert (made.status_code, made.json()["kept"]) == (201, False)
     assert "medichat_checkpoint_failed 1.0" in api.client().get("/metrics").text
     (place / "signed").unlink()
     Signing(api.gateway, "any").round()
@@ -535,7 +537,12 @@ def test_an_auditor_verifies_the_log_on_the_page(
         assert "None is signed yet" in texts(app)
         button(app, "Verify the whole log").click().run()
         assert "agree with each other. No checkpoint is signed yet" in texts(app)
+        Path(api.settings.checkpoint_url).write_text("a file where the folder should be")
         button(app, "Sign one now").click().run()
+        assert "could not take the checkpoint" in texts(app)
+        Path(api.settings.checkpoint_url).unlink()
+        button(app, "Sign one now").click().run()
+        assert "could not take the checkpoint" not in texts(app)
         assert "medichat/" in texts(app)
         button(app, "Verify the whole log").click().run()
         assert "The log is what was signed" in texts(app)

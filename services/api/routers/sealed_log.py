@@ -51,6 +51,12 @@ class CheckpointView(BaseModel):
     note: str = Field(description="The signed text (C2SP tlog-checkpoint).")
 
 
+class MadeCheckpointView(CheckpointView):
+    """A checkpoint that was signed just now."""
+
+    kept: bool = Field(description="Whether the second place has it; if not, keep it elsewhere yourself.")
+
+
 class LogStateView(BaseModel):
     """How far the log is sealed and signed."""
 
@@ -87,10 +93,11 @@ def state(caller: Auditor, gateway: GatewayDep) -> LogStateView:
 
 
 @router.post("/checkpoints", status_code=201, responses=document(401, 403, 409, 429))
-def make_checkpoint(caller: Auditor, gateway: GatewayDep) -> CheckpointView:
+def make_checkpoint(caller: Auditor, gateway: GatewayDep) -> MadeCheckpointView:
     """Seal what waits and sign a checkpoint now; that it was asked for is its last entry."""
     _log(gateway, caller.actor, "checkpoint.asked")
-    return _view(_signed(gateway))
+    signed, kept = _signed(gateway)
+    return MadeCheckpointView(**_view(signed).model_dump(), kept=kept)
 
 
 @router.get(
@@ -180,7 +187,7 @@ def prove(
         if not is_id(conversation_id) or connection.execute(found).first() is None:
             raise NotFound("There is no conversation under this id.")
     _log(gateway, caller.actor, "proof.made", f"conversation:{conversation_id}")
-    signed = _signed(gateway)
+    signed, _ = _signed(gateway)
     with gateway.database.read() as connection:
         proof = prove_conversation(connection, conversation_id, signed, gateway.signer.verifier)
     name = f'attachment; filename="proof-{conversation_id}.json"'
@@ -208,7 +215,7 @@ def _log(gateway: Gateway, actor: record.Actor, action: str, object: str | None 
         record.append(connection, now=now, actor=actor, action=action, object=object)
 
 
-def _signed(gateway: Gateway) -> Signed:
+def _signed(gateway: Gateway) -> tuple[Signed, bool]:
     seal_all(gateway.database, gateway.clock)
     return sign_now(gateway)
 

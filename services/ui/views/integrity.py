@@ -12,6 +12,7 @@ from services.ui.text import moment, plain_markdown
 from services.ui.views import acts
 
 _REPORT = "verification"
+_UNKEPT = "checkpoint-unkept"
 #: Longer than this without a seal is worth a look.
 _LATE_S = 10.0
 
@@ -115,13 +116,27 @@ def _told(finding: Json) -> str:
     return plain_markdown(f"{entry}{finding['what']}.")
 
 
+def _sign(gateway: Gateway) -> None:
+    made = acts.attempt(partial(log_proofs.make_checkpoint, gateway))
+    if made is not None and made["kept"]:
+        st.toast("The log is signed.")
+    st.session_state[_UNKEPT] = made is not None and not made["kept"]
+
+
 def _checkpoints(gateway: Gateway, state: Json) -> None:
     st.subheader("Checkpoints")
     st.button(
         "Sign one now",
         icon=":material/draw:",
-        on_click=lambda: acts.attempt(partial(log_proofs.make_checkpoint, gateway), "The log is signed."),
+        on_click=partial(_sign, gateway),
     )
+    if st.session_state.pop(_UNKEPT, False):
+        st.warning(
+            "The log is signed, but the second place (`MEDICHAT_CHECKPOINT_URL`) could not take the "
+            "checkpoint. It is tried again each minute; download it below, keep it elsewhere, and tell who "
+            "runs MediChat.",
+            icon=":material/cloud_off:",
+        )
     if not state["checkpoints"]:
         st.caption("None is signed yet; one is made each minute in which the log grows.")
         return
