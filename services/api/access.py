@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from services.api.schemas_transcripts import AccessView
 from services.api.state import Gateway
 from shared.privacy.grants import AccessGrant, reasons_of
+from shared.privacy.masking import mask_passages
 from shared.transcripts import Transcript, read_transcript
 
 #: How long an auditor who typed password and reason may read a conversation unmasked.
@@ -33,6 +34,13 @@ def access_views(
     """The grants as callers see them, with their reasons or without."""
     why = reasons_of(connection, gateway.conversations, grants) if reasons and grants else {}
     return [access_view(grant, now, reason=why.get(grant.id)) for grant in grants]
+
+
+def mask_reasons(accesses: Sequence[AccessView]) -> None:
+    """Mask whom the reasons name; takes a while, so never call it in a write transaction."""
+    reasons = mask_passages([[access.reason or ""] for access in accesses])
+    for access, (reason,) in zip(accesses, reasons, strict=True):
+        access.reason = access.reason and reason.text
 
 
 def access_view(grant: AccessGrant, now: datetime, *, reason: str | None = None) -> AccessView:

@@ -130,7 +130,7 @@ class SideView(BaseModel):
     """One of the two answers."""
 
     state: str
-    answer: str | None
+    answer: str | None = Field(description="Null also when it was erased.")
     by_guard: bool = Field(description="Whether the guard answered itself: then there is no vote on it.")
     error: ErrorView | None
 
@@ -140,7 +140,8 @@ class ComparisonView(BaseModel):
 
     id: str
     state: Literal["running", "done"]
-    question: str
+    question: str | None = Field(description="Null when it was erased.")
+    conversation_ids: list[str] = Field(description="What holds it and can be erased; at most one a side.")
     blind: bool
     told: bool = Field(
         description="Whether `adapter_left` and `adapter_right` are told: not in a blind one before its vote."

@@ -199,15 +199,18 @@ class ChangeView(BaseModel):
     """A text that is judged otherwise."""
 
     job_id: str
+    conversation_id: str | None = Field(
+        description="The conversation that it stands in; null when it was erased."
+    )
     side: str
     seq: int = Field(description="The sentence's number in its answer; 0 for the question.")
     before: list[str | None] = Field(description="Action and category of then.")
     after: list[str | None] = Field(description="Action and category under the version.")
-    text: str | None = Field(description="Null when it was erased.")
+    text: str | None = Field(description="With identifiers masked; null when it was erased.")
 
 
 class ReplayTextsView(BaseModel):
-    """What a replay judges otherwise, in the clear; some of it when there is much."""
+    """What a replay judges otherwise, with identifiers masked; some of it when there is much."""
 
     items: list[ChangeView]
     total: int

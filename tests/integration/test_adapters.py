@@ -714,6 +714,25 @@ def test_a_side_without_an_answer_leaves_nothing_to_vote_on(
     assert client.get("/v1/comparisons").json()["totals"] == []
 
 
+def test_a_comparison_is_erased_side_by_side_and_there_is_no_vote_on_what_is_left(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    begun = compare(client)
+    path, (first, second) = f"/v1/comparisons/{begun['id']}", begun["conversation_ids"]
+    for _ in range(2):
+        api.answer("An answer.")
+    client.post(f"/v1/conversations/{first}/erase").raise_for_status()
+    half = client.get(path).json()
+    assert (half["question"], half["conversation_ids"]) == ("What is asthma?", [second])
+    assert {half["left"]["answer"], half["right"]["answer"]} == {None, "An answer."}
+    refused = client.post(f"{path}/vote", json={"vote": "left"})
+    assert (refused.status_code, "It was erased" in refused.json()["detail"]) == (409, True)
+    client.post(f"/v1/conversations/{second}/erase").raise_for_status()
+    gone = client.get(path).json()
+    assert (gone["question"], gone["left"]["answer"], gone["conversation_ids"]) == (None, None, [])
+
+
 def test_blind_sides_are_shuffled(api: Api, admin: Person, client: httpx.Client) -> None:
     add_adapter(api, admin, sha256=A)
     for _ in range(16):  # all on one side by chance: once in 32,768 runs

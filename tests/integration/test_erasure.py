@@ -268,6 +268,26 @@ def test_a_conversation_is_erased_once_and_one_that_is_hidden_too(api: Api) -> N
     assert len(api.audit("conversation.erased")) == 1
 
 
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.AUDITOR])
+def test_whose_it_is_may_erase_it_in_whatever_role_they_are_now(api: Api, role: Role) -> None:
+    person = api.person()
+    conversation = talk(api, api.client(person))
+    api.set(users, users.c.id == person.id, role=role)
+    assert api.client(person).post(ERASE.format(conversation)).status_code == 200
+    assert len(erase_all_keys(api)) == 1
+
+
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.AUDITOR])
+def test_neither_admin_nor_auditor_erases_anothers_conversation_and_the_attempt_is_logged(
+    api: Api, role: Role
+) -> None:
+    conversation = talk(api, api.log_in())
+    assert api.log_in(role).post(ERASE.format(conversation)).status_code == 404
+    (denied,) = api.audit("access.denied")
+    assert denied.object == f"conversation:{conversation}"
+    assert not erase_all_keys(api)
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/conversations/{}/erase", "/v1/me/erase", "/v1/users/{}/erase", "/v1/datasets/{}/erase"]
 )

@@ -13,7 +13,10 @@ from services.worker_train.worker import Worker
 from shared.auth.roles import Role
 from shared.db.tables import data_keys
 from shared.guard.layers import JUDGE_LAYER
-from shared.jobs.lifecycle import Kind
+from shared.guard.verdict import Side
+from shared.jobs.lifecycle import EventKind, Kind
+from shared.policies.replays import ReplayStore
+from shared.privacy.own_data import OwnData
 from tests.policies import DOSE, add_version
 from tests.support import Api, ask_async
 from tests.training import environment_of
@@ -145,6 +148,7 @@ def test_the_texts_are_for_auditors_and_each_look_is_logged(
         "items": [
             {
                 "job_id": job["id"],
+                "conversation_id": job["conversation_id"],
                 "side": "answer",
                 "seq": 2,
                 "before": ["replace", "dosing"],
@@ -159,6 +163,61 @@ def test_the_texts_are_for_auditors_and_each_look_is_logged(
     assert not any(b"upper limit" in each.canonical_bytes for each in api.audit())
 
 
+def found_by_hand(api: Api, admin: httpx.Client, *changed: tuple[str, Side, int]) -> str:
+    """The path to the texts of a replay that found these judged otherwise: job, side and number of each."""
+    version = admin.get("/v1/guard").json()["packaged"]
+    made = admin.post(f"/v1/guard/policies/{version}/replays", json={"answers": 5}).json()
+    judged = {"before": ["allow", None], "after": ["replace", "dosing"]}
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        job = gateway.jobs.claim(connection, Kind.REPLAY, "hand")
+        assert job is not None
+        changes = [{"job": of, "side": side, "seq": seq, **judged} for of, side, seq in changed]
+        ReplayStore(gateway.jobs).record_end(connection, job.claim, counts={}, changes=changes)
+        gateway.jobs.finish(connection, job.claim, EventKind.SUCCEEDED)
+    return f"/v1/guard/replays/{made['id']}/texts"
+
+
+def test_names_in_the_texts_are_masked_also_those_that_only_the_question_gives_away(
+    api: Api, admin: httpx.Client
+) -> None:
+    asked = ask_async(api.log_in(), "I am Maria Gonzalez. What is asthma?")
+    job = api.claim()
+    api.release(
+        job, "A safe one.", verdict=api.gateway.guard.judge_answer(DOSE), suppressed="Gonzalez may rest."
+    )
+    api.finish(job)
+    path = found_by_hand(api, admin, (asked["id"], Side.QUESTION, 0), (asked["id"], Side.ANSWER, 1))
+    items = api.log_in(Role.AUDITOR).get(path).json()["items"]
+    assert [item["text"] for item in items] == ["I am [NAME]. What is asthma?", "[NAME] may rest."]
+
+
+def test_a_look_at_the_texts_is_logged_for_each_conversation_shown_and_its_owner_is_told(
+    api: Api, admin: httpx.Client
+) -> None:
+    person, auditor = api.person(), api.person(Role.AUDITOR)
+    asked = []
+    for _ in range(2):
+        asked.append(ask_async(api.client(person)))
+        api.answer("It narrows the airways.", "It lasts.")
+    first, second = asked
+    path = found_by_hand(
+        api,
+        admin,
+        (first["id"], Side.ANSWER, 1),
+        (first["id"], Side.ANSWER, 2),
+        (second["id"], Side.ANSWER, 1),
+    )
+    client = api.client(auditor)
+    pages = [client.get(path, params={"offset": offset, "limit": 2}).json()["items"] for offset in (0, 2)]
+    assert [len(page) for page in pages] == [2, 1]
+    looks = [(event.actor, event.object) for event in api.audit("conversation.texts_read")]
+    assert looks == [(auditor.id, f"conversation:{each['conversation_id']}") for each in asked]
+    own = dict(OwnData(api.gateway.database, api.gateway.envelope, person.id).sections())
+    told = [each["object"] for each in own["events_about_you"] if each["action"] == "conversation.texts_read"]
+    assert told == [object for _, object in looks]
+
+
 def test_an_erased_answer_is_left_out_and_its_text_is_gone(
     api: Api, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +227,8 @@ def test_an_erased_answer_is_left_out_and_its_text_is_gone(
     with api.gateway.database.write() as connection:
         connection.execute(update(data_keys).values(wrapped_key=None))
     (item,) = api.log_in(Role.AUDITOR).get(f"/v1/guard/replays/{before['id']}/texts").json()["items"]
-    assert item["text"] is None
+    assert (item["text"], item["conversation_id"]) == (None, None)
+    assert not api.audit("conversation.texts_read"), "nothing of it was shown"
     after = replayed(api, admin, version, monkeypatch)["counts"]
     assert (after["answers"], after["erased"], after["sentences"]) == (0, 1, 0)
 

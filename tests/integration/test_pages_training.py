@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from services.ui.client import Gateway, GatewayError
 from services.ui.text import plain_markdown
 from services.ui.tuning import Tuning
 from shared.auth.roles import Role
-from shared.db.tables import data_keys, jobs
+from shared.db.tables import data_keys, jobs, sessions
 from shared.db.tables_training import adapters, datasets, training_notes, training_runs, training_steps
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
@@ -24,7 +25,7 @@ from shared.training.report import ADVICE, MAX_LINES, Reason
 from shared.training.states import DatasetState
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
-from tests.support import Api, Person
+from tests.support import PASSWORD, Api, Person
 from tests.training import School, add_dataset, claim_run
 from tests.unit.test_training_gate import GOOD as FIGURES
 from tests.uploads import REPORT, ROWS, WORD, check, claim_check, uploaded
@@ -1132,6 +1133,28 @@ def test_there_is_no_vote_on_what_the_guard_answered(open_app: Open, api: Api, a
     app = compare(open_app("compare"), "I want to kill myself.")
     assert "The guard answered this itself" in texts(app)
     assert not [each for each in app.button if each.label == "Equal"]
+
+
+def test_a_comparison_is_erased_for_good_once_the_password_was_typed(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_good_adapter(api, admin, A)
+    app = compare(open_app("compare"))
+    api.answer("It narrows the airways.")
+    api.answer("It is a disease.")
+    app.run()
+    api.set(sessions, sessions.c.user_id == admin.id, reauthenticated_at=datetime(2026, 1, 1, tzinfo=UTC))
+    button(app, "Yes: erase").click().run()
+    next(each for each in app.text_input if each.label == "Your password").set_value(PASSWORD)
+    button(app, "Go on").click().run()
+    button(app, "Yes: erase").click().run()
+    assert "Erased for good: 2 conversations." in texts(app)
+    assert "narrows the airways" not in texts(app)
+    assert (
+        api.count(data_keys, data_keys.c.scope == "conversation", data_keys.c.wrapped_key.is_not(None)) == 0
+    )
+    (made,) = api.client(admin).get("/v1/comparisons").json()["newest"]
+    assert "This comparison was erased" in texts(open_app("compare", q=made["id"]))
 
 
 def test_a_comparison_of_one_with_itself_or_of_nothing_is_not_asked(

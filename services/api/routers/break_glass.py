@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from sqlalchemy import ColumnElement, Connection
 
 from services.api import metrics
-from services.api.access import NO_KEYS, access_view, access_views, transcript_of
+from services.api.access import NO_KEYS, access_view, access_views, mask_reasons, transcript_of
 from services.api.deps import Access, AdminOrAuditor, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.owned import log_refused
@@ -80,7 +80,7 @@ def list_accesses(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Page[AccessView]:
-    """Emergency accesses, the newest first: an admin's own; for auditors all, with their reasons."""
+    """Emergency accesses, the newest first: an admin's own; for auditors all, with their reasons masked."""
     auditor = caller.role is Role.AUDITOR
     wanted: list[ColumnElement[bool]] = [] if auditor else [access_grants.c.user_id == caller.user_id]
     if cursor is not None:
@@ -93,6 +93,7 @@ def list_accesses(
     with gateway.database.read() as connection:
         grants = newest_grants(connection, AccessKind.BREAK_GLASS, *wanted, limit=limit + 1)
         items = access_views(connection, gateway, grants[:limit], now, reasons=auditor)
+    mask_reasons(items)
     more = encode_cursor(items[-1].granted_at, items[-1].id) if len(grants) > limit else None
     return Page[AccessView](items=items, next_cursor=more)
 

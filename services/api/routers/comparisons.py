@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from services.api.ask import (
     Question,
@@ -30,7 +30,7 @@ from services.api.schemas_adapters import (
 from services.api.state import Gateway
 from services.api.views import error_view
 from shared.auth.sessions import Principal
-from shared.conversations import join
+from shared.conversations import ERASED, join
 from shared.db.tables import conversations
 from shared.errors import Conflict, InvalidInput
 from shared.ids import new_id
@@ -108,6 +108,8 @@ def vote(comparison_id: ComparisonId, body: VoteBody, caller: Admin, gateway: Ga
         seen = _view(connection, gateway, comparison)
         if seen.state != "done":
             raise Conflict("An answer is still being written; vote when both are there.")
+        if len(seen.conversation_ids) < 2:
+            raise Conflict("It was erased, so there is nothing to vote on; ask both again.")
         if {seen.left.state, seen.right.state} != {State.SUCCEEDED}:
             raise Conflict("One of them has no answer, so there is nothing to vote on; ask both again.")
         if seen.left.by_guard or seen.right.by_guard:
@@ -158,16 +160,17 @@ def _ask(
 def _view(connection: Connection, gateway: Gateway, comparison: Comparison) -> ComparisonView:
     left = gateway.jobs.get(connection, comparison.job_left)
     right = gateway.jobs.get(connection, comparison.job_right)
-    assert left.conversation_id is not None
-    question = gateway.conversations.read_messages(connection, left.conversation_id)[0].text
+    kept = _kept(connection, left, right)
+    question = gateway.conversations.read_messages(connection, kept[0])[0].text if kept else None
     ended = left.state in TERMINAL and right.state in TERMINAL
     return ComparisonView(
         id=comparison.id,
         state="done" if ended else "running",
         question=question,
+        conversation_ids=kept,
         blind=comparison.blind,
-        left=_side(connection, gateway, left),
-        right=_side(connection, gateway, right),
+        left=_side(connection, gateway, left, kept),
+        right=_side(connection, gateway, right, kept),
         vote=comparison.vote,
         created_at=comparison.created_at,
         voted_at=comparison.voted_at,
@@ -175,10 +178,16 @@ def _view(connection: Connection, gateway: Gateway, comparison: Comparison) -> C
     )
 
 
-def _side(connection: Connection, gateway: Gateway, job: Job) -> SideView:
+def _kept(connection: Connection, *sides: Job) -> list[str]:
+    """The conversations of both sides, without those that were erased."""
+    of_sides = conversations.c.id.in_([side.conversation_id for side in sides])
+    kept = select(conversations.c.id).where(of_sides, conversations.c.retention_class != ERASED)
+    return list(connection.execute(kept.order_by(conversations.c.id)).scalars())
+
+
+def _side(connection: Connection, gateway: Gateway, job: Job, kept: list[str]) -> SideView:
     answer = None
-    if job.state is State.SUCCEEDED:
-        assert job.conversation_id is not None
+    if job.state is State.SUCCEEDED and job.conversation_id in kept:
         answer = join(gateway.conversations.read_sentences(connection, job.conversation_id, job.id))
     # as it wrote nothing, neither an adapter nor the base is named
     by_guard = job.state is State.SUCCEEDED and job.adapter_sha256 is None

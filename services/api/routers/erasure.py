@@ -23,9 +23,8 @@ from shared.privacy.own_data import OwnData
 
 router = APIRouter(prefix="/v1", tags=["privacy"])
 
-#: Everybody for what is their own; consent is no condition of that.
+#: Everybody for what is their own, whatever their role is now; consent is no condition of that.
 Person = Annotated[Principal, Depends(Access(None, password=True))]
-Asker = Annotated[Principal, Depends(Access(Role.USER, password=True))]
 Admin = Annotated[Principal, Depends(Access(Role.ADMIN, frozenset({Scope.ADMIN}), password=True))]
 
 
@@ -69,7 +68,7 @@ def erase_user(
 
 @router.post("/conversations/{conversation_id}/erase", responses=document(401, 403, 404, 409, 429))
 def erase_conversation(
-    conversation_id: str, request: Request, caller: Asker, gateway: GatewayDep
+    conversation_id: str, request: Request, caller: Person, gateway: GatewayDep
 ) -> ErasedView:
     """Erase one's conversation, hidden or not, for good: nobody can read it any more, auditors neither."""
     with gateway.database.read() as connection:

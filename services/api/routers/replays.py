@@ -1,12 +1,14 @@
 """Replays: the newest answers judged again under a version of the guard's policy.
 
-Admins see numbers by category; the texts are for auditors, and each look at them is logged.
+Admins see numbers by category. The texts are for auditors, with identifiers masked, and each look at them is
+logged: on the replay, and on each conversation of which something is shown.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, Select, select
 
 from services.api.deps import Admin, AdminOrAuditor, Auditor, GatewayDep
 from services.api.errors import document
@@ -21,13 +23,14 @@ from services.api.schemas_guard import (
 )
 from services.api.state import Gateway
 from shared.audit import record
-from shared.db.tables import jobs
-from shared.guard.verdict import Side
+from shared.auth.sessions import Principal
+from shared.db.tables import conversations, data_keys, jobs
 from shared.jobs.lifecycle import Kind, State
 from shared.policies import replays
 from shared.policies.replays import Replay, ReplayStore
 from shared.policies.store import texts_of
 from shared.privacy.envelope import CannotDecrypt
+from shared.privacy.masking import mask_passages
 
 router = APIRouter(prefix="/v1/guard", tags=["guard"])
 
@@ -79,49 +82,100 @@ def read_replay_texts(
     offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ReplayTextsView:
-    """What is judged otherwise, in the clear; reading it is logged."""
+    """What is judged otherwise, with identifiers masked; reading it is logged."""
     with gateway.database.write() as connection:
         replays.find(connection, replay_id)
         changes = replays.changes_of(connection, replay_id)
-        record.append(
-            connection,
-            now=gateway.clock.now(connection),
-            actor=caller.actor,
-            action="replay.texts_read",
-            object=f"replay:{replay_id}",
-            details={"offset": offset, "limit": limit},
+        page = changes[offset : offset + limit]
+        readable = _readable(connection, [change["job"] for change in page])
+        _record_reading(connection, gateway, caller, replay_id, readable, {"offset": offset, "limit": limit})
+    with gateway.database.read() as connection:
+        written = {job.id: _written(connection, gateway, job) for job in readable}
+    masked = {job_id: _mask(texts) for job_id, texts in written.items()}  # slow, so in no transaction
+    of = {job.id: job.conversation_id for job in readable}
+    items = [
+        ChangeView(
+            job_id=change["job"],
+            conversation_id=of.get(change["job"]),
+            side=change["side"],
+            seq=change["seq"],
+            before=change["before"],
+            after=change["after"],
+            text=masked.get(change["job"], {}).get(change["seq"]),
         )
-        items = [_change_view(connection, gateway, change) for change in changes[offset : offset + limit]]
+        for change in page
+    ]
     return ReplayTextsView(items=items, total=len(changes))
 
 
-def _change_view(connection: Connection, gateway: Gateway, change: dict[str, Any]) -> ChangeView:
-    try:
-        text = _text(connection, gateway, change)
-    except CannotDecrypt:
-        text = None
-    return ChangeView(
-        job_id=change["job"],
-        side=change["side"],
-        seq=change["seq"],
-        before=change["before"],
-        after=change["after"],
-        text=text,
+def _readable(connection: Connection, job_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """Those of the answers that were not erased: `id`, `conversation_id` and `question_id`."""
+    wanted: Select[Any] = (
+        select(jobs.c.id, jobs.c.conversation_id, jobs.c.question_id)
+        .join(conversations, conversations.c.id == jobs.c.conversation_id)
+        .join(data_keys, data_keys.c.key_id == conversations.c.key_id)
+        .where(jobs.c.id.in_(job_ids), data_keys.c.wrapped_key.is_not(None))
+        .order_by(jobs.c.conversation_id, jobs.c.id)
     )
+    return connection.execute(wanted).all()
 
 
-def _text(connection: Connection, gateway: Gateway, change: dict[str, Any]) -> str | None:
-    """What was judged: the question, or a sentence as the model wrote it. Raises CannotDecrypt."""
+def _record_reading(
+    connection: Connection,
+    gateway: Gateway,
+    caller: Principal,
+    replay_id: str,
+    readable: Sequence[Row[Any]],
+    which: dict[str, int],
+) -> None:
+    """Log the look at the replay, and at each conversation that something is shown of."""
+    now = gateway.clock.now(connection)
+    record.append(
+        connection,
+        now=now,
+        actor=caller.actor,
+        action="replay.texts_read",
+        object=f"replay:{replay_id}",
+        details=which,
+    )
+    for conversation_id in dict.fromkeys(job.conversation_id for job in readable):
+        record.append(
+            connection,
+            now=now,
+            actor=caller.actor,
+            action="conversation.texts_read",
+            object=f"conversation:{conversation_id}",
+            details={
+                "replay": replay_id,
+                "jobs": [job.id for job in readable if job.conversation_id == conversation_id],
+            },
+        )
+
+
+def _written(connection: Connection, gateway: Gateway, job: Row[Any]) -> dict[int, str]:
+    """What was judged, by number: the question is 0, then the sentences as the model wrote them.
+
+    Nothing, if it cannot be opened.
+    """
     talk = gateway.conversations
-    job = connection.execute(
-        select(jobs.c.conversation_id, jobs.c.question_id).where(jobs.c.id == change["job"])
-    ).one()
-    key = talk.key(connection, job.conversation_id)
-    if change["side"] == Side.QUESTION:
-        return talk.read_text(connection, job.question_id, key=key)
-    said = talk.read_reviewed(connection, change["job"], key=key)
-    found = next((each for each in said if each.seq == change["seq"]), None)
-    return None if found is None else (found.text if found.suppressed is None else found.suppressed).strip()
+    try:
+        key = talk.key(connection, job.conversation_id)
+        question = talk.read_text(connection, job.question_id, key=key)
+        said = talk.read_reviewed(connection, job.id, key=key)
+    except CannotDecrypt:
+        return {}
+    return {0: question} | {
+        each.seq: each.text if each.suppressed is None else each.suppressed for each in said
+    }
+
+
+def _mask(texts: Mapping[int, str]) -> dict[int, str]:
+    """The texts of one answer, masked together: the question may give away whose name is in a sentence."""
+    if not texts:
+        return {}
+    question, *sentences = texts.values()
+    pieces = [piece.text.strip() for passage in mask_passages([[question], sentences]) for piece in passage]
+    return dict(zip(texts, pieces, strict=True))
 
 
 def _view(connection: Connection, gateway: Gateway, replay: Replay) -> ReplayView:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from sqlalchemy import Connection, select
 
-from services.api.access import NO_KEYS, REVEAL_LIFE, access_views, transcript_of
+from services.api.access import NO_KEYS, REVEAL_LIFE, access_views, mask_reasons, transcript_of
 from services.api.deps import Access, Auditor, GatewayDep, log_denial
 from services.api.errors import document
 from services.api.schemas_transcripts import AuditedConversationView, RevealBody, TranscriptView
@@ -20,7 +20,6 @@ from shared.db.tables import conversations
 from shared.errors import NotAllowed, NotFound
 from shared.privacy.access_kinds import AccessKind
 from shared.privacy.grants import AccessGrant, grants_to, open_grant, open_grant_of
-from shared.privacy.masking import mask_passages
 
 router = APIRouter(prefix="/v1/audit/conversations", tags=["audit"])
 
@@ -129,9 +128,7 @@ def _view(
         now = gateway.clock.now(connection)
         accesses = access_views(connection, gateway, grants, now, reasons=True)
     if mask:  # a reason may name whom the conversation is about
-        reasons = mask_passages([[access.reason or ""] for access in accesses])
-        for access, (reason,) in zip(accesses, reasons, strict=True):
-            access.reason = access.reason and reason.text
+        mask_reasons(accesses)
     shown = TranscriptView.model_validate(transcript).model_dump()
     return AuditedConversationView(
         **shown, accesses=accesses, revealed_until=None if reveal is None else reveal.expires_at

@@ -8,7 +8,7 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown
 from services.ui.tuning import Tuning
-from services.ui.views import acts
+from services.ui.views import acts, erasing, password
 
 POLL_S = 1
 _BASE = "base"
@@ -19,7 +19,9 @@ def show(gateway: Gateway, me: Json) -> None:
     tuning = Tuning(gateway)
     st.title("Compare")
     st.caption("Both answers pass the guard, as every answer does.")
+    password.show(gateway)
     acts.show_refusal()
+    erasing.show_outcome()
     names = {_BASE: "base model alone"} | {
         each["sha256"]: f"{each['name']} v{each['version']} ({each['status']})"
         for each in tuning.adapters()
@@ -70,9 +72,15 @@ def _show(gateway: Gateway, names: dict[str, str], comparison_id: str) -> None:
     try:
         seen = tuning.comparison(comparison_id)
     except GatewayError as error:
-        if error.status not in (404, 422):
+        if error.status not in (404, 410, 422):
             raise
-        st.error("There is no comparison of yours at this address.", icon=":material/error:")
+        gone = "There is no comparison of yours at this address."
+        st.error(plain_markdown(error.detail) if error.status == 410 else gone, icon=":material/error:")
+        return
+    if not seen["conversation_ids"]:
+        st.info(
+            "This comparison was erased: nobody can read it any more. A vote that was given still counts."
+        )
         return
     if seen["state"] == "done":
         _sides(seen, names)
@@ -80,6 +88,7 @@ def _show(gateway: Gateway, names: dict[str, str], comparison_id: str) -> None:
     else:
         watching = Tuning(gateway.watching())
         st.fragment(partial(_follow, watching, names, comparison_id), run_every=POLL_S)()
+    _offer_erasure(gateway, seen)
 
 
 def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
@@ -96,7 +105,7 @@ def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
 
 
 def _sides(seen: Json, names: dict[str, str]) -> None:
-    st.markdown(f"**{plain_markdown(seen['question'])}**")
+    st.markdown(f"**{plain_markdown(seen['question'] or 'Erased')}**")
     for column, side, letter in zip(st.columns(2), ("left", "right"), "AB", strict=True):
         with column.container(border=True):
             st.markdown(f"**{_who(seen, side, names, letter)}**")
@@ -105,12 +114,17 @@ def _sides(seen: Json, names: dict[str, str]) -> None:
                 st.caption("Writing …")
             elif seen[side]["state"] != "succeeded":
                 st.error((seen[side]["error"] or {}).get("detail") or "It has no answer.")
+            elif seen[side]["answer"] is None:
+                st.caption("Erased.")
 
 
 def _offer_vote(tuning: Tuning, seen: Json) -> None:
     if seen["vote"]:
         verdicts = {"left": "You preferred A.", "right": "You preferred B.", "tie": "You found them equal."}
         st.success(verdicts[seen["vote"]])
+        return
+    if len(seen["conversation_ids"]) < 2:
+        st.caption("There is nothing to vote on: a part of it was erased. Ask again.")
         return
     if any(seen[side]["state"] != "succeeded" for side in ("left", "right")):
         st.caption("There is nothing to vote on: one of them has no answer. Ask again.")
@@ -122,6 +136,25 @@ def _offer_vote(tuning: Tuning, seen: Json) -> None:
     for column, (vote, label) in zip(st.columns(3), votes, strict=True):
         act = partial(acts.attempt, partial(tuning.vote, seen["id"], vote), "Counted.")
         column.button(label, key=f"vote-{vote}", width="stretch", on_click=act)
+
+
+def _offer_erasure(gateway: Gateway, seen: Json) -> None:
+    acts.confirm(
+        "Erase",
+        "The question and its answers are destroyed: nobody can read them again, neither you nor auditors. "
+        "This cannot be undone. A vote that was given still counts. "
+        "Backups taken before hold them until they are deleted.",
+        partial(_erase, gateway, seen["conversation_ids"]),
+        key=f"erase-{seen['id']}",
+        done="Erased.",
+        icon=":material/delete_forever:",
+    )
+
+
+def _erase(gateway: Gateway, conversation_ids: list[str]) -> None:
+    erased = [gateway.erase_conversation(each) for each in conversation_ids]
+    erasing.note({**erased[-1], "conversations": len(erased)})  # no dataset is made of hidden ones
+    st.query_params.pop("q", None)
 
 
 def _who(seen: Json, side: str, names: dict[str, str], letter: str) -> str:

@@ -104,7 +104,9 @@ def _one(guarding: Guarding, replay: Json, *, admin: bool) -> None:
     _plot(counts | {_REST: _rest(counts)}, ("newly_stopped", "newly_released", _REST))
     if admin:
         st.caption("The texts behind these numbers are for auditors.")
-    elif counts["changed"] and st.toggle("Show the texts (this is logged)", key=f"texts-{replay['id']}"):
+    elif counts["changed"] and st.toggle(
+        "Show the texts, identifiers masked (this is logged)", key=f"texts-{replay['id']}"
+    ):
         _texts(guarding, replay["id"], sum(counts["changed"].values()))
 
 
@@ -168,6 +170,7 @@ def _texts(guarding: Guarding, replay_id: str, changed: int) -> None:
             "then": _said(each["before"]),
             "now": _said(each["after"]),
             "job": each["job_id"],
+            "conversation": each["conversation_id"],
         }
         for each in found["items"]
     ]
