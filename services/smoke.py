@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import ValidationError
 from sqlalchemy import func, select
 
 from services.local import Stack, StartFailed
 from shared.db import open_database
 from shared.db.tables import audit_events, jobs, messages, released_sentences
-from shared.settings import Settings
+from shared.errors import MediChatError
+from shared.settings import Settings, describe_wrong
 
 QUESTION = "What are the symptoms of asthma?"
 
@@ -29,20 +31,33 @@ class CheckFailed(Exception):
 
 def smoke() -> int:
     """Run the check; returns 0 only if all of it held."""
-    with tempfile.TemporaryDirectory(prefix="medichat-smoke-") as folder:
-        begun = time.monotonic()
-        stack = Stack(Path(folder), without=["worker_train"])
-        try:
-            with stack:
-                figures = {"ready_s": round(time.monotonic() - begun, 2)}
-                figures |= _ask_twice(stack)
-                check_rows(stack.settings, answers=2)
-        except (CheckFailed, StartFailed, httpx.HTTPError) as error:
-            print(f"medichat smoke: {error}", file=sys.stderr)
-            print(json.dumps({"ok": False, "error": type(error).__name__}))
-            return 1
+    try:
+        figures = _check()
+    except Exception as error:
+        print(f"medichat smoke: {_told(error)}", file=sys.stderr)
+        print(json.dumps({"ok": False, "error": type(error).__name__}))
+        return 1
     print(json.dumps({"ok": True, **figures}))
     return 0
+
+
+def _check() -> dict[str, float]:
+    """What was measured of two answers whose traces are all there. Raises CheckFailed when they are not."""
+    with tempfile.TemporaryDirectory(prefix="medichat-smoke-") as folder:
+        begun = time.monotonic()
+        with Stack(Path(folder), without=["worker_train"]) as stack:
+            figures = {"ready_s": round(time.monotonic() - begun, 2)}
+            figures |= _ask_twice(stack)
+            check_rows(stack.settings, answers=2)
+    return figures
+
+
+def _told(error: Exception) -> str:
+    """What an error that was foreseen says; of any other its type only, since it may quote what it met."""
+    if isinstance(error, ValidationError):
+        return describe_wrong(error)
+    foreseen = CheckFailed | StartFailed | MediChatError | httpx.HTTPError | OSError
+    return str(error) if isinstance(error, foreseen) else type(error).__name__
 
 
 def log_in(stack: Stack, role: str) -> httpx.Client:

@@ -384,6 +384,16 @@ def ask_async(client: httpx.Client, query: str = "What is asthma?", **body: Any)
     return job
 
 
+def assert_problem(response: httpx.Response, status: int, code: str) -> str:
+    """The response is a problem of RFC 9457 with this status and the code of an error; returns its detail."""
+    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/problem+json")
+    problem = response.json()
+    assert (problem["status"], problem["type"]) == (status, f"urn:medichat:problem:{code}")
+    assert problem["title"]
+    detail: str = problem["detail"]
+    return detail
+
+
 def sse_events(response: httpx.Response) -> Iterator[tuple[str, str, str]]:
     """The server-sent events of a streamed response as (event, id, data)."""
     event = {"event": "", "id": "", "data": ""}

@@ -5,7 +5,9 @@ All processes are real; the answers are long, so that the faults fall into their
 
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -117,8 +119,20 @@ class Clinic:
                 self.stack.start_process(name)
         for name in self.workers()[count:]:
             self.stack.kill(name)
-        numbers = {str(self.stack.processes[name].pid) for name in self.workers()}
-        wait_until(lambda: numbers <= self.serving(), 60, f"for {count} workers")
+        wait_until(lambda: self.is_served_by(count), 60, f"for {count} workers")
+
+    def is_served_by(self, count: int) -> bool:
+        """Whether each process that answers said that it serves, and the gateway counts so many and no more.
+
+        Fails the test when one of them ended by itself.
+        """
+        running = {name: self.stack.processes[name] for name in self.workers()}
+        ended = [name for name, process in running.items() if process.poll() is not None]
+        assert not ended, f"{ended[0]} ended by itself:\n{self.stack.log_tail(ended[0])}"
+        if not {str(process.pid) for process in running.values()} <= self.serving():
+            return False
+        counted: int = self.client.get("/readyz").json()["workers"]
+        return counted == count
 
     def serving(self) -> set[str]:
         """The numbers of processes that said that they serve."""
@@ -131,12 +145,24 @@ class Clinic:
 
     def check(self, job_id: str) -> None:
         """Whatever was done to the processes, the job's traces are as they must be."""
+        self.check_end(job_id)
+        numbers = [seq for seq, _ in self.sentences(job_id)]
+        epochs = [epoch for _, epoch in self.sentences(job_id)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert epochs == sorted(epochs)
+        with self.database.read() as connection:
+            kept = connection.execute(select(messages).where(messages.c.job_id == job_id)).all()
+        assert len(kept) == (1 if numbers else 0)
+        events_seen = self.follow(job_id)
+        assert [number for event, number in events_seen if event == "sentence"] == [str(n) for n in numbers]
+
+    def check_end(self, job_id: str) -> None:
+        """The job ended once, its events tell of it what its row says, and its end is logged once."""
         job = self.job(job_id)
         with self.database.read() as connection:
             rows = connection.execute(
                 select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.seq)
             ).all()
-            kept = connection.execute(select(messages).where(messages.c.job_id == job_id)).all()
             given = connection.execute(
                 select(audit_events).where(
                     audit_events.c.object == f"job:{job_id}", audit_events.c.action.like("answer.%")
@@ -149,14 +175,7 @@ class Clinic:
         assert job.state in TERMINAL
         assert fold(events) == snapshot(job)
         assert sum(State(event.kind) in TERMINAL for event in events if event.kind in list(State)) == 1
-        numbers = [seq for seq, _ in self.sentences(job_id)]
-        epochs = [epoch for _, epoch in self.sentences(job_id)]
-        assert numbers == list(range(1, len(numbers) + 1))
-        assert epochs == sorted(epochs)
         assert len(given) == 1
-        assert len(kept) == (1 if numbers else 0)
-        events_seen = self.follow(job_id)
-        assert [number for event, number in events_seen if event == "sentence"] == [str(n) for n in numbers]
 
     def follow(self, job_id: str) -> list[tuple[str, str]]:
         with self.client.stream("GET", f"/v1/jobs/{job_id}/events") as response:
@@ -234,6 +253,23 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(pair: Clinic)
     assert epochs[:released] == [1] * released
     assert set(epochs[released:]) == {2}
     pair.check(job_id)
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+def test_a_job_whose_worker_is_lost_at_its_last_attempt_fails_and_holds_nobody_up(pair: Clinic) -> None:
+    """Its first attempt is its last here, and on one database only: to start a worker takes seconds."""
+    poison = pair.ask()
+    pair.wait_for_sentence(poison)
+    with pair.database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == poison).values(max_attempts=1))
+    pair.stack.kill(pair.worker_of(poison))
+    neighbour = pair.ask(20)
+    assert pair.wait_for_end(neighbour).state is State.SUCCEEDED
+    ended = pair.wait_for_end(poison)
+    assert (ended.state, ended.attempt, ended.error) == (State.FAILED, 1, "worker-lost")
+    assert ended.error_detail
+    for job_id in (poison, neighbour):
+        pair.check(job_id)
 
 
 def test_a_worker_killed_in_the_middle_of_an_answer(pair: Clinic) -> None:
@@ -323,6 +359,27 @@ def test_every_message_delivered_three_times(clinic: Clinic) -> None:
         clinic.check(job_id)
 
 
+def test_a_hundred_identical_questions_at_once_are_one_answer(clinic: Clinic) -> None:
+    body = {"query": "What is the flu?", "max_new_tokens": 20}
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "a hundred at once"}
+    together = threading.Barrier(100)
+    clinic.freeze(clinic.worker)  # who asks after the answer came reads it, and no 202
+
+    def ask(_: int) -> httpx.Response:
+        together.wait(60)
+        return clinic.client.post("/predict", json=body, headers=headers)
+
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(ask, range(100)))
+    assert {answer.status_code for answer in answers} == {202}
+    clinic.stack.signal(clinic.worker, signal.SIGCONT)
+    (job_id,) = {answer.json()["id"] for answer in answers}
+    assert clinic.wait_for_end(job_id).state is State.SUCCEEDED
+    clinic.check(job_id)
+    conversation = clinic.client.get(f"/v1/conversations/{clinic.job(job_id).conversation_id}").json()
+    assert [message["role"] for message in conversation["messages"]] == ["user", "assistant"]
+
+
 def test_one_message_is_enough_for_all_that_wait(tmp_path: Path) -> None:
     environment = {
         **TIMES,
@@ -364,6 +421,7 @@ def test_a_job_that_fails_every_time_ends_and_holds_nobody_up(clinic: Clinic) ->
         ended = clinic.wait_for_end(poison)
         assert (ended.state, ended.attempt, ended.error) == (State.FAILED, 3, "internal")
         assert ended.error_detail
+        clinic.check_end(poison)
 
 
 def test_a_cancelled_answer_frees_its_place_at_once(clinic: Clinic) -> None:

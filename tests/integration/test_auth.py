@@ -19,15 +19,28 @@ from shared.auth.roles import AccountStatus, Role
 from shared.auth.tokens import AccessClaims, make_access_token
 from shared.db.tables import sessions, users
 from shared.queue import open_redis
-from tests.support import PASSWORD, Api, FakeClock, Person, RedisServer, ask_async, wait_until
+from tests.support import (
+    PASSWORD,
+    Api,
+    FakeClock,
+    Person,
+    RedisServer,
+    ask_async,
+    assert_problem,
+    wait_until,
+)
 
 
 def log_in(api: Api, person: Person, password: str = PASSWORD):  # type: ignore[no-untyped-def]
     return api.client().post("/v1/auth/token", data={"username": person.name, "password": password})
 
 
+def come_with(api: Api, token: str) -> httpx.Response:
+    return api.client().get("/v1/me", headers={"Authorization": f"Bearer {token}"})
+
+
 def me(api: Api, token: str) -> int:
-    return api.client().get("/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code
+    return come_with(api, token).status_code
 
 
 def test_a_password_buys_a_token_that_names_its_owner(api: Api) -> None:
@@ -291,7 +304,9 @@ def forged(api: Api, person: Person, **changes: object) -> str:
 def test_a_forged_or_expired_token_is_refused(api: Api, changes: dict[str, object]) -> None:
     person = api.person()
     assert me(api, forged(api, person)) == 200
-    assert me(api, forged(api, person, **dict(changes))) == 401
+    refused = come_with(api, forged(api, person, **dict(changes)))
+    assert "log in again" in assert_problem(refused, 401, "not-authenticated")
+    assert refused.headers["WWW-Authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("hours", [-2, 2])

@@ -1,8 +1,12 @@
-"""What `medichat smoke` checks in the database: it goes red for each trace that is missing."""
+"""What `medichat smoke` checks and says: it goes red for each trace that is missing from the database."""
+
+import json
 
 import pytest
 from sqlalchemy import Delete, Update, delete, text, update
 
+from services import smoke
+from services.local import StartFailed
 from services.smoke import CheckFailed, check_rows
 from shared.db import open_database
 from shared.db.tables import audit_events, jobs, messages, released_sentences
@@ -52,3 +56,37 @@ def test_an_answer_too_many_fails_the_check(answered: Api) -> None:
     answered.answer("It is a disease of the airways.")
     with pytest.raises(CheckFailed, match="2 jobs succeeded, not 1"):
         check_rows(answered.settings, answers=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (CheckFailed("no sentence was streamed"), "no sentence was streamed"),
+        (StartFailed("api did not start"), "api did not start"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (KeyError("what somebody wrote"), "KeyError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_whatever_goes_wrong_is_told_in_a_line_of_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def fail(*_: object, **_named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(smoke, "Stack", fail)
+    assert smoke.smoke() == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"ok": False, "error": type(error).__name__}
+    assert err == f"medichat smoke: {said}\n"
+
+
+def test_a_setting_that_is_wrong_is_named_beside_the_line_of_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDICHAT_DEVICE", "abacus")
+    assert smoke.smoke() == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"ok": False, "error": "ValidationError"}
+    assert err.startswith("medichat smoke: the setting MEDICHAT_DEVICE is wrong: ")
+    assert "abacus" not in err
