@@ -179,7 +179,7 @@ def make_trainer(
         peft_config=base.lora_config(material.recipe, revision),
         callbacks=[watch],
     )
-    watch.trainer = trainer
+    watch.trainer, trainer.breaks_off = trainer, watch.breaks_off
     return trainer
 
 

@@ -431,6 +431,36 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     assert looks(again) == pytest.approx(looks(events), abs=1e-5)
 
 
+@pytest.mark.parametrize("during", [1, 3])
+def test_a_stop_breaks_a_look_off_which_is_taken_when_the_run_goes_on(
+    during: int, train, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(rows, max_steps=3, eval_steps=1, dropout=0.3)
+    _, events = train(recipe, "whole")
+    stop, say, told = StopRequest(), tuning.say, []
+
+    def ask_before_the_look(event: str, **fields: Any) -> None:
+        say(event, **fields)
+        told.append({"event": event, **fields})
+        stop.asked = stop.asked or (event == "step" and fields["step"] == during)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "say", ask_before_the_look)
+        assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    assert during not in looks(told)
+    assert named(told[-1:], "checkpoint")["step"] == during
+    stop.asked = True  # and once more, while the look that is due is taken
+    assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    _, again = train(recipe, "resumed")
+    expected = losses(events)
+    left = [step for step in expected if step > during]
+    assert list(losses(again)) == left
+    assert losses(again) == pytest.approx({step: expected[step] for step in left}, abs=1e-5)
+    assert looks(told) | looks(again) == pytest.approx(looks(events), abs=1e-5)
+    assert min(looks(again)) == during
+    assert named(again, "done")["metrics"] == pytest.approx(named(events, "done")["metrics"], abs=1e-5)
+
+
 def test_a_run_that_goes_on_tells_again_what_nobody_heard_of(
     train, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
