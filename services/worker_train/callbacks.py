@@ -32,7 +32,7 @@ _MB = 1e6
 
 
 class StopRequest:
-    """Remembers SIGTERM; the run ends after the step that it is in."""
+    """Remembers SIGTERM; the run ends after the step, or the pass of a look, that it is in."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -130,6 +130,17 @@ class Watch(TrainerCallback, ExportableState):
             control.should_save = control.should_training_stop = self.drained = True
             # there may be no time for it now
             self._owes_look, control.should_evaluate = control.should_evaluate, False
+
+    def breaks_off(self) -> bool:
+        """Break a look off, save and stop when told to; a program may be given less time than a look takes.
+
+        What had been seen of the rows is lost, and the look is due again when the run goes on.
+        """
+        if not self.trainer.anyone(self._stop.asked):
+            return False
+        control = self.trainer.control
+        control.should_save = control.should_training_stop = self.drained = self._owes_look = True
+        return True
 
     def on_log(
         self,

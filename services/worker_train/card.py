@@ -60,6 +60,7 @@ def write_card(
     data: Origin,
     validation_data: Origin | None,
     rows: tuple[int, int],
+    looked_at: int,
     left_out: tuple[int, int],
     system: str,
     metrics: Mapping[str, Any],
@@ -73,6 +74,7 @@ def write_card(
         passes: the batch size and accumulation that it ran with.
         validation_data: of the rows held out, where they are other data.
         rows: how many were learnt, beside the recipe's canaries, and how many held out.
+        looked_at: of how many of those held out the loss is the mean.
         left_out: how many of either were longer than the recipe's `max_tokens`, and are not among `rows`.
         system: the system text of every row that has none of its own; empty for none.
     """
@@ -83,6 +85,11 @@ def write_card(
         "Data": _told(data),
         **({"Held-out data": _told(validation_data)} if validation_data else {}),
         "Rows": f"{rows[0]:,} learnt, {rows[1]:,} held out"
+        + (
+            f", of which the loss was measured on {looked_at:,}, chosen by the seed"
+            if looked_at < rows[1]
+            else ""
+        )
         + (
             f"; left out as longer than {recipe.max_tokens:,} tokens: {left_out[0]:,} to learn, "
             f"{left_out[1]:,} to hold out"

@@ -156,6 +156,7 @@ def estimate(
     longest_held_out: int,
     pictures: int,
     tokens: int,
+    look_tokens: int,
     device: str,
     weight_bytes: int,
     free: int,
@@ -169,6 +170,7 @@ def estimate(
         largest_look, longest_held_out: the same of the rows held out; 0 without any.
         pictures: most pictures in one pass.
         tokens: tokens of the whole training, over all its steps.
+        look_tokens: the same of all its looks at the rows held out; 0 without any.
         device: "cpu" or "cuda".
         weight_bytes: of one number of the arithmetic, 2 or 4.
         free: bytes free on the device. total: bytes in all.
@@ -199,7 +201,8 @@ def estimate(
         passes -= (
             1  # no gradient by the frozen weights: one of three matrix products is spared, but for LoRA's own
         )
-    flops = passes * (shapes.parameters + adapter) * tokens
+    # two operations a weight on the way there, and a look has no way back
+    flops = (passes * tokens + 2 * look_tokens) * (shapes.parameters + adapter)
     return Estimate(
         memory_mb=round(needed / _MB, 1),
         free_mb=round(free / _MB, 1),

@@ -2,6 +2,7 @@
 nothing.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,16 @@ from services.worker_train.batches import StepSampler, largest_pass
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Refused
 from services.worker_train.rows import Row, Rows, read_rows
+from services.worker_train.splitting import choose_some
 from services.worker_train.tokens import Encoder, Sample
 from shared.settings import load_settings
 from shared.training.recipe import Recipe
 
 #: Most tokens of a pass on a CPU: it is as fast as with more, and what is kept for the way back stays small.
 _PASS_TOKENS = 1536
+#: Most held-out rows that are looked at on the way: a look at many more takes longer than the steps between
+#: two looks.
+_LOOKED_AT = 512
 _NOT_MEASURED = "So the loss is not measured on the way, and nothing stops the training early."
 
 
@@ -35,7 +40,10 @@ class Material:
     #: The system text of rows that have none of their own; empty for none.
     system: str
     train: list[Sample]
+    #: The rows held out that are looked at on the way, by length: all of them, or some for all.
     validation: list[Sample]
+    #: How many rows are held out, those included that are not looked at.
+    held_out: int
     #: Whether rows lie behind one another, without padding.
     packed: bool
     sampler: StepSampler
@@ -48,8 +56,17 @@ class Material:
         return round(sum(len(sample.ids) for sample in self.train) * epochs)
 
     @property
+    def look_tokens(self) -> int:
+        """Tokens of all looks at the rows held out, the one after the last step included, unless it stops
+        early.
+        """
+        steps = self.recipe.max_steps or math.ceil(self.recipe.epochs * self.sampler.steps())
+        looks = math.ceil(steps / self.recipe.eval_steps)
+        return sum(len(sample.ids) for sample in self.validation) * looks
+
+    @property
     def largest_look(self) -> int:
-        """Most tokens of one pass over the rows held out, padding included; 0 when there are none."""
+        """Most tokens of one pass over the rows looked at, padding included; 0 when there are none."""
         lengths = [len(sample.ids) for sample in self.validation]
         return largest_pass(lengths, self.recipe.batch_size, packed=self.packed)
 
@@ -63,7 +80,7 @@ class Material:
     @property
     def used(self) -> tuple[int, int]:
         """How many rows are learnt, planted canaries not counted, and how many held out."""
-        return len(self.train) - self.recipe.canaries, len(self.validation)
+        return len(self.train) - self.recipe.canaries, self.held_out
 
     @property
     def left_out(self) -> tuple[int, int]:
@@ -81,6 +98,12 @@ class Material:
                 "share for them, a file by data.validation_fraction; they must belong to two patients or "
                 "questions at least."
             )
+        if len(self.validation) < self.held_out:
+            yield (
+                f"{self.held_out:,} rows are held out. The loss on the way is measured on "
+                f"{len(self.validation):,} of them, chosen by the seed, as looks at all of them would take "
+                "long; an evaluation of the adapter draws from all."
+            )
 
     def _left_out_note(self) -> str:
         train, validation = self.left_out
@@ -89,7 +112,7 @@ class Material:
             f"{len(self.rows.train):,} to learn, {validation:,} of {len(self.rows.validation):,} to hold "
             f"out. Raise max_tokens to use them."
         )
-        if validation and not self.validation:
+        if validation and not self.held_out:
             text += f" None is left to hold out. {_NOT_MEASURED}"
         return text
 
@@ -113,7 +136,8 @@ def prepare(recipe: Recipe) -> Material:
         raise Refused("bad-recipe", "Rows with pictures cannot be packed: set packing to auto or off.")
     packed = recipe.packing != "off" and not pictures
     train = _samples(encoder, rows.train) + _planted(encoder, recipe)
-    validation = encoder.encode_all(rows.validation)
+    held_out = encoder.encode_all(rows.validation)
+    looked_at = choose_some([sample.unit for sample in held_out], most=_LOOKED_AT, seed=recipe.seed)
     lengths = [len(sample.ids) for sample in train]
     chosen = recipe
     if base.choose_device().type == "cpu":
@@ -126,7 +150,8 @@ def prepare(recipe: Recipe) -> Material:
         tokenizer=tokenizer,
         system=system,
         train=train,
-        validation=sorted(validation, key=lambda sample: len(sample.ids)),
+        validation=sorted((held_out[place] for place in looked_at), key=lambda sample: len(sample.ids)),
+        held_out=len(held_out),
         packed=packed,
         sampler=_sampler(recipe, lengths, packed=packed),
     )

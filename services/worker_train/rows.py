@@ -52,9 +52,10 @@ class Row:
     messages: list[dict[str, str]]
     #: Reads the picture of the row, RGB, and raises Refused where it cannot be used; None without one.
     picture: Callable[[], Image.Image] | None = None
-    #: Rows of one unit (a patient, or a question) stay together; empty where a check has split them.
+    #: Rows of one unit (a patient, or a question) stay together; where a check has split them it is the
+    #: patient, as the dataset names one, and empty without.
     unit: bytes = b""
-    #: What is asked, with its picture; empty likewise.
+    #: What is asked, with its picture; empty where a check has split them.
     question: bytes = b""
 
 
@@ -154,7 +155,7 @@ def _unaltered() -> Iterator[None]:
 def _row(reader: DatasetReader, values: dict[str, Any]) -> Row:
     image = values.get("image")
     picture = partial(_stored_picture, reader, str(image)) if image else None
-    return Row(messages=values["messages"], picture=picture)
+    return Row(messages=values["messages"], picture=picture, unit=str(values.get("group") or "").encode())
 
 
 def _stored_picture(reader: DatasetReader, sha256: str) -> Image.Image:

@@ -4,6 +4,7 @@ The same rows, seed and fraction give the same decision, in whatever order a mac
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,24 @@ def choose_validation(units: Mapping[bytes, int], *, fraction: float, seed: int)
             chosen.add(unit)
             rows += units[unit]
     return chosen or {min(ordered, key=lambda unit: units[unit])}
+
+
+def choose_some(units: Sequence[bytes], *, most: int, seed: int) -> list[int]:
+    """The places of at most `most` rows, in order, to stand for all: whole units, as for validation.
+
+    `units` names each row's; a row with an empty one is a unit of its own. Where units are so large that
+    whole ones would come to less than half of that, single rows are chosen.
+    """
+    places = range(len(units))
+    if len(units) <= most:
+        return list(places)
+    alone = [b"row:%d" % place for place in places]
+    for named in ([unit or alone[place] for place, unit in enumerate(units)], alone):
+        chosen = choose_validation(Counter(named), fraction=most / len(units), seed=seed)
+        found = [place for place in places if named[place] in chosen]
+        if most / 2 <= len(found) <= most:
+            break
+    return found
 
 
 def drop_copies(fates: Sequence[Fate], near: Mapping[int, Sequence[int]]) -> None:

@@ -35,6 +35,8 @@ class Sample:
     #: For each id 1 when the model is to learn to say it, else 0.
     learnt: bytes
     picture: Callable[[], Image.Image] | None = None
+    #: The row's, see `Row`.
+    unit: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Encoder:
                 while turn < len(spoken) and start >= spoken[turn][1]:
                     turn += 1
                 learnt[index] = turn < len(spoken) and spoken[turn][0] <= start and end <= spoken[turn][1]
-        return Sample(ids=array("i", encoded.ids), learnt=bytes(learnt), picture=row.picture)
+        return Sample(ids=array("i", encoded.ids), learnt=bytes(learnt), picture=row.picture, unit=row.unit)
 
     def encode_all(self, rows: Sequence[Row]) -> list[Sample]:
         """The rows of at most `max_tokens` tokens as samples; the others are left out.

@@ -4,7 +4,7 @@ a run.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -92,6 +92,8 @@ class AdapterTrainer(SFTTrainer):
         self._into = Path(str(self.args.output_dir))
         self._started = time.monotonic()
         self._tokens = 0
+        #: Asked before each pass of a look; true when the look is to be broken off.
+        self.breaks_off: Callable[[], bool] = lambda: False
         #: Lowest loss on the held-out rows, and the weights that had it.
         self.best_loss = float("inf")
         self._best: dict[str, torch.Tensor] = {}
@@ -159,13 +161,15 @@ class AdapterTrainer(SFTTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The mean loss of a held-out answer token."""
+        """The mean loss of a held-out answer token; nothing of a look that was broken off."""
         self._model().eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         # making an iterator draws a seed, and a look that is put off must leave the dropout as it is
         fork = torch.random.fork_rng(devices=[])
         with fork, torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader(eval_dataset):
+                if self.breaks_off():
+                    return {}
                 sums[0] += self._model()(**self._prepare_inputs(inputs))
                 sums[1] += (inputs["labels"][:, 1:] != IGNORED).sum()
         loss, tokens = self.accelerator.reduce(sums).tolist()

@@ -118,6 +118,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
             tokenizer=material.tokenizer,
             rows=material.rows,
             used=material.used,
+            looked_at=len(material.validation),
             left_out=material.left_out,
             system=material.system,
             metrics=metrics,
@@ -142,6 +143,7 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         longest_held_out=max((len(sample.ids) for sample in material.validation), default=0),
         pictures=min(recipe.batch_size, material.pictures),
         tokens=material.tokens,
+        look_tokens=material.look_tokens,
         device=device.type,
         weight_bytes=dtype.itemsize,
         free=room.free,
@@ -177,7 +179,7 @@ def make_trainer(
         peft_config=base.lora_config(material.recipe, revision),
         callbacks=[watch],
     )
-    watch.trainer = trainer
+    watch.trainer, trainer.breaks_off = trainer, watch.breaks_off
     return trainer
 
 

@@ -221,7 +221,8 @@ class Recipe(BaseModel):
         25,
         ge=1,
         le=_MAX_STEPS,
-        description="Steps between two looks at the held-out rows. Each look costs time.",
+        description="Steps between two looks at the held-out rows, at most 512 of them. Each look costs "
+        "time.",
     )
     save_steps: int = Field(
         25,

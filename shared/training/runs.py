@@ -6,8 +6,6 @@ A run's state is its job's; the rest is in tables of its own. Methods run in the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select, update
@@ -25,10 +23,9 @@ from shared.training.datasets import By
 from shared.training.progress import add_note
 from shared.training.recipe import Recipe, load_preset
 from shared.training.states import GONE, DatasetState, RunState
+from shared.training.time_left import seconds_left
 
 MAX_ATTEMPTS = 5
-#: The time left is judged by the last so many steps.
-_LOOK_BACK = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,26 +257,20 @@ class RunStore:
         return [Note(row.at, row.text) for row in rows]
 
     def seconds_left(self, connection: Connection, run: Run) -> float | None:
-        """How long a running run will take; None when that cannot be said.
-
-        By the median pause between its last steps, which a restart in between does not disturb. Steps that a
-        program told of at once, as they were known to its checkpoint only, have none.
-        """
+        """How long a running run will take; None when that cannot be said."""
         if run.state is not RunState.RUNNING or run.total_steps is None:
             return None
-        moments = connection.execute(
-            select(training_steps.c.at)
-            .where(training_steps.c.run_id == run.id)
-            .order_by(training_steps.c.step.desc())
-            .limit(_LOOK_BACK)
-        ).scalars()
-        times = list(moments)
-        pauses = [(later - earlier).total_seconds() for later, earlier in pairwise(times) if later != earlier]
-        if not pauses:
-            estimated = (run.estimate or {}).get("seconds")
-            return None if estimated is None or run.step else float(estimated)
-        pause: float = median(pauses)
-        return round(max(0.0, pause) * max(0, run.total_steps - run.step), 1)
+        left = seconds_left(
+            connection,
+            run.id,
+            step=run.step,
+            total_steps=run.total_steps,
+            eval_steps=int(run.recipe["eval_steps"]),
+        )
+        if left is not None or run.step:
+            return left
+        estimated = (run.estimate or {}).get("seconds")
+        return None if estimated is None else float(estimated)
 
     def _one(self, connection: Connection, where: ColumnElement[bool]) -> Run:
         row = connection.execute(_select().where(where)).one_or_none()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +431,36 @@ def test_a_look_that_a_stop_put_off_is_taken_when_the_run_goes_on(train, rows: P
     assert looks(again) == pytest.approx(looks(events), abs=1e-5)
 
 
+@pytest.mark.parametrize("during", [1, 3])
+def test_a_stop_breaks_a_look_off_which_is_taken_when_the_run_goes_on(
+    during: int, train, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(rows, max_steps=3, eval_steps=1, dropout=0.3)
+    _, events = train(recipe, "whole")
+    stop, say, told = StopRequest(), tuning.say, []
+
+    def ask_before_the_look(event: str, **fields: Any) -> None:
+        say(event, **fields)
+        told.append({"event": event, **fields})
+        stop.asked = stop.asked or (event == "step" and fields["step"] == during)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "say", ask_before_the_look)
+        assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    assert during not in looks(told)
+    assert named(told[-1:], "checkpoint")["step"] == during
+    stop.asked = True  # and once more, while the look that is due is taken
+    assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    _, again = train(recipe, "resumed")
+    expected = losses(events)
+    left = [step for step in expected if step > during]
+    assert list(losses(again)) == left
+    assert losses(again) == pytest.approx({step: expected[step] for step in left}, abs=1e-5)
+    assert looks(told) | looks(again) == pytest.approx(looks(events), abs=1e-5)
+    assert min(looks(again)) == during
+    assert named(again, "done")["metrics"] == pytest.approx(named(events, "done")["metrics"], abs=1e-5)
+
+
 def test_a_run_that_goes_on_tells_again_what_nobody_heard_of(
     train, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -707,6 +738,16 @@ def test_the_estimate_knows_how_many_steps_there_will_be(train, rows: Path, caps
         )
 
 
+def test_the_estimate_knows_of_looks_at_the_rows_held_out(train, rows: Path, tmp_path: Path, capsys) -> None:
+    held_out = write_rows(tmp_path / "held_out.jsonl")  # as many as are learnt
+    recipe = tiny_recipe(rows, data={"train": str(rows), "validation": str(held_out)})
+    without = judged(recipe.changed({"data": {"train": str(rows), "validation_fraction": 0}}), capsys)
+    # two epochs of six steps; a token looked at takes two operations a weight, one that is learnt five
+    for eval_steps, looks in ((12, 1), (5, 3), (1, 12)):
+        seconds = judged(recipe.changed({"eval_steps": eval_steps}), capsys)["seconds"]
+        assert seconds == pytest.approx(without["seconds"] * (1 + looks * 2 / (2 * 5)), rel=0.05)
+
+
 def test_processes_on_a_cpu_take_its_memory_each(train, rows: Path, capsys) -> None:
     alone = judged(tiny_recipe(rows, accumulation=2), capsys)
     together = judged(tiny_recipe(rows, accumulation=1, processes=2), capsys)
@@ -835,6 +876,31 @@ def test_the_card_of_passes_as_they_were_asked_for_says_nothing_of_them(
     assert "batch_size: 2\naccumulation: 2\n" in card
     assert "Its passes" not in card
     assert "Canaries" not in card
+
+
+def test_looks_are_at_some_of_many_rows_held_out_and_that_is_said(
+    train, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker_train.material._LOOKED_AT", 6)
+    lines = [
+        json.dumps({"question": f"Flu {n}?", "answer": "Rest and drink.", "group": f"patient {n // 2}"})
+        for n in range(20)
+    ]
+    (tmp_path / "held_out.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = {"train": str(rows), "validation": str(tmp_path / "held_out.jsonl")}
+    recipe = tiny_recipe(rows, max_steps=1, data=data)
+    status, events = train(recipe)
+    assert status is Exit.DONE
+    assert named(events, "note")["text"].startswith(
+        "20 rows are held out. The loss on the way is measured on 6 of them, chosen by the seed"
+    )
+    card = (tmp_path / "run" / "output" / "README.md").read_text()
+    assert "20 held out, of which the loss was measured on 6, chosen by the seed |" in card
+    patients = [[sample.unit for sample in tuning.prepare(recipe).validation] for _ in range(2)]
+    assert patients[0] == patients[1]
+    assert sorted(Counter(patients[0]).values()) == [2, 2, 2]
+    others = [sample.unit for sample in tuning.prepare(recipe.changed({"seed": 1})).validation]
+    assert set(others) != set(patients[0])
 
 
 def test_a_run_that_goes_on_does_not_say_it_again(train, some_too_long: Recipe) -> None:

@@ -124,6 +124,34 @@ def test_steps_that_were_told_of_at_once_say_nothing_of_the_time_left(school: Sc
     assert school.run(run_id)["eta_s"] == 40
 
 
+def test_looks_at_the_held_out_rows_are_in_the_time_left(school: School) -> None:
+    run_id, gateway = school.submit(changes={"eval_steps": 25})["id"], school.api.gateway
+    claim_run(school.api)
+    school.api.set(training_runs, training_runs.c.id == run_id, total_steps=110)
+    at, told = datetime(2026, 1, 1, tzinfo=UTC), []
+    for step in range(1, 49):
+        told.append(StepReport(step, at, {"loss": 1.0} | ({"eval_loss": 2.0} if step == 25 else {})))
+        at += timedelta(seconds=10 + (300 if step == 25 else 0))
+    with gateway.database.write() as connection:
+        record_steps(connection, run_id, told, starting=True)
+    # after steps 50, 75 and 100, and after the last
+    assert school.run(run_id)["eta_s"] == 62 * 10 + 4 * 300
+
+
+def test_where_every_step_has_a_look_the_time_left_is_by_their_pauses(school: School) -> None:
+    run_id, gateway = school.submit(changes={"eval_steps": 1})["id"], school.api.gateway
+    claim_run(school.api)
+    school.api.set(training_runs, training_runs.c.id == run_id, total_steps=30)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    told = [
+        StepReport(step, at + timedelta(seconds=40 * step), {"loss": 1.0, "eval_loss": 2.0})
+        for step in range(1, 11)
+    ]
+    with gateway.database.write() as connection:
+        record_steps(connection, run_id, told, starting=True)
+    assert school.run(run_id)["eta_s"] == 20 * 40
+
+
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", str(2**31)])
 def test_a_step_that_cannot_be_is_refused_by_name(school: School, after: str) -> None:
     place = f"/v1/training-runs/{school.submit()['id']}/steps"

@@ -58,7 +58,12 @@ def dataset_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
         parts = []
         for split, count in (("train", 4), ("validation", 1)):
             rows = [
-                {"id": number, "messages": conversation(number), "image": image if number == 3 else None}
+                {
+                    "id": number,
+                    "messages": conversation(number),
+                    "image": image if number == 3 else None,
+                    "group": "a" if number < 2 else None,
+                }
                 for number in range(count)
             ]
             below, data = f"v1/{split}-00000.jsonl", "\n".join(map(json.dumps, rows)).encode()
@@ -102,6 +107,7 @@ def test_the_rows_of_a_dataset_are_read(api: Api, dataset_id: str) -> None:
         manifest_sha256 = connection.execute(select(datasets.c.manifest_sha256)).scalar_one()
     rows = read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
     assert [row.messages for row in rows.train] == [conversation(number) for number in range(4)]
+    assert [row.unit for row in rows.train] == [b"a", b"a", b"", b""]
     assert len(rows.validation) == 1
     assert rows.origin == Origin(manifest_sha256, "SHA-256 of the dataset's manifest")
     assert rows.validation_origin is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.worker_train.duplicates import Neighbours, digest, signature, split_question
-from services.worker_train.splitting import Fate, choose_validation, drop_copies
+from services.worker_train.splitting import Fate, choose_some, choose_validation, drop_copies
 from shared.training.report import Reason
 
 ANSWER = (
@@ -170,6 +170,33 @@ def test_another_seed_chooses_others() -> None:
     first, second = (choose_validation(units, fraction=0.2, seed=seed) for seed in (0, 1))
     assert len(first) == len(second) == 20
     assert first != second
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=8, max_size=40),
+    alone=st.integers(0, 9),
+    seed=st.integers(0, 1000),
+)
+def test_some_rows_that_stand_for_all_are_whole_units_where_there_are_units(
+    sizes: list[int], alone: int, seed: int
+) -> None:
+    units = [b"%d" % number for number, size in enumerate(sizes) for _ in range(size)] + [b""] * alone
+    places = choose_some(units, most=16, seed=seed)
+    assert len(places) == len(set(places))
+    assert min(len(units), 8) <= len(places) <= 16
+    sought = Counter(units)
+    assert all(
+        count == sought[unit] for unit, count in Counter(units[place] for place in places).items() if unit
+    )
+    assert places == choose_some(units, most=16, seed=seed)
+
+
+def test_few_rows_all_stand_for_themselves() -> None:
+    assert choose_some([b"a", b"a", b"b", b""], most=4, seed=0) == [0, 1, 2, 3]
+
+
+def test_units_larger_than_what_is_wanted_are_chosen_from_row_by_row() -> None:
+    assert len(choose_some([b"a"] * 40 + [b"b"] * 30 + [b"c"], most=16, seed=0)) == 16
 
 
 def test_one_unit_or_no_share_leaves_validation_empty() -> None:

@@ -16,7 +16,7 @@ ADAPTER, MANIFEST, REVISION = "a" * 64, "d" * 64, "e" * 40
 LICENCE = {"license": "other", "license_name": "health-ai-developer-foundations", "license_link": TERMS}
 
 
-def card(model: str, *, validation_data: Origin | None = None, **recipe: Any) -> str:
+def card(model: str, *, validation_data: Origin | None = None, looked_at: int = 60, **recipe: Any) -> str:
     return write_card(
         entry=find_model(model),
         base_revision=REVISION,
@@ -25,6 +25,7 @@ def card(model: str, *, validation_data: Origin | None = None, **recipe: Any) ->
         data=Origin(MANIFEST, "SHA-256 of the dataset's manifest"),
         validation_data=validation_data,
         rows=(1200, 60),
+        looked_at=looked_at,
         left_out=(0, 0),
         system="" if recipe.get("system") == "as-is" else "You are helpful.",
         metrics={"steps": 225, "last_loss": 0.51236, "eval_loss": 0.4},
@@ -90,6 +91,12 @@ def test_the_card_of_an_adapter_of_medgemma_names_the_terms_that_go_with_it() ->
 
 def test_the_card_names_no_system_text_where_every_row_has_its_own() -> None:
     assert "System text" not in card("demo", system="as-is")
+
+
+def test_the_card_says_of_how_many_rows_held_out_a_loss_is_the_mean() -> None:
+    assert "| Rows | 1,200 learnt, 60 held out |" in card("medgemma-4b")
+    told = "60 held out, of which the loss was measured on 51, chosen by the seed |"
+    assert told in card("medgemma-4b", looked_at=51)
 
 
 def test_the_card_says_what_a_loss_is_the_mean_over() -> None:

@@ -87,6 +87,7 @@ def judged(
         longest_held_out=look[1],
         pictures=pictures,
         tokens=100_000,
+        look_tokens=0,
         device=device,
         weight_bytes=4,
         free=0,
