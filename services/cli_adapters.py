@@ -36,7 +36,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     start = actions.add_parser("start", help="start a run", epilog=_EPILOG)
     start.add_argument("dataset", help="id of a checked dataset; see `medichat dataset list`")
     start.add_argument("--name", required=True, help="of the adapter; versions of one name are counted")
-    start.add_argument("--preset", default="quick", help="recipe to start from")
+    start.add_argument("--preset", help="recipe to start from; left out, one for the served model")
     start.add_argument(
         "--set", action="append", default=[], metavar="KNOB=VALUE", help="e.g. epochs=1; may be repeated"
     )
@@ -92,7 +92,7 @@ def _start(options: argparse.Namespace) -> int:
     body = {
         "name": options.name,
         "dataset_id": options.dataset,
-        "preset": options.preset,
+        **({"preset": options.preset} if options.preset else {}),
         "changes": _changes(options.set),
     }
     with log_in(load_settings()) as client:

@@ -17,7 +17,11 @@ class NewRunBody(Body):
         max_length=100, description="Its adapter is called so; versions of one name are counted."
     )
     dataset_id: str = Field(max_length=36, pattern=r"^[\w-]+$")
-    preset: str = Field("quick", max_length=32, description="See GET /v1/recipes.")
+    preset: str | None = Field(
+        None,
+        max_length=32,
+        description="See GET /v1/recipes; left out, the `default` there, which suits the served model.",
+    )
     changes: dict[str, bool | int | FiniteFloat | str | None] = Field(
         default_factory=dict, max_length=64, description="Knobs that shall differ from the preset."
     )
@@ -47,6 +51,7 @@ class PresetView(BaseModel):
 class RecipesView(BaseModel):
     """Every preset, and what can be changed in one."""
 
+    default: str = Field(description="Name of the preset that a run without one starts from.")
     presets: list[PresetView]
     knobs: list[KnobView]
 

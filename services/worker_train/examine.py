@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
 from services.worker_train.pictures import BrokenPicture, PictureBomb, clean_picture
-from services.worker_train.reading import Broken
-from services.worker_train.shapes import Conversation, Message, RowProblem, Shape
+from services.worker_train.reading import Broken, Row
+from services.worker_train.shapes import Conversation, Message, RowProblem
 from shared.guard import Audience, Guard
 from shared.privacy import phi
 from shared.training.options import DatasetOptions, PhiPolicy
@@ -76,7 +76,7 @@ class Examiner:
     """Examines the rows of one dataset, in the order of the file.
 
     Args:
-        shape: how the rows are written.
+        read: turns a row into a conversation; raises RowProblem.
         options: what the admin chose.
         lengths: counts tokens.
         guard: judges answers, as it does when they are served.
@@ -86,7 +86,7 @@ class Examiner:
 
     def __init__(
         self,
-        shape: Shape,
+        read: Callable[[Row], Conversation],
         options: DatasetOptions,
         lengths: Lengths,
         guard: Guard,
@@ -94,7 +94,7 @@ class Examiner:
         picture: Callable[[str], bytes],
         keep: Callable[[str, bytes], None],
     ) -> None:
-        self._shape = shape
+        self._read = read
         self._options = options
         self._lengths = lengths
         self._guard = guard
@@ -106,11 +106,11 @@ class Examiner:
         #: otherwise, for a name is known by its capitals.
         self._seen: dict[bytes, Judgement] = {}
 
-    def examine(self, line: int, row: dict[str, object]) -> Examined:
+    def examine(self, line: int, row: Row) -> Examined:
         """Judge one row. Raises Broken for a picture that cannot be read, or was made to do harm."""
         self.tally.rows += 1
         try:
-            found = self._shape.read(row)
+            found = self._read(row)
             image = self._clean(found.image)
         except RowProblem as problem:
             return Examined(line, problem.reason, problem.advice)

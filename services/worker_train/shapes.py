@@ -77,6 +77,14 @@ class RowProblem(Exception):
         self.advice = advice
 
 
+class Clash(Exception):
+    """A late column would be read as a part that another column was read as before."""
+
+    def __init__(self, part: str, known: str, late: str) -> None:
+        super().__init__(part)
+        self.part, self.known, self.late = part, known, late
+
+
 @dataclass(frozen=True)
 class Conversation:
     """A row in the one form: alternating messages, the last by the assistant."""
@@ -108,6 +116,23 @@ class Shape:
         _check(messages)
         return Conversation(messages, image, self.text(row, "group") or None)
 
+    def with_late(
+        self, names: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False
+    ) -> "Shape":
+        """The shape once there are these columns, too, which no row had before.
+
+        A part that this shape may have besides and that nothing is read as yet becomes such a column, so that
+        earlier rows read as they did. Otherwise as `recognise`. Raises Clash.
+        """
+        found = _by_name([*self.columns.values(), *names], pictures)
+        columns = dict(self.columns)
+        for part in (*_EXTRAS.get(self.name, ()), *_COMMON):
+            if part in found and part not in chosen:
+                known = columns.setdefault(part, found[part])
+                if known != found[part]:
+                    raise Clash(part, known, found[part])
+        return self if columns == self.columns else Shape(self.name, columns)
+
     def value(self, row: Mapping[str, Any], part: str) -> Any:
         """What the row holds in the column that is read as `part`; None when there is none."""
         return row.get(self.columns[part]) if part in self.columns else None
@@ -134,7 +159,8 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
         if column not in seen:
             raise Refused(
                 "unknown-column",
-                f"There is no column {column[:40]!r} to read as {part}. The columns: {_listed(seen)}.",
+                f"There is no column {column[:40]!r} to read as {part} in the first {FIRST_ROWS} rows. The "
+                f"columns: {_listed(seen)}.",
             )
     found = {part: column for part, column in _by_name(seen, pictures).items() if part not in chosen} | named
     for name, needed in _SHAPES.items():

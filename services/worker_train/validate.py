@@ -10,12 +10,10 @@ A check that ends in anything but `done` leaves neither rows nor pictures in sto
 import argparse
 import hashlib
 import io
-import itertools
 import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -29,7 +27,7 @@ from services.worker_train.duplicates import Neighbours
 from services.worker_train.examine import Examined, Examiner
 from services.worker_train.lengths import Lengths
 from services.worker_train.parts import PartWriter, Pictures, Spool, place_of, store_sealed
-from services.worker_train.shapes import FIRST_ROWS, Shape, recognise
+from services.worker_train.shaped_rows import ShapedRows
 from services.worker_train.splitting import Fate, choose_validation, drop_copies
 from services.worker_train.summary import summarise
 from shared.catalogue import find_model
@@ -194,8 +192,8 @@ class Check:
         task = self._task
         with closing(Spool(self._settings.state_dir, task.key)) as spool, ExitStack() as opened:
             source, raw_sha256 = self._open(opened)
-            shape, columns, rows = _recognised(source, task.options)
-            examiner = self._examiner(shape, source)
+            rows = ShapedRows(source, task.options.columns)
+            examiner = self._examiner(rows, source)
             for line, row in rows:
                 self._remember(examiner.examine(line, row), spool)
                 self._tell(examiner.tally.rows, None, "rows read")
@@ -203,8 +201,8 @@ class Check:
             refusal = self._refusal(examiner)
             parts, used = self._write(spool) if refusal is None else ([], set())
         report = summarise(
-            shape,
-            columns,
+            rows.shape,
+            list(rows.columns),
             source.kind,
             task.options,
             examiner.tally,
@@ -223,23 +221,23 @@ class Check:
             "images": self._pictures.manifest(used),
             "raw_sha256": raw_sha256,
             "revision": source.revision,
-            "shape": shape.name,
+            "shape": rows.shape.name,
             "options": task.options.model_dump(mode="json"),
         }
         return {
-            "shape": shape.name,
+            "shape": rows.shape.name,
             "rows_train": report.rows_out["train"],
             "rows_validation": report.rows_out["validation"],
             "manifest": manifest,
             "report_path": path,
         }
 
-    def _examiner(self, shape: Shape, source: reading.Source) -> Examiner:
+    def _examiner(self, rows: ShapedRows, source: reading.Source) -> Examiner:
         task = self._task
         own = task.options.model == self._settings.model
         folder = self._settings.model_path if own else None
         return Examiner(
-            shape,
+            rows.read,
             task.options,
             Lengths(find_model(task.options.model), folder),
             task.guard,
@@ -351,18 +349,6 @@ class Check:
         if now or time.monotonic() - self._told >= _PROGRESS_S:
             self._told = time.monotonic()
             child.emit("progress", done=done, total=total, what=what)
-
-
-def _recognised(
-    source: reading.Source, options: DatasetOptions
-) -> tuple[Shape, list[str], Iterator[tuple[int, reading.Row]]]:
-    """The shape of the rows, their columns, and all rows again. Raises Refused."""
-    first = list(itertools.islice(source.rows, FIRST_ROWS))
-    if not first:
-        raise reading.Broken("no-rows", "The file holds no rows. Upload one with at least one.")
-    columns = list(dict.fromkeys(name for _, row in first for name in row))
-    shape = recognise(columns, options.columns, pictures=source.has_pictures)
-    return shape, columns, itertools.chain(first, source.rows)
 
 
 if __name__ == "__main__":

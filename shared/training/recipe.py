@@ -5,7 +5,7 @@ model card repeats it.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,13 +16,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from shared.catalogue import find_model
+from shared.catalogue import Quantisation, find_model
 from shared.errors import InvalidInput
 from shared.training.options import Columns
 
 #: How the name of a dataset of MediChat begins in a recipe.
 OWN = "medichat:"
 _PRESETS = Path(__file__).parent / "presets"
+#: The toy model: what is right for it, such as large steps, is so for no other.
+_DEMO = "demo"
 _COMMENT_WIDTH = 100
 #: Most rows of a step in one process. It binds batch size and accumulation together, lest a halved batch with
 #: twice the accumulation be refused.
@@ -109,7 +111,7 @@ class Recipe(BaseModel):
     preset: str = ""
     title: str = ""
     #: Name in the catalogue.
-    model: str = "demo"
+    model: str = _DEMO
     data: Data = Data()
 
     epochs: float = Field(
@@ -311,6 +313,10 @@ class Recipe(BaseModel):
         """What a person may turn, in order, with the defaults of the class."""
         return tuple(_knobs(cls))
 
+    def suits(self, model: str) -> bool:
+        """Whether the values of this recipe are of use for that model: the demo model's are for it alone."""
+        return self.model == model or self.model != _DEMO
+
     def after_out_of_memory(self) -> Self | None:
         """The same training in less memory: half the batch and twice the accumulation, then checkpointing.
 
@@ -349,6 +355,13 @@ def read_recipe(text: str) -> Recipe:
     return _validate(Recipe, values)
 
 
+def stored_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that was stored as `values`. Raises InvalidInput, naming the knob and what is wrong with it,
+    where another release stored what this one does not take.
+    """
+    return _validate(Recipe, dict(values))
+
+
 def preset_names() -> tuple[str, ...]:
     """The presets, the quickest first."""
     return tuple(_ORDER)
@@ -359,6 +372,15 @@ def load_preset(name: str) -> Recipe:
     if name not in _ORDER:
         raise InvalidInput(f"There is no preset of that name; choose one of: {', '.join(_ORDER)}.")
     return read_recipe((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def default_preset(model: str, held: Quantisation) -> str:
+    """The preset that a person starts from who chooses none: the quickest for the demo model, and LoRA for
+    the others, over 4 bits where their weights are `held` so.
+    """
+    if load_preset("quick").suits(model):
+        return "quick"
+    return "qlora" if held is Quantisation.NF4 else "lora-bf16"
 
 
 _ORDER = MappingProxyType(dict.fromkeys(("quick", "qlora", "lora-bf16", "multi-gpu")))

@@ -280,12 +280,20 @@ class RunStore:
 
 
 def make_recipe(new: NewRun) -> Recipe:
-    """The preset with the changes, for this dataset. Raises InvalidInput, naming what cannot be used."""
+    """The preset with the changes, for this dataset. Raises InvalidInput, naming what cannot be used.
+
+    A preset of the demo model is taken for another only with a learning rate: its own spoils a large model.
+    """
     preset = load_preset(new.preset)
     known = {knob.name for knob in preset.knobs()}
     if unknown := set(new.changes) - known:
         raise InvalidInput(
             f"{len(unknown)} of the changes name no knob of a recipe; GET /v1/recipes lists the knobs."
+        )
+    if not preset.suits(new.model) and "learning_rate" not in new.changes:
+        raise InvalidInput(
+            f"The preset {new.preset} is for the demo model, and its learning rate is too high for "
+            f"{new.model}: choose qlora or lora-bf16, or set learning_rate."
         )
     data = {**preset.data.model_dump(), "train": f"medichat:{new.dataset_id}", "validation": ""}
     return preset.changed({**new.changes, "model": new.model, "data": data})

@@ -14,6 +14,7 @@ from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.training.recipe import Recipe
+from tests.conftest import MakeApi
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
 from tests.support import Api, Person, wait_until
 from tests.training import add_dataset
@@ -38,6 +39,10 @@ def dialect() -> str:
 @pytest.fixture
 def admin(api: Api, monkeypatch: pytest.MonkeyPatch) -> Person:
     """An admin whose API key is in the environment."""
+    return admin_of(api, monkeypatch)
+
+
+def admin_of(api: Api, monkeypatch: pytest.MonkeyPatch) -> Person:
     person = api.person(Role.ADMIN)
     made = api.client(person).post("/v1/api-keys", json={"name": "cli", "scopes": ["admin"]})
     monkeypatch.setenv("MEDICHAT_API_URL", api.url)
@@ -65,6 +70,15 @@ def test_a_run_is_started_with_other_knobs_listed_and_stopped(
     assert cli.main(["train", "stop", run_id]) == 0
     assert "cancelled" in capsys.readouterr().out
     assert cli.main(["train", "watch", run_id]) == 3
+
+
+def test_a_run_without_a_preset_starts_from_the_one_for_the_served_model(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = make_api(model="medgemma-4b")
+    dataset_id = add_dataset(api, admin_of(api, monkeypatch))
+    assert cli.main(["train", "start", dataset_id, "--name", "leaflets"]) == 0
+    assert [recipe["preset"] for recipe in recipes(api)] == ["lora-bf16"]
 
 
 def test_a_knob_that_is_none_is_refused_with_the_gateways_words(

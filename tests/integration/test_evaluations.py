@@ -1,5 +1,6 @@
 """Evaluations from the request to the verdict: store, gateway, and the program as a process of its own."""
 
+import argparse
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from sqlalchemy import select
 from services.api.state import Gateway
 from services.local import free_ports
 from services.worker_train.child import Exit, Refused, emit
-from services.worker_train.evaluation.carry_out import evaluate
+from services.worker_train.evaluation.carry_out import by_hand, evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs
@@ -27,6 +28,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.memory import WANTED_BY_SERVING, memory_name
 from shared.registration import Registration
+from shared.settings import Settings
 from shared.storage import Storage
 from shared.training.adapter_files import CONFIG, WEIGHTS
 from shared.training.evaluations import EvaluationStore, samples_path
@@ -522,3 +524,26 @@ def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, t
     assert "verbatim: this figure was not measured" in errors
     assert written["gate"]["passed"] is False
     assert events == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"rows": "none.jsonl"}, "No such file or directory: .*none.jsonl.*evaluate again"),
+        ({"rows": "latin1.jsonl"}, "Line 2 is not UTF-8"),
+        ({"train": "latin1.jsonl"}, "Line 2 is not UTF-8"),
+        ({"rows": "none.jsonl", "out": "none/out.json"}, "none/out.json cannot be written: name a file in"),
+        ({"rows": "none.jsonl", "out": ""}, "cannot be written: name a file in"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named_before_anything_is_measured(
+    tmp_path: Path, given: dict[str, str], told: str
+) -> None:
+    row = json.dumps(ROWS["validation"][0]).encode() + b"\n"
+    (tmp_path / "rows.jsonl").write_bytes(row)
+    (tmp_path / "latin1.jsonl").write_bytes(row + b'{"messages": "\xe9"}\n')
+    paths = {"rows": "rows.jsonl", "out": "out.json", "adapter": "adapter", **given}
+    arguments = argparse.Namespace(train=None, canaries=0, canary_seed=0, model="demo")
+    vars(arguments).update({name: tmp_path / path for name, path in paths.items()})
+    with pytest.raises(SystemExit, match=told):
+        by_hand(Settings(device="cpu"), arguments)

@@ -23,6 +23,7 @@ from shared.training.evaluations import EvaluationStore
 from shared.training.progress import StepReport, add_note, record_steps
 from shared.training.report import ADVICE, MAX_LINES, Reason
 from shared.training.states import DatasetState
+from tests.conftest import MakeApi
 from tests.pages import button, charts, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
 from tests.support import PASSWORD, Api, Person
@@ -258,6 +259,20 @@ def test_a_dataset_is_checked_again_with_other_columns(open_app: Open, api: Api,
     )
 
 
+@pytest.mark.parametrize(("moved", "sent"), [(None, 0.0625), (0.5, 0.005), (12.3, 0.123)])
+def test_a_dataset_is_checked_again_with_the_share_that_was_chosen_for_it(
+    open_app: Open, api: Api, admin: Person, moved: float | None, sent: float
+) -> None:
+    dataset_id = uploaded(api.client(admin), validation_fraction=0.0625)
+    check(api, report=REPORT)
+    app = open_app("data")
+    if moved is not None:
+        app.slider(key=f"again-{dataset_id}-share").set_value(moved).run()
+    button(app, "Check with these options").click().run()
+    again = api.client(admin).get(f"/v1/datasets/{dataset_id}").json()
+    assert (again["state"], again["options"]["validation_fraction"]) == ("validating", sent)
+
+
 def test_the_page_of_a_dataset_of_the_hub_shows_its_commit(open_app: Open, api: Api, admin: Person) -> None:
     body = {"name": "A set", "source": "hub", "location": "owner/name"}
     api.client(admin).post("/v1/datasets/import", json=body).raise_for_status()
@@ -405,6 +420,16 @@ def test_a_run_is_started_with_what_was_changed_and_nothing_else(open_app: Open,
     del changed["data"]
     assert changed == {"epochs": 3.0, "early_stopping_patience": None, "max_steps": 7}
     assert any("Waiting for a training worker" in each.proto.text for each in app.get("progress"))
+
+
+def test_the_recipe_that_is_chosen_at_first_is_for_the_served_model(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    school = School(make_api(model="medgemma-4b"))
+    school.api.set(datasets, datasets.c.id == school.dataset_id, rows_train=120, rows_validation=14)
+    with served_by(school.api, monkeypatch):
+        app = open_with(monkeypatch, school.api.browser_token(school.admin), page="training")
+    assert app.radio(key="run-preset").value == "lora-bf16"
 
 
 def test_a_start_whose_answer_was_lost_is_no_second_run_when_it_is_clicked_again(

@@ -74,6 +74,21 @@ def test_a_recipe_that_cannot_be_used_is_refused_by_name(
     assert school.api.count(training_runs) == 0
 
 
+def test_the_demo_models_recipe_is_neither_default_nor_taken_as_it_is_for_another_model(
+    make_api: MakeApi,
+) -> None:
+    school = School(make_api(model="medgemma-4b"))
+    assert school.client.get("/v1/recipes").json()["default"] == "lora-bf16"
+    wish = {name: value for name, value in wanted(school).items() if name != "preset"}
+    recipe = school.client.post("/v1/training-runs", json=wish).json()["recipe"]
+    assert (recipe["preset"], recipe["model"], recipe["learning_rate"]) == ("lora-bf16", "medgemma-4b", 2e-4)
+    refused = school.client.post("/v1/training-runs", json=wanted(school))
+    assert refused.status_code == 422
+    assert "choose qlora or lora-bf16, or set learning_rate" in refused.json()["detail"]
+    run = school.submit(changes={"learning_rate": 2e-4})
+    assert (run["recipe"]["preset"], run["recipe"]["learning_rate"]) == ("quick", 2e-4)
+
+
 @pytest.mark.parametrize(("longest", "told"), [(1025, True), (1024, False), (5000, True)])
 def test_a_run_is_told_of_rows_that_its_recipe_is_too_short_for(
     school: School, longest: int, told: bool

@@ -25,7 +25,7 @@ from services.worker_train.mirror import Checkpoints
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.worker import Worker
 from shared.db.tables import job_events, jobs, workers
-from shared.db.tables_training import adapters
+from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.queue import open_redis
 from shared.registration import Registration
@@ -223,6 +223,18 @@ def test_steps_that_are_trained_again_leave_the_curve(school: School, worker: Wo
 
 class _RolledBack(Exception):
     """The commit did not reach the database."""
+
+
+@on_one_database
+def test_a_recipe_of_another_release_fails_the_run_at_once_with_its_knob(school: School) -> None:
+    run_id = school.submit()["id"]
+    recipe = school.run(run_id)["recipe"]
+    school.api.set(training_runs, training_runs.c.id == run_id, recipe={**recipe, "canaries": 1})
+    with worker_thread(school.api.settings):
+        run = school.wait_for_end(run_id)
+    assert (run["state"], run["attempt"], run["error"]["code"]) == ("failed", 1, "unusable")
+    assert "canaries" in run["error"]["detail"]
+    assert run["error"]["detail"].endswith("start a new run.")
 
 
 @on_one_database

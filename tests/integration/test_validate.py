@@ -322,6 +322,18 @@ def test_groups_are_never_on_both_sides(checked: Checked) -> None:
     assert not any("Patient" in group for group in train | validation)
 
 
+def test_patients_that_only_later_rows_name_are_never_on_both_sides(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker_train.shaped_rows.FIRST_ROWS", 3)
+    late = [good(number, patient=f"Patient {number % 7}", ward="W") for number in range(3, 45)]
+    dataset = checked([*(good(number) for number in range(3)), *late], validation_fraction=0.25)
+    train, validation = ({row["group"] for row in dataset.rows(split)} for split in ("train", "validation"))
+    assert len(train - {None}) + len(validation - {None}) == 7
+    assert dataset.report.mapping["group"] == "patient"
+    assert "ward" in dataset.report.columns
+
+
 @pytest.mark.parametrize(
     ("patients", "held_out", "told"),
     [

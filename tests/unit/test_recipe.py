@@ -5,8 +5,17 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
+from shared.catalogue import CATALOGUE, choose_quantisation
 from shared.errors import InvalidInput
-from shared.training.recipe import Data, Recipe, load_preset, preset_names, read_recipe
+from shared.training.recipe import (
+    Data,
+    Recipe,
+    default_preset,
+    load_preset,
+    preset_names,
+    read_recipe,
+    stored_recipe,
+)
 
 COLUMNS = {"question": "Frage", "answer": "Antwort", "group": ""}
 
@@ -19,6 +28,27 @@ def test_a_preset_loads_under_its_name(name: str) -> None:
 def test_a_preset_that_is_not_there_is_refused_with_the_names() -> None:
     with pytest.raises(InvalidInput, match="quick, qlora, lora-bf16, multi-gpu"):
         load_preset("fast")
+
+
+@pytest.mark.parametrize(
+    ("model", "quantise", "preset"),
+    [
+        ("demo", "auto", "quick"),
+        ("demo", "nf4", "quick"),
+        ("medgemma-4b", "auto", "lora-bf16"),
+        ("medgemma-4b", "nf4", "qlora"),
+        ("medgemma-27b", "auto", "qlora"),
+    ],
+)
+def test_who_chooses_no_preset_starts_from_one_for_the_served_model(
+    model: str, quantise: str, preset: str
+) -> None:
+    assert default_preset(model, choose_quantisation(quantise, CATALOGUE[model])) == preset
+
+
+def test_a_stored_recipe_is_read_as_it_was_written() -> None:
+    recipe = load_preset("qlora")
+    assert stored_recipe(recipe.model_dump(mode="json")) == recipe
 
 
 def test_every_knob_states_its_trade_off() -> None:

@@ -24,11 +24,12 @@ from services.api.schemas_runs import (
 from services.api.state import Gateway
 from shared.answers import record_end
 from shared.auth.sessions import Principal
+from shared.catalogue import choose_quantisation, find_model
 from shared.db.tables_training import training_runs
 from shared.errors import LimitReached, NotFound
 from shared.jobs.lifecycle import Kind
 from shared.training.datasets import By
-from shared.training.recipe import load_preset, preset_names
+from shared.training.recipe import default_preset, load_preset, preset_names
 from shared.training.runs import NewRun, Run, RunStore
 
 router = APIRouter(prefix="/v1", tags=["training"])
@@ -38,10 +39,11 @@ RUNS_PER_MINUTE = 20
 
 
 @router.get("/recipes", responses=document(401, 403, 429))
-def list_recipes(caller: Admin) -> RecipesView:
+def list_recipes(caller: Admin, gateway: GatewayDep) -> RecipesView:
     """The presets, and every knob with what it does and costs."""
     presets = [(name, load_preset(name)) for name in preset_names()]
     return RecipesView(
+        default=_default_preset(gateway),
         presets=[
             PresetView(name=name, title=recipe.title, recipe=recipe.model_dump(mode="json"))
             for name, recipe in presets
@@ -63,8 +65,9 @@ def submit_run(
     with gateway.database.write() as connection:
         _check_quota(connection, gateway, caller)
         now = gateway.clock.now(connection)
+        preset = _default_preset(gateway) if body.preset is None else body.preset
         new = NewRun(
-            **body.model_dump(),
+            **{**body.model_dump(), "preset": preset},
             model=gateway.settings.model,
             longest_row=_longest_row(connection, gateway, body.dataset_id),
             idempotency_key=idempotency_key,
@@ -160,6 +163,12 @@ def resume_run(run_id: str, caller: Admin, gateway: GatewayDep) -> RunView:
 
 def _by(caller: Principal) -> By:
     return By(caller.user_id, caller.audience, caller.actor)
+
+
+def _default_preset(gateway: Gateway) -> str:
+    """The preset for the model that is served, as it is held in memory."""
+    settings = gateway.settings
+    return default_preset(settings.model, choose_quantisation(settings.quantise, find_model(settings.model)))
 
 
 def _check_pace(gateway: Gateway, caller: Principal) -> None:

@@ -135,18 +135,24 @@ def _options(key: str, former: Json | None = None) -> Json:
         key=f"{key}-phi",
     )
     share, longest = st.columns(2)
-    fraction = share.slider(
+    fraction = former.get("validation_fraction", 0.1)
+    shown = round(100 * fraction, 1)
+    percent = share.slider(
         "Held out to measure with, %",
-        0,
-        50,
-        round(100 * former.get("validation_fraction", 0.1)),
+        0.0,
+        50.0,
+        shown,
+        0.1,
+        format="%.1f",
         help="Rows of one patient (`group`) stay together.",
         key=f"{key}-share",
     )
     tokens = longest.number_input(
         "Longest row, tokens", 16, 32_768, former.get("max_tokens", 2048), key=f"{key}-tokens"
     )
-    return {"phi": phi, "validation_fraction": fraction / 100, "max_tokens": int(tokens)}
+    if percent != shown:  # else as it was, which may lie between two places of the slider
+        fraction = round(percent / 100, 3)
+    return {"phi": phi, "validation_fraction": fraction, "max_tokens": int(tokens)}
 
 
 def _upload(

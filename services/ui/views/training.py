@@ -32,7 +32,7 @@ def show(gateway: Gateway, me: Json) -> None:
         tuning.runs,
         tuning.run,
         lambda each: f"{each['name']} · {each['state']} · {moment(each['created_at'])}",
-        empty="No run yet. Start one above; `quick` shows within minutes whether the data teaches anything.",
+        empty="No run yet. Start one above; a few `max_steps` soon show whether the data teaches anything.",
     )
     if run is None:
         return
@@ -60,7 +60,11 @@ def _new(tuning: Tuning) -> None:
         )
         presets = {each["name"]: each for each in recipes["presets"]}
         preset = st.radio(
-            "Recipe", list(presets), captions=[each["title"] for each in presets.values()], key="run-preset"
+            "Recipe",
+            list(presets),
+            list(presets).index(recipes["default"]),
+            captions=[each["title"] for each in presets.values()],
+            key="run-preset",
         )
         name = st.text_input(
             "Name of the adapter", max_chars=100, key="run-name", placeholder="diabetes-leaflets"

@@ -6,6 +6,7 @@ evaluation/; it knows no command line but its arguments.
 import argparse
 import io
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -230,27 +231,41 @@ def _tell_supervisor(done: int, total: int, what: str) -> None:
 def by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
     """Measure the files that the arguments name; exits with what to do when that cannot be done."""
     try:
-        learnt = drawn.read_file(arguments.train) if arguments.train else ()
-        choices, choices_learnt = _choices(settings, learnt)
-        material = Material(
-            held_out=_from_file(arguments.rows, settings.evaluation_rows),
-            trained=_from_file(arguments.train, settings.evaluation_answers),
-            choices=choices,
-            choices_learnt_before=choices_learnt,
-            canaries=make_canaries(arguments.canaries, arguments.canary_seed),
-        )
-        examinee = load_examinee(
-            settings, base_model=arguments.model, adapter=arguments.adapter, rows=material.rows
-        )
-        outcome = _measure(settings, examinee, material, _tell_person, load_guard())
+        _require_place(arguments.out)
+        outcome = _measure_files(settings, arguments)
+        gate = judge(outcome.figures)
+        written = {"figures": outcome.figures, "gate": gate.to_json(), "samples": outcome.samples}
+        arguments.out.write_text(json.dumps(written, indent=2, ensure_ascii=False), "utf-8")
     except MediChatError as error:
         sys.exit(error.detail)
-    gate = judge(outcome.figures)
-    written = {"figures": outcome.figures, "gate": gate.to_json(), "samples": outcome.samples}
-    arguments.out.write_text(json.dumps(written, indent=2, ensure_ascii=False), "utf-8")
+    except OSError as error:
+        sys.exit(f"A file cannot be read or written: {error}. Mend that, and evaluate again.")
     for check in gate.checks:
         passed = "passed" if check.value is not None else "none  "
         sys.stderr.write(f"{passed if check.passed else 'FAILED'}  {check.message}\n")
+
+
+def _require_place(out: Path) -> None:
+    """Raise Refused where no file can be written there: all that is measured would be lost in the end."""
+    if out.is_dir() or not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        raise Refused("no-place", f"{out} cannot be written: name a file in a folder that you may write to.")
+
+
+def _measure_files(settings: Settings, arguments: argparse.Namespace) -> Outcome:
+    """Measure what the arguments name. Raises MediChatError and OSError."""
+    learnt = drawn.read_file(arguments.train) if arguments.train else ()
+    choices, choices_learnt = _choices(settings, learnt)
+    material = Material(
+        held_out=_from_file(arguments.rows, settings.evaluation_rows),
+        trained=_from_file(arguments.train, settings.evaluation_answers),
+        choices=choices,
+        choices_learnt_before=choices_learnt,
+        canaries=make_canaries(arguments.canaries, arguments.canary_seed),
+    )
+    examinee = load_examinee(
+        settings, base_model=arguments.model, adapter=arguments.adapter, rows=material.rows
+    )
+    return _measure(settings, examinee, material, _tell_person, load_guard())
 
 
 def _from_file(file: Path | None, count: int) -> list[Any]:

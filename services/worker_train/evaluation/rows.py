@@ -13,15 +13,16 @@ from PIL import Image
 from services.worker_train.child import Refused
 from services.worker_train.duplicates import digest
 from services.worker_train.evaluation.text import Row
+from services.worker_train.reading import lines_of
 
 Record = dict[str, Any]
 _Drawn = TypeVar("_Drawn")
 
 
 def read_file(file: Path) -> Iterator[Record]:
-    """The rows of a JSONL file in the shape of a dataset's. Raises Refused, naming the line."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
+    """The rows of a JSONL file in the shape of a dataset's. Raises Refused, naming the line, and OSError."""
+    with file.open("rb") as stream:
+        for number, line in lines_of(stream):
             if line.strip():
                 yield _checked(line, number)
 

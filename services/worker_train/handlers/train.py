@@ -20,13 +20,14 @@ from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
 from shared.db.tables_training import adapters, training_runs
+from shared.errors import InvalidInput
 from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
 from shared.logs import where
 from shared.training.adapter_files import CARD, FILES, WEIGHTS, hash_files
 from shared.training.adapters import AdapterStore, NewAdapter
 from shared.training.progress import StepReport, add_note, known_step, record_steps
-from shared.training.recipe import Recipe
+from shared.training.recipe import Recipe, stored_recipe
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,12 @@ class TrainWork(Work):
         ).one_or_none()
         if self._run is None:
             raise Unusable("There is no training run for this job.")
-        self._recipe = Recipe.model_validate(self._run.recipe)
+        try:
+            self._recipe = stored_recipe(self._run.recipe)
+        except InvalidInput as error:
+            raise Unusable(
+                f"{error.detail} It was made for another release of MediChat: start a new run."
+            ) from error
 
     def arguments(self) -> list[str]:
         self._programs += 1

@@ -1,0 +1,80 @@
+"""Rows and the shape that they make: columns that the first rows lack are read from where they come."""
+
+from typing import Any
+
+import pytest
+
+from services.worker_train.child import Refused
+from services.worker_train.reading import Source, no_pictures
+from services.worker_train.shaped_rows import ShapedRows
+from services.worker_train.shapes import FIRST_ROWS, Conversation
+
+Row = dict[str, Any]
+PLAIN = {"question": "Q", "answer": "A"}
+SAID = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+#: The line of the first row that is not among those that decide the shape.
+LATE = FIRST_ROWS + 1
+
+
+def shaped(late: Row, first: Row = PLAIN, *, pictures: bool = False, **chosen: str) -> ShapedRows:
+    """As many rows as decide the shape, and one more."""
+    rows = enumerate([*[first] * FIRST_ROWS, late], start=1)
+    picture = no_pictures if not pictures else lambda _name: b""
+    return ShapedRows(Source("jsonl", iter(rows), picture), chosen)
+
+
+def last(rows: ShapedRows) -> Conversation:
+    """The last row as it is read."""
+    return [rows.read(row) for _, row in rows][-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "read"),
+    [
+        ({"image": "a.png"}, Conversation(SAID, "a.png", None)),
+        ({"Patient ID": 7}, Conversation(SAID, None, "7")),
+        ({"system": "S"}, Conversation([{"role": "system", "content": "S"}, *SAID], None, None)),
+        ({"context": "C"}, Conversation([{"role": "user", "content": "C\n\nQ"}, SAID[1]], None, None)),
+    ],
+)
+def test_what_a_row_has_besides_is_read_though_the_first_rows_lack_it(more: Row, read: Conversation) -> None:
+    rows = shaped({**PLAIN, **more})
+    assert last(rows) == read
+    assert set(more) <= set(rows.columns)
+    assert set(more) <= set(rows.shape.columns.values())
+
+
+def test_the_input_of_an_instruction_is_read_though_the_first_rows_lack_it() -> None:
+    first = {"instruction": "I", "output": "A"}
+    assert last(shaped({**first, "input": "X"}, first)).messages[0]["content"] == "I\n\nX"
+
+
+def test_the_name_of_a_file_is_a_late_picture_only_where_pictures_lie_beside_the_rows() -> None:
+    row = {**PLAIN, "file_name": "a.png"}
+    assert last(shaped(row)).image is None
+    assert last(shaped(row, pictures=True)).image == "a.png"
+
+
+def test_a_late_column_that_means_nothing_is_listed_and_changes_nothing() -> None:
+    rows = shaped({**PLAIN, "prompt": "P", "note": "N"})
+    assert last(rows).messages[0]["content"] == "Q"
+    assert list(rows.columns) == ["question", "answer", "prompt", "note"]
+    assert rows.shape.columns == {"question": "question", "answer": "answer"}
+
+
+def test_a_late_column_is_not_read_as_what_the_admin_said_no_column_is() -> None:
+    assert last(shaped({**PLAIN, "group": "Anatomy"}, group="")).group is None
+
+
+def test_a_late_column_that_would_go_before_one_that_was_read_is_refused_with_its_line() -> None:
+    first = {**PLAIN, "patient": 1}
+    with pytest.raises(Refused, match=f"'group' first appears on line {LATE}, .* read from 'patient'"):
+        list(shaped({**first, "group": "x"}, first))
+    assert last(shaped({**first, "group": "x"}, first, group="patient", **{n: n for n in PLAIN})).group == "1"
+
+
+def test_names_of_late_columns_fill_no_memory() -> None:
+    rows = ({**PLAIN, f"column {number}": 1} for number in range(1000))
+    shaped_rows = ShapedRows(Source("jsonl", enumerate(rows, start=1), no_pictures), {})
+    assert len(list(shaped_rows)) == 1000
+    assert len(shaped_rows.columns) == 200
