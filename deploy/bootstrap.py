@@ -100,9 +100,12 @@ def held(folder):
     return sum(os.lstat(path).st_size for path in files)
 
 
-def check_room():
-    """End with one line where pip would run out of disk, which it tells in many."""
-    if os.path.exists(STAMP):
+def check_room(whole):
+    """End with one line where pip would run out of disk, which it tells in many.
+
+    `whole`: what is installed stays.
+    """
+    if whole and os.path.exists(STAMP):
         free = shutil.disk_usage(VENV).free
         if free < NEEDED_AGAIN_BYTES:
             fail("the install needs 1 GB, but only %d MB are free on the disk of %s" % (free // 10**6, VENV))
@@ -135,7 +138,7 @@ def main():
     there = installed(version) if whole else set()
     if wanted <= there:
         return
-    check_room()
+    check_room(whole)
     if not whole:
         run(
             [maker, "-m", "venv", "--clear", VENV],

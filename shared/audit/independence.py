@@ -37,8 +37,8 @@ def dependence(settings: Settings) -> str | None:
     url = settings.checkpoint_url
     database = make_url(settings.database_url)
     if not Storage.of_checkpoints(settings).is_local:
-        beside = urlsplit(url).scheme == "s3" and _may_share(_named(database.host))
-        return _BUCKET if beside else None
+        server = _server_of(url)
+        return _BUCKET if server is not None and _may_share(server, _named(database.host)) else None
     if database.get_backend_name() != "sqlite":
         if _is_elsewhere(_named(database.host)):
             return None
@@ -66,12 +66,16 @@ def is_network(path: Path, mounts: str) -> bool:
     return _NETWORK.fullmatch(kind) is not None
 
 
-def _may_share(database: str) -> bool:
-    """Whether the server of the bucket may be the machine with the database; one of Amazon's is not."""
+def _server_of(url: str) -> str | None:
+    """The host that the bucket is on; None for one of a large provider's."""
+    if urlsplit(url).scheme not in ("s3", "s3a"):
+        return None
     endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), None)
-    if endpoint is None:
-        return False
-    store = _named(urlsplit(endpoint).hostname)
+    return None if endpoint is None else _named(urlsplit(endpoint).hostname)
+
+
+def _may_share(store: str, database: str) -> bool:
+    """Whether a server may be the machine with the database."""
     names = [database] if _is_elsewhere(database) else [database, _named(socket.gethostname())]
     same = any(name and f"{store}.".startswith(f"{name}.") for name in names)  # with its domain or without
     return same or not _is_elsewhere(store)
@@ -83,7 +87,18 @@ def _is_elsewhere(host: str) -> bool:
         address = ip_address(host)
     except ValueError:
         return "." in host and not _HERE.fullmatch(host)
-    return not (address.is_loopback or address.is_unspecified)
+    return not (address.is_loopback or address.is_unspecified or _is_of_this_machine(host))
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Whether an IP address is one of this machine's: no other can be listened on."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as tried:
+            tried.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _named(host: str | None) -> str:

@@ -117,6 +117,19 @@ class Envelope:
             raise KeyDestroyed
         return DataKey(key_id, _open(self._master_key(version), wrapped, key_id))
 
+    @property
+    def versions(self) -> list[int]:
+        """The versions of the master key that are at hand."""
+        return list(self._keyring.keys)
+
+    def opens(self, key_id: str, wrapped: bytes, version: int) -> bool:
+        """Whether what is at hand opens the data key; nobody is asked for a master key, which takes time."""
+        key = self._keyring.keys.get(version)
+        try:
+            return key is not None and bool(_open(key, wrapped, key_id))
+        except CannotDecrypt:
+            return False
+
     def rewrap(self, key_id: str, wrapped: bytes, version: int) -> tuple[bytes, int]:
         """The same data key under the newest version, and that version. Raises CannotDecrypt."""
         secret = _open(self._master_key(version), wrapped, key_id)

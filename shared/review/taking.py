@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, or_, select, update
 
 from shared.db.rows import put
 from shared.db.tables import conversations, data_keys
 from shared.db.tables_review import review_items, reviews
 from shared.errors import NotFound
-from shared.privacy.envelope import CannotDecrypt, Envelope
+from shared.privacy.envelope import Envelope
 from shared.review.records import Item
 from shared.review.rules import HOLD
 
@@ -50,7 +50,9 @@ def take_next(
 
 def _in_line(connection: Connection, envelope: Envelope, reviewer_id: str, now: datetime) -> Iterator[str]:
     """The ids of what this person could take, the best first; after many that cannot be opened it ends."""
-    line, shut = (review_items.c.priority, review_items.c.created_at, review_items.c.id), 0
+    # what no master key at hand opens comes last: there may be thousands of a version that was lost
+    lost = case((data_keys.c.master_key_version.in_(envelope.versions), 0), else_=1)
+    line, shut = (lost, review_items.c.priority, review_items.c.created_at, review_items.c.id), 0
     for which, order in ((~_given_back, line), (_given_back, (_mine.c.changed_at, *line))):
         tried: set[str] = set()
         takable = _open_for(reviewer_id, now).where(which).order_by(*order).limit(_TRIES)
@@ -205,11 +207,7 @@ def _active(now: datetime) -> ColumnElement[bool]:
 
 def _opens(envelope: Envelope, item: Row[Any]) -> bool:
     """Whether the key of an item of `_readable` can be opened."""
-    try:
-        envelope.unwrap(item.key_id, item.wrapped_key, item.master_key_version)
-    except CannotDecrypt:
-        return False
-    return True
+    return envelope.opens(item.key_id, item.wrapped_key, item.master_key_version)
 
 
 def _readable() -> Select[Any]:

@@ -217,6 +217,20 @@ def test_a_later_install_without_room_on_its_disk_or_where_pip_unpacks_is_one_li
     assert len(done.stderr.splitlines()) == (said is not None)
 
 
+def test_where_all_is_installed_anew_room_for_all_of_it_is_asked(project: Path) -> None:
+    (project / ".venv").mkdir()
+    (project / ".venv" / "installed").write_text("another-version\napi\n")  # its Python is gone
+    program = (
+        "import shutil, sys, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=2e9); "
+        f"sys.argv = ['', 'api']; exec({SCRIPT.read_text()!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith("medichat: the install needs up to 8 GB, but only 2.0 GB are free")
+    assert (project / ".venv" / "installed").exists(), "nothing was removed"
+
+
 def test_where_nothing_temporary_can_be_written_the_install_says_so_in_one_line(project: Path) -> None:
     program = (
         "import shutil, sys, tempfile, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=9e9); "

@@ -131,6 +131,7 @@ def test_an_answer_streams_survives_a_reload_and_ends(browser: Browser, slow: St
     wait_until(lambda: len(answer(page)) > lengths[0] + 300, 30, "for the answer to grow")
     page.reload()
     expect(stop).to_be_visible()
+    wait_until(partial(none_of, slow, "jobs WHERE finished_at IS NULL"), 120, "for the answer to end")
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
     grown = answer(page)
     assert len(grown) > lengths[0] + 300

@@ -388,11 +388,11 @@ def test_a_person_in_need_is_answered_while_every_handler_waits_for_the_database
 ) -> None:
     client, auditor = api.log_in(), api.log_in(Role.AUDITOR)
     conversation = ask_async(client)["conversation_id"]
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
     with ThreadPoolExecutor(THREADS) as pool:
         with locked(api, "review_items"):
             waiting = [pool.submit(auditor.get, "/v1/reviews") for _ in range(THREADS)]
             wait_until(lambda: api.waits_for_lock(THREADS))
+            monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
             for path in ("/predict", f"/v1/conversations/{conversation}/messages"):
                 told = client.post(path, json={"query": IN_NEED["crisis"]})
                 assert (told.status_code, told.json()["guard"]["category"]) == (200, "crisis")

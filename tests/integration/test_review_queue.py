@@ -296,6 +296,19 @@ def test_a_search_ends_after_many_items_that_cannot_be_opened(
     assert item.job_id == jobs[2].id
 
 
+def test_what_a_lost_master_key_shut_comes_after_all_others(
+    resting: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [answered(resting, REPLACED) for _ in range(3)]
+    fill(resting)
+    for job in jobs[:2]:
+        resting.set(data_keys, data_keys.c.owner_id == job.conversation_id, master_key_version=99)
+    monkeypatch.setattr(taking, "_MOST_SHUT", 1)
+    item = take(resting, resting.person(Role.AUDITOR))
+    assert item is not None
+    assert item.job_id == jobs[2].id
+
+
 def test_what_two_shall_review_is_handed_to_two_and_neither_sees_the_other_before_giving(
     resting: Api,
 ) -> None:

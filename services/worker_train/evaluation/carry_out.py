@@ -247,7 +247,8 @@ def by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _require_place(out: Path) -> None:
     """Raise Refused where no file can be written there: all that is measured would be lost in the end."""
-    if out.is_dir() or not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+    there = out if out.exists() else out.parent
+    if out.is_dir() or not (out.parent.is_dir() and os.access(there, os.W_OK)):
         raise Refused("no-place", f"{out} cannot be written: name a file in a folder that you may write to.")
 
 
