@@ -277,12 +277,15 @@ class Api:
 
     # -- playing the worker
 
-    def claim(self, worker_id: str = "hand") -> Job:
-        """Claim the best queued job; again until there is one, as the maintenance may just hold its row."""
+    def claim(self, worker_id: str = "hand", kind: Kind = Kind.INFER) -> Job:
+        """Claim the best queued job; again until there is one, as the maintenance may just hold its row.
+
+        Where several wait, that is not sure to be the oldest: claim one before the next is asked for.
+        """
 
         def claimed() -> Job | None:
             with self.gateway.database.write() as connection:
-                return self.gateway.jobs.claim(connection, Kind.INFER, worker_id)
+                return self.gateway.jobs.claim(connection, kind, worker_id)
 
         job: Job = wait_until(claimed, 10, "for a job to claim")
         return job

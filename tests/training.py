@@ -207,7 +207,4 @@ class WorkerProcess:
 
 def claim_run(api: Api) -> Job:
     """Begin the best queued run."""
-    with api.gateway.database.write() as connection:
-        job = api.gateway.jobs.claim(connection, Kind.TRAIN, "hand")
-    assert job is not None, "there was no run to claim"
-    return job
+    return api.claim(kind=Kind.TRAIN)

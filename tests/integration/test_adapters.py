@@ -499,9 +499,7 @@ def test_an_evaluation_that_two_cancel_at_the_same_moment_ends_once(make_api: Ma
 def test_a_running_evaluation_is_asked_to_end(api: Api, admin: Person, client: httpx.Client) -> None:
     add_adapter(api, admin, sha256=A)
     asked = evaluate(api, client, A)
-    with api.gateway.database.write() as connection:
-        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
-        assert job is not None
+    job = api.claim(kind=Kind.EVALUATE)
     assert cancel(client, asked) == "cancelling"
     with api.gateway.database.write() as connection:
         assert api.gateway.jobs.renew(connection, job.claim) is Renewal.CANCEL
@@ -550,10 +548,10 @@ def test_a_recall_cancels_the_evaluations_of_its_adapter_alone(
 ) -> None:
     for sha256 in (A, B):
         add_adapter(api, admin, sha256=sha256)
-    running, others = (evaluate(api, client, sha256) for sha256 in (A, B))
+    running = evaluate(api, client, A)
+    api.claim(kind=Kind.EVALUATE)
+    others = evaluate(api, client, B)
     waiting = evaluate(api, client, A, dataset_id=add_dataset(api, admin))
-    with api.gateway.database.write() as connection:
-        assert api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand") is not None
     client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."}).raise_for_status()
     found = {
         each: client.get(f"/v1/evaluations/{each}").json()["state"] for each in (running, waiting, others)

@@ -204,9 +204,8 @@ def test_verifying_waits_for_the_worker_and_says_what_it_found(
     thread.start()
     wait_until(lambda: api.count(jobs, jobs.c.kind == Kind.VERIFY), what="for the command to ask")
     gateway, found = api.gateway, {**GOOD, "ok": ok, "reason": None if ok else "It changes nothing."}
+    claimed = api.claim(kind=Kind.VERIFY)
     with gateway.database.write() as connection:
-        claimed = gateway.jobs.claim(connection, Kind.VERIFY, "worker")
-        assert claimed is not None
         gateway.jobs.finish(connection, claimed.claim, EventKind.SUCCEEDED)
         connection.execute(update(adapters).values(verification=found))
     thread.join(30)
@@ -228,9 +227,8 @@ def test_evaluating_ends_with_its_own_evaluation_whatever_others_ask_for(
     thread.start()
     wait_until(lambda: api.count(jobs, jobs.c.state == "queued"), what="for the command to ask")
     gateway = api.gateway
+    claimed = api.claim(kind=Kind.EVALUATE)
     with gateway.database.write() as connection:
-        claimed = gateway.jobs.claim(connection, Kind.EVALUATE, "worker")
-        assert claimed is not None
         gateway.jobs.finish(connection, claimed.claim, EventKind.SUCCEEDED)
         own = evaluations.c.job_id == claimed.id
         check = {**FAILED, "passed": True, "message": "as good"}
@@ -279,9 +277,8 @@ def test_what_is_waited_for_is_said_while_it_runs(
     thread.start()
     wait_until(lambda: said("waiting for a worker"), what="for the command to wait")
     gateway = api.gateway
+    claimed = api.claim(kind=kind)
     with gateway.database.write() as connection:
-        claimed = gateway.jobs.claim(connection, kind, "worker")
-        assert claimed is not None
         sampling = {} if progress is None else {"progress": progress}
         gateway.jobs.hold(connection, claimed.claim, sampling=sampling)
     wait_until(lambda: said(told), what="for the command to say how far it is")

@@ -102,8 +102,7 @@ def submit(api: Api, registered: Registered, **changes: Any) -> Any:
 
 
 def claim(api: Api) -> Any:
-    with api.gateway.database.write() as connection:
-        return api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
+    return api.claim(kind=Kind.EVALUATE)
 
 
 def end(api: Api, job: Any, figures: dict[str, Any]) -> Any:

@@ -886,9 +886,7 @@ def test_a_verification_is_asked_for_waited_for_and_told_when_it_failed(
     app = open_app("adapters")
     button(app, "Load and compare").click().run()
     assert any("Waiting for a serving worker" in each.proto.text for each in app.get("progress"))
-    with api.gateway.database.write() as connection:
-        job = api.gateway.jobs.claim(connection, Kind.VERIFY, "hand")
-    assert job is not None
+    job = api.claim(kind=Kind.VERIFY)
     api.finish(job, EventKind.FAILED, error="other-base", error_detail="This worker serves another model.")
     app.run()
     assert [each.value for each in app.error] == ["This worker serves another model."]
@@ -897,9 +895,8 @@ def test_a_verification_is_asked_for_waited_for_and_told_when_it_failed(
 def measured(api: Api, *, figures: dict[str, Any], samples: dict[str, Any]) -> None:
     """Play the worker: end the evaluation that waits."""
     gateway = api.gateway
+    job = api.claim(kind=Kind.EVALUATE)
     with gateway.database.write() as connection:
-        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
-        assert job is not None
         store = EvaluationStore(gateway.jobs, gateway.envelope)
         store.record_end(connection, job.claim, figures=figures, samples=samples)
     api.finish(job)
@@ -1015,9 +1012,7 @@ def test_measuring_is_stopped_and_started_again(open_app: Open, api: Api, admin:
     api.set(datasets, datasets.c.name == "rows", rows_validation=5)
     app = open_app("adapters")
     button(app, "Measure").click().run()
-    with api.gateway.database.write() as connection:
-        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
-        assert job is not None
+    job = api.claim(kind=Kind.EVALUATE)
     button(app.run(), "Yes: stop measuring").click().run()
     assert "Stopping …" in texts(app)
     api.finish(job, EventKind.CANCELLED)
@@ -1036,9 +1031,7 @@ def test_the_figures_that_decide_stay_in_view_while_it_is_measured_again(
     api.set(datasets, datasets.c.name == "rows", rows_validation=5)
     app = open_app("adapters")
     button(app, "Measure").click().run()
-    with api.gateway.database.write() as connection:
-        job = api.gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
-        assert job is not None
+    job = api.claim(kind=Kind.EVALUATE)
     if ended:
         api.finish(job, ended)
     shown = texts(app.run()).replace("\\", "")
@@ -1083,9 +1076,8 @@ def test_the_page_says_which_figures_were_not_measured_and_what_to_do(
         "loss": {**FIGURES["loss"], "rows": 2},
     }
     gateway = api.gateway
+    job = api.claim(kind=Kind.EVALUATE)
     with gateway.database.write() as connection:
-        job = gateway.jobs.claim(connection, Kind.EVALUATE, "hand")
-        assert job is not None
         store = EvaluationStore(gateway.jobs, gateway.envelope)
         store.record_end(connection, job.claim, figures=figures, samples={})
     api.finish(job)

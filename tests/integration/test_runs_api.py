@@ -210,9 +210,7 @@ def test_only_a_failed_run_is_started_again_and_the_log_says_so(school: School) 
     run = school.client.post("/v1/training-runs", json=wanted(school), headers=headers).json()
     path = f"/v1/training-runs/{run['id']}/resume"
     assert school.client.post(path).status_code == 409
-    with school.api.gateway.database.write() as connection:
-        job = school.api.gateway.jobs.claim(connection, Kind.TRAIN, "hand")
-    assert job is not None
+    job = school.api.claim(kind=Kind.TRAIN)
     school.api.finish(job, EventKind.FAILED, error="disk-full", error_detail="Free space.")
     assert school.resume(run["id"])["state"] == "queued"
     assert "Free space." in school.notes(run["id"])
