@@ -84,8 +84,15 @@ def python_to_use():
 
 def run(command, trouble):
     # in a session of its own: Ctrl-C comes here only, and is one line instead of that program's trace
+    came = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.signal(number, lambda *_: came.append(1))) for number in numbers]
     process = subprocess.Popen(command, start_new_session=True)
+    for number, handler in before:
+        signal.signal(number, handler)
     try:
+        if came:  # between its start and here
+            raise KeyboardInterrupt
         if process.wait() != 0:
             fail(trouble)
     except KeyboardInterrupt:
@@ -157,8 +164,11 @@ def main():
         pip + ["-c", "constraints.txt", "-e", ".[%s]" % extras],
         "cannot install the packages; the lines above say why (network, disk?)",
     )
-    with open(STAMP, "w") as file:
-        file.write("".join(each + "\n" for each in [version] + sorted(there | wanted)))
+    try:
+        with open(STAMP, "w") as file:
+            file.write("".join(each + "\n" for each in [version] + sorted(there | wanted)))
+    except OSError as error:
+        fail("the packages are installed, but %s cannot be written: %s" % (STAMP, error.strerror))
 
 
 def torch_index():

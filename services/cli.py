@@ -137,7 +137,9 @@ def _up(_options: argparse.Namespace) -> int:
         if logins:
             print(setup.describe_logins(logins))
             print(f"  (also in {settings.state_dir / setup.LOGINS_FILE}, which only you can read)\n")
-        return local.run_honcho(settings, on_ready=lambda: _announce(settings), on_wait=_still)
+        return local.run_honcho(
+            settings, on_ready=lambda: _announce(settings), on_wait=_still, on_stop=_stopping
+        )
 
 
 @contextmanager
@@ -162,6 +164,15 @@ def _still(missing: str) -> None:
     print(f"\n  Not ready yet: still waiting for {missing}.\n", flush=True)
 
 
+def _stopping() -> None:
+    with suppress(OSError):  # the terminal may be gone
+        print(
+            "\n  Stopping. A training under way saves its state first, which may take a minute; "
+            "Ctrl-C again ends everything at once.\n",
+            flush=True,
+        )
+
+
 def _check_model(settings: "Settings") -> None:
     from shared.catalogue import find_model
 
@@ -176,12 +187,13 @@ def _check_model(settings: "Settings") -> None:
 def _check_machine(settings: "Settings") -> None:
     from services import local
 
-    free = local.free_disk_bytes(settings.state_dir.absolute())
-    if free < MIN_FREE_BYTES:
-        raise Refused(
-            f"only {free // 1_000_000} MB are free on the disk of {settings.state_dir}; "
-            f"free at least {MIN_FREE_BYTES // 1_000_000} MB, or set MEDICHAT_STATE_DIR to another disk"
-        )
+    for setting, folder in _folders(settings).items():
+        free = local.free_disk_bytes(folder.absolute())
+        if free < MIN_FREE_BYTES:
+            raise Refused(
+                f"only {free // 1_000_000} MB are free on the disk of {folder}; "
+                f"free at least {MIN_FREE_BYTES // 1_000_000} MB, or set {setting} to another disk"
+            )
     environment = local.local_environment(settings)
     seen: dict[int, str] = {}
     for name, host, port, setting in (
@@ -204,6 +216,20 @@ def _check_machine(settings: "Settings") -> None:
                 f"port {port} for {name} is in use (is MediChat running already?); "
                 f"stop what uses it, or set {setting}"
             )
+
+
+def _folders(settings: "Settings") -> dict[str, "Path"]:
+    """Where it will write on this machine, by the setting that says so."""
+    from pathlib import Path
+
+    from shared.db.engine import sqlite_file
+
+    folders = {"MEDICHAT_STATE_DIR": settings.state_dir}
+    if (file := sqlite_file(settings.database_url)) is not None:
+        folders["MEDICHAT_DATABASE_URL"] = file.parent
+    if "://" not in settings.storage_url:
+        folders["MEDICHAT_STORAGE_URL"] = Path(settings.storage_url)
+    return folders
 
 
 def _explain(error: Exception) -> str | None:

@@ -30,10 +30,14 @@ PROCFILE = ROOT / "Procfile"
 #: What a stack of its own takes from the settings around it: which model, and on what it runs. Nothing that
 #: would lead it to the database or the Redis of an installation in use.
 INHERITED = {f"MEDICHAT_{name}" for name in ("MODEL", "MODEL_PATH", "DEVICE", "DTYPE", "QUANTISE")}
+#: How long a start with the demo model and with another may take, in seconds.
+_SMALL_START_S, _LARGE_START_S = 120.0, 3600.0
 #: How often a start that takes long says what it waits for, in seconds.
 STILL_S = 60.0
-#: honcho kills what has not ended 5 s after the first process did.
-_STOP_S = 20.0
+#: How long processes may take to end: a training has a minute for its checkpoint.
+_STOP_S = 75.0
+#: honcho kills what has not ended 5 s after the first process did; there is no option for it.
+_HONCHO = f"from honcho import command, manager; manager.KILL_WAIT = {_STOP_S}; command.main()"
 
 
 class StartFailed(Exception):
@@ -82,7 +86,7 @@ def free_ports(count: int) -> list[int]:
 
 def port_in_use(host: str, port: int) -> bool:
     """Whether something listens there already. Raises OSError when nothing may listen there."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -93,17 +97,25 @@ def port_in_use(host: str, port: int) -> bool:
     return False
 
 
-def run_honcho(settings: Settings, *, on_ready: Callable[[], None], on_wait: Callable[[str], None]) -> int:
+def run_honcho(
+    settings: Settings,
+    *,
+    on_ready: Callable[[], None],
+    on_wait: Callable[[str], None],
+    on_stop: Callable[[], None],
+) -> int:
     """Run every process under honcho until it ends or KeyboardInterrupt; returns the exit status.
 
-    `on_ready` is called once all serve, `on_wait` from time to time before with what is missing.
+    `on_ready` is called once all serve, `on_wait` from time to time before with what is missing, `on_stop`
+    when it is interrupted.
 
     honcho gets a session of its own: signals of the terminal come here only, and are passed on in order.
     """
-    environment = local_environment(
-        settings, {"KEEP": f"{sys.executable} -m services.keep --of {os.getpid()}"}
-    )
-    command = [str(Path(sys.executable).with_name("honcho")), "start", "-f", str(PROCFILE)]
+    # the PATH begins with this Python's folder, whose name may hold blanks
+    environment = local_environment(settings, {"KEEP": f"python -m services.keep --of {os.getpid()}"})
+    # neither a file .env nor $PORT, which honcho would take, is for these processes
+    apart = ["-e", os.devnull, "-p", "5000"]
+    command = [sys.executable, "-c", _HONCHO, "start", "-f", str(PROCFILE), *apart]
     process = None
 
     def watch(process: "subprocess.Popen[bytes]") -> None:
@@ -117,7 +129,7 @@ def run_honcho(settings: Settings, *, on_ready: Callable[[], None], on_wait: Cal
         return process.wait()
     except KeyboardInterrupt:
         if process is not None:
-            _stop_honcho(process)
+            _stop_honcho(process, on_stop)
         return 0
 
 
@@ -139,28 +151,49 @@ def _undisturbed() -> Iterator[None]:
         signal.raise_signal(missed)
 
 
-def _stop_honcho(process: "subprocess.Popen[bytes]") -> None:
-    """Ask every process that honcho started to end, and wait until all are gone.
+def _stop_honcho(process: "subprocess.Popen[bytes]", on_stop: Callable[[], None]) -> None:
+    """Ask every command that honcho starts to end, those too that it is only about to start; wait for all.
 
-    honcho itself is not asked: when the terminal is gone it fails to say so there, and stops nothing.
+    Another Ctrl-C kills them. honcho itself is not asked: when the terminal is gone it fails to say so there,
+    and stops nothing.
     """
+    hurry = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: hurry.set())
+    on_stop()
+    deadline = time.monotonic() + _STOP_S
+    asked: set[int] = set()
+    while process.poll() is None and not hurry.is_set() and time.monotonic() < deadline:
+        for command in set(_commands(process.pid)) - asked:
+            asked.add(command)
+            with suppress(ProcessLookupError):
+                os.kill(command, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+    for each in [*_children(process.pid, recursive=True), process.pid] if process.poll() is None else []:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    process.wait()
+
+
+def _commands(pid: int) -> Iterator[int]:
+    """The commands of the Procfile below honcho: each has a session of its own, and stops what it started."""
+    for child in _children(pid):
+        with suppress(ProcessLookupError):
+            if os.getsid(child) == child:
+                yield child
+            else:
+                yield from _commands(child)
+
+
+def _children(pid: int, *, recursive: bool = False) -> list[int]:
     import psutil  # type: ignore[import-untyped]
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    tree = psutil.Process(process.pid).children(recursive=True)
-    for child in tree:
-        with suppress(ProcessLookupError):
-            if os.getsid(child.pid) == child.pid:  # a command of the Procfile; it stops what it started
-                os.kill(child.pid, signal.SIGTERM)
-    _, alive = psutil.wait_procs(tree, timeout=_STOP_S)
-    for child in alive:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=_STOP_S)
-    process.kill()
-    process.wait()
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=recursive)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 class Stack:
@@ -206,21 +239,23 @@ class Stack:
     @property
     def ui_url(self) -> str:
         """Where the dashboard answers."""
-        return self.settings.public_ui_url
+        return self.settings.ui_url
 
     def log_path(self, name: str) -> Path:
         """Where a process writes its log."""
         return self.state_dir / "logs" / f"{name}.log"
 
-    def start(self, *, timeout_s: float = 120.0) -> Self:
+    def start(self) -> Self:
         """Prepare the folder, start every process and wait until all of them serve.
+
+        A model other than the small one of the project may have to be fetched, and takes long to load.
 
         Raises StartFailed with the end of the log of the process that did not.
         """
         self.prepare()
         for name in self.commands:
             self.start_process(name)
-        self.wait_ready(timeout_s)
+        self.wait_ready(_SMALL_START_S if self.settings.model == "demo" else _LARGE_START_S)
         return self
 
     def prepare(self) -> None:
@@ -265,7 +300,7 @@ class Stack:
         self.signal(name, signal.SIGKILL)
         self.processes.pop(name).wait()
 
-    def wait_ready(self, timeout_s: float = 120.0) -> None:
+    def wait_ready(self, timeout_s: float = _SMALL_START_S) -> None:
         """Wait until the gateway, the dashboard and the workers are there."""
         deadline = time.monotonic() + timeout_s
         if "redis" in self.processes:
@@ -333,9 +368,8 @@ def wait_serving(
     A model may take long to be fetched and loaded: `on_wait` is told every `STILL_S` seconds what is missing.
     """
     told = time.monotonic()
-    host = f"[{settings.ui_host}]" if ":" in settings.ui_host else settings.ui_host
     while process.poll() is None:
-        if not _answers(f"http://{host}:{settings.ui_port}/_stcore/health"):
+        if not _answers(f"{settings.ui_url}/_stcore/health"):
             missing = "the dashboard"
         elif not _answers(f"{settings.api_url}/healthz"):
             missing = f"the gateway ({settings.api_url})"

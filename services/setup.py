@@ -150,8 +150,10 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        except OSError:
+        except OSError as error:
             temporary.unlink()
+            if error.filename is None:  # a full disk names none
+                raise type(error)(error.errno, error.strerror, str(path)) from error
             raise
     temporary.replace(path)
 

@@ -21,6 +21,12 @@ SYSTEM_PROMPT = (
 )
 
 
+def _reached_at(host: str) -> str:
+    """Where this machine reaches what listens on this address of it, as a URL writes it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{host}]" if ":" in host else host
+
+
 class Settings(BaseSettings):
     """The configuration of every process; see the README's table for what an operator usually sets."""
 
@@ -172,12 +178,17 @@ class Settings(BaseSettings):
         self.storage_url = self.storage_url or str((self.state_dir / "storage").absolute())
         self.checkpoint_url = self.checkpoint_url or str((self.state_dir / "checkpoints").absolute())
         self.database_owner_url = self.database_owner_url or self.database_url
-        self.api_url = self.api_url or f"http://127.0.0.1:{self.api_port}"
+        self.api_url = self.api_url or f"http://{_reached_at(self.api_host)}:{self.api_port}"
         self.public_api_url = self.public_api_url or self.api_url
-        self.public_ui_url = self.public_ui_url or f"http://127.0.0.1:{self.ui_port}"
+        self.public_ui_url = self.public_ui_url or self.ui_url
         if self.heartbeat_s * 2 > self.lease_s:
             raise ValueError("MEDICHAT_LEASE_S must be at least twice MEDICHAT_HEARTBEAT_S")
         return self
+
+    @property
+    def ui_url(self) -> str:
+        """Where this machine reaches the dashboard."""
+        return f"http://{_reached_at(self.ui_host)}:{self.ui_port}"
 
     def secret(self, name: Literal["master_key", "token_key", "audit_key"]) -> str:
         """The secret's value. Raises ValueError, naming the way out, when it was never made."""

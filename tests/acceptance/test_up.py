@@ -1,5 +1,6 @@
 """`medichat up` as an operator runs it: starts, stops, a process that dies, a machine that will not do."""
 
+import errno
 import json
 import os
 import pty
@@ -18,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from services import cli, local
+from services import cli, local, setup
 from services.local import free_ports, read_logins
 from shared.settings import Settings
 from tests.support import ROOT, wait_until
@@ -213,6 +214,107 @@ def test_whatever_ends_it_ends_every_process(
         check_the_end(running, end)
 
 
+#: Runs the commands of a Procfile as `medichat up` does. `--at-once`: Ctrl-C comes before any has started.
+RUNS = """
+import signal, subprocess, sys
+from pathlib import Path
+from services import cli, local
+from shared.settings import Settings
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+if sys.argv[2:]:
+    subprocess.Popen = Interrupted
+local.PROCFILE = Path(sys.argv[1])
+with cli._ended_like_by_ctrl_c():
+    ended = local.run_honcho(
+        Settings(state_dir=local.PROCFILE.parent),
+        on_ready=lambda: None,
+        on_wait=lambda _: None,
+        on_stop=lambda: print("stopping", flush=True),
+    )
+sys.exit(ended)
+"""
+#: Says that it is there; at SIGTERM says so, and ends after so many seconds.
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+
+def stop(*_):
+    Path(sys.argv[1], "asked").touch()
+    time.sleep(float(sys.argv[2]))
+    Path(sys.argv[1], "saved").touch()
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, stop)
+Path(sys.argv[1], "there").touch()
+signal.pause()
+"""
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Path:
+    """A folder with a blank in its name, and in the name of its Python."""
+    folder = tmp_path / "my clinic"
+    folder.mkdir()
+    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    (folder / "slow.py").write_text(SLOW)
+    return folder
+
+
+@contextmanager
+def run_procfile(clinic: Path, *options: str, slow_s: float) -> Iterator[subprocess.Popen[str]]:
+    """A command that ends at once when asked, and one that takes its time."""
+    procfile = clinic / "Procfile"
+    slow = f'"{clinic / "slow.py"}" "{clinic}" {slow_s}'
+    procfile.write_text(f"quick: exec $KEEP sleep 600\nslow: exec $KEEP python {slow}\n")
+    running = subprocess.Popen(
+        [str(clinic / ".venv" / "bin" / "python"), "-c", RUNS, str(procfile), *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # what honcho would take for its own, and for that of the commands
+        env={**os.environ, "PORT": "tcp://nowhere"},
+    )
+    with running:
+        yield running
+        running.kill()
+
+
+def ended(running: subprocess.Popen[str], clinic: Path, within_s: float) -> bool:
+    """Whether it ended well, and so did all that it started."""
+    running.communicate(timeout=within_s)
+    named = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+    return running.returncode == 0 and not any(str(clinic) in " ".join(line) for line in named)
+
+
+def test_ctrl_c_waits_for_what_a_process_must_save(clinic: Path) -> None:
+    with run_procfile(clinic, slow_s=7) as running:
+        wait_until((clinic / "there").exists, 30, "for its processes")
+        os.killpg(running.pid, signal.SIGINT)
+        assert ended(running, clinic, within_s=40)
+        assert (clinic / "saved").exists()
+
+
+def test_another_ctrl_c_waits_for_nothing(clinic: Path) -> None:
+    with run_procfile(clinic, slow_s=600) as running:
+        wait_until((clinic / "there").exists, 30, "for its processes")
+        os.killpg(running.pid, signal.SIGINT)
+        wait_until((clinic / "asked").exists, 30, "for the first to be passed on")
+        os.killpg(running.pid, signal.SIGINT)
+        assert ended(running, clinic, within_s=15)
+        assert not (clinic / "saved").exists()
+
+
+def test_ctrl_c_before_anything_has_started_ends_what_is_about_to(clinic: Path) -> None:
+    with run_procfile(clinic, "--at-once", slow_s=0) as running:
+        assert ended(running, clinic, within_s=15)
+
+
 def run_medichat(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(MEDICHAT), *arguments],
@@ -282,6 +384,32 @@ def test_a_full_disk_is_one_clear_line(
     assert cli.main(["up"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "MB are free" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", ["MEDICHAT_DATABASE_URL", "MEDICHAT_STORAGE_URL"])
+def test_another_disk_that_is_full_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    full = tmp_path / "full"
+    prefix = "sqlite:///" if setting == "MEDICHAT_DATABASE_URL" else ""
+    monkeypatch.setenv("MEDICHAT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv(setting, f"{prefix}{full / 'place'}")
+    monkeypatch.setattr(local, "free_disk_bytes", lambda path: 10**6 if path.is_relative_to(full) else 10**10)
+    assert cli.main(["up"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"set {setting} to another disk" in line
+
+
+def test_a_disk_that_is_full_while_a_secret_is_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "secret"))):
+        setup.write_private(tmp_path / "secret", "text")
     assert list(tmp_path.iterdir()) == []
 
 

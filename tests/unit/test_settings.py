@@ -71,3 +71,17 @@ def test_settings_are_made_of_a_given_environment_alone(monkeypatch: pytest.Monk
 def test_a_heartbeat_that_cannot_keep_the_lease_is_refused() -> None:
     with pytest.raises(ValidationError, match="MEDICHAT_HEARTBEAT_S"):
         Settings(lease_s=10, heartbeat_s=6)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached_at"),
+    [
+        ("192.168.1.5", "http://192.168.1.5:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("fd00::5", "http://[fd00::5]:8000"),
+    ],
+)
+def test_the_processes_of_this_machine_reach_the_gateway_where_it_listens(host: str, reached_at: str) -> None:
+    assert Settings(api_host=host).api_url == reached_at
+    assert Settings(ui_host=host).public_ui_url == reached_at.replace("8000", "8501")
