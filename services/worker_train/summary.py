@@ -146,8 +146,8 @@ def _notes_on_reading(
     there, named = pictures
     if named < there:
         yield (
-            f"The zip holds {there} pictures, and the rows that could be read name {named} of them. If others "
-            "belong to rows, say which column is the image."
+            f"The zip holds {there} pictures, and the rows that could be read name {named} of them. If "
+            "others belong to rows, say which column is the image."
         )
 
 
