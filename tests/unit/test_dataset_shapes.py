@@ -75,12 +75,15 @@ def test_the_shape_that_leaves_less_of_what_is_asked_unread_is_taken_and_says_wh
     assert recognise(["messages", "prompt"], {}).unread(["messages", "prompt"]) == []
 
 
-@pytest.mark.parametrize("asked", ["question", "q"])
-def test_the_first_of_several_options_is_not_taken_for_the_answer(asked: str) -> None:
+@pytest.mark.parametrize(
+    "columns",
+    [["question", "A", "B", "C", "D"], ["q", "A", "B", "C", "D"], ["question", "A"], ["question", "q", "a"]],
+)
+def test_the_first_of_several_options_is_not_taken_for_the_answer(columns: list[str]) -> None:
     with pytest.raises(Refused) as caught:
-        recognise([asked, "A", "B", "C", "D", "correct"], {})
+        recognise([*columns, "correct"], {})
     assert caught.value.reason == "unknown-shape"
-    assert recognise([asked, "A", "B", "C", "D", "answer"], {}).columns["answer"] == "answer"
+    assert recognise([*columns, "answer"], {}).columns["answer"] == "answer"
 
 
 def test_system_image_and_group_go_with_every_shape() -> None:

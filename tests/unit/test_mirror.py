@@ -42,7 +42,7 @@ def test_another_host_fetches_the_newest(storage: Storage, tmp_path: Path) -> No
     assert [path.name for path in there.folder.iterdir()] == ["checkpoint-20"]
 
 
-@pytest.mark.parametrize("blocks", [0, 2, 4])
+@pytest.mark.parametrize("blocks", [0, 2, 5])
 def test_a_copy_that_is_stopped_leaves_nothing_of_it_and_the_one_before(
     storage: Storage, tmp_path: Path, blocks: int
 ) -> None:

@@ -130,3 +130,9 @@ def test_names_of_late_columns_fill_no_memory() -> None:
     shaped_rows = ShapedRows(Source("jsonl", enumerate(rows, start=1), no_pictures), {})
     assert len(list(shaped_rows)) == 1000
     assert len(shaped_rows.columns) == 200
+
+
+def test_a_chosen_column_may_come_after_more_names_than_are_listed() -> None:
+    rows = ({**PLAIN, f"column {number}": 1} for number in range(1000))
+    shaped_rows = ShapedRows(Source("jsonl", enumerate(rows, start=1), no_pictures), {"group": "column 900"})
+    assert [line for line, row in shaped_rows if shaped_rows.read(row).group] == [901]
