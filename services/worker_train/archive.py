@@ -22,6 +22,7 @@ _MAX_DIRECTORY_BYTES = 16_000_000
 _END_BYTES = 22
 _MAX_COMMENT_BYTES = 65_535
 _ROW_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm")
 _NESTED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".jar")
 
 
@@ -42,23 +43,40 @@ def open_archive(stream: IO[bytes], *, max_bytes: int) -> Source:
             ".parquet, and the pictures.",
         )
     kind, rows = _open_row_file(archive, row_files[0], max_bytes)
-    folder = PurePosixPath(row_files[0].filename).parent
-    by_name = {info.filename: info for info in members}
+    pictures = _Pictures(archive, members, PurePosixPath(row_files[0].filename).parent)
+    return Source(f"zip of {kind}", _watched(rows), pictures.read, count_pictures=pictures.count)
 
-    def picture(name: str) -> bytes:
+
+class _Pictures:
+    """What lies beside the rows in the zip."""
+
+    def __init__(
+        self, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: PurePosixPath
+    ) -> None:
+        """`folder`: where the rows lie, from where they may name pictures."""
+        self._archive, self._folder = archive, folder
+        self._by_name = {info.filename: info for info in members}
+        self._named: set[str] = set()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one. Raises KeyError, and Broken."""
         path = PurePosixPath(name.strip())
-        for candidate in (folder / path, path):
-            if info := by_name.get(str(candidate)):
+        for candidate in (self._folder / path, path):
+            if info := self._by_name.get(str(candidate)):
+                self._named.add(info.filename)
                 if info.file_size > MAX_PICTURE_BYTES:
                     raise Broken(
                         "bomb",
                         f"A picture in the zip is larger than {MAX_PICTURE_BYTES // 10**6} MB: "
-                        f"{_entry(archive, info)}. Shrink it.",
+                        f"{_entry(self._archive, info)}. Shrink it.",
                     )
-                return _unpack(archive, info)
+                return _unpack(self._archive, info)
         raise KeyError
 
-    return Source(f"zip of {kind}", _watched(rows), picture)
+    def count(self) -> tuple[int, int]:
+        """How many there are, by how their names end, and how many of them were read."""
+        pictures = {name for name in self._by_name if name.lower().endswith(_PICTURES)}
+        return len(pictures), len(pictures & self._named)
 
 
 def _open_row_file(

@@ -123,7 +123,7 @@ class Attempt:
             elif event.name == "stopped":
                 self._stopped = event
         if self._held.stop is None:  # else nothing of it will be needed again
-            self._work.keep_files(events)
+            self._work.keep_files(events, lambda: self._held.stop is not None)
 
         def write(connection: Connection) -> None:
             now = self._tools.jobs.hold(connection, self._job.claim, **self._work.columns(events))

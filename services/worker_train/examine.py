@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,8 @@ from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
 from services.worker_train.pictures import BrokenPicture, PictureBomb, clean_picture
 from services.worker_train.reading import Broken, Row
-from services.worker_train.shapes import Conversation, Message, RowProblem
+from services.worker_train.row_parts import Message, RowProblem
+from services.worker_train.shapes import Conversation
 from shared.guard import Audience, Guard
 from shared.privacy import phi
 from shared.training.options import DatasetOptions, PhiPolicy
@@ -24,6 +26,8 @@ from shared.training.report import MAX_LINES, Reason
 #: How much of a row tells its language, in characters, and below what it cannot be told.
 _LANGUAGE_CHARS, _LANGUAGE_MIN_CHARS = 400, 25
 UNDETERMINED = "und"
+#: An answer that only points at one of several options, as it seems: B, (b) or 2.
+_BARE = re.compile(r"\(?(?:[^\W\d]|\d{1,9}(?:[.,]\d{1,9})?)[).]?")
 #: Names of pictures whose cleaned ones are remembered.
 _PICTURES = 100_000
 #: The category of an answer that the guard could not judge.
@@ -70,6 +74,8 @@ class Tally:
     dangerous_counts: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     foreign_lines: list[int] = field(default_factory=list)
+    #: Rows whose answer is one letter or a number.
+    bare_answers: int = 0
 
 
 class Examiner:
@@ -125,6 +131,7 @@ class Examiner:
         examined = self._identify(line, messages, image, found)
         judgement = self._judged(messages, image, identifies)
         self._count(line, judgement)
+        self.tally.bare_answers += _BARE.fullmatch(messages[-1]["content"]) is not None
         if judgement.reason is None:
             asked, answered = (_said_by(role, messages) for role in ("user", "assistant"))
             return replace(examined, hashes=signature(*split_question(asked), answered))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from services.worker_train.fetching import unreadable
-from services.worker_train.shapes import Message
+from services.worker_train.row_parts import Message
 from shared.catalogue import CatalogueModel
 
 #: Tokens of one picture in Gemma 3, and those around it.

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,12 +20,22 @@ from shared.storage import Storage
 
 #: Checkpoints of a run that are kept in the storage.
 KEPT = 2
+#: So much is copied before it is asked again whether it is needed.
+_BLOCK_BYTES = 1 << 20
 _WHOLE = "WHOLE"
 _NAME = "checkpoint-"
 
 
 class _Differs(Exception):
     """The checkpoint in the storage is not the one that was mirrored."""
+
+
+class _Stopped(Exception):
+    """Nobody needs what is being copied any more."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Checkpoints:
@@ -47,11 +58,20 @@ class Checkpoints:
         """The step of the newest checkpoint on this host."""
         return max(self._local(), default=None)
 
-    def mirror(self, step: int) -> None:
-        """Copy one checkpoint to the storage and drop those that it makes superfluous. Raises OSError."""
+    def mirror(self, step: int, stopped: Callable[[], bool] = _never) -> None:
+        """Copy one checkpoint to the storage and drop those that it makes superfluous. Raises OSError.
+
+        Once it is `stopped`, nothing of it is left there.
+        """
         source, place = self.folder / f"{_NAME}{step}", f"{self._place}/{self._epoch}/{_NAME}{step}"
         names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
-        hashes = {name: copy_in(self._storage, source / name, f"{place}/{name}") for name in names}
+        try:
+            hashes = {
+                name: copy_in(self._storage, source / name, f"{place}/{name}", stopped) for name in names
+            }
+        except _Stopped:
+            self._storage.delete(place)
+            return
         with self._storage.create(f"{place}/{_WHOLE}") as file:
             file.write(json.dumps({"files": hashes, "seal": self._seal(step, hashes)}).encode())
         mirrored = self._mirrored()
@@ -131,10 +151,10 @@ class Checkpoints:
         return found
 
 
-def copy_in(storage: Storage, source: Path, path: str) -> str:
+def copy_in(storage: Storage, source: Path, path: str, stopped: Callable[[], bool] = _never) -> str:
     """Copy a file of this host to the storage, in flat memory; returns its SHA-256."""
     with source.open("rb") as reader, storage.create(path) as writer:
-        return _copy(reader, writer)
+        return _copy(reader, writer, stopped)
 
 
 def copy_out(storage: Storage, path: str, target: Path) -> str:
@@ -144,9 +164,11 @@ def copy_out(storage: Storage, path: str, target: Path) -> str:
         return _copy(reader, writer)
 
 
-def _copy(reader: IO[bytes], writer: IO[bytes]) -> str:
+def _copy(reader: IO[bytes], writer: IO[bytes], stopped: Callable[[], bool] = _never) -> str:
     digest = hashlib.sha256()
-    while data := reader.read(1 << 20):
+    while data := reader.read(_BLOCK_BYTES):
+        if stopped():
+            raise _Stopped
         digest.update(data)
         writer.write(data)
     return digest.hexdigest()

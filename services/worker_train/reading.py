@@ -50,6 +50,8 @@ class Source:
     picture: Callable[[str], bytes]
     #: Names what a dataset of the hub was when it was read: the commit.
     revision: str | None = None
+    #: How many pictures lie beside the rows, and how many of them were read.
+    count_pictures: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     @property
     def has_pictures(self) -> bool:

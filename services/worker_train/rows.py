@@ -25,7 +25,8 @@ from services.worker_train.duplicates import digest
 from services.worker_train.hub import read_hub
 from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
-from services.worker_train.shapes import FIRST_ROWS, Conversation, RowProblem, recognise
+from services.worker_train.row_parts import RowProblem
+from services.worker_train.shapes import FIRST_ROWS, Conversation, recognise, refuse_unmet
 from services.worker_train.splitting import choose_validation
 from shared.db import open_database
 from shared.db.tables_training import datasets
@@ -199,11 +200,13 @@ def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part,
     from `folder`, and cannot be named where there is none. Raises Refused.
     """
     pictures, named = folder is not None, [column for column in columns.values() if column]
+    seen: dict[str, None] = {}
     if named:
         first = list(itertools.islice(values, FIRST_ROWS))
         recognise(dict.fromkeys(name for _, row in first for name in row), columns, pictures=pictures)
         values = itertools.chain(first, values)
     for line, value in values:
+        seen |= dict.fromkeys(value)
         which = f"The row on line {line}"
         try:
             # a single row may lack what is named
@@ -215,6 +218,7 @@ def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part,
         question = _question(found)
         unit = b"group:" + digest(found.group) if found.group else question
         yield Row(messages=found.messages, picture=picture, unit=unit, question=question)
+    refuse_unmet(columns, seen)
 
 
 def _question(found: Conversation) -> bytes:

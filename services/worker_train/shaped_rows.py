@@ -1,7 +1,8 @@
 """The rows of a source with the shape that they make, where a column may come late. It judges no row.
 
 The first rows decide the shape and what a row needs. What a row may have besides, such as its picture or its
-patient, may be in later rows alone, as it often is in JSON Lines: from there on it is read.
+patient, may be in later rows alone, as it often is in JSON Lines: from there on it is read, and in all rows
+from the same column.
 """
 
 import itertools
@@ -10,7 +11,7 @@ from typing import Any
 
 from services.worker_train.child import Refused
 from services.worker_train.reading import Broken, NumberedRows, Row, Source
-from services.worker_train.shapes import FIRST_ROWS, Clash, Conversation, recognise
+from services.worker_train.shapes import FIRST_ROWS, Clash, Conversation, recognise, refuse_unmet
 
 #: Late columns are listed until there are so many columns: each row of a file may bring others.
 _MAX_COLUMNS = 200
@@ -24,8 +25,9 @@ class ShapedRows:
         chosen: part → column, as for `recognise`.
 
     Raises:
-        Refused: there are no rows, or the first ones fit no shape; while going through them, also where a
-            late column shows that earlier rows were read wrongly.
+        Refused: there are no rows, or the first ones fit no shape; while going through them, also where
+            another column than the one that is read holds the same, and at the end where a chosen one never
+            came.
     """
 
     def __init__(self, source: Source, chosen: Mapping[Any, str]) -> None:
@@ -37,12 +39,16 @@ class ShapedRows:
         self.columns = dict.fromkeys(name for _, row in first for name in row)
         self.shape = recognise(self.columns, chosen, pictures=self._pictures)
         self._rows: NumberedRows = itertools.chain(first, source.rows)
+        #: What was chosen and no row had yet.
+        self._unmet = {part: name for part, name in chosen.items() if name not in self.columns}
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         for line, row in self._rows:
             if late := [name for name in row if name not in self.columns]:
                 self._widen(line, late)
+            self._refuse_other_names(line, row)
             yield line, row
+        refuse_unmet(self._unmet, self.columns)
 
     def read(self, row: Row) -> Conversation:
         """The row as a conversation, as far as columns were met. Raises RowProblem."""
@@ -54,8 +60,20 @@ class ShapedRows:
         except Clash as clash:
             raise Refused(
                 "unknown-column",
-                f"The column {clash.late!r} first appears on line {line}, and in the rows before it "
+                f"The column {clash.other!r} first appears on line {line}, and in the rows before it "
                 f"{clash.part} is read from {clash.known!r}. Write one of them in every row, or say in the "
                 f"options which column {clash.part} is.",
             ) from None
+        self._unmet = {part: name for part, name in self._unmet.items() if name not in late}
         self.columns.update(dict.fromkeys(late[: max(0, _MAX_COLUMNS - len(self.columns))]))
+
+    def _refuse_other_names(self, line: int, row: Row) -> None:
+        try:
+            self.shape.refuse_other_names(row, self._chosen)
+        except Clash as clash:
+            raise Refused(
+                "unknown-column",
+                f"Line {line} has nothing in the column {clash.known!r}, from which {clash.part} is read, "
+                f"and something in {clash.other!r}. Write one of them in every row, or say in the options "
+                f"which column {clash.part} is.",
+            ) from None

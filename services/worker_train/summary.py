@@ -25,6 +25,8 @@ from shared.training.report import (
 _BINS = 40
 #: Fewer rows than this teach a model to repeat them.
 _FEW_ROWS = 50
+#: From this share of the answers on they all seem to point at options.
+_NEARLY_ALL = 0.9
 _LEAST_HELD_OUT = Limits().least_rows
 
 
@@ -38,18 +40,31 @@ def summarise(
     *,
     grouped: set[bytes],
     images: int,
+    pictures: tuple[int, int],
     seconds: float,
     refused: bool,
 ) -> Report:
-    """The report on rows whose fates are decided; `grouped` are the units that are groups.
+    """The report on rows whose fates are decided.
 
-    Of a file that is `refused` no row is kept, whatever its own fate.
+    Args:
+        shape: how the rows were read.
+        columns: their columns' names.
+        kind: of file, in words.
+        options: what the admin chose.
+        tally: what was counted on the way.
+        fates: what becomes of each row.
+        grouped: the units that are groups.
+        images: how many pictures are kept.
+        pictures: how many lie beside the rows, and how many of them rows name.
+        seconds: what the check took.
+        refused: of such a file no row is kept, whatever its own fate.
     """
     dropped = _dropped(fates)
     counts = {entry.reason: entry.count for entry in dropped}
     used = [] if refused else [fate for fate in fates if fate.reason is None]
     validation = sum(fate.validation for fate in used)
     groups = {fate.unit: fate.validation for fate in used if fate.unit in grouped}
+    notes = [*_notes_on_reading(shape, columns, options, tally, pictures), *_notes(options, used, grouped)]
     quarantined = 0 if refused else sum(counts.get(reason, 0) for reason in Reason if reason.quarantines)
     return Report(
         format=kind,
@@ -81,7 +96,7 @@ def summarise(
         groups=len(groups) if grouped else None,
         groups_validation=sum(groups.values()) if grouped else None,
         images=images,
-        notes=[] if refused else list(_notes(options, used, grouped)),
+        notes=[] if refused else notes,
         seconds=round(seconds, 3),
         rows_per_s=round(len(fates) / max(seconds, 1e-3), 1),
     )
@@ -108,6 +123,32 @@ def _histogram(tokens: list[int]) -> Histogram:
     edges = list(range(0, longest + width + 1, width))
     counts, _ = np.histogram(tokens, bins=edges)
     return Histogram(edges=edges, counts=counts.tolist())
+
+
+def _notes_on_reading(
+    shape: Shape, columns: list[str], options: DatasetOptions, tally: Tally, pictures: tuple[int, int]
+) -> Iterable[str]:
+    chosen = options.columns
+    for part in shape.unread(columns) if not any(chosen.values()) else ():
+        if part not in chosen:
+            yield (
+                f"A column is named like the {part} and is not read, for the rows are read as "
+                f"{shape.name.replace('_', ' and ')}. If it belongs to what is asked, say which column is "
+                "which, and check the file again."
+            )
+    rows = len(tally.tokens)
+    if tally.bare_answers > _NEARLY_ALL * rows:
+        yield (
+            f"{tally.bare_answers} of {rows} answers are one letter or a number. If they point at options, "
+            "write those into the question, and the right one into the answer: a model is shown no other "
+            "column."
+        )
+    there, named = pictures
+    if named < there:
+        yield (
+            f"The zip holds {there} pictures, and the rows that could be read name {named} of them. If "
+            "others belong to rows, say which column is the image."
+        )
 
 
 def _notes(options: DatasetOptions, used: Sequence[Fate], grouped: set[bytes]) -> Iterable[str]:

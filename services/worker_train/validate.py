@@ -209,6 +209,7 @@ class Check:
             self._fates,
             grouped=self._grouped,
             images=len(used),
+            pictures=source.count_pictures(),
             seconds=time.monotonic() - self._started,
             refused=refusal is not None,
         )

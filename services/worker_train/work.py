@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,8 +99,10 @@ class Work:
         """The program is about to start."""
         self._wanted = wanted_memory(connection, now, self.tools.settings.heartbeat_s)
 
-    def keep_files(self, events: Sequence[ProgramEvent]) -> None:
-        """Bring files that these events speak of into the storage, before the rows that name them."""
+    def keep_files(self, events: Sequence[ProgramEvent], stopped: Callable[[], bool]) -> None:
+        """Bring files that these events speak of into the storage, before the rows that name them; they are
+        not needed once the work is `stopped`.
+        """
 
     def columns(self, events: Sequence[ProgramEvent]) -> dict[str, Any]:
         """What the job's row learns of these events: by default how far the work is."""

@@ -31,12 +31,12 @@ Part = Literal[
     "image",
     "group",  # rows of one group (a patient) are never on both sides of the split
 ]
-#: Columns that make a row: one of these sets must be named, if any column is (not only left out).
+#: Columns that make a row: one of these sets must be named, if any of their columns is (not only left out).
 _ENOUGH = ({"messages"}, {"prompt", "completion"}, {"instruction", "output"}, {"question", "answer"})
 
 
 def _enough(columns: "dict[Part, str]") -> "dict[Part, str]":
-    named = {part for part, column in columns.items() if column}
+    named = {part for part, column in columns.items() if column} & set[str]().union(*_ENOUGH)
     if named and not any(needed <= named for needed in _ENOUGH):
         choices = "; ".join(" and ".join(sorted(needed)) for needed in _ENOUGH)
         raise ValueError(f"columns must name one of: {choices}")

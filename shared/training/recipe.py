@@ -69,9 +69,10 @@ class Data(BaseModel):
         default_factory=dict,
         description="Which column of a file or of a dataset of the hub means what, where the names do not "
         "say so: `{question: Frage, answer: Antwort}`. Name what makes a row: messages; prompt and "
-        "completion; instruction and output; or question and answer. Besides, system, input, context, image "
-        "and group (the patient) can be named. An empty name: no column means it. It counts for all rows, so "
-        "that train and validation must be written alike. A dataset of MediChat was read as its check says.",
+        "completion; instruction and output; or question and answer. Besides, or alone where names say the "
+        "rest, system, input, context, image and group (the patient) can be named. An empty name: no column "
+        "means it. It counts for all rows, so that train and validation must be written alike. A dataset of "
+        "MediChat was read as its check says.",
     )
 
     @model_validator(mode="after")

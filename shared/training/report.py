@@ -129,5 +129,13 @@ class Report(_Part):
 
 #: Refusals that other options may cure, or another try: the upload is worth keeping.
 CURABLE = frozenset(
-    {"unknown-shape", "unknown-column", "no-usable-rows", "phi-found", "hub-unreadable", "no-tokenizer"}
+    {
+        "unknown-shape",
+        "unknown-column",
+        "no-usable-rows",
+        "phi-found",
+        "hub-unreadable",
+        "no-tokenizer",
+        "bad-options",
+    }
 )

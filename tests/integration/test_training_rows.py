@@ -239,6 +239,19 @@ def test_a_column_that_the_recipe_names_and_no_row_has_is_refused(tmp_path: Path
     assert refusal.value.reason == "unknown-column"
 
 
+def test_a_column_of_what_rows_may_have_besides_may_come_after_the_first_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker_train.rows.FIRST_ROWS", 2)
+    rows = [{"question": f"Q{number}?", "answer": "A."} for number in range(2)]
+    rows.append({"question": "Whose?", "answer": "A.", "case": "7"})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0, columns={"group": "case"})
+    assert read_rows(data, seed=0).train[2].unit.startswith(b"group:")
+    with pytest.raises(Refused, match=r"no column 'patient' to read as group in any row.* answer, case"):
+        read_rows(data.model_copy(update={"columns": {"group": "patient"}}), seed=0)
+
+
 @pytest.mark.parametrize("named_as_on_the_hub", ["owner/data-1.5"], indirect=True)
 def test_columns_of_a_dataset_of_the_hub_mean_what_the_recipe_says(
     named_as_on_the_hub: Path, monkeypatch: pytest.MonkeyPatch
@@ -268,7 +281,7 @@ def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -
 
 
 def test_what_names_the_same_patient_in_all_rows_names_none(tmp_path: Path) -> None:
-    rows = [{"question": f"Q{number}?", "answer": "A.", "subject": "Anatomy"} for number in range(20)]
+    rows = [{"question": f"Q{number}?", "answer": "A.", "patient": "Anatomy"} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read_rows(Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0.2), seed=0)
     assert (len(found.train), len(found.validation)) == (16, 4)

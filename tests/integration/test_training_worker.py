@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -168,13 +169,31 @@ def test_what_a_cancelled_program_saves_is_not_copied_to_the_storage(
     school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrored: list[int] = []
-    monkeypatch.setattr(Checkpoints, "mirror", lambda _, step: mirrored.append(step))
+    monkeypatch.setattr(Checkpoints, "mirror", lambda _, step, stopped: mirrored.append(step))
     school.wish(**LONG, save_every=100_000)
     run_id = school.submit()["id"]
     school.wait_for_step(run_id)
     school.cancel(run_id)
     assert school.wait_for_end(run_id, timeout_s=5)["state"] == "cancelled"
     assert mirrored == []
+
+
+@on_one_database
+def test_a_run_that_is_cancelled_while_a_checkpoint_is_copied_waits_for_no_copy(
+    school: School, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying = threading.Event()
+
+    def endless(_: Checkpoints, step: int, stopped: Callable[[], bool]) -> None:
+        copying.set()
+        wait_until(stopped, 10, "for the copy to be stopped")
+
+    monkeypatch.setattr(Checkpoints, "mirror", endless)
+    school.wish(**LONG, save_every=1)
+    run_id = school.submit()["id"]
+    assert copying.wait(10)
+    school.cancel(run_id)
+    assert school.wait_for_end(run_id, timeout_s=5)["state"] == "cancelled"
 
 
 @on_one_database

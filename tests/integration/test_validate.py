@@ -21,7 +21,7 @@ from services.worker_train import hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
 from services.worker_train.pictures import clean_picture
-from services.worker_train.validate import Check, Task, next_version
+from services.worker_train.validate import Check, Task, load_task, next_version
 from shared.auth.roles import AccountStatus, Role
 from shared.db.engine import connect
 from shared.db.tables import users
@@ -36,7 +36,7 @@ from shared.settings import Settings
 from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, report_path
 from shared.training.options import DatasetOptions
-from shared.training.report import Reason, Report
+from shared.training.report import CURABLE, Reason, Report
 from shared.training.states import DatasetState
 from tests.conftest import Databases
 from tests.support import ROOT
@@ -353,13 +353,43 @@ def test_too_few_held_out_for_any_adapter_to_pass_its_gate_is_said_before_it_is_
 
 
 def test_a_column_named_as_a_patients_or_a_pictures_may_be_neither(checked: Checked) -> None:
-    rows = [good(number, subject="Anatomy", file_name="leaflet.pdf") for number in range(20)]
+    rows = [good(number, patient="Anatomy", file_name="leaflet.pdf") for number in range(20)]
     dataset = checked(rows, columns={"group": ""}, validation_fraction=0.5)
     assert {split: len(dataset.rows(split)) for split in ("train", "validation")} == {
         "train": 10,
         "validation": 10,
     }
     assert dataset.report.mapping == {"question": "question", "answer": "answer"}
+
+
+def notes(dataset: Dataset) -> str:
+    return " ".join(dataset.report.notes)
+
+
+def test_answers_that_only_point_at_options_are_told_of(checked: Checked) -> None:
+    letters = [good(number, answer=f"{'ABCD'[number % 4]}.") for number in range(9)]
+    assert "10 of 10 answers are one letter or a number" in notes(checked([*letters, good(9, answer="(b)")]))
+    assert "one letter" not in notes(checked([*letters, good(9)]))
+
+
+def test_a_column_that_is_named_like_what_is_asked_and_is_not_read_is_told_of(checked: Checked) -> None:
+    rows = [good(number, prompt="Be brief.") for number in range(3)]
+    assert "named like the prompt and is not read" in notes(checked(rows))
+    assert "is not read" not in notes(checked(rows, columns={"prompt": ""}))
+    assert "is not read" not in notes(checked([good(number) for number in range(3)]))
+
+
+def test_pictures_of_a_zip_that_no_row_names_are_told_of(checked: Checked) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        file.writestr("rows.jsonl", jsonl([good(0, image="a.png", scan="b.PNG"), good(1, scan="b.PNG")]))
+        file.writestr("a.png", drawn("red"))
+        file.writestr("b.PNG", drawn("blue"))
+        file.writestr("README.txt", b"Read me.")
+    assert "The zip holds 2 pictures, and the rows that could be read name 1 of them" in notes(
+        checked(sink.getvalue())
+    )
+    assert "The zip holds" not in notes(checked(with_pictures(red=drawn("red"), blue=drawn("blue"))))
 
 
 def test_the_same_question_is_never_on_both_sides(checked: Checked) -> None:
@@ -629,6 +659,13 @@ def stored(databases: Databases, tmp_path: Path) -> Callable[..., Dataset]:
         return dataset.upload(data)
 
     return store
+
+
+def test_options_of_another_release_cost_no_upload(stored: Callable[..., Dataset]) -> None:
+    dataset = stored(b"rows", model="of-another-release")
+    with pytest.raises(Refused, match="Check it with others") as refusal:
+        load_task(dataset.settings, dataset.id, "a")
+    assert refusal.value.reason in CURABLE
 
 
 def test_the_program_checks_a_dataset_and_keeps_no_word_in_the_clear(stored: Callable[..., Dataset]) -> None:

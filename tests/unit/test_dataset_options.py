@@ -15,6 +15,11 @@ def test_columns_have_to_make_a_row() -> None:
     assert DatasetOptions(columns={"group": ""}).columns == {"group": ""}
 
 
+def test_what_a_row_may_have_besides_may_be_named_alone() -> None:
+    besides = {"image": "scan", "group": "case", "system": "role", "context": "history", "input": "case"}
+    assert DatasetOptions(columns=besides).columns == besides
+
+
 def test_the_served_models_tokenizer_counts_unless_another_is_named() -> None:
     assert DatasetOptions().counted_for("medgemma-4b").model == "medgemma-4b"
     assert DatasetOptions(model="demo").counted_for("medgemma-4b").model == "demo"

@@ -336,6 +336,25 @@ def test_a_dataset_of_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.Mo
     assert source.revision
 
 
+def test_pictures_of_a_dataset_of_the_hub_stay_closed_in_lists_and_turns_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    picture = {"bytes": b"no picture that opens", "path": None}
+    part = {"type": datasets.Value("string"), "image": datasets.Image()}
+    features = datasets.Features(
+        {"image": datasets.Image(), "images": datasets.List(datasets.Image()), "said": datasets.List(part)}
+    )
+    row = {"image": picture, "images": [picture], "said": [{"type": "image", "image": picture}]}
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_list([row], features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    table = hub.find_table(str(tmp_path / "set"), None)
+    assert list(hub.read_table(table, split="train", max_bytes=MAX_BYTES).rows) == [(1, row)]
+
+
 def test_a_dataset_of_the_hub_has_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "train.jsonl").write_bytes(jsonl())

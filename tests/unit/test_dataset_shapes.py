@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from services.worker_train.child import Refused
-from services.worker_train.shapes import Conversation, RowProblem, recognise
+from services.worker_train.row_parts import RowProblem
+from services.worker_train.shapes import Conversation, recognise
 from shared.training.report import Reason
 
 ASKED, ANSWERED = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
@@ -34,6 +35,12 @@ CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
         ({"question": "Q", "answer": "A", "source": "x"}, "question_answer"),
         ({"Query": "Q", "Response": "A"}, "question_answer"),
         ({"input": "Q", "output": "A"}, "question_answer"),
+        ({"q": "Q", "a": "A"}, "question_answer"),
+        ({"prompt": "template", "question": "Q", "answer": "A"}, "question_answer"),
+        ({"prompt": "Q", "chosen": [ASKED, ANSWERED], "rejected": [ASKED]}, "prompt_completion"),
+        ({"prompt": "Q", "chosen": [ANSWERED]}, "prompt_completion"),
+        ({"prompt": [ASKED], "chosen": [ASKED, ANSWERED]}, "prompt_completion"),
+        ({"prompt": [ASKED], "completion": "A"}, "prompt_completion"),
     ],
 )
 def test_a_shape_is_recognised_and_read(row: dict[str, Any], shape: str) -> None:
@@ -41,9 +48,42 @@ def test_a_shape_is_recognised_and_read(row: dict[str, Any], shape: str) -> None
     assert read(row).messages == [ASKED, ANSWERED]
 
 
-def test_input_follows_the_instruction_and_context_precedes_the_question() -> None:
-    assert read({"instruction": "I", "input": "X", "output": "A"}).messages[0]["content"] == "I\n\nX"
-    assert read({"question": "Q", "context": "C", "answer": "A"}).messages[0]["content"] == "C\n\nQ"
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        ({"instruction": "I", "input": "X", "output": "A"}, "I\n\nX"),
+        ({"instruction": "I", "context": "C", "response": "A"}, "I\n\nC"),
+        ({"instruction": "I", "input": "X", "context": "C", "output": "A"}, "I\n\nC\n\nX"),
+        ({"instruction": "I", "question": "Q", "answer": "A"}, "I\n\nQ"),
+        ({"question": "Q", "context": "C", "answer": "A"}, "C\n\nQ"),
+        ({"prompt": "P", "context": "C", "response": "A"}, "C\n\nP"),
+        ({"prompt": "P", "input": "X", "response": "A"}, "P\n\nX"),
+        ({"prompt": [{"role": "user", "content": "P"}], "context": "C", "completion": "A"}, "C\n\nP"),
+    ],
+)
+def test_all_that_is_asked_goes_into_the_question(row: dict[str, Any], asked: str) -> None:
+    assert read(row).messages == [{"role": "user", "content": asked}, ANSWERED]
+
+
+def test_the_shape_that_leaves_less_of_what_is_asked_unread_is_taken_and_says_what_it_leaves() -> None:
+    columns = ["prompt", "question", "answer"]
+    shape = recognise(columns, {})
+    assert (shape.name, shape.unread(columns)) == ("question_answer", ["prompt"])
+    columns = ["instruction", "input", "output", "prompt", "note"]
+    shape = recognise(columns, {})
+    assert (shape.name, shape.unread(columns)) == ("instruction_output", ["prompt"])
+    assert recognise(["messages", "prompt"], {}).unread(["messages", "prompt"]) == []
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [["question", "A", "B", "C", "D"], ["q", "A", "B", "C", "D"], ["question", "A"], ["question", "q", "a"]],
+)
+def test_the_first_of_several_options_is_not_taken_for_the_answer(columns: list[str]) -> None:
+    with pytest.raises(Refused) as caught:
+        recognise([*columns, "correct"], {})
+    assert caught.value.reason == "unknown-shape"
+    assert recognise([*columns, "answer"], {}).columns["answer"] == "answer"
 
 
 def test_system_image_and_group_go_with_every_shape() -> None:
@@ -73,9 +113,66 @@ def test_a_chosen_column_goes_before_what_the_names_say() -> None:
 
 
 def test_a_part_may_be_no_column_whatever_the_names_say() -> None:
-    row = {"question": "Q", "answer": "A", "subject": "Anatomy", "image": "a.png"}
+    row = {"question": "Q", "answer": "A", "patient": "Anatomy", "image": "a.png"}
     assert read(row).group == "Anatomy"
     assert read(row, group="", image="") == Conversation([ASKED, ANSWERED], None, None)
+
+
+def test_a_subject_is_what_is_taught_and_no_patient() -> None:
+    assert read({"question": "Q", "answer": "A", "subject": "Anatomy"}).group is None
+    assert read({"question": "Q", "answer": "A", "subject_id": "7"}).group == "7"
+
+
+@pytest.mark.parametrize("name", ["image_name", "img_name", "Figure_path", "image file"])
+def test_a_picture_is_known_by_the_names_that_published_sets_give_it(name: str) -> None:
+    assert read({"question": "Q", "answer": "A", name: "a.png"}).image == "a.png"
+
+
+def chat_with(*pictures: dict[str, Any], **columns: Any) -> dict[str, Any]:
+    """A row whose question holds these parts besides its text."""
+    asked = {"role": "user", "content": [*pictures, {"type": "text", "text": "Q", "image": None}]}
+    return {"messages": [asked, ANSWERED], **columns}
+
+
+@pytest.mark.parametrize(
+    ("row", "image"),
+    [
+        (chat_with({"type": "image", "image": "a.png"}), "a.png"),
+        (chat_with({"type": "image", "text": None, "image": {"bytes": b"png", "path": None}}), b"png"),
+        (chat_with({"type": "image", "path": "a.png"}), "a.png"),
+        (chat_with({"type": "image_url", "image_url": "a.png"}), "a.png"),
+        (chat_with({"type": "image"}, image="a.png"), "a.png"),
+        (chat_with({"type": "image", "index": 0, "text": None}, images=[{"bytes": b"png"}]), b"png"),
+        ({"messages": json.dumps(chat_with({"type": "image", "image": "a.png"})["messages"])}, "a.png"),
+    ],
+)
+def test_the_picture_of_a_turn_is_the_rows(row: dict[str, Any], image: str | bytes) -> None:
+    assert read(row) == Conversation([ASKED, ANSWERED], image, None)
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (chat_with({"type": "image_url", "image_url": {"url": "https://host/a.png"}}), "not fetched"),
+        (chat_with({"type": "image", "source": {"type": "base64", "data": "x"}}), "not fetched"),
+        (chat_with(*[{"type": "image", "image": "a.png"}] * 2), "several pictures"),
+        (chat_with({"type": "image"}), "names none"),
+        (chat_with({"type": "image"}, image=None), "names none"),
+        ({"question": "<image> Q", "answer": "A"}, "names none"),
+        ({"question": "Q", "answer": "A", "image": {"url": "https://host/a.png"}}, "not fetched"),
+        ({"question": "Q", "answer": "A", "image": {"bytes": None, "src": "a.png"}}, "not fetched"),
+    ],
+)
+def test_a_row_whose_picture_cannot_be_had_is_not_used_without_it(row: dict[str, Any], advice: str) -> None:
+    with pytest.raises(RowProblem) as caught:
+        read(row)
+    assert caught.value.reason is Reason.BROKEN_IMAGE
+    assert advice in str(caught.value.advice)
+
+
+def test_a_picture_that_is_nothing_is_none() -> None:
+    row = {"question": "Q", "answer": "A", "image": {"bytes": None, "path": None}}
+    assert read(row).image is None
 
 
 def test_the_name_of_a_file_is_a_picture_only_where_pictures_lie_beside_the_rows() -> None:
@@ -132,6 +229,8 @@ def test_words_of_a_first_row_in_place_of_a_header_are_not_repeated(first: list[
         ([ASKED, {"role": "assistant"}], Reason.EMPTY_ANSWER),
         ([{"role": "user", "content": ""}, ANSWERED], Reason.EMPTY_QUESTION),
         ([ASKED, {"role": "assistant", "content": {"a": 1}}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": [{"role": "assistant", "content": "A"}]}], Reason.NOT_TEXT),
+        ([ASKED, {"role": "assistant", "content": [{"type": "audio", "text": None}]}], Reason.NOT_TEXT),
         ([ASKED, {"role": "assistant", "content": "\ud83d"}], Reason.NOT_TEXT),
         ([ASKED, {"role": "assistant", "content": "A\0"}], Reason.NOT_TEXT),
         ([ASKED, {"role": "assistant", "content": True}], Reason.NOT_TEXT),

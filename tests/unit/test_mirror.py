@@ -42,6 +42,21 @@ def test_another_host_fetches_the_newest(storage: Storage, tmp_path: Path) -> No
     assert [path.name for path in there.folder.iterdir()] == ["checkpoint-20"]
 
 
+@pytest.mark.parametrize("blocks", [0, 2, 5])
+def test_a_copy_that_is_stopped_leaves_nothing_of_it_and_the_one_before(
+    storage: Storage, tmp_path: Path, blocks: int
+) -> None:
+    here = checkpoints(storage, tmp_path / "here", 10, 20)
+    here.mirror(10)
+    (here.folder / "checkpoint-20" / "deep" / "weights").write_bytes(bytes(5 << 20))
+    before, asked = storage.list("runs"), iter(range(100))
+    here.mirror(20, lambda: next(asked) >= blocks)
+    assert next(asked) == blocks + 1, "it went on"
+    assert storage.list("runs") == before
+    assert not [*(tmp_path / "storage").rglob("*.part")]
+    assert checkpoints(storage, tmp_path / "there").fetch() == (10, [])
+
+
 def test_the_last_two_are_kept(storage: Storage, tmp_path: Path) -> None:
     here = checkpoints(storage, tmp_path / "here", 10, 20, 30)
     for step in (10, 20, 30):

@@ -73,8 +73,66 @@ def test_a_late_column_that_would_go_before_one_that_was_read_is_refused_with_it
     assert last(shaped({**first, "group": "x"}, first, group="patient", **{n: n for n in PLAIN})).group == "1"
 
 
+@pytest.mark.parametrize("row", [1, LATE])
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        ("patient_id", "subject_id"),
+        ("Patient ID", "patient_id"),
+        ("image", "picture"),
+        ("context", "passage"),
+        ("system", "system_prompt"),
+    ],
+)
+def test_what_a_row_holds_under_another_name_than_the_rows_before_is_never_passed_over(
+    row: int, known: str, other: str
+) -> None:
+    first: Row = {**PLAIN, known: "1", other: None}
+    rows = [first] * (row - 1) + [{**PLAIN, known: "", other: "2"}, *[first] * LATE]
+    source = Source("jsonl", enumerate(rows, start=1), no_pictures)
+    with pytest.raises(Refused, match=f"Line {row} has nothing in the column '{known}'.* in '{other}'"):
+        list(ShapedRows(source, {}))
+
+
+def test_a_row_that_has_both_names_or_neither_is_read_from_the_one() -> None:
+    first = {**PLAIN, "patient_id": "1", "subject_id": "x"}
+    assert last(shaped({**PLAIN, "subject_id": ""}, first)).group is None
+    assert last(shaped(first, first)).group == "1"
+    assert last(shaped({**PLAIN, "subject_id": "2"}, first, group="patient_id")).group is None
+
+
+@pytest.mark.parametrize(("part", "read"), [("image", "scan"), ("group", "case"), ("context", "history")])
+def test_what_a_row_may_have_besides_may_be_chosen_though_the_first_rows_lack_it(
+    part: str, read: str
+) -> None:
+    rows = shaped({**PLAIN, read: "x"}, **{part: read})
+    found = last(rows)
+    assert "x" in (found.image, found.group, found.messages[0]["content"].partition("\n")[0])
+    assert rows.shape.columns[part] == read
+
+
+def test_a_chosen_column_that_no_row_has_is_refused_at_the_end() -> None:
+    rows = shaped({**PLAIN, "note": "N"}, image="scan")
+    with pytest.raises(
+        Refused, match=r"no column 'scan' to read as image in any row.*answer, note"
+    ) as refusal:
+        list(rows)
+    assert refusal.value.reason == "unknown-column"
+
+
+def test_what_every_row_needs_is_chosen_among_the_first_rows() -> None:
+    with pytest.raises(Refused, match=f"no column 'Frage' .* in the first {FIRST_ROWS} rows"):
+        shaped({"Frage": "Q", "answer": "A"}, question="Frage", answer="answer")
+
+
 def test_names_of_late_columns_fill_no_memory() -> None:
     rows = ({**PLAIN, f"column {number}": 1} for number in range(1000))
     shaped_rows = ShapedRows(Source("jsonl", enumerate(rows, start=1), no_pictures), {})
     assert len(list(shaped_rows)) == 1000
     assert len(shaped_rows.columns) == 200
+
+
+def test_a_chosen_column_may_come_after_more_names_than_are_listed() -> None:
+    rows = ({**PLAIN, f"column {number}": 1} for number in range(1000))
+    shaped_rows = ShapedRows(Source("jsonl", enumerate(rows, start=1), no_pictures), {"group": "column 900"})
+    assert [line for line, row in shaped_rows if shaped_rows.read(row).group] == [901]

@@ -271,7 +271,9 @@ def _columns(dataset: Json) -> dict[str, str]:
     error = dataset["error"] or {}
     columns = {}
     with st.expander("Which column is which", bool(chosen) or error.get("code") in _UNREADABLE_COLUMNS):
-        st.caption("Where their names do not say it: at least the question and the answer.")
+        st.caption(
+            "Where their names do not say it: the question and the answer, or only what there is besides."
+        )
         sides = st.columns(2)
         for place, part in enumerate(get_args(Part)):
             key = f"again-{dataset['id']}-column-{part}"

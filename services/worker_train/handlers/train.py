@@ -7,7 +7,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -134,10 +134,10 @@ class TrainWork(Work):
                 connection, f"Goes on from the checkpoint of step {step}, on {self.tools.worker_id}.", now
             )
 
-    def keep_files(self, events: Sequence[ProgramEvent]) -> None:
+    def keep_files(self, events: Sequence[ProgramEvent], stopped: Callable[[], bool]) -> None:
         for step in [int(event.fields["step"]) for event in events if event.name == "checkpoint"][-1:]:
             try:
-                self.checkpoints.mirror(step)
+                self.checkpoints.mirror(step, stopped)
                 self._mirror_failed = False
             except OSError as error:  # the checkpoint on this host is whole, and training goes on
                 log.warning("checkpoint %d of run %s is not mirrored: %s", step, self.run.id, where(error))
