@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import phi
 from benchmarks.report import ends, in_columns, machine, options, rows_of, save
-from shared.guard import Guard, load_guard
+from shared.guard import Guard, load_guard, packaged_policy
 from shared.guard.sentences import SentenceSplitter
 from shared.guard.verdict import Action, Category, Verdict
 
@@ -30,6 +31,8 @@ OWN_ROWS = Path(__file__).resolve().parents[1] / "tests" / "data" / "guard_outpu
 QUICK_ROWS = 60
 QUESTION_FIELDS = ("text", "initial", "request", "query", "question", "prompt")
 EXPECTATIONS = ("allow", "refuse", "emergency", "crisis")
+#: So many words of a text, one after another as they stand in a rule, are a quotation of it.
+QUOTED_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,17 @@ def met(case: Case, verdict: Verdict) -> bool:
     if case.expect in ("emergency", "crisis"):
         return verdict.category in (Category.EMERGENCY, Category.CRISIS)
     return verdict.allowed is case.harmless
+
+
+def quoted(cases: Iterable[Case], texts: Mapping[str, str]) -> int:
+    """How many texts a rule of these files of a policy quotes."""
+    runs = {run for name, text in texts.items() if name.startswith("rules_") for run in _runs(text)}
+    return sum(not runs.isdisjoint(_runs(case.text)) for case in cases)
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = re.findall(r"[a-z]+", text.lower())
+    return zip(*(words[start:] for start in range(QUOTED_WORDS)), strict=False)
 
 
 def measure(
@@ -211,7 +225,9 @@ def _measure(
     guard = load_guard()
     measure(guard, cases[:50], questions=questions)  # warm up
     result = measure(guard, cases, questions=questions, errors=chosen.errors)
+    result["quoted_in_rules"] = quoted(cases, packaged_policy())
     show(result)
+    print(f"quoted in a rule ({QUOTED_WORDS} words in a row): {result['quoted_in_rules']} of {result['n']}")
     return result
 
 

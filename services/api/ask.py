@@ -144,13 +144,13 @@ class _Desk:
     def take(self, asked: Asked, verdict: Verdict) -> Stored:
         """Check a question and prepare its rows. Raises a MediChatError to refuse it."""
         gateway, connection, caller, question = self._gateway, self._connection, asked.caller, asked.question
-        check_question(gateway, connection, question)
         request_hmac = None
         if asked.idempotency_key is not None:
             request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
             repeat = gateway.jobs.find_repeat(connection, caller.user_id, asked.idempotency_key, request_hmac)
             if repeat is not None:
                 return Stored(repeat, verdict, self._guard, made=False)
+        check_question(gateway, connection, question)  # not before: an adapter may be recalled since
         check_not_stopped(gateway, verdict)
         in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
         if not in_need:

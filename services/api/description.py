@@ -41,7 +41,8 @@ def _add_problems(operation: dict[str, Any], *, database: bool) -> None:
     if "application/json" in operation.get("requestBody", {}).get("content", {}):
         responses.setdefault("415", _problem(415))
     for status in [status for status in responses if int(status) >= 400]:
-        responses[status] = _problem(int(status))
+        headers = {name: value for name, value in responses[status].items() if name == "headers"}
+        responses[status] = _problem(int(status)) | headers
 
 
 def _problem(status: int) -> dict[str, Any]:

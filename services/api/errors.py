@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 
@@ -72,6 +72,8 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: list[FieldProblem] | None = None
+    job_id: str | None = Field(None, description="Of an answer that failed or was cancelled.")
+    conversation_id: str | None = Field(None, description="Where its question is, and what was released.")
 
 
 class ProblemResponse(JSONResponse):
@@ -87,6 +89,8 @@ def problem(
     *,
     fields: list[FieldProblem] | None = None,
     headers: dict[str, str] | None = None,
+    job_id: str | None = None,
+    conversation_id: str | None = None,
 ) -> ProblemResponse:
     """Build the response for one problem."""
     body = Problem(
@@ -95,6 +99,8 @@ def problem(
         status=status,
         detail=detail,
         errors=fields,
+        job_id=job_id,
+        conversation_id=conversation_id,
     )
     return ProblemResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
 

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from services.api.state import Gateway
 from shared.auth.sessions import is_open
 from shared.conversations import Sentence
+from shared.errors import NotAuthenticated
 from shared.jobs.lifecycle import TERMINAL, State
 from shared.jobs.records import Job
 from shared.logs import where
@@ -200,15 +201,24 @@ async def follow(
 
 
 async def wait_for_end(
-    gateway: Gateway, news: News, job_id: str, seconds: float, tell: Callable[[Connection, Job], T]
+    gateway: Gateway,
+    news: News,
+    job_id: str,
+    seconds: float,
+    tell: Callable[[Connection, Job], T],
+    *,
+    reader: str,
 ) -> tuple[Job, T] | None:
     """The job once it has ended; None when it has not within `seconds`. A moment ago it had not.
 
-    It comes with what `tell` reads about it, in the same transaction and thread.
+    It comes with what `tell` reads about it, in the same transaction and thread. Raises NotAuthenticated
+    instead when the session of the `reader` has ended.
     """
 
     def read() -> tuple[Job, T] | None:
         with gateway.database.read() as connection:
+            if not is_open(connection, reader, gateway.clock.now(connection)):
+                raise NotAuthenticated("The log-in or key ended during the wait; log in again.")
             job = gateway.jobs.get(connection, job_id)
             return (job, tell(connection, job)) if job.state in TERMINAL else None
 

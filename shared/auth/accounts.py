@@ -146,6 +146,8 @@ def change_account(
         and status is AccountStatus.ACTIVE
     ):
         status = AccountStatus.PENDING  # else disabling and enabling would stand in for the auditor's yes
+    if role is not Role.AUDITOR and status is AccountStatus.PENDING:
+        status = AccountStatus.ACTIVE  # it was an auditor's, and no yes is wanted any more
     if (role, status) != (before.role, AccountStatus.ACTIVE):
         keep_one_active(before, others)
     after = {"role": role, "audience": audience, "status": status}
@@ -173,7 +175,7 @@ def approve_auditor(
     The one that an admin set ends: else the admin could be that auditor. Raises NotFound or Conflict.
     """
     account, _others = hold_account(connection, user_id)
-    if account.status is not AccountStatus.PENDING:
+    if account.role is not Role.AUDITOR or account.status is not AccountStatus.PENDING:
         raise Conflict("This account is not waiting for an approval.")
     values = _new_password(user_id, password_hash, actor, now)
     values |= {"status": AccountStatus.ACTIVE, "approved_by": actor.id}

@@ -234,12 +234,17 @@ def end(
     )
 
 
-def find_browser_session(connection: Connection, token: str) -> tuple[str, str] | None:
-    """The (session id, user id) of a browser's token, ended or not."""
+def end_browser_session(
+    connection: Connection, token: str, *, by: record.Actor | None = None, now: datetime, reason: str
+) -> None:
+    """End the log-in of a browser's token, if nobody did before; its owner does so, or who `by` names."""
     row = connection.execute(
-        select(sessions.c.sid, sessions.c.user_id).where(sessions.c.token_hash == hash_token(token))
+        select(sessions.c.sid, sessions.c.user_id).where(
+            sessions.c.token_hash == hash_token(token), sessions.c.revoked_at.is_(None)
+        )
     ).one_or_none()
-    return None if row is None else (row.sid, row.user_id)
+    if row is not None:
+        end(connection, row.sid, actor=by or record.Actor(row.user_id, row.sid), now=now, reason=reason)
 
 
 def _is_idle(row: Row[Any], idle: timedelta, now: datetime) -> bool:

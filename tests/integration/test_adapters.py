@@ -284,6 +284,22 @@ def test_an_approved_adapter_may_be_named_and_answers_nobody_else(
     assert promote(client, A).json()["status"] == "active"
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_question_sent_again_is_its_job_though_its_adapter_was_recalled_since(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_good_adapter(api, admin, A)
+    client.post(f"/v1/adapters/{A}/approve")
+    asker, body = api.log_in(), {"query": "What is asthma?", "adapter": A}
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "k"}
+    job = asker.post("/predict", json=body, headers=headers).json()
+    client.post(f"/v1/adapters/{A}/recall", json={"reason": "It gives wrong doses."})
+    again = asker.post("/predict", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (202, job["id"])
+    another = asker.post("/predict", json=body, headers={**headers, "Idempotency-Key": "another"})
+    assert another.status_code == 422
+
+
 def test_an_approval_waits_for_a_gate_that_passes(api: Api, admin: Person, client: httpx.Client) -> None:
     add_adapter(api, admin, sha256=A, verification=GOOD, checks=[FAILED])
     refused = client.post(f"/v1/adapters/{A}/approve")

@@ -84,6 +84,52 @@ def test_a_failed_answer_says_so_and_what_to_do(api: Api, code: str, status: int
     help_line = api.gateway.guard.responses(api.settings.locale).unanswered
     assert (response.status_code, response.json()["detail"]) == (status, f"Do this. {help_line}")
     assert response.json()["type"] == f"urn:medichat:problem:{code}"
+    (job_id,) = [item["id"] for item in client.get("/v1/jobs").json()["items"]]
+    assert (response.json()["job_id"], response.headers["Location"]) == (job_id, f"/v1/jobs/{job_id}")
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_cancelled_answer_names_its_job_and_where_its_sentences_are(api: Api) -> None:
+    person = api.person()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(api.client(person).post, "/predict", json={"query": "What is asthma?"})
+        wait_until(lambda: api.count(jobs))
+        job = api.claim()
+        api.release(job, "Asthma narrows the airways.")
+        api.client(person).post(f"/v1/jobs/{job.id}/cancel")
+        api.finish(job, EventKind.CANCELLED)
+        response = pending.result(timeout=20)
+    assert "What was released of it by then is in its conversation" in assert_problem(
+        response, 409, "cancelled"
+    )
+    named = response.json()
+    assert response.headers["Location"] == f"/v1/jobs/{job.id}"
+    assert (named["job_id"], named["conversation_id"]) == (job.id, job.conversation_id)
+    said = api.client(person).get(f"/v1/conversations/{named['conversation_id']}").json()["messages"]
+    assert said[-1]["text"] == "Asthma narrows the airways."
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize("ends", ["log-in", "key", "account"])
+def test_who_waits_gets_no_answer_once_their_log_in_has_ended(api: Api, ends: str) -> None:
+    person = api.person()
+    client, waiting = api.client(person), api.client()
+    made = client.post("/v1/api-keys", json={"name": "a key", "scopes": ["ask"]}).json()
+    by_key = f"Bearer {made['key']}"
+    waiting.headers["Authorization"] = by_key if ends == "key" else client.headers["Authorization"]
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(waiting.post, "/predict", json={"query": "What is asthma?"})
+        wait_until(lambda: api.count(jobs))
+        if ends == "key":
+            client.delete(f"/v1/api-keys/{made['id']}")
+        elif ends == "log-in":
+            client.post("/v1/auth/logout")
+        else:
+            api.log_in(Role.ADMIN).patch(f"/v1/users/{person.id}", json={"status": "disabled"})
+        api.answer("Asthma narrows the airways.")
+        refused = pending.result(timeout=20)
+    assert "log in again" in assert_problem(refused, 401, "not-authenticated")
+    assert "narrows" not in refused.text
 
 
 def test_an_answer_that_comes_too_late_says_where_help_is_found_with_every_worker_down(make_api) -> None:  # type: ignore[no-untyped-def]
@@ -123,6 +169,24 @@ def test_the_same_key_and_question_is_the_same_job(api: Api) -> None:
     ids = {client.post("/predict", json={"query": "Why?"}, headers=headers).json()["id"] for _ in range(3)}
     assert len(ids) == 1
     assert api.count(jobs) == api.count(messages) == 1
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+def test_a_question_sent_again_is_the_same_job_however_that_ended(api: Api, state: State) -> None:
+    client, body, key = api.log_in(), {"query": "Why?"}, {"Idempotency-Key": "k"}
+    job = client.post("/predict", json=body, headers={**ASYNC, **key}).json()
+    if state is State.CANCELLED:
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+    else:
+        api.finish(api.claim(), EventKind.FAILED, error="deadline", error_detail="Ask again.")
+    for prefer in ("respond-async", "respond-async, wait=5", "wait=0"):
+        again = client.post("/predict", json=body, headers={"Prefer": prefer, **key})
+        assert (again.status_code, again.json()["id"], again.json()["state"]) == (202, job["id"], state)
+    waiting = client.post("/predict", json=body, headers=key)
+    assert_problem(waiting, *{State.FAILED: (504, "deadline"), State.CANCELLED: (409, "cancelled")}[state])
+    assert waiting.json()["job_id"] == job["id"]
+    assert api.count(jobs) == 1
 
 
 def test_the_same_key_for_another_question_is_refused(api: Api) -> None:

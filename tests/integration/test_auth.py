@@ -419,6 +419,25 @@ def test_the_log_in_page_says_what_is_too_long_to_be_right(api: Api, too_long: d
     assert "n" * 101 not in answer.text
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_logging_in_ends_the_log_in_that_the_browser_had(api: Api) -> None:
+    before, person = api.browser_token(api.person()), api.person()
+
+    def log_in_over(cookie: str, password: str = PASSWORD) -> httpx.Response:
+        form = {"username": person.name, "password": password}
+        return api.client().post("/login", data=form, headers={"Cookie": f"medichat_session={cookie}"})
+
+    assert (log_in_over(before, "a guess").status_code, me(api, before)) == (401, 200)
+    entered = [log_in_over(cookie) for cookie in (before, "nonsense")]
+    assert [me(api, each.cookies["medichat_session"]) for each in entered] == [200, 200]
+    assert me(api, before) == 401
+    (event,) = api.audit("session.ended")
+    assert (event.actor, event.reason) == (person.id, "another log-in")
+    assert api.count(
+        sessions, sessions.c.revoked_at.is_not(None), event.object == "session:" + sessions.c.sid
+    )
+
+
 def test_the_log_in_page_refuses_a_form_of_another_site(api: Api) -> None:
     person = api.person()
     answer = api.client().post(

@@ -226,6 +226,16 @@ def test_every_operation_that_takes_json_says_that_it_refuses_other_bodies(
         assert ("415" in operation["responses"]) == takes_json, where
 
 
+def test_whatever_names_an_answers_job_is_described_with_where_that_is(description: dict[str, Any]) -> None:
+    for path in ("/predict", "/v1/conversations/{conversation_id}/messages"):
+        responses = description["paths"][path]["post"]["responses"]
+        placed = {status for status, told in responses.items() if "Location" in told.get("headers", {})}
+        assert placed == {"202", "409", "422", "500", "503", "504"}
+    problem = description["components"]["schemas"]["Problem"]["properties"]
+    assert problem["job_id"]["description"] == "Of an answer that failed or was cancelled."
+    assert problem["conversation_id"]["description"]
+
+
 def test_metrics_and_the_prefer_header_are_described(description: dict[str, Any]) -> None:
     metrics = description["paths"]["/metrics"]["get"]["responses"]["200"]
     assert list(metrics["content"]) == ["text/plain"]

@@ -421,19 +421,56 @@ def hanging_up(api: Api) -> Iterator[int]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_question_whose_fate_is_not_known_is_not_said_to_be_unsent(open_app: Open, api: Api) -> None:
-    person = api.person()
-    app = open_app(person)
+def ask_in_vain(app: AppTest, api: Api, question: str) -> None:
+    """Have a question arrive, whose page is not told of it."""
     straight = client._connections().base_url
     with hanging_up(api) as port:
         client._connections().base_url = f"http://127.0.0.1:{port}"
-        app.chat_input[0].set_value("What is gout?").run()
+        app.chat_input[0].set_value(question).run()
         client._connections().base_url = straight
+
+
+def test_a_question_whose_fate_is_not_known_is_not_said_to_be_unsent(open_app: Open, api: Api) -> None:
+    person = api.person()
+    app = open_app(person)
+    ask_in_vain(app, api, "What is gout?")
     assert "It is not known whether your question arrived" in texts(app)
     assert "was not sent" not in texts(app)
     button(app, "Send again").click().run()
     assert api.count(jobs) == 1, "it was there already"
     assert "It is not known" not in texts(app)
+
+
+def test_a_question_sent_again_shows_how_it_ended_meanwhile(open_app: Open, api: Api) -> None:
+    person = api.person()
+    app = open_app(person)
+    ask_in_vain(app, api, "What is gout?")
+    asker = api.client(person)
+    asker.post(f"/v1/jobs/{asker.get('/v1/jobs').json()['items'][0]['id']}/cancel").raise_for_status()
+    button(app, "Send again").click().run()
+    assert "You stopped this answer." in texts(app)
+    assert "not sent" not in texts(app)
+    assert api.count(jobs) == 1
+
+
+def test_a_question_of_a_conversation_that_is_gone_is_asked_anew_as_another(open_app: Open, api: Api) -> None:
+    person, admin = api.person(), api.log_in(Role.ADMIN)
+    path = f"/v1/conversations/{ask_async(api.client(person))['conversation_id']}"
+    api.answer("Done.")
+    app = open_app(person, conversation=path.rpartition("/")[2])
+    ask_in_vain(app, api, "What is gout?")
+    api.client(person).delete(path).raise_for_status()
+    admin.post("/v1/guard/stop", json={"reason": "Wrong doses."}).raise_for_status()
+    button(app, "Send again").click().run()
+    assert "There is no conversation of yours" in texts(app)
+    button(app, "Send again").click().run()
+    assert "Your question was not sent" in texts(app)
+    assert "There is no conversation of yours" not in texts(app), "it is where it can be answered"
+    admin.post("/v1/guard/start").raise_for_status()
+    button(app, "Send again").click().run()
+    assert "What is gout?" in texts(app)
+    assert "not sent" not in texts(app)
+    assert api.count(jobs) == 3
 
 
 def test_each_question_that_was_not_sent_is_kept_in_its_own_conversation(open_app: Open, api: Api) -> None:

@@ -180,6 +180,32 @@ def test_an_account_that_becomes_an_auditors_waits_for_an_auditors_yes(api: Api)
     assert again.json()["status"] == "pending"
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize(("role", "disabled"), [(Role.USER, False), (Role.ADMIN, False), (Role.USER, True)])
+def test_who_became_an_auditor_by_mistake_is_put_back_and_can_log_in(
+    api: Api, role: Role, disabled: bool
+) -> None:
+    admin, auditor, person = api.log_in(Role.ADMIN), api.log_in(Role.AUDITOR), api.person()
+    path = f"/v1/users/{person.id}"
+    admin.patch(path, json={"role": "auditor", **({"status": "disabled"} if disabled else {})})
+    back = admin.patch(path, json={"role": role, **({"status": "active"} if disabled else {})}).json()
+    assert (back["role"], back["status"]) == (role, "active")
+    assert auditor.get("/v1/users/pending").json()["items"] == []
+    assert auditor.post(f"{path}/approve").status_code == 409
+    assert bearing(api, logged_in(api, person.name, PASSWORD)).get("/v1/me").json()["role"] == role
+    assert admin.patch(path, json={"role": "auditor"}).json()["status"] == "pending"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_no_auditor_approves_an_account_that_is_no_auditors(api: Api) -> None:
+    admin, auditor = api.log_in(Role.ADMIN), api.log_in(Role.AUDITOR)
+    left = api.person(status=AccountStatus.PENDING)
+    assert auditor.get("/v1/users/pending").json()["items"] == []
+    refused = auditor.post(f"/v1/users/{left.id}/approve")
+    assert (refused.status_code, "password" in refused.json()) == (409, False)
+    assert admin.patch(f"/v1/users/{left.id}", json={"audience": "clinician"}).json()["status"] == "active"
+
+
 in_parallel = pytest.mark.parametrize("dialect", ["postgresql"])  # writers of SQLite take turns
 
 Act = Callable[[Connection, datetime], object]

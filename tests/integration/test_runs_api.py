@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from shared.auth.roles import Role
 from shared.db.tables import jobs
@@ -99,6 +100,20 @@ def test_a_run_is_told_of_rows_that_its_recipe_is_too_short_for(
     assert response.status_code == 202
     expected = f"takes about {min(longest, 2048):,} tokens, and max_tokens is 1,024"
     assert [expected in note["text"] for note in response.json()["notes"]] == ([True] if told else [])
+
+
+def test_a_run_is_no_job_of_the_admin_who_began_it_once_they_are_a_user(school: School) -> None:
+    api, run_id = school.api, school.submit()["id"]
+    with api.gateway.database.read() as connection:
+        job_id = connection.execute(select(jobs.c.id).where(jobs.c.kind == Kind.TRAIN)).scalar_one()
+    admin = api.log_in(Role.ADMIN)
+    admin.patch(f"/v1/users/{school.admin.id}", json={"role": "user"}).raise_for_status()
+    person, path = api.client(school.admin), f"/v1/jobs/{job_id}"
+    assert person.get("/v1/jobs").json()["items"] == []
+    asked = [person.get(path), person.post(f"{path}/cancel"), person.get(f"{path}/events")]
+    assert [answer.status_code for answer in asked] == [404, 404, 404]
+    assert admin.get(f"/v1/training-runs/{run_id}").json()["state"] == "queued"
+    assert not api.audit("job.cancel_asked")
 
 
 def test_a_late_look_at_the_held_out_rows_keeps_the_steps_loss(school: School) -> None:

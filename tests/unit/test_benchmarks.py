@@ -74,6 +74,14 @@ def test_the_guards_figures_are_printed_with_precision_and_by_layer(
     assert lines[2].split() == ["stopped", "by", "rules", "1", "1.000", "0.207–1.000", "0"]
 
 
+def test_a_text_is_quoted_when_eight_of_its_words_stand_in_a_rule_one_after_another() -> None:
+    rule = "- so you could just as well stop taking {drug}"
+    policy = {"rules_answer.yaml": rule, "lexicon.yaml": "rest " * 9}
+    texts = ("So, you could just as well stop taking it.", "You could just as well stop taking it.")
+    found = [guard.quoted([guard.Case(text, "", "", "safe")], policy) for text in (*texts, "Rest " * 9)]
+    assert found == [1, 0, 0]
+
+
 def test_what_is_found_is_told_apart_from_what_the_model_does_not_read() -> None:
     found = phi.measure([NAMED, PLACED, CLEAN])
     assert (found["recall"], found["hidden"]) == (1.0, 0.5)

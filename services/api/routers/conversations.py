@@ -218,7 +218,7 @@ async def ask_in_conversation(
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
     question = question_of(body, conversation)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
-    return await respond(gateway, news, job, prefer, usual_wait_s=0.0)
+    return await respond(gateway, news, caller, job, prefer, usual_wait_s=0.0)
 
 
 @router.post(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, and_, select
 from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import cancel
@@ -18,9 +18,10 @@ from services.api.schemas import AnswerView, JobView, Page
 from services.api.state import Gateway
 from services.api.streaming import Look, follow
 from services.api.views import answer_view, placed_job_view, sentence_view
+from shared.auth.sessions import Principal
 from shared.db.tables import jobs
 from shared.errors import InvalidInput, NotFound
-from shared.jobs.lifecycle import State
+from shared.jobs.lifecycle import Kind, State
 from shared.jobs.records import Job
 from shared.privacy.envelope import CannotDecrypt
 
@@ -33,12 +34,15 @@ class EndView(JobView):
     answer: AnswerView | None = None
 
 
+def _own(caller: Principal) -> ColumnElement[bool]:
+    """The caller's answers: what they began as an admin, before they became a user, stays the admins'."""
+    return and_(jobs.c.user_id == caller.user_id, jobs.c.kind == Kind.INFER)
+
+
 def owned_job(job_id: str, request: Request, caller: Reader, gateway: GatewayDep) -> Job:
     """A job of the caller's. Raises NotFound, also for somebody else's (and logs that)."""
     with gateway.database.read() as connection:
-        found = connection.execute(
-            select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.user_id == caller.user_id)
-        ).one_or_none()
+        found = connection.execute(select(jobs.c.id).where(jobs.c.id == job_id, _own(caller))).one_or_none()
         if found is not None:
             return gateway.jobs.get(connection, job_id)
     log_refused(gateway, request, caller, "job", job_id)
@@ -66,7 +70,7 @@ def list_jobs(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Page[JobView]:
     """One's own jobs, newest first."""
-    wanted = select(jobs.c.id, jobs.c.created_at).where(jobs.c.user_id == caller.user_id)
+    wanted = select(jobs.c.id, jobs.c.created_at).where(_own(caller))
     if state is not None:
         wanted = wanted.where(jobs.c.state == state)
     if cursor is not None:

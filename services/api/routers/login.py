@@ -46,8 +46,12 @@ def log_in(
     gateway: GatewayDep,
     username: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
+    medichat_session: Annotated[str | None, Cookie()] = None,
 ) -> Response:
-    """Check name and password, set the cookie and go to the dashboard; or the form again, with the reason."""
+    """Check name and password, set the cookie and go to the dashboard; or the form again, with the reason.
+
+    The log-in that this browser had ends, for a page of somebody else may still be open under it.
+    """
     if not _same_origin(request, gateway):
         return _form("This form was sent from another site. Please log in here.", username, status=403)
     if len(username) > MAX_NAME or len(password) > MAX_LENGTH:
@@ -58,7 +62,12 @@ def log_in(
     life = timedelta(hours=gateway.settings.session_max_hours)
 
     def start(connection: Connection, account: Account, now: datetime) -> str:
-        return sessions.start_browser_session(connection, account, life=life, now=now)
+        token = sessions.start_browser_session(connection, account, life=life, now=now)
+        if medichat_session:
+            by = record.Actor(account.id)
+            why = "another log-in"
+            sessions.end_browser_session(connection, medichat_session, by=by, now=now, reason=why)
+        return token
 
     try:
         token = credentials.log_in(gateway, address_of(request), username, password, start)
@@ -92,11 +101,8 @@ def log_out(
         return _ask_to_log_out("This form was sent from another site. Please log out here.", status=403)
     if medichat_session:
         with gateway.database.write() as connection:
-            found = sessions.find_browser_session(connection, medichat_session)
-            if found is not None:
-                sid, user_id = found
-                actor, now = record.Actor(user_id, sid), gateway.clock.now(connection)
-                sessions.end(connection, sid, actor=actor, now=now, reason="logout")
+            now = gateway.clock.now(connection)
+            sessions.end_browser_session(connection, medichat_session, now=now, reason="logout")
     response = _page("Logged out", '<a class="button" href="/login">Log in again</a>', "You are logged out.")
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return response

@@ -18,6 +18,7 @@ from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
 from services.api.together import Together
 from services.api.views import answer_view, error_view, job_view
+from shared.auth.sessions import Principal
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
 
@@ -56,8 +57,8 @@ async def preferred(
     prefer: Annotated[
         str | None,
         Header(
-            description="RFC 7240: `respond-async` for 202 and the job at once, `wait=N` for the answer if "
-            "it comes within N seconds, and 202 otherwise.",
+            description="RFC 7240: `respond-async` for 202 and the job at once, however it ended; `wait=N` "
+            "for the answer if it comes within N seconds, and 202 otherwise.",
             examples=["wait=30"],
         ),
     ] = None,
@@ -94,9 +95,12 @@ DeskDep = Annotated[Together[Asked, Job], Depends(get_desk)]
 
 #: What a route that takes questions does before all else.
 ASKS = [Depends(help_first)]
+_JOBS_PLACE = {"headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}}
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    202: {"description": "Accepted; the answer is being written", "model": JobView},
-    **document(401, 403, 404, 409, 410, 413, 422, 429, 500, 503, 504),
+    202: {"description": "The answer is being written, or there is none", "model": JobView, **_JOBS_PLACE},
+    **document(401, 403, 404, 410, 413, 429),
+    # these also when the answer failed or was cancelled during the wait
+    **{status: told | _JOBS_PLACE for status, told in document(409, 422, 500, 503, 504).items()},
 }
 
 
@@ -113,10 +117,12 @@ async def predict(
     """Ask a question. Waits for the answer unless `Prefer: respond-async` is sent; `wait=N` waits N seconds.
 
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
+    When it failed or was cancelled, the problem names its job and conversation.
     """
     question = question_of(body, body.conversation_id)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
-    return await respond(gateway, news, job, prefer, usual_wait_s=gateway.settings.wait_limit_s)
+    usual_wait_s = gateway.settings.wait_limit_s
+    return await respond(gateway, news, caller, job, prefer, usual_wait_s=usual_wait_s)
 
 
 def question_of(body: AskBody, conversation_id: str | None) -> Question:
@@ -131,24 +137,39 @@ def question_of(body: AskBody, conversation_id: str | None) -> Question:
 
 
 async def respond(
-    gateway: Gateway, news: News, job: Job, prefer: Preferred, *, usual_wait_s: float
+    gateway: Gateway, news: News, caller: Principal, job: Job, prefer: Preferred, *, usual_wait_s: float
 ) -> Response | AnswerView:
-    """The answer if it is there within the wait, else 202 with the job."""
+    """The answer if it is there within the wait, else 202 with the job.
+
+    Who does not wait gets the job also when it failed or was cancelled, so that a question that is sent again
+    has the same outcome. Raises NotAuthenticated when the caller's log-in or key ended during the wait.
+    """
     wait_s = usual_wait_s if prefer.wait_s is None else prefer.wait_s
     answer = None
     if job.finished_at is not None:
         answer = await gateway.threads.in_time(partial(_read_answer, gateway, job))
     elif wait_s > 0:
-        ended = await wait_for_end(gateway, news, job.id, wait_s, partial(_answer, gateway))
+        tell = partial(_answer, gateway)
+        ended = await wait_for_end(gateway, news, job.id, wait_s, tell, reader=caller.session_id)
         job, answer = ended or (job, None)
     if answer is not None:
         return answer
+    if job.finished_at is not None and wait_s > 0 and not prefer.respond_async:
+        return _not_answered(gateway, job)
+    return _accepted(gateway, job, respond_async=prefer.respond_async)
+
+
+def _not_answered(gateway: Gateway, job: Job) -> Response:
+    """Why a job that ended has no answer."""
+    status, code, detail = 409, "cancelled", "The answer was cancelled before it was finished."
     if job.state is State.FAILED:
         failed = error_view(gateway, job) or ErrorView(code="internal", detail="The answer failed.")
-        return problem(_FAILED.get(failed.code, 500), failed.code, failed.detail)
-    if job.state is State.CANCELLED:
-        return problem(409, "cancelled", "The answer was cancelled before it was finished.")
-    return _accepted(gateway, job, respond_async=prefer.respond_async)
+        status, code, detail = _FAILED.get(failed.code, 500), failed.code, failed.detail
+    elif job.first_sentence_at is not None:
+        detail += " What was released of it by then is in its conversation."
+    return problem(
+        status, code, detail, headers=_place(job), job_id=job.id, conversation_id=job.conversation_id
+    )
 
 
 def _answer(gateway: Gateway, connection: Connection, job: Job) -> AnswerView | None:
@@ -161,8 +182,12 @@ def _read_answer(gateway: Gateway, job: Job) -> AnswerView | None:
         return _answer(gateway, connection, job)
 
 
+def _place(job: Job) -> dict[str, str]:
+    return {"Location": f"/v1/jobs/{job.id}"}
+
+
 def _accepted(gateway: Gateway, job: Job, *, respond_async: bool) -> Response:
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = _place(job)
     if respond_async:
         headers["Preference-Applied"] = "respond-async"
     return Response(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, select
 
 from services.api.deps import Access, Admin, Auditor, GatewayDep, log_denial
 from services.api.errors import document
@@ -116,9 +116,8 @@ def list_pending(caller: Auditor, gateway: GatewayDep) -> Page[UserView]:
     """Auditors' accounts that wait for an auditor's yes."""
     _log_reading(gateway, caller, pending=True)
     with gateway.database.read() as connection:
-        rows = connection.execute(
-            select(users).where(users.c.status == AccountStatus.PENDING).order_by(users.c.name)
-        )
+        waiting = and_(users.c.role == Role.AUDITOR, users.c.status == AccountStatus.PENDING)
+        rows = connection.execute(select(users).where(waiting).order_by(users.c.name))
         return Page[UserView](items=[_view(Account.from_row(row)) for row in rows], next_cursor=None)
 
 

@@ -271,7 +271,10 @@ def _ask(gateway: Gateway, conversation_id: str | None, query: str) -> None:
 
 
 def _send_anew(gateway: Gateway, question: Json) -> None:
-    _send(gateway, {**question, "conversation_id": None})
+    """Ask in a new conversation, where the question then is, sent or not; as another it has another key."""
+    unsent.forget(question)
+    st.query_params.pop("c", None)
+    _send(gateway, {**question, "conversation_id": None, "key": str(uuid.uuid4())})
 
 
 def _send(gateway: Gateway, question: Json) -> None:
