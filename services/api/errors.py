@@ -55,6 +55,12 @@ TITLES = {
     504: "No answer in time",
     507: "No room left",
 }
+#: What a field of these patterns may hold, in words.
+_PATTERNS = {
+    r"^[\w.@+-]+$": "may hold letters, digits and . @ + - _ only, and no blanks",
+    r"^[A-Za-z0-9][A-Za-z0-9./_:-]*$": "may hold letters from A to Z, digits and . / _ : - only, "
+    "no blanks, and begins with a letter or a digit",
+}
 
 
 class FieldProblem(BaseModel):
@@ -71,6 +77,11 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    help: str | None = Field(
+        None,
+        description="Where help is found, for a person in need whose question was not taken. `detail` "
+        "begins with it; show it first, whatever else you show.",
+    )
     errors: list[FieldProblem] | None = None
     job_id: str | None = Field(None, description="Of an answer that failed or was cancelled.")
     conversation_id: str | None = Field(None, description="Where its question is, and what was released.")
@@ -87,17 +98,19 @@ def problem(
     code: str,
     detail: str,
     *,
+    help: str | None = None,
     fields: list[FieldProblem] | None = None,
     headers: dict[str, str] | None = None,
     job_id: str | None = None,
     conversation_id: str | None = None,
 ) -> ProblemResponse:
-    """Build the response for one problem."""
+    """Build the response for one problem; `help` is what a person in need reads before its detail."""
     body = Problem(
         type=f"urn:medichat:problem:{code}",
         title=TITLES.get(status, "Error"),
         status=status,
-        detail=detail,
+        detail=f"{help}\n\n{detail}" if help else detail,
+        help=help,
         errors=fields,
         job_id=job_id,
         conversation_id=conversation_id,
@@ -118,14 +131,13 @@ def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def put_first(request: Request, text: str) -> None:
-    """Let the problem that this request ends in, if it ends in one, begin with this text."""
-    request.state.put_first = text
+def put_first(request: Request, help: str) -> None:
+    """Let the problem that this request ends in, if it ends in one, begin with this help, if it is any."""
+    request.state.help = help
 
 
-def _detail(request: Request, detail: str) -> str:
-    first: str = getattr(request.state, "put_first", "")
-    return f"{first}\n\n{detail}" if first else detail
+def _help(request: Request) -> str | None:
+    return getattr(request.state, "help", "") or None
 
 
 def install(app: FastAPI) -> None:
@@ -150,7 +162,7 @@ async def _ours(request: Request, error: Exception) -> Response:
     fields = None
     if isinstance(error, errors.PolicyRefused):
         fields = [FieldProblem(field=f"{error.file}:{error.line}", message=error.reason)]
-    return problem(status, error.code, _detail(request, error.detail), headers=headers, fields=fields)
+    return problem(status, error.code, error.detail, help=_help(request), headers=headers, fields=fields)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -162,8 +174,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         FieldProblem(field=".".join(str(part) for part in item["loc"]), message=_rule(item))
         for item in error.errors()
     ]
-    detail = _detail(request, "Some fields cannot be used; see `errors`.")
-    return problem(422, "invalid-input", detail, fields=fields)
+    detail = "Some fields cannot be used; see `errors`."
+    return problem(422, "invalid-input", detail, help=_help(request), fields=fields)
 
 
 def _says_json(request: Request) -> bool:
@@ -173,18 +185,21 @@ def _says_json(request: Request) -> bool:
 
 def _unusable_body(request: Request, *, empty: bool) -> Response:
     """The answer to a body that is no JSON object, whatever its fields are."""
-    what = _detail(request, "Send a JSON object with Content-Type: application/json")
+    status, code, why = 422, "invalid-input", "this body is another JSON value"
     if empty:
-        return problem(422, "invalid-input", f"{what}; the body is empty.")
-    if not _says_json(request):
-        return problem(415, "unsupported-media-type", f"{what}; this body says that it is something else.")
-    return problem(422, "invalid-input", f"{what}; this body is another JSON value.")
+        why = "the body is empty"
+    elif not _says_json(request):
+        status, code, why = 415, "unsupported-media-type", "this body says that it is something else"
+    what = "Send a JSON object with Content-Type: application/json"
+    return problem(status, code, f"{what}; {why}.", help=_help(request))
 
 
 def _rule(item: dict[str, Any]) -> str:
     """What the field must be. Pydantic's own words for JSON errors quote the input, so they are left out."""
     if item["type"] == "json_invalid":
         return "is not valid JSON"
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] in _PATTERNS:
+        return _PATTERNS[item["ctx"]["pattern"]]
     return str(item["msg"]).removeprefix("Value error, ")
 
 
@@ -217,7 +232,7 @@ async def _database_away(request: Request, error: Exception) -> Response:
         detail += " Send it again with the same Idempotency-Key: it is never done twice."
     elif request.method not in ("GET", "HEAD"):  # it may have been stored just before
         detail += " Whether this was stored is not known: look before you send it again."
-    return problem(503, "unavailable", _detail(request, detail), headers={"Retry-After": "5"})
+    return problem(503, "unavailable", detail, help=_help(request), headers={"Retry-After": "5"})
 
 
 async def _storage_away(_request: Request, error: Exception) -> Response:

@@ -44,6 +44,8 @@ ICON = Path(__file__).with_name("icon.svg")
 AWAY = (0, 429, 500, 503)
 #: How often a page that could not be shown looks whether the gateway is back, in seconds.
 RETRY_S = 3
+#: How often each page looks whether its log-in still counts, in seconds.
+LOOK_S = 5
 Page = tuple[Callable[[Gateway, Json], None], str, str, str]
 ACCOUNT: Page = (account.show, "Account", ":material/person:", "account")
 EMERGENCY: Page = (emergency.show, "Emergency access", ":material/emergency_home:", "emergency")
@@ -115,7 +117,19 @@ def _navigate(gateway: Gateway, me: Json) -> None:
         emergency.banner(me["break_glass_waiting"], st.session_state["pages"]["emergency"])
         set_passwords.banner(me["set_passwords_used"], st.session_state["pages"]["log"])
     set_passwords.notice(me, st.session_state["pages"]["account"])
+    st.fragment(partial(_watch, gateway.watching(), itertools.count()), run_every=LOOK_S)()
     page.run()
+
+
+def _watch(gateway: Gateway, looks: Iterator[int]) -> None:
+    """Hide what is shown once the log-in has ended, wherever it was; at first it was only just looked at."""
+    if not next(looks):
+        return
+    try:
+        gateway.me()
+    except GatewayError as error:
+        if error.status == 401:
+            st.rerun()
 
 
 def _offer_log_in(reason: str) -> None:
@@ -127,8 +141,9 @@ def _offer_log_in(reason: str) -> None:
 def _explain(gateway: Gateway, error: GatewayError) -> None:
     if error.status == 401:
         _offer_log_in(error.detail)
-        unsent.tell("Copy your question before you log in; then ask it again.")
+        unsent.tell_hidden()
         return
+    unsent.help_first()
     st.error(error.detail, icon=":material/error:")
     unsent.tell("It is kept while this page stays open, and offered again once MediChat answers.")
     if error.status in AWAY:

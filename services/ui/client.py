@@ -1,5 +1,6 @@
 """Speaks HTTP to the gateway for one person. It knows no page, and keeps nothing between calls."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -10,6 +11,7 @@ import httpx
 from shared.settings import get_settings
 
 Json = dict[str, Any]
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 #: Seconds for an erasure of many conversations.
 _ERASURE_S = 120
 
@@ -17,7 +19,9 @@ _ERASURE_S = 120
 class GatewayError(Exception):
     """The gateway refused, or could not be reached; `detail` says what to do."""
 
-    def __init__(self, code: str, detail: str, status: int = 0, places: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, code: str, detail: str, status: int = 0, places: tuple[str, ...] = (), help: str = ""
+    ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
@@ -25,6 +29,8 @@ class GatewayError(Exception):
         self.status = status
         #: What is wrong: names of fields, or `FILE:LINE` of a policy.
         self.places = places
+        #: Where a person in need finds help, to be shown before all else; empty for anybody else.
+        self.help = help
 
 
 @lru_cache
@@ -71,13 +77,13 @@ class Gateway:
 
     def ask(self, query: str, conversation_id: str | None, idempotency_key: str) -> Json:
         """Ask; returns the job at once, or the finished answer when no model was needed."""
-        path = "/predict" if conversation_id is None else f"/v1/conversations/{conversation_id}/messages"
+        path = "/predict" if conversation_id is None else f"{_conversation(conversation_id)}/messages"
         headers = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key}
         return self.call("POST", path, json={"query": query}, headers=headers)
 
     def regenerate(self, conversation_id: str) -> Json:
         """Answer the last question again."""
-        return self.call("POST", f"/v1/conversations/{conversation_id}/regenerate")
+        return self.call("POST", f"{_conversation(conversation_id)}/regenerate")
 
     def rate(self, message_id: str, rating: str | None) -> None:
         """Say what one thinks of an answer; None takes it back."""
@@ -93,15 +99,15 @@ class Gateway:
 
     def conversation(self, conversation_id: str) -> Json:
         """A whole conversation, with what is released of a running answer."""
-        return self.call("GET", f"/v1/conversations/{conversation_id}")
+        return self.call("GET", _conversation(conversation_id))
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Give a conversation another title."""
-        self.call("PATCH", f"/v1/conversations/{conversation_id}", json={"title": title})
+        self.call("PATCH", _conversation(conversation_id), json={"title": title})
 
     def hide(self, conversation_id: str) -> None:
         """Take a conversation out of one's history."""
-        self.call("DELETE", f"/v1/conversations/{conversation_id}")
+        self.call("DELETE", _conversation(conversation_id))
 
     def jobs(self, state: str | None = None, cursor: str | None = None, limit: int = 20) -> Json:
         """A page of one's jobs, newest first."""
@@ -183,7 +189,7 @@ class Gateway:
 
     def erase_conversation(self, conversation_id: str) -> Json:
         """Erase one of one's conversations."""
-        return self.call("POST", f"/v1/conversations/{conversation_id}/erase")
+        return self.call("POST", f"{_conversation(conversation_id)}/erase")
 
     def holds(self, cursor: str | None = None) -> Json:
         """A page of the legal holds that count now; reading them is itself an event."""
@@ -247,10 +253,27 @@ def given(**values: str | int | float | None) -> dict[str, str | int | float]:
     return {name: value for name, value in values.items() if value not in (None, "")}
 
 
+def in_path(id: str) -> str:
+    """This id, as part of a path: it may come from the address of a page, which anybody can write.
+
+    Raises:
+        GatewayError: it is the id of nothing.
+    """
+    if not _ID.fullmatch(id):
+        raise GatewayError("not-found", "There is nothing at this address.", 404)
+    return id
+
+
+def _conversation(id: str) -> str:
+    return f"/v1/conversations/{in_path(id)}"
+
+
 def _error(response: httpx.Response) -> GatewayError:
+    help = ""
     try:
         problem = response.json()
-        code, detail = problem["type"].rsplit(":", 1)[-1], problem["detail"]
+        help = problem.get("help", "")
+        code, detail = problem["type"].rsplit(":", 1)[-1], problem["detail"].removeprefix(f"{help}\n\n")
         fields = [
             f"{field['field'].rsplit('.', 1)[-1]}: {field['message']}" for field in problem.get("errors", [])
         ]
@@ -264,4 +287,4 @@ def _error(response: httpx.Response) -> GatewayError:
             "MediChat could not do that; try again, and tell your admin if it stays so.",
         )
         places = ()
-    return GatewayError(code, detail, response.status_code, places)
+    return GatewayError(code, detail, response.status_code, places, help)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from services.ui.client import Gateway, Json
+from services.ui.client import Gateway, Json, in_path
 
 #: A verification says something at least this often, in seconds.
 _SILENCE_S = 120.0
@@ -27,7 +27,7 @@ def make_checkpoint(gateway: Gateway) -> Json:
 
 def prove(gateway: Gateway, conversation_id: str) -> bytes:
     """A file that proves what the log says of a conversation."""
-    return gateway.file(f"/v1/audit/conversations/{conversation_id}/proof")
+    return gateway.file(f"/v1/audit/conversations/{in_path(conversation_id)}/proof")
 
 
 def check_proof_program(gateway: Gateway) -> bytes:

@@ -1,8 +1,6 @@
 """The gateway's side of reading logged conversations: masked, revealed, in an emergency. It knows no page."""
 
-from urllib.parse import quote
-
-from services.ui.client import Gateway, Json, given
+from services.ui.client import Gateway, Json, given, in_path
 
 
 class Reading:
@@ -33,7 +31,7 @@ class Reading:
 
     def emergency_conversation(self, grant_id: str) -> Json:
         """The conversation of an open emergency access of one's own."""
-        return self._call("GET", f"/v1/break-glass/{quote(grant_id, safe='')}/conversation")
+        return self._call("GET", f"/v1/break-glass/{in_path(grant_id)}/conversation")
 
     def end(self, grant_id: str) -> None:
         """End an emergency access."""
@@ -45,5 +43,4 @@ class Reading:
 
 
 def _logged(conversation_id: str) -> str:
-    """The path; the id comes from the address of a page."""
-    return f"/v1/audit/conversations/{quote(conversation_id, safe='')}"
+    return f"/v1/audit/conversations/{in_path(conversation_id)}"

@@ -1,6 +1,6 @@
 """The gateway's side of the review: the queue, drafts, the report, the export. It knows no page."""
 
-from services.ui.client import Gateway, Json
+from services.ui.client import Gateway, Json, in_path
 
 #: Seconds for the gateway to mask and send all corrected answers.
 EXPORT_S = 600
@@ -27,7 +27,7 @@ class Reviewing:
 
     def item(self, item_id: str) -> Json:
         """One answer of the queue; reading it is an event of the log."""
-        return self._call("GET", f"/v1/reviews/{item_id}")
+        return self._call("GET", f"/v1/reviews/{in_path(item_id)}")
 
     def save(self, item_id: str, changes: Json) -> Json:
         """Change fields of the draft, and hold the answer; without changes only that. Returns the review."""

@@ -3,7 +3,7 @@
 from typing import Any, BinaryIO, cast
 
 from services.ui import curve
-from services.ui.client import Gateway, Json, given
+from services.ui.client import Gateway, Json, given, in_path
 
 #: Seconds for a file to pass on to the gateway.
 _UPLOAD_S = 600
@@ -178,7 +178,7 @@ class Tuning:
 
     def comparison(self, comparison_id: str) -> Json:
         """Both answers as far as they are."""
-        return self._call("GET", f"/v1/comparisons/{comparison_id}")
+        return self._call("GET", f"/v1/comparisons/{in_path(comparison_id)}")
 
     def vote(self, comparison_id: str, vote: str) -> Json:
         """Say which answer is better: left, right or tie."""

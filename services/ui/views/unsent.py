@@ -1,11 +1,11 @@
 """Questions that did not reach the gateway: kept in this session until they do. It sends nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import streamlit as st
 
 from services.ui.client import GatewayError, Json
-from services.ui.text import plain_markdown
+from services.ui.text import answer_markdown, plain_markdown
 
 
 def keep(question: Json, error: GatewayError) -> None:
@@ -13,7 +13,8 @@ def keep(question: Json, error: GatewayError) -> None:
     told = f"Your question was not sent. {error.detail}"
     if error.code in ("unavailable", "no-answer"):
         told = "It is not known whether your question arrived. Send it again: it is never asked twice."
-    _all()[question["key"]] = {**question, "detail": told}
+    help = error.help or question.get("help", "")
+    _all()[question["key"]] = {**question, "detail": told, "help": help}
 
 
 def forget(question: Json) -> None:
@@ -29,6 +30,7 @@ def of(conversation_id: str | None) -> list[Json]:
 def show(conversation_id: str | None, send: Callable[[Json], None]) -> None:
     """Offer those of this conversation for another try, or to be forgotten."""
     for number, question in enumerate(of(conversation_id)):
+        _show_help([question])
         st.error(question["detail"], icon=":material/error:")
         st.markdown(plain_markdown(question["query"]))
         again, discard = st.columns(2)
@@ -36,6 +38,27 @@ def show(conversation_id: str | None, send: Callable[[Json], None]) -> None:
             "Send again", type="primary", key=f"send-again-{number}", on_click=send, args=(question,)
         )
         discard.button("Discard", key=f"discard-{number}", on_click=forget, args=(question,))
+
+
+def help_first() -> None:
+    """Where help is found, if a person in need wrote one of them; for the top of a page."""
+    _show_help(_all().values())
+
+
+def _show_help(questions: Iterable[Json]) -> None:
+    for help in dict.fromkeys(question["help"] for question in questions if question["help"]):
+        st.error("**The guard answered at once.** No model wrote this.", icon=":material/emergency:")
+        st.markdown(answer_markdown(help))
+
+
+def tell_hidden() -> None:
+    """That there are some, where nobody is logged in: who sits there may be another than who wrote them."""
+    if _all():
+        st.warning(
+            "**What you asked last was not sent.** It is not shown while nobody is logged in: log in, and "
+            "ask it again.",
+            icon=":material/schedule_send:",
+        )
 
 
 def tell(what_next: str) -> None:
