@@ -7,9 +7,10 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts, erasing, password
+from services.ui.views import acts, erasing, once, password
 
 _SCOPE = {"user": "ask", "admin": "admin", "auditor": "audit"}
+_NEW_KEY = "new-key"
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -85,13 +86,14 @@ def _keys(gateway: Gateway, scope: str) -> None:
         days = st.number_input("Days until it ends", 1, 365, 90)
         if st.form_submit_button("Make a key"):
             try:
-                key = gateway.create_api_key(name, scope, int(days))["key"]
+                st.session_state[_NEW_KEY] = gateway.create_api_key(name, scope, int(days))["key"]
             except GatewayError as error:
                 st.error(error.detail)
-            else:
-                st.success("Copy it now; it is not shown again.")
-                st.code(key, language=None)
-    keys = [key for key in gateway.api_keys() if key["revoked_at"] is None]
+    with once.shown(_NEW_KEY) as made:
+        if made:
+            st.success("Copy it now; it is not shown again.")
+            st.code(made, language=None)
+        keys = [key for key in gateway.api_keys() if key["revoked_at"] is None]
     if not keys:
         st.caption("No keys.")
         return

@@ -9,9 +9,10 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.finding import Finding
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts, exporting, password, set_passwords
+from services.ui.views import acts, exporting, once, password, set_passwords
 
 _PAGE = 50
+_APPROVED = "log-approved"
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -20,10 +21,16 @@ def show(gateway: Gateway, me: Json) -> None:
     st.caption("Newest first, times in UTC. What you look at here is itself logged.")
     password.show(gateway)
     acts.show_refusal()
-    _approved()
-    _pending(gateway)
-    if me["set_passwords_used"]:
-        set_passwords.section(gateway)
+    with once.shown(_APPROVED) as approved:
+        if approved:
+            _show_approved(approved)
+        _pending(gateway)
+        if me["set_passwords_used"]:
+            set_passwords.section(gateway)
+        _events(gateway)
+
+
+def _events(gateway: Gateway) -> None:
     filters = _filters()
     if st.session_state.get("log-filters") != filters:
         st.session_state["log-filters"], st.session_state["log-cursors"] = filters, [None]
@@ -97,15 +104,13 @@ def _pending(gateway: Gateway) -> None:
                 except GatewayError as error:
                     st.error(error.detail)
                 else:
-                    st.session_state["log-approved"] = {"name": person["name"], "password": new}
+                    st.session_state[_APPROVED] = {"name": person["name"], "password": new}
                     st.rerun()
 
 
-def _approved() -> None:
-    approved = st.session_state.pop("log-approved", None)
-    if approved:
-        st.success(
-            f"{plain_markdown(approved['name'])} is an auditor. Hand them this password yourself; it is "
-            "shown only now, and the one that an admin knows no longer works."
-        )
-        st.code(approved["password"], language=None)
+def _show_approved(approved: Json) -> None:
+    st.success(
+        f"{plain_markdown(approved['name'])} is an auditor. Hand them this password yourself; it is "
+        "shown only now, and the one that an admin knows no longer works."
+    )
+    st.code(approved["password"], language=None)

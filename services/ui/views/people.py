@@ -7,10 +7,11 @@ import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts, erasing, holds, password
+from services.ui.views import acts, erasing, holds, once, password
 
 _ROLES = ("user", "admin", "auditor")
 _AUDIENCES = ("patient", "clinician")
+_NOTICE = "people-notice"
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -19,12 +20,16 @@ def show(gateway: Gateway, me: Json) -> None:
     password.show(gateway)
     acts.show_refusal()
     erasing.show_outcome()
-    people = gateway.users()  # first: without it nothing is drawn, and a notice taken by then would be lost
-    notice = st.session_state.pop("people-notice", None)
-    if notice:
-        st.success(notice["text"])
-        if notice["password"]:
-            st.code(notice["password"], language=None)
+    with once.shown(_NOTICE) as notice:
+        if notice:
+            st.success(notice["text"])
+            if notice["password"]:
+                st.code(notice["password"], language=None)
+        _people(gateway, me)
+
+
+def _people(gateway: Gateway, me: Json) -> None:
+    people = gateway.users()
     table = [
         {
             "name": person["name"],
@@ -55,7 +60,7 @@ def _new(gateway: Gateway) -> None:
     try:
         made = gateway.create_user(name.strip(), role, audience)
     except GatewayError as error:
-        st.error(error.detail)
+        st.error(plain_markdown(error.detail))
         return
     _notice(
         f"{plain_markdown(made['name'])} can log in with this password, shown only now:", made["password"]
@@ -68,14 +73,11 @@ def _change(gateway: Gateway, others: list[Json]) -> None:
     if not others:
         st.caption("There is nobody else yet.")
         return
-    person = st.selectbox("Who", others, format_func=lambda each: each["name"])
-    role = st.selectbox("Role", _ROLES, _ROLES.index(person["role"]), key=f"role-{person['id']}")
-    audience = st.selectbox(
-        "Answers are written for a",
-        _AUDIENCES,
-        _AUDIENCES.index(person["audience"]),
-        key=f"audience-{person['id']}",
-    )
+    chosen = st.selectbox("Who", others, format_func=lambda each: each["name"])
+    # for what was chosen is remembered as it was when the page was drawn before
+    person = {each["name"]: each for each in others}[chosen["name"]]
+    role = _choice("Role", _ROLES, person, "role")
+    audience = _choice("Answers are written for a", _AUDIENCES, person, "audience")
     changes = {name: new for name, new in (("role", role), ("audience", audience)) if new != person[name]}
     save, reset, disable = st.columns(3)
     save.button("Save", disabled=not changes, on_click=partial(_save, gateway, person, changes))
@@ -99,6 +101,14 @@ def _change(gateway: Gateway, others: list[Json]) -> None:
     )
 
 
+def _choice(label: str, options: tuple[str, ...], person: Json, field: str) -> str:
+    """What the person is to be; at first what they are."""
+    stored = person[field]
+    # named for what is stored too: once another admin changed it, what was chosen here would undo that
+    key = f"{field}-{person['id']}-{stored}"
+    return st.selectbox(label, options, options.index(stored), key=key)
+
+
 def _save(gateway: Gateway, person: Json, changes: dict[str, str]) -> None:
     try:
         gateway.change_user(person["id"], **changes)
@@ -119,4 +129,4 @@ def _reset(gateway: Gateway, person: Json) -> None:
 
 
 def _notice(text: str, password: str | None = None) -> None:
-    st.session_state["people-notice"] = {"text": text, "password": password}
+    st.session_state[_NOTICE] = {"text": text, "password": password}
