@@ -53,6 +53,7 @@ def to_page(app: AppTest, path: str) -> AppTest:
 def tick(app: AppTest) -> AppTest:
     """What the browser has done by itself every now and then, once: draw each part that repeats."""
     parts = list(app._fragment_storage._fragments)
+    assert parts, "nothing of this page repeats, and to draw no part would draw all"
 
     class Runner(LocalScriptRunner):
         def request_rerun(self, data: RerunData) -> bool:

@@ -11,8 +11,10 @@ import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from services.api.routers import me
 from services.api.routers.conversations import SEARCHED, UNREADABLE
 from services.ui import client, session
+from services.ui.text import plain_markdown
 from shared.auth.roles import AccountStatus, Role
 from shared.db.tables import data_keys, jobs
 from shared.guard.gate import REFERRAL_ADDED
@@ -20,7 +22,7 @@ from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.registration import Registration
 from tests.conftest import MakeApi
-from tests.pages import button, charts, open_with, served_by, texts
+from tests.pages import button, charts, open_with, served_by, texts, tick
 from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
 Open = Callable[..., AppTest]
@@ -40,7 +42,9 @@ def open_app(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
         person: Person | None = None, *, conversation: str | None = None, token: str = "", page: str = ""
     ) -> AppTest:
         cookie = token or (api.browser_token(person) if person else None)
-        return open_with(monkeypatch, cookie, page=page, **({"c": conversation} if conversation else {}))
+        return open_with(
+            monkeypatch, cookie, page=page, **({} if conversation is None else {"c": conversation})
+        )
 
     with served_by(api, monkeypatch):
         yield open_
@@ -56,6 +60,43 @@ def test_without_a_log_in_there_is_only_the_way_to_it(open_app: Open) -> None:
 def test_an_ended_log_in_leads_to_a_new_one(open_app: Open) -> None:
     app = open_app(token="mcs_nonsense")
     assert "log in again" in texts(app).lower()
+
+
+def end_log_in(api: Api, token: str) -> None:
+    """As a click on the way out does it, in another tab."""
+    headers = {"Authorization": f"Bearer {token}"}
+    api.client().post("/v1/auth/logout", headers=headers).raise_for_status()
+
+
+def test_a_page_that_looks_at_nothing_is_hidden_too_once_the_log_in_was_ended_elsewhere(
+    open_app: Open, api: Api
+) -> None:
+    person = api.person()
+    api.write_history(person, ["What is gout?"])
+    token = api.browser_token(person)
+    app = open_app(token=token)
+    assert opened(app) == ["What is gout?"]
+    end_log_in(api, token)
+    tick(app)
+    assert "log in again" in texts(app)
+    assert not app.button
+
+
+def test_a_question_not_sent_is_not_shown_without_a_log_in_and_offered_to_its_writer_again(
+    open_app: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = api.person()
+    token = api.browser_token(person)
+    app = open_app(token=token)
+    end_log_in(api, token)
+    app.chat_input[0].set_value("A private question").run()
+    assert "**What you asked last was not sent.**" in texts(app)
+    assert "A private question" not in texts(app)
+    again = api.browser_token(person)
+    monkeypatch.setattr(session, "token", lambda: again)
+    app.run()
+    button(app, "Send again").click().run()
+    assert api.count(jobs) == 1
 
 
 def test_what_a_page_keeps_is_forgotten_when_another_person_logs_in(
@@ -92,6 +133,38 @@ def test_the_consent_stands_before_the_first_question_and_is_asked_once(open_app
     button(app, "Continue").click().run()
     assert app.chat_input
     assert not open_app(person).checkbox
+
+
+def test_a_yes_to_a_text_of_before_is_none_to_the_one_that_took_its_place(
+    open_app: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_app(api.person(consented=False))
+    app.checkbox[0].check().run()
+    monkeypatch.setattr(me, "CONSENT_VERSION", "another")
+    button(app, "Continue").click().run()
+    assert "The text has changed" in texts(app)
+    assert not app.checkbox[0].value
+    assert button(app, "Continue").disabled
+    assert not app.chat_input
+
+
+def test_a_text_that_changes_while_it_is_accepted_is_shown_anew_in_words_for_a_person(
+    open_app: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_app(api.person(consented=False))
+    app.checkbox[0].check().run()
+
+    def change(request: httpx.Request) -> None:
+        if request.method == "POST":
+            monkeypatch.setattr(me, "CONSENT_VERSION", "another")
+
+    client._connections().event_hooks["request"].append(change)
+    button(app, "Continue").click().run()
+    assert "The text has changed" in texts(app)
+    assert not app.error
+    app.checkbox[0].check().run()
+    button(app, "Continue").click().run()
+    assert app.chat_input
 
 
 def test_a_new_conversation_has_a_disclaimer_and_something_to_start_with(open_app: Open, api: Api) -> None:
@@ -172,6 +245,26 @@ def test_an_answer_can_be_regenerated_and_rated(open_app: Open, api: Api) -> Non
     app.run()
     assert "Twice." in texts(app)
     assert "Once." not in texts(app)
+
+
+def test_a_thumb_shows_what_was_rated_in_another_tab_and_not_what_was_refused(
+    open_app: Open, api: Api
+) -> None:
+    person = api.person()
+    asked = ask_async(api.client(person))
+    api.answer("Once.")
+    app = open_app(person, conversation=asked["conversation_id"])
+    conversation = api.client(person).get(f"/v1/conversations/{asked['conversation_id']}").json()
+    path = f"/v1/messages/{conversation['messages'][-1]['id']}/feedback"
+    api.client(person).put(path, json={"rating": "down"}).raise_for_status()
+    tick(app)
+    assert app.feedback[0].value == 0
+
+    hold = {"subject": f"conversation:{asked['conversation_id']}", "reference": "2026-C-0417"}
+    api.log_in(Role.AUDITOR).post("/v1/holds", json=hold).raise_for_status()
+    app.feedback[0].set_value(1).run()
+    assert "cannot be changed" in app.toast[0].value
+    assert app.feedback[0].value == 0
 
 
 def test_to_regenerate_what_runs_already_is_refused_in_words_and_the_page_catches_up(
@@ -361,6 +454,14 @@ def test_somebody_elses_conversation_is_not_shown(open_app: Open, api: Api) -> N
     app = open_app(api.person(), conversation=asked["conversation_id"])
     assert "no conversation of yours" in texts(app)
     assert "secret" not in texts(app)
+
+
+@pytest.mark.parametrize("id", ["\x01", "x/regenerate", ""])
+def test_an_address_that_names_no_conversation_says_so(open_app: Open, api: Api, id: str) -> None:
+    app = open_app(api.person(), conversation=id)
+    assert "no conversation of yours" in texts(app)
+    assert not app.exception
+    assert button(app, "New conversation")
 
 
 def test_a_gateway_that_is_away_is_said_and_what_it_keeps(open_app: Open, api: Api) -> None:
@@ -590,6 +691,69 @@ def test_a_new_password_is_shown_though_the_gateway_went_away_before_it_was(open
         button(app, "Try again").click().run()
     assert "nurse.kim can log in" in texts(app)
     assert app.code[0].value
+
+
+def let_in(app: AppTest, name: str = "nurse.kim") -> None:
+    next(each for each in app.text_input if each.label == "Name").set_value(name)
+    button(app, "Make the account").click().run()
+
+
+def make_key(app: AppTest) -> None:
+    next(each for each in app.text_input if each.label.startswith("What is it for")).set_value("tablet")
+    button(app, "Make a key").click().run()
+
+
+@pytest.mark.parametrize(
+    ("role", "page", "act", "read"),
+    [
+        (Role.ADMIN, "people", let_in, "/v1/holds"),
+        (Role.AUDITOR, "", lambda app: button(app, "Say yes").click().run(), "/v1/audit/events"),
+        (Role.USER, "account", make_key, "/v1/api-keys"),
+    ],
+)
+def test_what_is_shown_only_now_is_shown_until_its_page_was_drawn_whole(
+    open_app: Open, api: Api, role: Role, page: str, act: Callable[[AppTest], object], read: str
+) -> None:
+    api.person(Role.AUDITOR, status=AccountStatus.PENDING)
+    app = open_app(api.person(role), page=page)
+    made: list[str] = []
+
+    def go_away(request: httpx.Request) -> None:
+        if request.method == "POST":
+            made.append(request.url.path)
+        elif made and request.url.path == read:
+            api.close()
+
+    client._connections().event_hooks["request"].append(go_away)
+    act(app)
+    assert made
+    assert button(app, "Try again")
+    client._connections().event_hooks["request"].remove(go_away)
+    with closed_after(Api(api.settings)):
+        button(app, "Try again").click().run()
+        assert app.code[0].value
+        app.run()
+    assert not app.code
+
+
+def test_a_name_that_cannot_be_one_is_refused_in_words(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(Role.ADMIN), page="people")
+    let_in(app, "nurse kim")
+    told = "name: may hold letters, digits and . @ + - _ only, and no blanks"
+    assert [each.value for each in app.error] == [plain_markdown(told)]
+
+
+def test_what_another_admin_changed_meanwhile_is_not_undone(open_app: Open, api: Api) -> None:
+    kim, admin = api.person(), api.person(Role.ADMIN)
+    app = open_app(admin, page="people")
+    elsewhere = api.client(admin)
+    elsewhere.patch(f"/v1/users/{kim.id}", json={"role": "admin"}).raise_for_status()
+    app.run()
+    audience = [each for each in app.selectbox if each.label == "Answers are written for a"][-1]
+    audience.set_value("clinician").run()
+    button(app, "Save").click().run()
+    found = next(each for each in elsewhere.get("/v1/users").json()["items"] if each["id"] == kim.id)
+    assert (found["role"], found["audience"]) == ("admin", "clinician")
 
 
 def test_an_admin_sees_that_no_worker_is_alive(open_app: Open, api: Api) -> None:

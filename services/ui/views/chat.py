@@ -16,6 +16,8 @@ from shared.prompts import DISCLAIMER, REMINDER
 POLL_S = 0.5
 #: How often a conversation in which nothing runs is looked at: it may go on in another tab.
 LOOK_S = 5
+#: How many ratings were not taken.
+_NOT_RATED = "not-rated"
 EXAMPLES = (
     "What are the symptoms of asthma?",
     "How is high blood pressure usually treated?",
@@ -111,7 +113,8 @@ def _show_messages(gateway: Gateway, conversation: Json) -> None:
 def _show_answer(gateway: Gateway, message: Json) -> None:
     _guard_banner(message["guard"])
     st.markdown(answer_markdown(message["text"]))
-    key = f"rate-{message['id']}"
+    # named for what is stored: under a name of before it would go on showing what was clicked
+    key = f"rate-{message['id']}-{message['feedback']}-{st.session_state.get(_NOT_RATED, 0)}"
     st.feedback(
         "thumbs",
         key=key,
@@ -167,6 +170,7 @@ def _rate(gateway: Gateway, message_id: str, key: str) -> None:
         gateway.rate(message_id, {0: "down", 1: "up", None: None}[st.session_state[key]])
         st.toast("Thank you; noted." if st.session_state[key] is not None else "Taken back.")
     except GatewayError as error:
+        st.session_state[_NOT_RATED] = st.session_state.get(_NOT_RATED, 0) + 1
         st.toast(error.detail, icon=":material/error:")
 
 

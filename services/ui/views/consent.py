@@ -2,15 +2,24 @@
 
 import streamlit as st
 
-from services.ui.client import Gateway, Json
+from services.ui.client import Gateway, GatewayError, Json
+
+_SHOWN = "consent-shown"
 
 
 def show(gateway: Gateway, me: Json) -> None:
-    """Show the text; record the yes."""
+    """Show the text; record the yes, which is one to this version of it only."""
     st.title("Before you start")
+    version = me["consent"]["version"]
+    if st.session_state.setdefault(_SHOWN, version) != version:
+        st.info("The text has changed since you opened this page. Please read it again.")
     for paragraph in me["consent"]["text"].split("\n\n"):
         st.write(paragraph)
-    understood = st.checkbox("I have read and understood this.")
-    if st.button("Continue", type="primary", disabled=not understood):
-        gateway.consent(me["consent"]["version"])
+    understood = st.checkbox("I have read and understood this.", key=f"understood-{version}")
+    if st.button("Continue", key=f"continue-{version}", type="primary", disabled=not understood):
+        try:
+            gateway.consent(version)
+        except GatewayError as error:
+            if error.status != 422:  # it is another text since a moment ago
+                raise
         st.rerun()
