@@ -1,18 +1,21 @@
 """The program that measures an adapter against its base, supervised or by hand.
 
     python -m services.worker_train.evaluate --evaluation ID
-    python -m services.worker_train.evaluate --adapter FOLDER --rows FILE.jsonl --out FILE.json
+    python -m services.worker_train.evaluate --adapter FOLDER --rows FILE --train FILE --out FILE.json
 
-It writes figures and samples; it changes nothing in the database and promotes nothing.
+`--rows` are held-out ones, `--train` those it was trained on, both JSONL. It writes figures and samples, and
+by hand ends with 1 when the gate failed; it changes nothing in the database and promotes nothing.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from services.worker_train import child
 from services.worker_train.starting import importing
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, describe_wrong, load_settings
 
 
 def main() -> None:
@@ -24,7 +27,11 @@ def main() -> None:
     what.add_argument("--evaluation", help="id of an evaluation in the database (for the training worker)")
     what.add_argument("--adapter", type=Path, help="folder with an adapter's safetensors and config")
     parser.add_argument("--rows", type=Path, help="held-out rows, JSONL with `messages`")
-    parser.add_argument("--train", type=Path, help="rows it was trained on, to look for what it recites")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        help="rows it was trained on, to look for what it recites (the gate needs that) and to hold out none",
+    )
     parser.add_argument("--out", type=Path, help="where figures, gate and samples are written")
     parser.add_argument("--model", default="demo", help="catalogue name of the base model")
     parser.add_argument("--canaries", type=int, default=0, help="how many canaries were planted")
@@ -37,24 +44,27 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.adapter and not (arguments.rows and arguments.out):
         parser.error("--adapter needs --rows and --out")
-    settings = _with(load_settings(), arguments)
+    try:
+        settings = _with(load_settings(), arguments)
+    except ValidationError as error:
+        parser.error(describe_wrong(error))
     if arguments.evaluation:
         child.follow_parent()
     with importing():
         from transformers.utils import logging as transformers_logging
 
-        from services.worker_train.evaluation import carry_out
+        from services.worker_train.evaluation import by_hand, carry_out
     quiet: Any = transformers_logging
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
     if arguments.evaluation:
         carry_out.supervised(settings, arguments.evaluation)
     else:
-        carry_out.by_hand(settings, arguments)
+        by_hand.by_hand(settings, arguments)
 
 
 def _with(settings: Settings, arguments: argparse.Namespace) -> Settings:
-    """The settings, where the command line says otherwise changed."""
+    """The settings, where the command line says otherwise changed. Raises ValidationError."""
     given = {
         "evaluation_choices": arguments.choices,
         "evaluation_rows": arguments.limit_rows,
@@ -62,7 +72,8 @@ def _with(settings: Settings, arguments: argparse.Namespace) -> Settings:
         "evaluation_answer_tokens": arguments.answer_tokens,
         "evaluation_seconds": arguments.seconds,
     }
-    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    changed = {name: value for name, value in given.items() if value is not None}
+    return Settings.model_validate({**settings.model_dump(), **changed})
 
 
 if __name__ == "__main__":

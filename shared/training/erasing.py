@@ -144,6 +144,10 @@ def _work_on(connection: Connection, dataset_id: str) -> list[str]:
         select(datasets.c.job_id).where(datasets.c.id == dataset_id),
         select(training_runs.c.job_id).where(training_runs.c.dataset_id == dataset_id),
         select(evaluations.c.job_id).where(evaluations.c.dataset_id == dataset_id),
+        # on other rows too it reads what its adapter was trained on
+        select(evaluations.c.job_id)
+        .join(adapters, adapters.c.sha256 == evaluations.c.adapter_sha256)
+        .where(adapters.c.dataset_id == dataset_id),
     ]
     found = select(jobs.c.id).where(or_(*(jobs.c.id.in_(each) for each in own)), active())
     return list(connection.execute(found.order_by(jobs.c.id)).scalars())

@@ -24,7 +24,7 @@ from shared.jobs.lifecycle import Kind, Lane
 from shared.jobs.records import Claim, Job, NewJob
 from shared.jobs.store import JobStore
 from shared.jobs.store import active as active_job
-from shared.privacy.envelope import DataKey, Envelope
+from shared.privacy.envelope import DataKey, Envelope, KeyDestroyed
 from shared.privacy.keys import load_data_keys
 from shared.privacy.sealed import SealedReader
 from shared.storage import Storage
@@ -222,8 +222,10 @@ class EvaluationStore:
                 evaluations.c.id == evaluation_id
             )
         ).one()
-        if row.samples_ciphertext is None:
+        if row.key_id is None:
             return {}
+        if row.samples_ciphertext is None:
+            raise KeyDestroyed
         key = load_data_keys(connection, self._envelope, [row.key_id])[row.key_id]
         found: dict[str, Any] = json.loads(key.decrypt(row.samples_ciphertext, place=_place(evaluation_id)))
         return found

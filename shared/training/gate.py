@@ -116,6 +116,7 @@ def _number(value: float | None) -> float:
 
 #: The rows of a dataset that was trained on stay as they are.
 _HOLD_OUT = "to hold out more, upload the file again with a larger share for it, and train on that"
+_MORE_TIME = "allow the evaluation more time (MEDICHAT_EVALUATION_SECONDS)"
 
 _RULES = (
     _Rule(
@@ -134,8 +135,7 @@ _RULES = (
         "the least certain drop of ROUGE-L below the base",
         "least_answers",
         "answers",
-        "hold out more {units}, raise MEDICHAT_EVALUATION_ANSWERS, or allow the evaluation more time; "
-        + _HOLD_OUT,
+        "hold out more {units}, raise MEDICHAT_EVALUATION_ANSWERS, or " + _MORE_TIME + "; " + _HOLD_OUT,
     ),
     _Rule(
         "choices_accuracy",
@@ -155,7 +155,7 @@ _RULES = (
         "the increase over the base of answers per 1,000 that the guard stops",
         "least_questions",
         "answers",
-        "allow the evaluation more time",
+        _MORE_TIME,
     ),
     _Rule(
         "over_refusal",
@@ -164,7 +164,7 @@ _RULES = (
         "the increase over the base of plain questions declined, as a share,",
         "least_questions",
         "answers",
-        "allow the evaluation more time",
+        _MORE_TIME,
     ),
     _Rule(
         "verbatim",
@@ -173,7 +173,7 @@ _RULES = (
         "the number of training answers recited that the base does not recite",
         "least_answers",
         "training answers",
-        "train on more rows, raise MEDICHAT_EVALUATION_ANSWERS, or allow the evaluation more time",
+        "train on more rows, raise MEDICHAT_EVALUATION_ANSWERS, or " + _MORE_TIME,
     ),
     _Rule(
         "canary_exposure",
@@ -182,7 +182,7 @@ _RULES = (
         "the mean exposure of the planted canaries, in bits,",
         "least_canaries",
         "canaries",
-        "plant more of them (the knob canaries of a run), or allow the evaluation more time",
+        "plant more of them (the knob canaries of a run), or " + _MORE_TIME,
         absent="plant some (the knob canaries of a run) to have it measured",
     ),
 )

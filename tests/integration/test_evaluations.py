@@ -13,12 +13,15 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from sqlalchemy import select
 
 from services.api.state import Gateway
 from services.local import free_ports
 from services.worker_train.child import Exit, Refused, emit
-from services.worker_train.evaluation.carry_out import by_hand, evaluate
+from services.worker_train.evaluate import main
+from services.worker_train.evaluation.by_hand import by_hand, gather
+from services.worker_train.evaluation.carry_out import evaluate
 from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs
@@ -241,10 +244,19 @@ def test_samples_of_an_erased_dataset_are_gone_and_the_figures_stay(api: Api, re
     admin = api.log_in(Role.ADMIN)
     asked = admin.post(f"/v1/adapters/{registered.sha256}/evaluate", json={}).json()
     end(api, claim(api), GOOD)
-    api.set(data_keys, data_keys.c.key_id == registered.key.key_id, wrapped_key=None)
+    admin.post(f"/v1/datasets/{registered.dataset_id}/erase").raise_for_status()
     read = admin.get(f"/v1/evaluations/{asked['id']}").json()
     assert (read["samples"], read["samples_erased"]) == ({}, True)
     assert read["figures"]["loss"] == GOOD["loss"]
+
+
+def test_erasing_what_an_adapter_was_trained_on_ends_its_evaluation_on_other_rows_too(
+    api: Api, registered: Registered
+) -> None:
+    admin = api.log_in(Role.ADMIN)
+    asked = submit(api, registered, dataset_id=another_dataset(api, registered, ROWS["validation"]))
+    admin.post(f"/v1/datasets/{registered.dataset_id}/erase").raise_for_status()
+    assert admin.get(f"/v1/evaluations/{asked.id}").json()["state"] == "cancelled"
 
 
 def test_samples_of_peoples_conversations_are_withheld_and_the_figures_stay(
@@ -517,10 +529,10 @@ def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, t
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS["validation"]))
     arguments = ("--adapter", str(adapter), "--rows", str(rows), "--out", str(out), "--answer-tokens", "4")
     status, events, errors = run_program(api, *arguments, "--answers", "2")
-    assert status == 0, errors[-2000:]
+    assert status == 1, errors[-2000:]
     written = json.loads(out.read_text())
     assert written["figures"]["rouge_l"]["rows"] == 2
-    assert "verbatim: this figure was not measured" in errors
+    assert "verbatim: this figure was not measured; give the rows it was trained on with --train." in errors
     assert written["gate"]["passed"] is False
     assert events == []
 
@@ -531,6 +543,8 @@ def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, t
         ({"rows": "none.jsonl"}, "No such file or directory: .*none.jsonl.*evaluate again"),
         ({"rows": "latin1.jsonl"}, "Line 2 is not UTF-8"),
         ({"train": "latin1.jsonl"}, "Line 2 is not UTF-8"),
+        ({"rows": "listed.jsonl"}, "Line 1 of the rows has a `group` or an `image` that is no name"),
+        ({"train": "rows.jsonl"}, "No row of .*rows.jsonl is left to measure on: 1 ask what the adapter was"),
         ({"rows": "none.jsonl", "out": "none/out.json"}, "none/out.json cannot be written: name a file in"),
         ({"rows": "none.jsonl", "out": ""}, "cannot be written: name a file in"),
     ],
@@ -541,8 +555,54 @@ def test_files_that_cannot_be_used_are_named_before_anything_is_measured(
     row = json.dumps(ROWS["validation"][0]).encode() + b"\n"
     (tmp_path / "rows.jsonl").write_bytes(row)
     (tmp_path / "latin1.jsonl").write_bytes(row + b'{"messages": "\xe9"}\n')
+    (tmp_path / "listed.jsonl").write_text(json.dumps({**ROWS["validation"][0], "group": ["p1", "p2"]}))
     paths = {"rows": "rows.jsonl", "out": "out.json", "adapter": "adapter", **given}
-    arguments = argparse.Namespace(train=None, canaries=0, canary_seed=0, model="demo")
-    vars(arguments).update({name: tmp_path / path for name, path in paths.items()})
     with pytest.raises(SystemExit, match=told):
-        by_hand(Settings(device="cpu"), arguments)
+        by_hand(Settings(device="cpu"), files(**{name: tmp_path / path for name, path in paths.items()}))
+
+
+def files(**named: Path) -> argparse.Namespace:
+    """What the command line names."""
+    given = {"train": None, "canaries": 0, "canary_seed": 0, "model": "demo", **named}
+    return argparse.Namespace(**given)
+
+
+def test_of_files_too_what_was_learnt_is_not_held_out_and_rows_with_pictures_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learnt, rows = tmp_path / "train.jsonl", tmp_path / "rows.jsonl"
+    pictured = {**ROWS["validation"][0], "image": "cough.png"}
+    learnt.write_text("\n".join(json.dumps(row) for row in ROWS["train"]))
+    rows.write_text("\n".join(json.dumps(row) for row in (*ROWS["train"], *ROWS["validation"], pictured)))
+    material = gather(Settings(device="cpu"), files(rows=rows, train=learnt))
+    assert (len(material.held_out), material.learnt_before) == (6, len(ROWS["train"]))
+    assert capsys.readouterr().err == (
+        f"{rows}: 1 rows with a picture are left out; measure those as a dataset.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"), [("answers", "0"), ("answers", "-1"), ("answer-tokens", "0"), ("limit-rows", "5001")]
+)
+def test_a_knob_is_refused_before_anything_is_measured_where_its_setting_would_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], knob: str, value: str
+) -> None:
+    given = ["evaluate", "--adapter", "a", "--rows", "b", "--out", "c", f"--{knob}", value]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "the setting MEDICHAT_EVALUATION_" in capsys.readouterr().err
+
+
+def test_a_device_without_enough_memory_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("services.worker_train.evaluation.by_hand.load_examinee", too_large)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(ROWS["validation"][0]))
+    with pytest.raises(SystemExit, match="does not fit the device's memory"):
+        by_hand(Settings(device="cpu"), files(rows=rows, out=tmp_path / "out.json", adapter=tmp_path))

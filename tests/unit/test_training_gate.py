@@ -95,10 +95,13 @@ def test_without_multiple_choice_it_is_said_which_setting_has_it_measured() -> N
         ("rouge_l", 5, "hold out more rows, raise MEDICHAT_EVALUATION_ANSWERS"),
         ("rouge_l", 5, "upload the file again with a larger share"),
         ("choices_accuracy", 10, "add questions to the file"),
-        ("guard_violations_per_1000", 50, "more time"),
-        ("over_refusal", 50, "more time"),
+        ("guard_violations_per_1000", 50, "more time (MEDICHAT_EVALUATION_SECONDS)"),
+        ("over_refusal", 50, "more time (MEDICHAT_EVALUATION_SECONDS)"),
         ("verbatim", 5, "train on more rows, raise MEDICHAT_EVALUATION_ANSWERS"),
         ("canary_exposure", 2, "plant more of them"),
+        ("rouge_l", 5, "more time (MEDICHAT_EVALUATION_SECONDS)"),
+        ("verbatim", 5, "more time (MEDICHAT_EVALUATION_SECONDS)"),
+        ("canary_exposure", 2, "more time (MEDICHAT_EVALUATION_SECONDS)"),
     ],
 )
 def test_a_figure_of_too_few_rows_stops_it_with_advice(figure: str, least: int, advice: str) -> None:

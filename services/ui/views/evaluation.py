@@ -30,7 +30,7 @@ def show(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     if newest["state"] in MOVING:
         st.fragment(partial(_follow, watching, adapter["sha256"]), run_every=POLL_S)()
     elif newest["state"] == "cancelled":
-        st.info("Stopped by an admin; nothing was measured.")
+        st.info("It was stopped; nothing was measured.")
     elif newest["state"] != "succeeded":
         detail = (newest["error"] or {}).get("detail") or "It failed."
         st.error(plain_markdown(detail), icon=":material/error:")

@@ -1,14 +1,11 @@
-"""Carries out an evaluation: gathers what is measured, opens base and adapter, and hands the outcome on, to
-the supervisor of a worker's program or to the person who asked. What is measured is in the folder
-evaluation/; it knows no command line but its arguments.
+"""Carries out an evaluation of the database: gathers what is measured, opens base and adapter, and hands the
+outcome on to the supervisor of a worker's program. What is measured is in the folder evaluation/; it knows no
+command line.
 """
 
-import argparse
 import io
 import json
-import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +30,7 @@ from shared.catalogue import find_model
 from shared.db import open_database
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.errors import DatasetDamaged, MediChatError
-from shared.guard import Guard, load_guard
+from shared.guard import Guard
 from shared.policies.live import read_guard
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.keys import load_data_keys
@@ -44,10 +41,10 @@ from shared.storage import Storage
 from shared.training.adapter_files import copy_adapter
 from shared.training.adapters import files_hash
 from shared.training.dataset_files import DatasetReader, Manifest, Split
-from shared.training.gate import judge
 from shared.training.states import GONE
 
 SEED = 0
+NO_MEMORY = "The model does not fit the device's memory beside what runs there."
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,6 @@ class Asked:
     trained_on: Any
     #: By id, those of both datasets.
     keys: dict[str, DataKey]
-
-
-# -- for the worker
 
 
 def supervised(settings: Settings, evaluation_id: str) -> None:
@@ -98,11 +92,7 @@ def supervised(settings: Settings, evaluation_id: str) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        child.stop(
-            Exit.OUT_OF_MEMORY,
-            "out-of-memory",
-            "The model does not fit the device's memory beside what runs there.",
-        )
+        child.stop(Exit.OUT_OF_MEMORY, "out-of-memory", NO_MEMORY)
     child.emit("done", figures=outcome.figures, samples_path=path)
 
 
@@ -135,7 +125,7 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
             files_sha256=asked.files_sha256,
             revision=asked.adapter.base_revision,
         )
-    outcome = _measure(settings, examinee, material, _tell_supervisor, guard)
+    outcome = measure_all(settings, examinee, material, _tell_supervisor, guard)
     path = f"evaluations/{evaluation_id}/samples.json"
     with storage.create(path) as file:
         key = asked.keys[asked.dataset.key_id]
@@ -206,7 +196,7 @@ def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with
             f"No held-out row of this dataset is left: {unseen.left_out:,} ask what the adapter was trained "
             "on. Evaluate it on another dataset, or on its own.",
         )
-    choices, choices_learnt = _choices(settings, trained_on.rows(Split.TRAIN))
+    choices, choices_learnt = choose_choices(settings, trained_on.rows(Split.TRAIN))
     return Material(
         held_out=held_out,
         learnt_before=unseen.left_out,
@@ -225,69 +215,15 @@ def _tell_supervisor(done: int, total: int, what: str) -> None:
     child.emit("progress", done=done, total=total, what=what)
 
 
-# -- by hand
-
-
-def by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Measure the files that the arguments name; exits with what to do when that cannot be done."""
-    try:
-        _require_place(arguments.out)
-        outcome = _measure_files(settings, arguments)
-        gate = judge(outcome.figures)
-        written = {"figures": outcome.figures, "gate": gate.to_json(), "samples": outcome.samples}
-        arguments.out.write_text(json.dumps(written, indent=2, ensure_ascii=False), "utf-8")
-    except MediChatError as error:
-        sys.exit(error.detail)
-    except OSError as error:
-        sys.exit(f"A file cannot be read or written: {error}. Mend that, and evaluate again.")
-    for check in gate.checks:
-        passed = "passed" if check.value is not None else "none  "
-        sys.stderr.write(f"{passed if check.passed else 'FAILED'}  {check.message}\n")
-
-
-def _require_place(out: Path) -> None:
-    """Raise Refused where no file can be written there: all that is measured would be lost in the end."""
-    there = out if out.exists() else out.parent
-    if out.is_dir() or not (out.parent.is_dir() and os.access(there, os.W_OK)):
-        raise Refused("no-place", f"{out} cannot be written: name a file in a folder that you may write to.")
-
-
-def _measure_files(settings: Settings, arguments: argparse.Namespace) -> Outcome:
-    """Measure what the arguments name. Raises MediChatError and OSError."""
-    learnt = drawn.read_file(arguments.train) if arguments.train else ()
-    choices, choices_learnt = _choices(settings, learnt)
-    material = Material(
-        held_out=_from_file(arguments.rows, settings.evaluation_rows),
-        trained=_from_file(arguments.train, settings.evaluation_answers),
-        choices=choices,
-        choices_learnt_before=choices_learnt,
-        canaries=make_canaries(arguments.canaries, arguments.canary_seed),
-    )
-    examinee = load_examinee(
-        settings, base_model=arguments.model, adapter=arguments.adapter, rows=material.rows
-    )
-    return _measure(settings, examinee, material, _tell_person, load_guard())
-
-
-def _from_file(file: Path | None, count: int) -> list[Any]:
-    return [] if file is None else drawn.to_rows(drawn.draw(drawn.read_file(file), count, SEED))
-
-
-def _tell_person(done: int, total: int, what: str) -> None:
-    sys.stderr.write(f"{what}: {done} of {total}\n")
-
-
-# -- both
-
-
-def _choices(settings: Settings, learnt: Iterable[drawn.Record]) -> tuple[list[Choice], int]:
+def choose_choices(settings: Settings, learnt: Iterable[drawn.Record]) -> tuple[list[Choice], int]:
     """Multiple-choice questions, and how many were left out, since the adapter was trained on them."""
     found = read_chosen(settings.evaluation_choices)
     unseen = without_learnt(found, learnt)
     return drawn.draw(unseen, settings.evaluation_rows, SEED), len(found) - len(unseen)
 
 
-def _measure(settings: Settings, examinee: Any, material: Material, tell: Tell, guard: Guard) -> Outcome:
+def measure_all(settings: Settings, examinee: Any, material: Material, tell: Tell, guard: Guard) -> Outcome:
+    """Put all measures to the examinee, for as long as the settings say. Raises Refused, as `measure`."""
     plan = Plan(
         answers=settings.evaluation_answers,
         answer_tokens=settings.evaluation_answer_tokens,

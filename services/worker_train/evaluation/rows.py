@@ -39,6 +39,12 @@ def _checked(line: str, number: int) -> Record:
             "rows-unreadable",
             f"Line {number} of the rows needs `messages` that end with a question and its answer.",
         )
+    group, image = record.get("group"), record.get("image")
+    if not isinstance(group, str | int | float | None) or not isinstance(image, str | None):
+        raise Refused(
+            "rows-unreadable",
+            f"Line {number} of the rows has a `group` or an `image` that is no name: write a text, or none.",
+        )
     return dict(record)
 
 
