@@ -10,8 +10,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -40,14 +40,21 @@ class ActiveAdapter:
     def choose(self, connection: Connection, job: Job) -> str | None:
         """The adapter that the job names (an earlier attempt's too), else the active one; None: the base.
 
-        Raises AdapterRefused when the one that is named must not answer.
+        Raises AdapterRefused when it must not answer; one on trial, which the engine holds, must not either.
         """
-        if job.adapter_sha256 is None:
-            return self._active(connection)
         if job.adapter_sha256 == BASE:
             return None
+        if job.adapter_sha256 is None:
+            chosen = self._active(connection)
+        else:
+            chosen = self._named(connection, job.adapter_sha256)
+        if chosen is not None:
+            files_hash(connection, chosen)
+        return chosen
+
+    def _named(self, connection: Connection, sha256: str) -> str:
         try:
-            return check_usable(connection, job.adapter_sha256, self._base_model).sha256
+            return check_usable(connection, sha256, self._base_model).sha256
         except NotFound as error:
             raise AdapterRefused(error.detail) from error
 
@@ -76,6 +83,8 @@ class AdapterCopies:
         self._files_hash = files_hash
         self._base_revision = base_revision
         self._base_layers = base_layers
+        #: Hashes of adapters that are being verified and have none yet in the registry.
+        self._on_trial: dict[str, str] = {}
 
     def fetch(self, sha256: str) -> AdapterFiles:
         """The adapter's files, copied from the storage unless a good copy is here.
@@ -86,7 +95,7 @@ class AdapterCopies:
         """
         if not _SHA256.fullmatch(sha256):
             raise AdapterRefused("An adapter is named by the SHA-256 of its weights.")
-        copy, files_sha256 = self._folder / sha256, self._files_hash(sha256)
+        copy, files_sha256 = self._folder / sha256, self._on_trial.get(sha256) or self._files_hash(sha256)
         try:
             return self._check(copy, sha256, files_sha256)
         except AdapterRefused:
@@ -102,14 +111,20 @@ class AdapterCopies:
             shutil.rmtree(fresh, ignore_errors=True)
         return self._check(copy, sha256, files_sha256)
 
-    def hash_stored(self, sha256: str) -> str:
-        """What the files beside the weights hash to as the storage holds them now, good or not.
+    @contextmanager
+    def on_trial(self, sha256: str) -> Iterator[str]:
+        """While this lasts, `fetch` takes what the storage holds now, good or not, for what was registered;
+        gives what its files beside the weights hash to.
 
         Raises AdapterRefused or OSError.
         """
         with tempfile.TemporaryDirectory() as fresh:
             copy_adapter(self._storage, sha256, Path(fresh))
-            return hash_files(Path(fresh))
+            self._on_trial[sha256] = hash_files(Path(fresh))
+        try:
+            yield self._on_trial[sha256]
+        finally:
+            del self._on_trial[sha256]
 
     def _check(self, folder: Path, sha256: str, files_sha256: str) -> AdapterFiles:
         return check_adapter(

@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -263,15 +264,15 @@ class Verifier:
             )
             return
         began = time.monotonic()
-        found = self._look(adapter)
+        found, files_sha256 = self._look(adapter)
         log.info("adapter %s: verified in %.1f s, ok %s", adapter.sha256, time.monotonic() - began, found.ok)
 
         def finish(connection: Connection) -> Job:
             values = {"model_id": self._model.model_id, "model_revision": self._model.revision}
             ended = self._jobs.finish(connection, job.claim, EventKind.SUCCEEDED, **values)
             kept: dict[str, Any] = {"verification": found.to_json(self._jobs.clock.now(connection))}
-            if not found.ok:
-                kept["files_sha256"] = adapter.files_sha256  # as it was: nothing was proven of what is stored
+            if found.ok:  # else nothing was proven of what is stored
+                kept["files_sha256"] = files_sha256
             connection.execute(update(adapters).where(adapters.c.sha256 == adapter.sha256).values(**kept))
             if not found.ok:
                 record.append(
@@ -289,32 +290,28 @@ class Verifier:
 
         self._end(job, finish)
 
-    def _look(self, adapter: Adapter) -> Verification:
-        """Raises AdapterUnavailable when it may be loaded another time, and EngineUnavailable."""
-        model = self._model
+    def _look(self, adapter: Adapter) -> tuple[Verification, str | None]:
+        """What was found, and the hash of the configuration and probe that it was found of.
+
+        Raises AdapterUnavailable when it may be loaded another time, and EngineUnavailable.
+        """
+        model, sha256 = self._model, adapter.sha256
+        known = adapter.files_sha256
         try:
-            if adapter.files_sha256 is None:
-                self._keep_hash(adapter.sha256)
-            probe = Probe.read(self._source.fetch(adapter.sha256).folder)
-            return verify(
-                model.engine, probe, adapter.sha256, base_revision=model.revision, dtype=model.dtype
-            )
+            with self._source.on_trial(sha256) if known is None else nullcontext(known) as files_sha256:
+                probe = Probe.read(self._source.fetch(sha256).folder)
+                found = verify(model.engine, probe, sha256, base_revision=model.revision, dtype=model.dtype)
+            return found, files_sha256
         except AdapterRefused as error:
-            return Verification(ok=False, dtype=model.dtype, reason=error.detail)
+            return Verification(ok=False, dtype=model.dtype, reason=error.detail), None
         except AdapterUnavailable as error:
             if error.may_pass:
                 raise
-            return Verification(ok=False, dtype=model.dtype, reason=str(error))
+            return Verification(ok=False, dtype=model.dtype, reason=str(error)), None
         except OSError as error:
             raise AdapterUnavailable(
                 "The adapter's files cannot be read; see that the storage can be reached.", may_pass=True
             ) from error
-
-    def _keep_hash(self, sha256: str) -> None:
-        """Of an adapter that has none yet, so that it can be loaded; see `files_hash` of the registry."""
-        found = self._source.hash_stored(sha256)
-        with self._database.write() as connection:
-            connection.execute(update(adapters).where(adapters.c.sha256 == sha256).values(files_sha256=found))
 
     def _fail(self, job: Job, error: str, detail: str) -> None:
         ended = {"error": error, "error_detail": detail}

@@ -214,6 +214,34 @@ def test_an_adapter_of_an_earlier_release_that_fails_its_verification_gets_no_ha
     assert api.count(adapters, adapters.c.files_sha256.is_(None)) == 1
 
 
+def test_an_adapter_of_an_earlier_release_gets_no_hash_where_nothing_could_be_verified(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any]
+) -> None:
+    add_adapter(api, admin, sha256=made["true"])
+    api.set(adapters, adapters.c.sha256 == made["true"], files_sha256=None)
+    api.client(admin).post(f"/v1/adapters/{made['true']}/verify")
+    worker.model.engine.drain()
+    assert not worker.verifier.verify_next()
+    assert api.count(adapters, adapters.c.files_sha256.is_(None)) == 1
+
+
+def test_an_adapter_that_was_loaded_to_verify_it_in_vain_answers_nobody(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
+) -> None:
+    double_alpha(tmp_path / "storage" / "adapters" / made["true"])
+    add_good_adapter(api, admin, made["true"], base_revision=worker.model.revision)
+    client = api.client(admin)
+    client.post(f"/v1/adapters/{made['true']}/promote", json={}).raise_for_status()
+    api.set(adapters, adapters.c.sha256 == made["true"], files_sha256=None)
+    client.post(f"/v1/adapters/{made['true']}/verify")
+    worker.verifier.verify_next()
+    asker = api.log_in()
+    asked = ask_async(asker, max_new_tokens=5)
+    worker.answerer.answer_next()
+    failed = answer_of(asker, asked["id"])
+    assert (failed["state"], "Verify it again" in failed["error"]["detail"]) == ("failed", True)
+
+
 def answer_of(client: httpx.Client, job_id: str) -> dict[str, Any]:
     found: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
     return found

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -122,7 +122,7 @@ class NoAdapters:
     def fetch(self, sha256: str) -> AdapterFiles:
         raise FileNotFoundError(sha256)
 
-    def hash_stored(self, sha256: str) -> str:
+    def on_trial(self, sha256: str) -> AbstractContextManager[str]:
         raise FileNotFoundError(sha256)
 
 

@@ -6,6 +6,7 @@ Knows nothing of text, chat templates, jobs or the guard, and nothing of how an 
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -256,6 +257,8 @@ class AdapterSource(Protocol):
         """
         ...
 
-    def hash_stored(self, sha256: str) -> str:
-        """What the files beside its weights hash to as they are stored now. Raises as `fetch`."""
+    def on_trial(self, sha256: str) -> AbstractContextManager[str]:
+        """While this lasts, `fetch` takes what is stored now of an adapter that was registered without a hash
+        of its files; gives that hash. Raises as `fetch`.
+        """
         ...
