@@ -18,6 +18,8 @@ _EPILOG = "The gateway is MEDICHAT_API_URL. Log in with an admin's API key in ME
 _ENDED = ("succeeded", "failed", "cancelled")
 #: Letters of an adapter's SHA-256 that a person has to write.
 _SHORTEST_NAME = 6
+#: Of an adapter, for whoever is about to use it.
+GONE = "What it was trained on was erased since, and it has learnt it all the same."
 #: Items of a list that the gateway is asked for at once.
 PAGE = 100
 
@@ -77,8 +79,10 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("stop-evaluation", "stop its evaluation that waits or runs", _stop_evaluation)
     add("approve", "let questions name it", _approve)
     promote = add("promote", "let it answer", _promote)
-    promote.add_argument("--override", metavar="REASON", help="past a gate that failed; kept for auditors")
-    add("recall", "never let it answer again", _recall).add_argument("--reason", required=True)
+    kept = "kept for auditors, in the clear: name no patient"
+    promote.add_argument("--override", metavar="REASON", help=f"past a gate that failed; {kept}")
+    recall = add("recall", "never let it answer again", _recall)
+    recall.add_argument("--reason", required=True, help=kept)
     add("answers", "the answers that it gave, newest first: ids and times", _list_answers)
     back = actions.add_parser("roll-back", help="let the one before answer again", epilog=_EPILOG)
     back.add_argument("--base-model", help="catalogue name; the served one when left out")
@@ -199,9 +203,10 @@ def _list_adapters(_options: argparse.Namespace) -> int:
         for adapter in _all(client, "/v1/adapters"):
             gate = {None: "not measured", True: "gate passed", False: "gate failed"}
             passed = adapter["gate"]["passed"] if adapter["gate"] else None
+            gone = "; what it was trained on was erased" if adapter["dataset_gone"] else ""
             print(
                 f"{adapter['sha256'][:12]}  {adapter['status']:9}  {gate[passed]:12}  "
-                f"{adapter['name']} v{adapter['version']} on {adapter['base_model']}"
+                f"{adapter['name']} v{adapter['version']} on {adapter['base_model']}{gone}"
             )
     return DONE
 
@@ -209,11 +214,19 @@ def _list_adapters(_options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         adapter = expect(client.get(f"/v1/adapters/{_find(client, options.adapter)}"))
-    print(f"{adapter['sha256']}  {adapter['status']}\n")
+    print(f"{adapter['sha256']}  {adapter['status']}")
+    if adapter["status"] == "recalled":
+        print(f"recalled: {adapter['recalled_reason']}")
+    if adapter["dataset_gone"]:
+        print(f"{GONE} Where the law asks for it to be forgotten, recall it.")
+    print()
     found = adapter["verification"]
     print("not verified yet" if found is None else f"verified: {found['reason'] or 'yes'}")
     ended = [each for each in adapter["evaluations"] if each["gate"]]
     measured = next((each for each in ended if each["counts"]), None)
+    newest = next(iter(adapter["evaluations"]), None)
+    if newest is not None and newest["state"] != "succeeded":
+        print(f"newest evaluation: {_how_it_ended(newest)}")
     if measured is None:
         print("not measured yet")
     else:
@@ -280,6 +293,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         return FAILED
     _print_gate(measured["gate"])
     return DONE if measured["gate"]["passed"] else FAILED
+
+
+def _how_it_ended(evaluation: Json) -> str:
+    """What came of an evaluation without figures, or how far it is."""
+    if evaluation["state"] == "failed":
+        return f"failed: {evaluation['error']['detail']}"
+    return "was stopped" if evaluation["state"] == "cancelled" else _how_far_measured(evaluation)
 
 
 def _how_far_measured(evaluation: Json) -> str:

@@ -128,6 +128,7 @@ _ADAPTER_VIEW = {
     "version": 1,
     "run_id": _RUN,
     "dataset_id": _DATASET,
+    "dataset_gone": False,
     "base_model": "demo",
     "base_revision": "1",
     "status": "promoted",
@@ -245,7 +246,8 @@ EXAMPLES: dict[str, Any] = {
     "NewRunBody": {"name": "asthma", "dataset_id": _DATASET, "preset": "quick"},
     "RollBackBody": {"base_model": "demo", "answering": _SHA256},
     "PromoteBody": {
-        "override_reason": "One figure is missed by a hair, and two clinicians read the answers."
+        "override_reason": "One figure is missed by a hair, and two clinicians read the answers.",
+        "answering": None,
     },
     "RecallBody": {"reason": "It gives wrong doses."},
     "EvaluateBody": {"dataset_id": _DATASET},

@@ -12,6 +12,13 @@ Sha256 = Annotated[
     str, Field(pattern="^[0-9a-f]{64}$", description="An adapter's name: the SHA-256 of its weights.")
 ]
 Reason = Annotated[PlainText, Field(max_length=1000)]
+Answering = Annotated[
+    Sha256 | None,
+    Field(
+        description="What answers as far as the caller knows, null for the base model alone: refused when "
+        "another does by now. Not looked at when it is left out."
+    ),
+]
 
 
 class FailureView(BaseModel):
@@ -37,6 +44,10 @@ class AdapterView(BaseModel):
     version: int
     run_id: str
     dataset_id: str
+    dataset_gone: bool = Field(
+        description="Whether what it was trained on was erased since. It has learnt it all the same: recall "
+        "it, and train again, where the law asks for that."
+    )
     base_model: str
     base_revision: str
     status: str
@@ -69,23 +80,21 @@ class PromoteBody(Body):
 
     override_reason: Reason | None = Field(
         None,
-        description="Why an adapter may answer that its gate did not pass; kept for auditors.",
+        description="Why an adapter may answer that its gate did not pass; kept for auditors, in the clear: "
+        "name no patient.",
     )
+    answering: Answering = None
 
 
 class RollBackBody(Body):
     """What to roll back."""
 
     base_model: str = Field(max_length=255, examples=["demo"])
-    answering: Sha256 | None = Field(
-        None,
-        description="What answers as far as the caller knows, null for the base model alone: refused when "
-        "another does by now. Not looked at when it is left out.",
-    )
+    answering: Answering = None
 
 
 class RecallBody(Body):
-    """Why the adapter must not answer again; kept with it, for auditors."""
+    """Why the adapter must not answer again; kept with it, for auditors, in the clear: name no patient."""
 
     reason: Reason
 

@@ -143,9 +143,12 @@ class Tuning:
         """Let questions name the adapter; what answers the others stays."""
         self._call("POST", f"/v1/adapters/{sha256}/approve")
 
-    def promote(self, sha256: str, override_reason: str | None = None) -> None:
-        """Let the adapter answer; past a failed gate only with a reason, which auditors read."""
-        self._call("POST", f"/v1/adapters/{sha256}/promote", json=given(override_reason=override_reason))
+    def promote(self, sha256: str, answering: str | None, override_reason: str | None = None) -> None:
+        """Let the adapter answer, if `answering` (None: the base model alone) still does; past a failed gate
+        only with a reason, which auditors read.
+        """
+        body = {"answering": answering, **given(override_reason=override_reason)}
+        self._call("POST", f"/v1/adapters/{sha256}/promote", json=body)
 
     def roll_back(self, base_model: str, answering: str) -> None:
         """Let the adapter before this one answer, if this one still does."""

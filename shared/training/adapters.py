@@ -23,7 +23,7 @@ from shared.errors import AdapterConflict, AdapterRecalled, AdapterRefused, NotF
 from shared.jobs.lifecycle import Kind
 from shared.privacy.envelope import Envelope
 from shared.registration import served_revisions
-from shared.training.states import AdapterStatus, DeploymentKind, before_now, may_become
+from shared.training.states import GONE, AdapterStatus, DeploymentKind, before_now, may_become
 
 # made once: building a statement costs more than sending it
 _ACTIVE = (
@@ -33,9 +33,15 @@ _ACTIVE = (
     .limit(1)
 )
 
+_GONE = select(datasets.c.id).where(datasets.c.id == bindparam("dataset_id"), datasets.c.error.in_(GONE))
+
 #: A recall, which changes the row, waits for whoever holds it so; many answers hold it at once.
 _HELD_STATUS = (
     select(adapters.c.status).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(read=True)
+)
+
+_HELD = (
+    select(adapters.c.sha256).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(key_share=True)
 )
 
 #: How often a version is chosen: each time that it is taken, another run of the name has just ended.
@@ -214,6 +220,11 @@ def why_unmeasurable(connection: Connection, dataset_id: str, *, on_others: bool
     return None if on_others or row.rows_validation else "that dataset has no held-out rows"
 
 
+def is_dataset_gone(connection: Connection, dataset_id: str) -> bool:
+    """Whether what an adapter was trained on was erased since, or withdrawn; it has learnt it all along."""
+    return connection.execute(_GONE, {"dataset_id": dataset_id}).first() is not None
+
+
 def answers_of(sha256: str) -> Select[Any]:
     """The answers of which a person saw at least one sentence that this adapter wrote, in no order."""
     return select(jobs.c.id, jobs.c.conversation_id, jobs.c.created_at, jobs.c.finished_at).where(
@@ -302,8 +313,8 @@ class AdapterStore:
             raise AdapterConflict(
                 "The base model answers already; there is nothing to roll back to.", reason="nothing-before"
             )
-        before = self._step_back(connection, base_model, now_active, DeploymentKind.ROLL_BACK, actor)
         self._move(connection, find(connection, now_active), AdapterStatus.ARCHIVED)
+        before = self._step_back(connection, base_model, now_active, DeploymentKind.ROLL_BACK, actor)
         details = {"base_model": base_model, "to": before}
         self._log(connection, actor, self._clock.now(connection), "adapter.rolled_back", now_active, details)
         return before
@@ -314,6 +325,7 @@ class AdapterStore:
 
         Raises AdapterConflict when it was recalled already.
         """
+        connection.execute(_HELD, {"sha256": sha256})  # another act on it ends first, whatever it is then
         adapter = find(connection, sha256)
         self._move(connection, adapter, AdapterStatus.RECALLED, recalled_reason=reason)
         details: dict[str, Any] = {"was": adapter.status, "reason_hmac": self._envelope.fingerprint(reason)}

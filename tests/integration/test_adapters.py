@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
@@ -359,6 +359,32 @@ def test_a_roll_back_that_is_sent_twice_goes_back_once(api: Api, admin: Person, 
     assert client.post("/v1/adapters/roll-back", json={**body, "answering": None}).status_code == 409
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_promotion_is_refused_to_who_knows_not_what_answers_by_now(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+    promote(client, A)
+    refused = promote(client, B, answering=None)
+    assert (refused.status_code, answering(api)) == (409, A)
+    assert "Another adapter answers by now" in refused.json()["detail"]
+    assert api.audit("adapter.promoted")[-1].reason == "another-answers"
+    assert promote(client, B, answering=A).status_code == 200
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_an_adapter_tells_that_what_it_was_trained_on_was_erased(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B):
+        add_adapter(api, admin, sha256=sha256)
+    dataset_id = client.get(f"/v1/adapters/{A}").json()["dataset_id"]
+    client.post(f"/v1/datasets/{dataset_id}/erase").raise_for_status()
+    listed = api.log_in(Role.AUDITOR).get("/v1/adapters").json()["items"]
+    assert {each["sha256"]: each["dataset_gone"] for each in listed} == {A: True, B: False}
+
+
 def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, client: httpx.Client) -> None:
     for sha256 in (A, B, C):
         add_good_adapter(api, admin, sha256)
@@ -369,6 +395,24 @@ def test_a_recall_puts_the_one_before_in_its_place(api: Api, admin: Person, clie
     assert (answering(api), status(client, A)) == (A, "active")
     assert promote(client, C, override_reason="please").status_code == 409
     assert client.post(f"/v1/adapters/{C}/recall", json={"reason": "again"}).status_code == 409
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # writers of SQLite take turns
+def test_a_recall_and_a_roll_back_of_what_answers_take_turns_and_both_count(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    with ThreadPoolExecutor(2) as pool:
+        with api.gateway.database.write() as connection:
+            connection.execute(select(adapters).where(adapters.c.sha256 == A).with_for_update())
+            back = pool.submit(client.post, "/v1/adapters/roll-back", json={"base_model": "demo"})
+            wait_until(api.waits_for_lock)
+            recall = pool.submit(client.post, f"/v1/adapters/{B}/recall", json={"reason": "Wrong doses."})
+            wait_until(lambda: api.waits_for_lock(2))
+        assert (back.result().status_code, recall.result().status_code) == (200, 200)
+    assert (answering(api), status(client, A), status(client, B)) == (A, "active", "recalled")
 
 
 @pytest.mark.parametrize("act", ["roll-back", "recall"])

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from services import cli, cli_client
+from services.cli_adapters import GONE
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
@@ -294,6 +295,30 @@ def test_an_adapter_is_shown_with_its_gate_and_card(
     assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
     said = capsys.readouterr().out
     assert said == f"{sha_of('a')}  candidate\n\nverified: yes\nFAILED  worse\n\n# A card\n"
+
+
+def test_it_is_shown_why_an_adapter_was_recalled_that_its_data_was_erased_and_how_its_last_measuring_ended(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), verification=GOOD)
+    api.set(datasets, datasets.c.name == "rows", rows_validation=5)
+    client = api.client(admin)
+    client.post(f"/v1/adapters/{sha_of('a')}/evaluate").raise_for_status()
+    claimed = api.claim(kind=Kind.EVALUATE)
+    api.finish(claimed, EventKind.FAILED, error="no-rows", error_detail="There are no rows.")
+    dataset_id = client.get(f"/v1/adapters/{sha_of('a')}").json()["dataset_id"]
+    client.post(f"/v1/datasets/{dataset_id}/erase").raise_for_status()
+    client.post(f"/v1/adapters/{sha_of('a')}/recall", json={"reason": "Wrong doses."}).raise_for_status()
+    assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
+        f"{sha_of('a')}  recalled",
+        "recalled: Wrong doses.",
+        f"{GONE} Where the law asks for it to be forgotten, recall it.",
+    ]
+    assert said[5:7] == ["newest evaluation: failed: There are no rows.", "not measured yet"]
+    assert cli.main(["adapter", "list"]) == 0
+    assert capsys.readouterr().out.endswith("; what it was trained on was erased\n")
 
 
 def test_what_was_found_on_other_rows_is_shown_and_said_not_to_count(

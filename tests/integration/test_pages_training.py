@@ -769,6 +769,37 @@ def test_the_page_warns_of_an_adapter_that_answers_past_its_gate_and_was_never_m
     )
 
 
+def test_whose_data_was_erased_is_warned_of_and_told_in_the_list(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+    client = api.client(admin)
+    client.post(f"/v1/adapters/{A}/promote", json={}).raise_for_status()
+    client.post(f"/v1/datasets/{own_dataset(api, A)}/erase").raise_for_status()
+    app = open_app("adapters", a=B)
+    (of_what_answers,) = app.warning
+    assert "What it was trained on was erased since" in of_what_answers.value
+    chosen = next(each for each in app.selectbox if each.label == "Adapter")
+    assert chosen.options == ["doses v2 · candidate", "doses v1 · active · its data was erased"]
+    assert len(open_app("adapters", a=A).warning) == 2
+
+
+def test_a_page_that_knows_not_what_answers_by_now_promotes_nothing(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+    app = open_app("adapters", a=B)
+    api.client(admin).post(f"/v1/adapters/{A}/promote", json={}).raise_for_status()
+    button(app, "Yes: promote").click().run()
+    assert "Another adapter answers by now" in app.error[0].value
+    assert "Answering now: **doses v1**" in texts(app)
+    assert "is answered with it instead of doses v1, within seconds" in texts(app)
+    button(app, "Yes: promote").click().run()
+    assert "Answering now: **doses v2**" in texts(app)
+
+
 def test_a_roll_back_lets_the_adapter_before_answer_again(open_app: Open, api: Api, admin: Person) -> None:
     for sha256 in (A, B):
         add_good_adapter(api, admin, sha256)
@@ -943,7 +974,7 @@ def test_answers_that_were_erased_with_their_dataset_are_said_to_be(
     open_app: Open, api: Api, admin: Person
 ) -> None:
     samples_shown(open_app, api, admin)
-    api.set(data_keys, data_keys.c.scope == "dataset", wrapped_key=None)
+    api.client(admin).post(f"/v1/datasets/{own_dataset(api, A)}/erase").raise_for_status()
     app = open_app("adapters")
     next(each for each in app.toggle if "side by side" in each.label).set_value(True).run()
     told = [each.value for each in app.caption]
@@ -1017,7 +1048,7 @@ def test_measuring_is_stopped_and_started_again(open_app: Open, api: Api, admin:
     assert "Stopping …" in texts(app)
     api.finish(job, EventKind.CANCELLED)
     app.run()
-    assert "Stopped by an admin; nothing was measured." in [each.value for each in app.info]
+    assert "It was stopped; nothing was measured." in [each.value for each in app.info]
     button(app, "Measure").click().run()
     assert "Waiting for a training worker …" in texts_of_progress(app)
 
@@ -1183,6 +1214,28 @@ def test_a_comparison_of_one_with_itself_or_of_nothing_is_not_asked(
     app.selectbox(key="compare-right").set_value("base")
     compare(app)
     assert "choose two different ones" in app.error[0].value
+
+
+def test_only_adapters_of_the_model_that_answers_are_offered(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    add_good_adapter(api, admin, B, name="scans", base_model="medgemma-4b")
+    app = open_app("compare")
+    assert app.selectbox(key="compare-right").options == ["base model alone", "doses v1 (candidate)"]
+
+
+def test_an_earlier_comparison_is_found_again_and_voted_on(open_app: Open, api: Api, admin: Person) -> None:
+    add_good_adapter(api, admin, A)
+    body = {"question": "What is asthma?", "left": A, "right": None, "blind": True}
+    api.client(admin).post("/v1/comparisons", json=body).raise_for_status()
+    for answer in ("It narrows the airways.", "It is a disease."):
+        api.answer(answer)
+    app = open_app("compare")
+    (earlier,) = [each for each in app.button if each.key.startswith("open-")]
+    assert earlier.label.endswith("· blind · no vote yet")
+    app = earlier.click().run()
+    assert not [each for each in app.button if each.key.startswith("open-")]
+    button(app, "Equal").click().run()
+    assert "You found them equal." in texts(app)
 
 
 def test_somebody_elses_comparison_is_not_shown(open_app: Open, api: Api, admin: Person) -> None:

@@ -36,7 +36,16 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import NewJob
 from shared.jobs.store import active as active_job
-from shared.training.adapters import Adapter, AdapterStore, active, answers_of, card_of, find, newest_gate
+from shared.training.adapters import (
+    Adapter,
+    AdapterStore,
+    active,
+    answers_of,
+    card_of,
+    find,
+    is_dataset_gone,
+    newest_gate,
+)
 from shared.training.evaluations import EvaluationStore
 from shared.training.states import AdapterStatus
 
@@ -85,10 +94,8 @@ def roll_back(body: RollBackBody, caller: Admin, gateway: GatewayDep, store: Sto
     Recalled adapters are left out. A second roll-back goes back further, unless `answering` says from where.
     """
     with _act(gateway, caller, "adapter.rolled_back") as connection:
-        if "answering" in body.model_fields_set and active(connection, body.base_model) != body.answering:
-            raise AdapterConflict(
-                "Another adapter answers by now; look again before you roll back.", reason="another-answers"
-            )
+        if "answering" in body.model_fields_set:
+            _check_answering(connection, body.base_model, {body.answering})
         store.roll_back(connection, body.base_model, caller.actor)
         newest = select(deployments).where(deployments.c.base_model == body.base_model)
         row = connection.execute(newest.order_by(deployments.c.seq.desc()).limit(1)).one()
@@ -172,9 +179,12 @@ def promote_adapter(
 ) -> AdapterView:
     """Let the adapter answer all questions that name none, from now on; workers follow within seconds.
 
-    Refused until it is verified, and, without a reason to override, unless its newest gate passed.
+    Refused until it is verified, and, without a reason to override, unless its newest gate passed; and when
+    another adapter answers than `answering` says.
     """
     with _act(gateway, caller, "adapter.promoted", sha256) as connection:
+        if "answering" in body.model_fields_set:
+            _check_answering(connection, find(connection, sha256).base_model, {body.answering, sha256})
         reason = body.override_reason
         return _view(
             store, connection, store.promote(connection, sha256, caller.actor, override_reason=reason)
@@ -292,6 +302,14 @@ def _act(gateway: Gateway, caller: Principal, action: str, sha256: str | None = 
     raise refusal
 
 
+def _check_answering(connection: Connection, base_model: str, known: set[str | None]) -> None:
+    """Raise AdapterConflict when another answers than the caller knows of."""
+    if active(connection, base_model) not in known:
+        raise AdapterConflict(
+            "Another adapter answers by now; look again before you change that.", reason="another-answers"
+        )
+
+
 def _view(store: AdapterStore, connection: Connection, adapter: Adapter) -> AdapterView:
     gate = newest_gate(connection, adapter.sha256)
     shown = None
@@ -299,4 +317,5 @@ def _view(store: AdapterStore, connection: Connection, adapter: Adapter) -> Adap
         failures = [FailureView.model_validate(failure) for failure in gate.failures]
         shown = GateView(passed=gate.passed, failures=failures)
     served = store.is_base_served(connection, adapter)
-    return AdapterView(**{**adapter.__dict__, "gate": shown, "base_served": served})
+    gone = is_dataset_gone(connection, adapter.dataset_id)
+    return AdapterView(**{**adapter.__dict__, "gate": shown, "base_served": served, "dataset_gone": gone})

@@ -50,11 +50,20 @@ def confirm(label: str, question: str, act: Callable[[], Any], *, key: str, done
 
 
 def with_reason(
-    label: str, question: str, act: Callable[[str], Any], *, key: str, done: str, icon: str
+    label: str,
+    question: str,
+    act: Callable[[str], Any],
+    *,
+    key: str,
+    done: str,
+    icon: str,
+    sealed: bool = False,
 ) -> None:
-    """A button that asks for a reason, which is kept for auditors."""
+    """A button that asks for a reason, which is kept for auditors; encrypted, where it is `sealed`."""
     with st.popover(label, icon=icon, key=fresh(key), on_change="rerun"):
         st.write(question)
+        if not sealed:
+            st.caption("The reason is kept unencrypted: name no patient in it.")
         reason = st.text_area("Reason (kept for auditors)", key=fresh(f"{key}-reason"), max_chars=500).strip()
         _yes(label, lambda: act(reason), key=key, done=done, disabled=not reason)
 

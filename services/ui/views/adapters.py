@@ -34,7 +34,7 @@ def show(gateway: Gateway, me: Json) -> None:
     _answering(tuning, found, me["model"])
     sha256 = _choose(found)
     if sha256 is not None:
-        _one(tuning, Tuning(gateway.watching()), tuning.adapter(sha256))
+        _one(tuning, Tuning(gateway.watching()), tuning.adapter(sha256), found)
 
 
 def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
@@ -48,6 +48,9 @@ def _answering(tuning: Tuning, found: list[Json], base_model: str) -> None:
         if active:
             _override(active, history, found)
             _unverified(active, found)
+            for each in found:
+                if each["sha256"] == active:
+                    _warn_of_erased(each)
             _roll_back(tuning, base_model, active)
         if history:
             _offer_back(tuning, history, found)
@@ -83,6 +86,16 @@ def _unverified(active: str, found: list[Json]) -> None:
         )
 
 
+def _warn_of_erased(adapter: Json) -> None:
+    """Warn when what it has learnt was erased since; who erased it may be nobody who could recall it."""
+    if adapter["dataset_gone"] and adapter["status"] != "recalled":
+        st.warning(
+            "What it was trained on was erased since, and it has learnt it all the same. Where the law asks "
+            "for it to be forgotten, recall it, and train again without it.",
+            icon=":material/delete_forever:",
+        )
+
+
 def _roll_back(tuning: Tuning, base_model: str, active: str) -> None:
     st.button(
         "Roll back",
@@ -109,7 +122,10 @@ def _offer_back(tuning: Tuning, history: list[Json], found: list[Json]) -> None:
             acts.fresh("undo-roll-back"),
             icon=":material/redo:",
             on_click=acts.attempt,
-            args=(partial(tuning.promote, before["sha256"]), "It answers again."),
+            args=(
+                partial(tuning.promote, before["sha256"], history[0]["adapter_sha256"]),
+                "It answers again.",
+            ),
         )
     else:
         st.caption("To let it answer again, choose it below: past its gate, that takes a reason.")
@@ -148,7 +164,11 @@ def _title(adapter: Json) -> str:
 def _choose(found: list[Json]) -> str | None:
     """The one that the address names, or the newest; None when it names none that there is."""
     ids = [each["sha256"] for each in found]
-    titles = {each["sha256"]: f"{_title(each)} · {each['status']}" for each in found}
+    titles = {
+        each["sha256"]: f"{_title(each)} · {each['status']}"
+        + (" · its data was erased" if each["dataset_gone"] else "")
+        for each in found
+    }
     wanted = st.query_params.get("a")
     first = ids.index(wanted) if wanted in ids else None if wanted else 0
     chosen: str | None = st.selectbox(
@@ -161,7 +181,7 @@ def _choose(found: list[Json]) -> str | None:
     return chosen
 
 
-def _one(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
+def _one(tuning: Tuning, watching: Tuning, adapter: Json, found: list[Json]) -> None:
     st.subheader(f"{_ICONS[adapter['status']]} {plain_markdown(_title(adapter))}")
     st.caption(
         f"{adapter['status']} since {moment(adapter['status_at'])} UTC · {adapter['bytes'] / 1e6:.1f} MB · "
@@ -169,9 +189,10 @@ def _one(tuning: Tuning, watching: Tuning, adapter: Json) -> None:
     )
     if adapter["status"] == "recalled":
         st.error(f"Recalled: {plain_markdown(adapter['recalled_reason'] or '')}", icon=":material/block:")
+    _warn_of_erased(adapter)
     _steps(tuning, watching, adapter)
     evaluation.show(tuning, watching, adapter)
-    _acts(tuning, adapter)
+    _acts(tuning, adapter, found)
     with st.expander("Model card"):
         st.code(adapter["card"], language="markdown", wrap_lines=True)
     if st.toggle("List the answers it gave (this is logged)", key=f"answers-{adapter['sha256']}"):
@@ -247,8 +268,12 @@ def _follow(tuning: Tuning, sha256: str) -> None:
     st.progress(0.0, "A worker loads it …" if state == "running" else "Waiting for a serving worker …")
 
 
-def _acts(tuning: Tuning, adapter: Json) -> None:
+def _acts(tuning: Tuning, adapter: Json, found: list[Json]) -> None:
     sha256, gate = adapter["sha256"], adapter["gate"]
+    of_same = (each for each in found if each["base_model"] == adapter["base_model"])
+    before = next((each for each in of_same if each["status"] == "active"), None)
+    promotion = partial(tuning.promote, sha256, before["sha256"] if before else None)
+    instead = f" instead of {plain_markdown(_title(before))}" if before else ""
     promote, approve, override, recall = st.columns(4)
     loaded, fit = _is_loaded(adapter), _is_fit(adapter)
     if adapter["status"] in ("candidate", "approved", "archived"):
@@ -256,8 +281,8 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
             if fit:
                 acts.confirm(
                     "Promote",
-                    "Every question that names no adapter is answered with it, within seconds.",
-                    partial(tuning.promote, sha256),
+                    f"Every question that names no adapter is answered with it{instead}, within seconds.",
+                    promotion,
                     key="promote",
                     done="It answers from now on.",
                     icon=":material/rocket_launch:",
@@ -279,8 +304,8 @@ def _acts(tuning: Tuning, adapter: Json) -> None:
             with override:
                 acts.with_reason(
                     "Promote anyway",
-                    f"{lacking} Say why it shall answer all the same.",
-                    partial(tuning.promote, sha256),
+                    f"{lacking} Say why it shall answer all the same{instead}.",
+                    promotion,
                     key="override",
                     done="It answers from now on.",
                     icon=":material/gavel:",

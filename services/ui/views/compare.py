@@ -6,12 +6,13 @@ import pandas as pd
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
-from services.ui.text import answer_markdown, plain_markdown
+from services.ui.text import answer_markdown, moment, plain_markdown
 from services.ui.tuning import Tuning
 from services.ui.views import acts, erasing, password
 
 POLL_S = 1
 _BASE = "base"
+_SIDES = (("left", "A"), ("right", "B"))
 
 
 def show(gateway: Gateway, me: Json) -> None:
@@ -22,21 +23,23 @@ def show(gateway: Gateway, me: Json) -> None:
     password.show(gateway)
     acts.show_refusal()
     erasing.show_outcome()
+    found = [each for each in tuning.adapters() if each["status"] != "recalled"]
     names = {_BASE: "base model alone"} | {
-        each["sha256"]: f"{each['name']} v{each['version']} ({each['status']})"
-        for each in tuning.adapters()
-        if each["status"] != "recalled"
+        each["sha256"]: f"{each['name']} v{each['version']} ({each['status']})" for each in found
     }
-    _ask(tuning, names)
+    served = {each["sha256"] for each in found if each["base_model"] == me["model"]}
+    _ask(tuning, {each: name for each, name in names.items() if each in {_BASE, *served}})
     comparison_id = st.query_params.get("q")
     if comparison_id:
         _show(gateway, names, comparison_id)
-    _votes(tuning, names)
+    made = tuning.comparisons()
+    _earlier(made["newest"], names, comparison_id)
+    _votes(made["totals"], names)
 
 
 def _ask(tuning: Tuning, names: dict[str, str]) -> None:
     if len(names) == 1:
-        st.info("There is no adapter to compare with yet.")
+        st.info("There is no adapter to compare with yet: none changes the model that answers.")
         return
     with st.form("ask"):
         question = st.text_area("Question", max_chars=5000, key="compare-question")
@@ -106,7 +109,7 @@ def _follow(tuning: Tuning, names: dict[str, str], comparison_id: str) -> None:
 
 def _sides(seen: Json, names: dict[str, str]) -> None:
     st.markdown(f"**{plain_markdown(seen['question'] or 'Erased')}**")
-    for column, side, letter in zip(st.columns(2), ("left", "right"), "AB", strict=True):
+    for column, (side, letter) in zip(st.columns(2), _SIDES, strict=True):
         with column.container(border=True):
             st.markdown(f"**{_who(seen, side, names, letter)}**")
             st.markdown(answer_markdown(seen[side]["answer"] or ""))
@@ -163,9 +166,26 @@ def _who(seen: Json, side: str, names: dict[str, str], letter: str) -> str:
     return f"{letter}: {plain_markdown(names.get(seen[f'adapter_{side}'] or _BASE, 'a recalled adapter'))}"
 
 
-def _votes(tuning: Tuning, names: dict[str, str]) -> None:
+def _earlier(newest: list[Json], names: dict[str, str], shown: str | None) -> None:
+    """One's newest comparisons, to look at again or to vote on."""
+    found = [each for each in newest if each["id"] != shown]
+    if not found:
+        return
+    with st.expander("Your earlier comparisons"):
+        for each in found:
+            sides = " and ".join(_who(each, side, names, letter) for side, letter in _SIDES)
+            vote = "voted" if each["vote"] else "no vote yet"
+            st.button(
+                f"{moment(each['created_at'])} UTC · {sides if each['told'] else 'blind'} · {vote}",
+                f"open-{each['id']}",
+                type="tertiary",
+                on_click=st.query_params.update,
+                args=({"q": each["id"]},),
+            )
+
+
+def _votes(totals: list[Json], names: dict[str, str]) -> None:
     st.subheader("Votes")
-    totals = tuning.comparisons()["totals"]
     if not totals:
         st.caption("No votes yet.")
         return

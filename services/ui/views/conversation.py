@@ -89,6 +89,7 @@ def _identifiers(reading: Reading, seen: Json) -> None:
             key="reveal",
             done="Identifiers are shown.",
             icon=":material/visibility:",
+            sealed=True,
         )
 
 
