@@ -1,19 +1,41 @@
 """`medichat export`: an adapter, from the storage or a folder, merged into its base model.
 
-It finds the files; services/worker_train/export.py does the work.
+It finds the files, asks the registry whether they may be used, and logs it; services/worker_train/export.py
+does the work.
 """
 
 import argparse
 import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from shared.db import Database
     from shared.settings import Settings
+    from shared.training.adapters import Adapter
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """An adapter of the registry."""
+
+    settings: "Settings"
+    sha256: str
+    #: What its files beside the weights must hash to.
+    files_sha256: str
+    #: As it was registered; the one beside the files is not among what is checked.
+    card: str
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,102 +50,123 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _export(options: argparse.Namespace) -> int:
-    from services.worker_train.export import main
+    from services.worker_train.export import export
 
+    adapter, agree = Path(options.adapter), None
+    known = _look_up(options.adapter)
     with tempfile.TemporaryDirectory(prefix="medichat-") as copies:
-        adapter, registered = options.adapter, bool(_SHA256.fullmatch(options.adapter))
-        if registered:
-            adapter = str(_fetch(adapter, Path(copies)))
-        arguments = [adapter, str(options.folder), "--dtype", options.dtype]
-        status = main([*arguments, *(["--model", options.model] if options.model else [])])
-    if registered and status == 0:
-        _log_export(options.adapter, options.folder, options.dtype)
-    return status
+        if known is not None:
+            adapter = _copy(known, options.adapter, Path(copies) / known.sha256)
+            agree = partial(_log_export, known, options.dtype)
+        difference = export(adapter, options.folder, model=options.model, dtype=options.dtype, agree=agree)
+    sys.stdout.write(
+        f"{options.folder}: merged; log-probabilities differ by at most {difference:.2g} from base and "
+        "adapter.\n"
+    )
+    return 0
 
 
-def _log_export(sha256: str, folder: Path, dtype: str) -> None:
-    """Add the event to the audit log. Raises CommandRefused, and removes the folder, when that cannot be."""
-    from sqlalchemy.exc import SQLAlchemyError
+def _look_up(named: str) -> _Known | None:
+    """What the registry holds of an adapter by its name, or by the weights of a folder, wherever that lies;
+    None for a folder of weights that it does not know, and where there is no installation.
 
-    from services.cli_client import CommandRefused
-    from shared.audit import record
-    from shared.clock import DatabaseClock
-    from shared.db import open_database
-    from shared.settings import load_settings
+    Raises CommandRefused or MediChatError: it may not be used, or nobody can tell.
+    """
+    from services.cli_adapters import GONE
+    from services.setup import load_installed
+    from shared.errors import NotFound
+    from shared.training.adapter_files import sha256_of
+    from shared.training.adapters import card_of, files_hash, is_dataset_gone
 
-    database = open_database(load_settings())
+    by_name = bool(_SHA256.fullmatch(named))
+    sha256 = named if by_name else sha256_of(Path(named))
     try:
-        with database.write() as connection:
-            record.append(
-                connection,
-                now=DatabaseClock().now(connection),
-                actor=record.OPERATOR_ACTOR,
-                action="adapter.exported",
-                object=f"adapter:{sha256}",
-                details={"dtype": dtype},
-            )
-    except SQLAlchemyError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise CommandRefused(
-            "the export could not be noted in the audit log, so its folder was removed; "
-            "see MEDICHAT_DATABASE_URL, and try again"
-        ) from error
-    finally:
-        database.close()
+        settings = load_installed()
+        otherwise = "the database cannot be read, so nobody can tell whether this adapter was recalled"
+        with _open(settings, otherwise) as database, database.read() as connection:
+            adapter = _check_usable(connection, sha256)
+            if is_dataset_gone(connection, adapter.dataset_id):
+                sys.stderr.write(f"medichat: {GONE} So has what is exported.\n")
+            files_sha256, card = files_hash(connection, sha256), card_of(connection, sha256)
+    except (NotFound, FileNotFoundError):
+        if by_name:
+            raise
+        return None
+    return _Known(settings=settings, sha256=sha256, files_sha256=files_sha256, card=card)
 
 
-def _fetch(sha256: str, folder: Path) -> Path:
-    """Copy the adapter's files from storage into a folder of its name, with the card that was registered.
+def _copy(known: _Known, named: str, copy: Path) -> Path:
+    """Copy the adapter's files into a folder of its name, with the card that was registered.
 
     Raises:
-        CommandRefused: it is not in the registry, was recalled, or could not be verified.
-        AdapterRefused: the storage holds other files than those that were registered.
+        CommandRefused: the storage has none.
+        AdapterRefused: there are other files than those that were registered.
     """
     from services.cli_client import CommandRefused
-    from services.setup import load_installed
     from shared.storage import Storage
     from shared.training.adapter_files import CARD, check_adapter, copy_adapter
 
-    settings = load_installed()
-    files_sha256, card = _check_registry(settings, sha256)
-    copy = folder / sha256
-    copy.mkdir()
-    try:
-        copy_adapter(Storage.from_settings(settings), sha256, copy)
-        check_adapter(copy, sha256=sha256, files_sha256=files_sha256)
-        (copy / CARD).write_text(card, encoding="utf-8")  # the stored one is not among what was checked
-    except FileNotFoundError as error:
-        raise CommandRefused("the storage has no files of this adapter; see MEDICHAT_STORAGE_URL") from error
+    if named == known.sha256:
+        copy.mkdir()
+        try:
+            copy_adapter(Storage.from_settings(known.settings), known.sha256, copy)
+        except FileNotFoundError as error:
+            raise CommandRefused(
+                "the storage has no files of this adapter; see MEDICHAT_STORAGE_URL"
+            ) from error
+    else:
+        check_adapter(Path(named), sha256=known.sha256)
+        shutil.copytree(named, copy)
+    check_adapter(copy, sha256=known.sha256, files_sha256=known.files_sha256)
+    (copy / CARD).write_text(known.card, encoding="utf-8")
     return copy
 
 
-def _check_registry(settings: "Settings", sha256: str) -> tuple[str, str]:
-    """What the adapter's files beside its weights must hash to, if it may be used, and its card.
+def _log_export(known: _Known, dtype: str) -> None:
+    """Add the event to the audit log, if the adapter may still be used: merging it took minutes.
 
-    Raises CommandRefused, also when nobody can tell.
+    Raises CommandRefused or MediChatError.
     """
+    from shared.audit import record
+    from shared.clock import DatabaseClock
+
+    otherwise = "the export could not be noted in the audit log, so nothing was written"
+    with _open(known.settings, otherwise) as database, database.write() as connection:
+        _check_usable(connection, known.sha256)
+        record.append(
+            connection,
+            now=DatabaseClock().now(connection),
+            actor=record.OPERATOR_ACTOR,
+            action="adapter.exported",
+            object=f"adapter:{known.sha256}",
+            details={"dtype": dtype},
+        )
+
+
+def _check_usable(connection: "Connection", sha256: str) -> "Adapter":
+    """The adapter. Raises CommandRefused when it was recalled, and NotFound or AdapterRefused."""
+    from services.cli_client import CommandRefused
+    from shared.training.adapters import check_usable, find
+    from shared.training.states import AdapterStatus
+
+    adapter = find(connection, sha256)
+    if adapter.status is AdapterStatus.RECALLED:
+        raise CommandRefused(f"this adapter was recalled: {adapter.recalled_reason}")
+    return check_usable(connection, sha256, adapter.base_model)
+
+
+@contextmanager
+def _open(settings: "Settings", otherwise: str) -> "Iterator[Database]":
+    """The database. Raises CommandRefused, saying `otherwise`, when it cannot be used."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from services.cli_client import CommandRefused
     from shared.db import open_database
-    from shared.errors import MediChatError
-    from shared.training.adapters import card_of, check_usable, files_hash, find
-    from shared.training.states import AdapterStatus
 
     database = open_database(settings)
     try:
-        with database.read() as connection:
-            adapter = find(connection, sha256)
-            if adapter.status is AdapterStatus.RECALLED:
-                raise CommandRefused(f"this adapter was recalled: {adapter.recalled_reason}")
-            check_usable(connection, sha256, adapter.base_model)
-            return files_hash(connection, sha256), card_of(connection, sha256)
-    except MediChatError as error:
-        raise CommandRefused(error.detail) from error
+        yield database
     except SQLAlchemyError as error:
-        raise CommandRefused(
-            "the database cannot be read, so nobody can tell whether this adapter was recalled; "
-            "see MEDICHAT_DATABASE_URL, or name a folder with its files"
-        ) from error
+        raise CommandRefused(f"{otherwise}; see MEDICHAT_DATABASE_URL, and try again") from error
     finally:
         database.close()

@@ -56,7 +56,7 @@ def written_aside(folder: Path, name: str, *, checkpoints: Path | None = None) -
         shutil.rmtree(folder / name, ignore_errors=True)
         aside.rename(folder / name)
         _sync(folder)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if is_full(error):
             raise DiskFull(_advice(folder, checkpoints)) from error

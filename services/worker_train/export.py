@@ -5,10 +5,8 @@ sum to 4 bits again would lose part of what it learnt. The adapter is checked as
 anything is loaded; afterwards the merged model is compared with base and adapter.
 """
 
-import argparse
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from services.worker_train.checkpoints import written_aside
 from services.worker_train.child import Refused
 from services.worker_train.probe import next_logprobs, probe_ids
 from shared.catalogue import CATALOGUE
-from shared.errors import MediChatError
 from shared.settings import load_settings
 from shared.training.adapter_files import CARD, AdapterConfig, check_adapter, sha256_of
 
@@ -60,35 +57,24 @@ SYSTEM \"\"\"{system}\"\"\"
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Export one adapter; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="medichat export", description=str(__doc__).splitlines()[0])
-    parser.add_argument("adapter", type=Path, help="folder with an adapter's safetensors and config")
-    parser.add_argument("folder", type=Path, help="where to write; must not exist")
-    parser.add_argument("--model", default="", help="base model in the catalogue (default: the adapter's)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights")
-    options = parser.parse_args(argv)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        difference = export(options.adapter, options.folder, model=options.model, dtype=options.dtype)
-    except MediChatError as error:
-        sys.stderr.write(f"medichat: {error.detail}\n")
-        return 1
-    sys.stdout.write(
-        f"{options.folder}: merged; log-probabilities differ by at most {difference:.2g} from base and "
-        f"adapter.\n"
-    )
-    return 0
-
-
-def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat16") -> float:
+def export(
+    adapter: Path,
+    folder: Path,
+    *,
+    model: str = "",
+    dtype: str = "bfloat16",
+    agree: Callable[[], None] | None = None,
+) -> float:
     """Merge and write; returns the largest difference of log-probabilities to base and adapter.
+
+    `agree` is called when all is written and `folder` is not there yet; what it raises ends the export.
 
     Raises:
         AdapterRefused: the files are not an intact LoRA in safetensors, made for these weights; or they are
             not those that the folder's name names, where that is a SHA-256.
         Refused: it belongs to other weights, or the merged model says something else.
     """
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = load_settings()
     sha256 = adapter.name if _SHA256.fullmatch(adapter.name) else sha256_of(adapter)
     config = check_adapter(adapter, sha256=sha256).config
@@ -132,6 +118,8 @@ def export(adapter: Path, folder: Path, *, model: str = "", dtype: str = "bfloat
         (aside / CARD).write_text(card, encoding="utf-8")
         for path in aside.iterdir():  # safetensors makes its file for its owner alone
             path.chmod((aside / CARD).stat().st_mode)
+        if agree is not None:
+            agree()
     return difference
 
 
@@ -176,7 +164,3 @@ def _catalogue_name(config: AdapterConfig) -> str:
         if named is not None and named in (entry.name, entry.hub_id):
             return entry.name
     raise Refused("wrong-base", "The adapter's base model is not in the catalogue; name one with --model.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

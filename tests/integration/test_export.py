@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import yaml
 from transformers import AutoTokenizer
 
 from services import cli
+from services.worker_train import export as merging
 from services.worker_train.child import Refused
 from services.worker_train.export import compare, said
 from services.worker_train.probe import probe_ids
 from shared.audit.record import Actor
+from shared.auth.roles import Role
 from shared.db.tables_training import adapters
 from shared.storage import Storage
 from shared.training.adapter_files import CARD, CONFIG, PROBE, WEIGHTS
@@ -201,11 +204,23 @@ def test_a_damaged_adapter_is_refused_in_one_line_and_nothing_is_written(
 
 @pytest.mark.parametrize(("damage", "reason"), OF_A_FOLDER)
 def test_a_folder_whose_base_is_not_this_one_is_refused(
-    export: Export, api: Api, registered: Registered, damage: Callable[[Path], None], reason: str
+    export: Export, adapter: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
-    damage(stored(api, registered))
-    status, complaint = export(str(stored(api, registered)))
+    folder = tmp_path / "by-hand"
+    shutil.copytree(adapter, folder)
+    damage(folder)
+    status, complaint = export(str(folder))
     assert (status, reason in complaint) == (1, True)
+
+
+def test_a_folder_of_a_registered_adapter_with_another_configuration_is_refused(
+    export: Export, registered: Registered, adapter: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "by-hand"
+    shutil.copytree(adapter, folder)
+    set_config(folder, lora_alpha=99)
+    status, complaint = export(str(folder))
+    assert (status, "not the one that was registered" in complaint) == (1, True)
 
 
 def test_layers_that_the_base_lacks_are_refused(
@@ -224,9 +239,12 @@ def test_layers_that_the_base_lacks_are_refused(
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("installed", [True, False])
 def test_a_folder_named_by_a_hash_must_hold_the_weights_of_it(
-    export: Export, adapter: Path, tmp_path: Path
+    export: Export, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
 ) -> None:
+    if not installed:  # such a folder needs no registry
+        monkeypatch.setenv("MEDICHAT_DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
     folder = tmp_path / ("0" * 64)
     folder.mkdir()
     for name in (WEIGHTS, CONFIG):
@@ -235,14 +253,52 @@ def test_a_folder_named_by_a_hash_must_hold_the_weights_of_it(
     assert (status, "tampered" in complaint) == (1, True)
 
 
-def test_a_recalled_adapter_is_refused_with_the_reason(
-    export: Export, api: Api, registered: Registered, tmp_path: Path
-) -> None:
+def recall(api: Api, registered: Registered) -> None:
     with api.gateway.database.write() as connection:
         store = AdapterStore(api.gateway.clock, api.gateway.envelope)
         store.recall(connection, registered.sha256, Actor(registered.user_id), reason="Wrong doses")
-    assert export(registered.sha256) == (1, "medichat: this adapter was recalled: Wrong doses\n")
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_recalled_adapter_is_refused_with_the_reason(
+    export: Export, api: Api, registered: Registered, adapter: Path, tmp_path: Path, by_name: bool
+) -> None:
+    recall(api, registered)
+    named = registered.sha256 if by_name else str(adapter)
+    assert export(named) == (1, "medichat: this adapter was recalled: Wrong doses\n")
     assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_is_recalled_while_it_is_merged_is_not_exported_of_any_folder_either(
+    export: Export,
+    api: Api,
+    registered: Registered,
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    merge = merging.export
+
+    def slowly(adapter: Path, folder: Path, *, agree: Callable[[], None], **rest: Any) -> float:
+        def at_the_end() -> None:
+            recall(api, registered)
+            agree()
+
+        return merge(adapter, folder, agree=at_the_end, **rest)
+
+    monkeypatch.setattr(merging, "export", slowly)
+    before = sorted(tmp_path.iterdir())
+    assert export(str(adapter)) == (1, "medichat: this adapter was recalled: Wrong doses\n")
+    assert sorted(tmp_path.iterdir()) == before
+    assert not api.audit("adapter.exported")
+
+
+def test_an_export_says_that_what_was_learnt_was_erased_since(
+    export: Export, api: Api, registered: Registered
+) -> None:
+    api.log_in(Role.ADMIN).post(f"/v1/datasets/{registered.dataset_id}/erase").raise_for_status()
+    change_a_byte(stored(api, registered))  # so that nothing need be merged
+    assert "What it was trained on was erased since" in export(registered.sha256)[1]
 
 
 def test_an_adapter_that_could_not_be_verified_is_refused(
@@ -262,12 +318,18 @@ def test_a_name_that_the_registry_lacks_is_refused(export: Export, api: Api, reg
     assert (status, "no files of this adapter" in complaint) == (1, True)
 
 
+@pytest.mark.parametrize("by_name", [True, False])
 def test_without_the_database_nobody_can_tell_and_it_is_refused(
-    export: Export, registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Export,
+    registered: Registered,
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    by_name: bool,
 ) -> None:
     (tmp_path / "none.db").write_text("no database")
     monkeypatch.setenv("MEDICHAT_DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
-    status, complaint = export(registered.sha256)
+    status, complaint = export(registered.sha256 if by_name else str(adapter))
     assert (status, "the database cannot be read" in complaint) == (1, True)
 
 

@@ -35,6 +35,12 @@ def test_a_full_disk_is_said_with_the_folder_where_no_run_writes(tmp_path: Path)
     assert "checkpoints" not in detail
 
 
+def test_what_is_stopped_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), written_aside(tmp_path, "merged"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
 def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
     return kind("no", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
 
