@@ -185,6 +185,8 @@ def _check_model(settings: "Settings") -> None:
 
 
 def _check_machine(settings: "Settings") -> None:
+    from urllib.parse import urlsplit
+
     from services import local
 
     for setting, folder in _folders(settings).items():
@@ -194,6 +196,13 @@ def _check_machine(settings: "Settings") -> None:
                 f"only {free // 1_000_000} MB are free on the disk of {folder}; "
                 f"free at least {MIN_FREE_BYTES // 1_000_000} MB, or set {setting} to another disk"
             )
+    names = {urlsplit(url).hostname for url in (settings.public_api_url, settings.public_ui_url)}
+    if len(names) > 1:
+        raise Refused(
+            f"browsers would log in at {settings.public_api_url} and be sent on to {settings.public_ui_url}, "
+            "where that log-in does not count; let both listen at one address, or set "
+            "MEDICHAT_PUBLIC_API_URL and MEDICHAT_PUBLIC_UI_URL to one host"
+        )
     environment = local.local_environment(settings)
     seen: dict[int, str] = {}
     for name, host, port, setting in (

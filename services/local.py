@@ -36,6 +36,8 @@ _SMALL_START_S, _LARGE_START_S = 120.0, 3600.0
 STILL_S = 60.0
 #: How long processes may take to end: a training has a minute for its checkpoint.
 _STOP_S = 75.0
+#: Ctrl-C counts as another when it comes so long after what the first did was told, in seconds.
+_AGAIN_S = 1.0
 #: honcho kills what has not ended 5 s after the first process did; there is no option for it.
 _HONCHO = f"from honcho import command, manager; manager.KILL_WAIT = {_STOP_S}; command.main()"
 
@@ -157,11 +159,16 @@ def _stop_honcho(process: "subprocess.Popen[bytes]", on_stop: Callable[[], None]
     Another Ctrl-C kills them. honcho itself is not asked: when the terminal is gone it fails to say so there,
     and stops nothing.
     """
-    hurry = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, lambda *_: hurry.set())
     on_stop()
+    hurry, told = threading.Event(), time.monotonic()
+
+    def again(*_: object) -> None:
+        if time.monotonic() - told > _AGAIN_S:
+            hurry.set()
+
+    signal.signal(signal.SIGINT, again)
     deadline = time.monotonic() + _STOP_S
     asked: set[int] = set()
     while process.poll() is None and not hurry.is_set() and time.monotonic() < deadline:

@@ -8,6 +8,11 @@ DISCLAIMER = (
 )
 #: What of it stays in view while one asks and reads.
 REMINDER = "An AI, not a doctor; it can be wrong. In an emergency call your local emergency number."
+#: For everybody whose question could not be judged.
+HELP = (
+    "In an emergency call your local emergency number. If you think of harming yourself, talk to somebody "
+    "now: findahelpline.com names who listens where you are."
+)
 
 
 def prompt_version(system_prompt: str) -> str:

@@ -23,7 +23,8 @@ SYSTEM_PROMPT = (
 
 def _reached_at(host: str) -> str:
     """Where this machine reaches what listens on this address of it, as a URL writes it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}  # noqa: S104
+    host = here.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 

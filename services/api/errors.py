@@ -219,10 +219,10 @@ async def _http(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _not_storable(_request: Request, error: Exception) -> Response:
+async def _not_storable(request: Request, error: Exception) -> Response:
     log.warning("the database cannot hold or compare a value: %s", where(error))
     detail = "A text or number that was sent cannot be used, for example because it holds a NUL; change it."
-    return problem(422, "invalid-input", detail)
+    return problem(422, "invalid-input", detail, help=_help(request))
 
 
 async def _database_away(request: Request, error: Exception) -> Response:
@@ -235,19 +235,21 @@ async def _database_away(request: Request, error: Exception) -> Response:
     return problem(503, "unavailable", detail, help=_help(request), headers={"Retry-After": "5"})
 
 
-async def _storage_away(_request: Request, error: Exception) -> Response:
+async def _storage_away(request: Request, error: Exception) -> Response:
     log.error("the storage is not reachable: %s", where(error))
     detail = "The storage is not reachable; try again in a moment."
-    return problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+    return problem(503, "unavailable", detail, help=_help(request), headers={"Retry-After": "5"})
 
 
-async def _cannot_open(_request: Request, error: Exception) -> Response:
+async def _cannot_open(request: Request, error: Exception) -> Response:
     log.error("a text cannot be opened: %s", where(error))
     detail = "This can no longer be read: its texts were erased, or cannot be opened with their key."
-    return problem(410, "no-longer-readable", f"{detail} Ask your admin if you did not expect that.")
+    detail += " Ask your admin if you did not expect that."
+    return problem(410, "no-longer-readable", detail, help=_help(request))
 
 
-def unexpected(error: Exception) -> Response:
+def unexpected(request: Request, error: Exception) -> Response:
     """The answer to a bug. Its place is logged; its message is not, for it may quote a person."""
     log.error("unexpected %s", where(error))
-    return problem(500, "internal", "Something went wrong inside MediChat; tell your admin the time.")
+    detail = "Something went wrong inside MediChat; tell your admin the time."
+    return problem(500, "internal", detail, help=_help(request))

@@ -2,18 +2,21 @@
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 
 from services.api.deps import GatewayDep
-from services.api.errors import DATABASE_AWAY, put_first
+from services.api.errors import put_first
 from services.api.state import Gateway
-from shared.errors import MediChatError, NotAuthenticated
-from shared.guard import load_guard
+from shared.errors import NotAuthenticated
+from shared.guard import Guard, load_guard
 from shared.guard.verdict import Action
+from shared.logs import where
+
+log = logging.getLogger(__name__)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
@@ -26,7 +29,7 @@ async def help_first(request: Request, gateway: GatewayDep) -> AsyncIterator[Non
         yield
     except NotAuthenticated:  # to read what strangers send would be work for anybody who asks for it
         raise
-    except (MediChatError, RequestValidationError, *DATABASE_AWAY):
+    except Exception:
         # in no thread of the handlers: all of these may be waiting for the database
         put_first(request, await asyncio.to_thread(_help, gateway, await request.body()))
         raise
@@ -40,12 +43,19 @@ def _help(gateway: Gateway, body: bytes) -> str:
     query = _query(body)
     if not query:
         return ""
+    query = query[: gateway.settings.max_query_chars]
     standing = gateway.guards.known
-    guard = standing.guard if standing else load_guard()  # better than to wait for a policy never read
-    verdict = guard.screen_at_once(query[: gateway.settings.max_query_chars])
-    if verdict.action is not Action.CRISIS:
-        return ""
-    return guard.responses(gateway.settings.locale).for_question(verdict.category)
+    if standing is not None:
+        try:
+            return _told_by(standing.guard, query, gateway.settings.locale)
+        except Exception as error:  # it may be why the question was not taken
+            log.error("the policy in force cannot judge a question: %s", where(error))
+    return _told_by(load_guard(), query, gateway.settings.locale)  # better than to wait for one never read
+
+
+def _told_by(guard: Guard, query: str, locale: str) -> str:
+    verdict = guard.screen_at_once(query)
+    return guard.responses(locale).for_question(verdict.category) if verdict.action is Action.CRISIS else ""
 
 
 def _query(body: bytes) -> str:

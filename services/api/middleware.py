@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.errors import problem, unexpected
@@ -69,7 +70,7 @@ class Around:
                 await _refuse(most, scope, receive, decorated)
         except Exception as error:
             # caught here, since the server would log the message of whatever gets past
-            answer = unexpected(error)
+            answer = unexpected(Request(scope), error)
             if not started:
                 await answer(scope, receive, decorated)
         finally:

@@ -28,6 +28,7 @@ from services.ui.views import (
     integrity,
     jobs,
     log,
+    once,
     people,
     reports,
     review,
@@ -46,6 +47,7 @@ AWAY = (0, 429, 500, 503)
 RETRY_S = 3
 #: How often each page looks whether its log-in still counts, in seconds.
 LOOK_S = 5
+LOOK_WITHIN_S = 2
 Page = tuple[Callable[[Gateway, Json], None], str, str, str]
 ACCOUNT: Page = (account.show, "Account", ":material/person:", "account")
 EMERGENCY: Page = (emergency.show, "Emergency access", ":material/emergency_home:", "emergency")
@@ -110,6 +112,7 @@ def _navigate(gateway: Gateway, me: Json) -> None:
         path: page for page, (*_, path) in zip(pages, PAGES[me["role"]], strict=True)
     }
     page = st.navigation(pages)
+    once.page_is(page.url_path)
     with st.sidebar:  # above what the page puts there, however long it is
         st.caption(f"Logged in as **{plain_markdown(me['name'])}** ({me['role']})")
         _link("Log out", f"{get_settings().public_api_url}/logout")
@@ -126,7 +129,7 @@ def _watch(gateway: Gateway, looks: Iterator[int]) -> None:
     if not next(looks):
         return
     try:
-        gateway.me()
+        gateway.me(within_s=LOOK_WITHIN_S)  # meanwhile the page takes no click
     except GatewayError as error:
         if error.status == 401:
             st.rerun()
@@ -140,6 +143,7 @@ def _offer_log_in(reason: str) -> None:
 
 def _explain(gateway: Gateway, error: GatewayError) -> None:
     if error.status == 401:
+        once.forget()
         _offer_log_in(error.detail)
         unsent.tell_hidden()
         return

@@ -57,9 +57,9 @@ class Gateway:
         """The same, for looks that a page takes by itself: they do not count as use of the log-in."""
         return Gateway(self._token, watching=True)
 
-    def me(self) -> Json:
-        """Who is logged in."""
-        return self.call("GET", "/v1/me")
+    def me(self, *, within_s: float | None = None) -> Json:
+        """Who is logged in; `within_s` is for a look that nobody waits for."""
+        return self.call("GET", "/v1/me", **({} if within_s is None else {"timeout": within_s}))
 
     def consent(self, version: str) -> None:
         """Accept the text of this version."""

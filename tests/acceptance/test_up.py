@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -234,7 +235,7 @@ with cli._ended_like_by_ctrl_c():
         Settings(state_dir=local.PROCFILE.parent),
         on_ready=lambda: None,
         on_wait=lambda _: None,
-        on_stop=lambda: print("stopping", flush=True),
+        on_stop=lambda: Path(sys.argv[1]).with_name("told").touch(),
     )
 sys.exit(ended)
 """
@@ -305,9 +306,22 @@ def test_another_ctrl_c_waits_for_nothing(clinic: Path) -> None:
         wait_until((clinic / "there").exists, 30, "for its processes")
         os.killpg(running.pid, signal.SIGINT)
         wait_until((clinic / "asked").exists, 30, "for the first to be passed on")
+        # who could read by then what another does
+        told = (clinic / "told").stat().st_mtime
+        wait_until(lambda: time.time() - told > local._AGAIN_S + 0.5, 30, "for a moment")
         os.killpg(running.pid, signal.SIGINT)
         assert ended(running, clinic, within_s=15)
         assert not (clinic / "saved").exists()
+
+
+def test_a_ctrl_c_that_is_held_is_one(clinic: Path) -> None:
+    with run_procfile(clinic, slow_s=0.5) as running:
+        wait_until((clinic / "there").exists, 30, "for its processes")
+        os.killpg(running.pid, signal.SIGINT)
+        wait_until((clinic / "told").exists, 30, "for it to say so")
+        os.killpg(running.pid, signal.SIGINT)
+        assert ended(running, clinic, within_s=15)
+        assert (clinic / "saved").exists()
 
 
 def test_ctrl_c_before_anything_has_started_ends_what_is_about_to(clinic: Path) -> None:
@@ -331,6 +345,7 @@ def run_medichat(*arguments: str, **environment: str) -> subprocess.CompletedPro
     [
         ({"MEDICHAT_UI_PORT": "8000", "MEDICHAT_API_PORT": "8000"}, "the gateway and the dashboard"),
         ({"MEDICHAT_API_HOST": "192.0.2.1"}, "192.0.2.1"),  # no address of this machine
+        ({"MEDICHAT_PUBLIC_API_URL": "http://ward.example:8000"}, "MEDICHAT_PUBLIC_UI_URL to one host"),
         ({"MEDICHAT_MODEL": "medgamma"}, "medgemma-4b"),
         ({"MEDICHAT_MODEL_PATH": "/nowhere"}, "MEDICHAT_MODEL_PATH"),
     ],

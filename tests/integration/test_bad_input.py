@@ -8,6 +8,8 @@ import pytest
 
 from shared.auth.roles import Role
 from shared.db.tables import conversations, jobs, messages
+from shared.guard import load_guard
+from shared.guard.verdict import Category
 from shared.policies.live import Standing
 from tests.support import Api
 
@@ -190,7 +192,7 @@ class LeakyGuard:
 
     policy_version = "0"
 
-    def screen_at_once(self, text: str, _audience: object) -> None:
+    def screen_at_once(self, text: str, _audience: object = None) -> None:
         raise ValueError(text)
 
 
@@ -201,3 +203,11 @@ def test_an_error_inside_says_nothing_of_the_request(api: Api, caplog: pytest.Lo
     assert (response.status_code, response.json()["type"]) == (500, "urn:medichat:problem:internal")
     assert "secret" not in response.text
     assert "secret" not in caplog.text
+
+
+def test_a_person_in_need_reads_where_help_is_though_the_guard_itself_fails(api: Api) -> None:
+    client = api.log_in()
+    api.judge_with(Standing(guard=LeakyGuard()))  # type: ignore[arg-type]
+    response = client.post("/predict", json={"query": "I want to kill myself"})
+    help_text = load_guard().responses(api.settings.locale).for_question(Category.CRISIS)
+    assert (response.status_code, response.json()["help"]) == (500, help_text)

@@ -22,7 +22,7 @@ from shared.guard.verdict import Action, Category, Severity, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.registration import Registration
 from tests.conftest import MakeApi
-from tests.pages import button, charts, open_with, served_by, texts, tick
+from tests.pages import button, charts, open_with, served_by, texts, tick, to_page
 from tests.support import PASSWORD, Api, Person, ask_async, closed_after
 
 Open = Callable[..., AppTest]
@@ -733,6 +733,24 @@ def test_what_is_shown_only_now_is_shown_until_its_page_was_drawn_whole(
         button(app, "Try again").click().run()
         assert app.code[0].value
         app.run()
+    assert not app.code
+
+
+def test_what_is_shown_only_now_is_forgotten_with_its_page(open_app: Open, api: Api) -> None:
+    app = open_app(api.person(Role.ADMIN), page="people")
+
+    def go_away(request: httpx.Request) -> None:
+        if request.url.path == "/v1/holds":
+            api.close()
+
+    client._connections().event_hooks["request"].append(go_away)
+    let_in(app)
+    assert button(app, "Try again")
+    client._connections().event_hooks["request"].remove(go_away)
+    with closed_after(Api(api.settings)):
+        to_page(app, "account")
+        to_page(app, "people")
+    assert "nurse.kim can log in" not in texts(app)
     assert not app.code
 
 

@@ -8,7 +8,10 @@ from streamlit.testing.v1 import AppTest
 
 from services.api import patience
 from services.ui.text import answer_markdown
+from shared.auth.roles import Role
+from shared.db.tables import users
 from shared.guard.verdict import Category
+from shared.prompts import HELP
 from tests.conftest import MakeApi
 from tests.pages import button, open_with, served_by, texts
 from tests.support import Api
@@ -72,3 +75,22 @@ def test_where_help_is_found_is_shown_when_the_page_itself_cannot_be(
         assert_help_is_before(app, api, "Too many requests")
         assert_help_is_before(app, api, "**Not sent yet.**")
         assert_help_is_before(app, api, CRISIS)
+
+
+def test_where_help_is_found_is_shown_when_another_text_must_be_accepted_first(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(api, monkeypatch) as app:
+        api.set(users, users.c.role == Role.USER, consented_at=None, consent_version=None)
+        ask(app, CRISIS)
+        assert_help_is_before(app, api, "**Not sent yet.** It is offered again after this.")
+        assert button(app, "Continue")
+
+
+def test_who_could_not_be_judged_is_told_whom_to_call(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(api, monkeypatch) as app:
+        api.close()
+        ask(app, CRISIS)
+        assert HELP in texts(app)
+        app.run()
+        assert HELP in texts(app), "not shown once"

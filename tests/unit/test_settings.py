@@ -78,6 +78,7 @@ def test_a_heartbeat_that_cannot_keep_the_lease_is_refused() -> None:
     [
         ("192.168.1.5", "http://192.168.1.5:8000"),
         ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("localhost", "http://127.0.0.1:8000"),
         ("::", "http://[::1]:8000"),
         ("fd00::5", "http://[fd00::5]:8000"),
     ],

@@ -57,8 +57,9 @@ async def preferred(
     prefer: Annotated[
         str | None,
         Header(
-            description="RFC 7240: `respond-async` for 202 and the job at once, however it ended; `wait=N` "
-            "for the answer if it comes within N seconds, and 202 otherwise.",
+            description="RFC 7240: `respond-async` for what there is at once: the answer (200) if the "
+            "question was answered before or a person is told where help is, else the job (202), however it "
+            "ended. `wait=N` for the answer if it comes within N seconds, and 202 otherwise.",
             examples=["wait=30"],
         ),
     ] = None,

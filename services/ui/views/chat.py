@@ -275,10 +275,16 @@ def _ask(gateway: Gateway, conversation_id: str | None, query: str) -> None:
 
 
 def _send_anew(gateway: Gateway, question: Json) -> None:
-    """Ask in a new conversation, where the question then is, sent or not; as another it has another key."""
+    """Ask in a new conversation, where the question then is, sent or not.
+
+    As another question it has another key, the same for each click.
+    """
     unsent.forget(question)
     st.query_params.pop("c", None)
-    _send(gateway, {**question, "conversation_id": None, "key": str(uuid.uuid4())})
+    _send(
+        gateway,
+        {**question, "conversation_id": None, "key": str(uuid.uuid5(uuid.UUID(question["key"]), "anew"))},
+    )
 
 
 def _send(gateway: Gateway, question: Json) -> None:

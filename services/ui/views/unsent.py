@@ -6,6 +6,7 @@ import streamlit as st
 
 from services.ui.client import GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown
+from shared.prompts import HELP
 
 
 def keep(question: Json, error: GatewayError) -> None:
@@ -55,10 +56,11 @@ def tell_hidden() -> None:
     """That there are some, where nobody is logged in: who sits there may be another than who wrote them."""
     if _all():
         st.warning(
-            "**What you asked last was not sent.** It is not shown while nobody is logged in: log in, and "
-            "ask it again.",
+            "**What you asked last was not sent.** It is not shown to whoever sits here next, and not kept: "
+            "log in, and ask it again.",
             icon=":material/schedule_send:",
         )
+        st.info(HELP, icon=":material/emergency:")
 
 
 def tell(what_next: str) -> None:
@@ -66,6 +68,7 @@ def tell(what_next: str) -> None:
     if not _all():
         return
     st.warning(f"**Not sent yet.** {what_next}", icon=":material/schedule_send:")
+    st.info(HELP, icon=":material/emergency:")
     for question in _all().values():
         st.markdown(plain_markdown(question["query"]))
 
