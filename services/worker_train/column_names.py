@@ -63,6 +63,11 @@ def all_by_name(columns: Iterable[str]) -> dict[str, list[str]]:
     return {part: names for part, names in found.items() if names}
 
 
+def is_makeshift(part: str, column: str) -> bool:
+    """Whether the column is the part only where a shape needs that and has no better: input as question."""
+    return part == "question" and _plain(column) == "input"
+
+
 def listed(columns: list[str]) -> str:
     """The columns by name, or by number: where a header line is missing, a row's words stand in its place."""
     shown = columns[:_MOST_LISTED]

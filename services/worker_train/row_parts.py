@@ -66,21 +66,25 @@ class RowParts:
             return self._turns(value)
         return [said(role, self._text(value))]
 
-    def with_image(self, messages: list[Message]) -> tuple[list[Message], str | bytes | None]:
-        """The messages without marks of a picture, and the one picture that the row names: in the part
-        `image`, or else among the texts that were read.
+    def with_image(
+        self, messages: list[Message], *, wanted: bool
+    ) -> tuple[list[Message], str | bytes | None]:
+        """The messages without marks of a picture, and the one picture that the row names, where one is
+        wanted: in the part `image`, or else among the texts that were read.
         """
+        bare = [said(message["role"], _without_marks(message["content"])) for message in messages]
+        if not wanted:
+            return bare, None
         image = _image(self._values.get("image"))
         if image is None:
             image = _image([picture for picture in self._pictures if picture is not None])
-        bare = [said(message["role"], _without_marks(message["content"])) for message in messages]
         if image is not None:
             return bare, image
         if self._pictures or any(mark in each["content"] for each in messages for mark in _IMAGE_MARKS):
             raise RowProblem(
                 Reason.BROKEN_IMAGE,
                 "The text has the place of a picture, and the row names none. Name its file in a column "
-                "`image`, or take the place out of the text.",
+                "`image`, take the place out of the text, or say in the options that no column is the image.",
             )
         return messages, None
 
@@ -111,9 +115,10 @@ class RowParts:
             return _plain_text(part)
         kind = str(part.get("type", ""))
         if kind.startswith("image"):
-            self._pictures.append(
-                next((part[key] for key in _IMAGE_KEYS if not is_nothing(part.get(key))), None)
-            )
+            given = [part[key] for key in _IMAGE_KEYS if part.get(key) is not None]
+            picture = next((each for each in given if not is_nothing(each)), None)
+            if picture is not None or not given:
+                self._pictures.append(picture)
             return ""
         if part.get("text") is None and kind != "text":
             raise RowProblem(Reason.NOT_TEXT)
@@ -170,7 +175,7 @@ def _plain_text(value: Any) -> str:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is nothing, or the not-a-number (or infinity) that stands for nothing in tables."""
-    return value is None or (isinstance(value, float) and not math.isfinite(value))
+    return value is None or value == b"" or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _image(value: Any) -> str | bytes | None:

@@ -6,11 +6,11 @@ group (the patient, so that one patient's rows stay together).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.worker_train.child import Refused
-from services.worker_train.column_names import all_by_name, by_name, listed
+from services.worker_train.column_names import all_by_name, by_name, is_makeshift, listed
 from services.worker_train.row_parts import Message, RowParts, RowProblem, check, is_nothing, joined, said
 from shared.training.report import Reason
 
@@ -66,6 +66,8 @@ class Shape:
     name: str
     #: The part that a column is read as → the column.
     columns: Mapping[str, str]
+    #: Whether a row may have a picture; where it may not, what the texts say of one is passed over.
+    pictures: bool = True
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
         """The row as a conversation. Raises RowProblem."""
@@ -75,7 +77,7 @@ class Shape:
             if messages[:1] and messages[0]["role"] == "system":
                 raise RowProblem(Reason.ROLES, "The row has two system texts; keep one.")
             messages = [said("system", system), *messages]
-        messages, image = parts.with_image(messages)
+        messages, image = parts.with_image(messages, wanted=self.pictures)
         check(messages)
         return Conversation(messages, image, parts.text("group") or None)
 
@@ -92,9 +94,9 @@ class Shape:
         for part in self._besides(chosen):
             if part in columns and columns[part] != found.get(part, columns[part]):
                 raise Clash(part, columns[part], found[part])
-            if part in found and found[part] not in columns.values():
+            if part in found and _is_more(part, found[part], columns):
                 columns[part] = found[part]
-        return self if columns == self.columns else Shape(self.name, columns)
+        return self if columns == self.columns else replace(self, columns=columns)
 
     def refuse_other_names(self, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
         """Raise Clash where a column of the row is named like a part that the row lacks in its own column: as
@@ -110,7 +112,7 @@ class Shape:
         named, read = all_by_name(row), set(self.columns.values())
         for part in lacking:
             for other in named.get(part, ()):
-                if other not in read and not is_nothing(row[other]):
+                if other not in read and not is_makeshift(part, other) and not is_nothing(row[other]):
                     raise Clash(part, self.columns[part], other)
 
     def unread(self, columns: Iterable[str]) -> list[str]:
@@ -118,7 +120,11 @@ class Shape:
         if self.name == "chat":
             return []  # its turns say it all
         named, read = by_name(columns, pictures=False), set(self.columns.values())
-        return [part for part in _ASKED if part in named and named[part] not in read]
+        return [
+            part
+            for part in _ASKED
+            if part in named and named[part] not in read and not is_makeshift(part, named[part])
+        ]
 
     def _besides(self, chosen: Mapping[Any, str]) -> list[str]:
         """The parts that a row may have besides, as far as their columns' names say which they are."""
@@ -145,7 +151,8 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
     found = {part: column for part, column in by_names.items() if part not in chosen} | named
     fitting = [shape for name in _SHAPES if (shape := _fit(name, found, named))]
     if fitting:
-        return min(fitting, key=lambda shape: len(shape.unread(seen)))
+        best = min(fitting, key=lambda shape: len(set(shape.unread(seen)) - set(chosen)))
+        return replace(best, pictures=chosen.get("image") != "")
     raise Refused(
         "unknown-shape",
         f"The rows fit no known shape. The columns: {listed(seen)}. Known: {_KNOWN}. Rename the columns, or "
@@ -165,16 +172,25 @@ def refuse_unmet(chosen: Mapping[Any, str], seen: Iterable[str], *, where: str =
 
 
 def _fit(name: str, found: Mapping[str, str], named: Mapping[str, str]) -> Shape | None:
-    """The shape, if the columns make it; what is found by name is read as one part only."""
+    """The shape, if the columns make it."""
     needed = _SHAPES[name]
     parts = (*needed, *_EXTRAS.get(name, ()), *_COMMON)
     if not all(part in found for part in needed) or not all(part in parts for part in named):
         return None
-    columns: dict[str, str] = {}
+    columns = {part: found[part] for part in (*needed, *named)}
     for part in parts:
-        if part in found and (part in needed or part in named or found[part] not in columns.values()):
+        if part not in columns and part in found and _is_more(part, found[part], columns):
             columns[part] = found[part]
     return Shape(name, columns)
+
+
+def _is_more(part: str, column: str, columns: Mapping[str, str]) -> bool:
+    """Whether a column that is named like the part says something besides those that are read already.
+
+    One that was chosen as the group may: it is in no text.
+    """
+    read = {known for other, known in columns.items() if other != "group"}
+    return column not in read and not is_makeshift(part, column)
 
 
 def _read_chat(parts: RowParts) -> list[Message]:

@@ -49,6 +49,18 @@ def test_the_input_of_an_instruction_is_read_though_the_first_rows_lack_it() -> 
     assert last(shaped({**first, "input": "X"}, first)).messages[0]["content"] == "I\n\nX"
 
 
+def test_an_input_that_the_admin_left_out_is_not_read_where_it_comes_late() -> None:
+    first = {"instruction": "I", "output": "A"}
+    assert last(shaped({**first, "input": "X"}, first, input="")).messages[0]["content"] == "I"
+    asked = {**first, "question": "Q"}
+    assert last(shaped({**first, "input": "X"}, asked, input="")).messages[0]["content"] == "I"
+
+
+def test_a_late_row_is_text_too_where_no_column_is_the_image() -> None:
+    late = {**PLAIN, "question": "<image> Q", "context": "", "picture": "a.png"}
+    assert last(shaped(late, image="")) == Conversation(SAID, None, None)
+
+
 def test_the_name_of_a_file_is_a_late_picture_only_where_pictures_lie_beside_the_rows() -> None:
     row = {**PLAIN, "file_name": "a.png"}
     assert last(shaped(row)).image is None
