@@ -208,9 +208,11 @@ def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part,
     for line, value in values:
         seen |= dict.fromkeys(value)
         which = f"The row on line {line}"
+        # a single row may lack what is named
+        shape = recognise(dict.fromkeys((*value, *named)), columns, pictures=pictures)
+        shape.refuse_other_names(line, value, columns)
         try:
-            # a single row may lack what is named
-            found = recognise(dict.fromkeys((*value, *named)), columns, pictures=pictures).read(value)
+            found = shape.read(value)
         except RowProblem as problem:
             advice = problem.advice or ADVICE[problem.reason]
             raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None

@@ -46,7 +46,7 @@ class ShapedRows:
         for line, row in self._rows:
             if late := [name for name in row if name not in self.columns]:
                 self._widen(line, late)
-            self._refuse_other_names(line, row)
+            self.shape.refuse_other_names(line, row, self._chosen)
             yield line, row
         refuse_unmet(self._unmet, self.columns)
 
@@ -66,14 +66,3 @@ class ShapedRows:
             ) from None
         self._unmet = {part: name for part, name in self._unmet.items() if name not in late}
         self.columns.update(dict.fromkeys(late[: max(0, _MAX_COLUMNS - len(self.columns))]))
-
-    def _refuse_other_names(self, line: int, row: Row) -> None:
-        try:
-            self.shape.refuse_other_names(row, self._chosen)
-        except Clash as clash:
-            raise Refused(
-                "unknown-column",
-                f"Line {line} has nothing in the column {clash.known!r}, from which {clash.part} is read, "
-                f"and something in {clash.other!r}. Write one of them in every row, or say in the options "
-                f"which column {clash.part} is.",
-            ) from None

@@ -42,7 +42,7 @@ _KNOWN = (
 
 
 class Clash(Exception):
-    """A column is named like a part that another column is read as, and may hold what is missing there."""
+    """A column that comes late is named like a part, and goes before the one that is read as it."""
 
     def __init__(self, part: str, known: str, other: str) -> None:
         super().__init__(part)
@@ -98,9 +98,9 @@ class Shape:
                 columns[part] = found[part]
         return self if columns == self.columns else replace(self, columns=columns)
 
-    def refuse_other_names(self, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
-        """Raise Clash where a column of the row is named like a part that the row lacks in its own column: as
-        where two files were joined that called it differently.
+    def refuse_other_names(self, line: int, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
+        """Raise Refused, naming the line, where a column of the row is named like a part that the row lacks
+        in its own column: as where two files were joined that called it differently.
         """
         lacking = [
             part
@@ -113,7 +113,12 @@ class Shape:
         for part in lacking:
             for other in named.get(part, ()):
                 if other not in read and not is_makeshift(part, other) and not is_nothing(row[other]):
-                    raise Clash(part, self.columns[part], other)
+                    raise Refused(
+                        "unknown-column",
+                        f"Line {line} has nothing in the column {self.columns[part]!r}, from which {part} is "
+                        f"read, and something in {other!r}. Write one of them in every row, or say in the "
+                        f"options, or in a recipe's data.columns, which column {part} is.",
+                    )
 
     def unread(self, columns: Iterable[str]) -> list[str]:
         """Parts of what may be asked that one of these columns is named like and this shape does not read."""

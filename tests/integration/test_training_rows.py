@@ -280,6 +280,18 @@ def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -
         assert len(learnt | held_out) == 10
 
 
+def test_a_patient_under_another_name_than_the_one_that_is_read_is_never_passed_over(tmp_path: Path) -> None:
+    row = {"question": "Whose?", "answer": "A.", "patient_id": "", "subject_id": "7"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    data = Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0)
+    with pytest.raises(
+        Refused, match=r"Line 1 has nothing in .*'patient_id', .* 'subject_id'.*data\.columns"
+    ):
+        read_rows(data, seed=0)
+    chosen = data.model_copy(update={"columns": {"group": "subject_id"}})
+    assert read_rows(chosen, seed=0).train[0].unit.startswith(b"group:")
+
+
 def test_what_names_the_same_patient_in_all_rows_names_none(tmp_path: Path) -> None:
     rows = [{"question": f"Q{number}?", "answer": "A.", "patient": "Anatomy"} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
