@@ -1,4 +1,6 @@
-"""Takes texts, turns and pictures out of what a row holds. It knows no column, and not what a text says."""
+"""Takes texts, turns and pictures out of what a row holds. It chooses no column, and does
+not know what a text says.
+"""
 
 import json
 import math
@@ -43,17 +45,33 @@ class RowParts:
     """The parts of one row. Every method raises RowProblem.
 
     Args:
-        values: part → what the row holds in the column that is read as it.
+        row: what it holds.
+        columns: the part that a column is read as → the column.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
+    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+        self._values = {part: row.get(column) for part, column in columns.items()}
+        self._columns = columns
         #: What stands for a picture among the texts that were read; None where only its place is marked.
         self._pictures: list[Any] = []
 
     def text(self, part: str) -> str:
         """The part as text, trimmed; nothing is ""."""
         return self._text(self._values.get(part))
+
+    def besides(self, part: str) -> str:
+        """The same of a part that no row needs: the column may be named like it and be something else."""
+        value = self._values.get(part)
+        try:
+            return self._text(value)
+        except RowProblem as problem:
+            if isinstance(value, str):
+                raise
+            raise RowProblem(
+                problem.reason,
+                f"The column {self._columns[part]!r} is read as {part} and is no text. Write it as text, or "
+                "say in the options that no column is it.",
+            ) from None
 
     def turns(self, part: str) -> list[Message]:
         """The turns of a chat, however they call role and content."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from services.worker_train.child import Refused
 from services.worker_train.column_names import all_by_name, by_name, is_makeshift, listed
+from services.worker_train.first_rows import Held
 from services.worker_train.row_parts import Message, RowParts, RowProblem, check, is_nothing, joined, said
 from shared.training.report import Reason
 
@@ -30,11 +31,17 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "question_answer": ("context",),
     "prompt_completion": ("context", "input"),
 }
+#: Of these, what is read by its name only where it holds text: a number is likelier a key, or a count.
+_IF_TEXT: dict[str, tuple[str, ...]] = {
+    "instruction_output": ("context", "question"),
+    "prompt_completion": ("context", "input"),
+}
 _COMMON = ("system", "image", "group")
 #: What may belong to what is asked.
 _ASKED = ("instruction", "prompt", "question", "context", "input")
 #: Parts that no row needs: the first rows may lack them all.
 _BESIDES = (*_COMMON, "context", "input")
+_UNSEEN = Held()
 _KNOWN = (
     "messages [{role, content}] or conversations [{from, value}]; prompt + completion; "
     "instruction (+ input) + output; question (+ context) + answer"
@@ -71,32 +78,43 @@ class Shape:
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
         """The row as a conversation. Raises RowProblem."""
-        parts = RowParts({part: row.get(column) for part, column in self.columns.items()})
+        parts = RowParts(row, self.columns)
         messages = _READERS[self.name](parts)
-        if system := parts.text("system"):
+        if system := parts.besides("system"):
             if messages[:1] and messages[0]["role"] == "system":
                 raise RowProblem(Reason.ROLES, "The row has two system texts; keep one.")
             messages = [said("system", system), *messages]
         messages, image = parts.with_image(messages, wanted=self.pictures)
         check(messages)
-        return Conversation(messages, image, parts.text("group") or None)
+        return Conversation(messages, image, parts.besides("group") or None)
 
     def with_late(
-        self, names: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False
+        self, names: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False, held: Held = _UNSEEN
     ) -> "Shape":
         """The shape once there are these columns, too, which no row had before.
 
         A part that this shape may have besides and that nothing is read as yet becomes such a column, so that
         earlier rows read as they did. Otherwise as `recognise`. Raises Clash.
         """
-        found = by_name([*self.columns.values(), *names], pictures=pictures)
+        by_names = by_name([*self.columns.values(), *names], pictures=pictures, in_bytes=held.pictures)
+        found = {part: by_names[part] for part in self._besides(chosen) if part in by_names}
+        for part, column in found.items():
+            if self.columns.get(part, column) != column:
+                raise Clash(part, self.columns[part], column)
+        return self.with_besides(found, held)
+
+    def with_besides(self, found: Mapping[str, str], held: Held) -> "Shape":
+        """The shape, and what it may have besides of what was found: what says more than is read already."""
         columns = dict(self.columns)
-        for part in self._besides(chosen):
-            if part in columns and columns[part] != found.get(part, columns[part]):
-                raise Clash(part, columns[part], found[part])
-            if part in found and _is_more(part, found[part], columns):
-                columns[part] = found[part]
-        return self if columns == self.columns else replace(self, columns=columns)
+        for part in (*_EXTRAS.get(self.name, ()), *_COMMON):
+            column = found.get(part)
+            if column is None or part in columns or is_makeshift(part, column):
+                continue
+            in_texts = (known for other, known in columns.items() if other != "group")
+            textless = part in _IF_TEXT.get(self.name, ()) and column in held.textless
+            if column not in in_texts and not textless:
+                columns[part] = column
+        return replace(self, columns=columns)
 
     def refuse_other_names(self, line: int, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
         """Raise Refused, naming the line, where a column of the row is named like a part that the row lacks
@@ -136,7 +154,9 @@ class Shape:
         return [part for part in (*_EXTRAS.get(self.name, ()), *_COMMON) if part not in chosen]
 
 
-def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False) -> Shape:
+def recognise(
+    columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False, held: Held = _UNSEEN
+) -> Shape:
     """The shape that these columns make.
 
     Args:
@@ -144,6 +164,7 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
         chosen: part → column, which goes before what the names say; "" for a part that no column is. What a
             row may have besides may be a column that comes later: see `refuse_unmet`.
         pictures: whether pictures can lie beside the rows.
+        held: what columns hold in the first rows.
 
     Raises:
         Refused: none fits, or a chosen column is not there.
@@ -152,11 +173,12 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
     needed = {part: column for part, column in chosen.items() if part not in _BESIDES}
     refuse_unmet(needed, seen, where=f"in the first {FIRST_ROWS} rows")
     named = {part: column for part, column in chosen.items() if column}
-    by_names = by_name(seen, pictures=pictures)
+    by_names = by_name(seen, pictures=pictures, in_bytes=held.pictures)
     found = {part: column for part, column in by_names.items() if part not in chosen} | named
-    fitting = [shape for name in _SHAPES if (shape := _fit(name, found, named))]
+    fitting = [shape for name in _SHAPES if (shape := _fit(name, found, named, held))]
     if fitting:
-        best = min(fitting, key=lambda shape: len(set(shape.unread(seen)) - set(chosen)))
+        textless = {part for part in set().union(*_IF_TEXT.values()) if by_names.get(part) in held.textless}
+        best = min(fitting, key=lambda shape: len(set(shape.unread(seen)) - textless - set(chosen)))
         return replace(best, pictures=chosen.get("image") != "")
     raise Refused(
         "unknown-shape",
@@ -176,26 +198,13 @@ def refuse_unmet(chosen: Mapping[Any, str], seen: Iterable[str], *, where: str =
             )
 
 
-def _fit(name: str, found: Mapping[str, str], named: Mapping[str, str]) -> Shape | None:
+def _fit(name: str, found: Mapping[str, str], named: Mapping[str, str], held: Held) -> Shape | None:
     """The shape, if the columns make it."""
     needed = _SHAPES[name]
     parts = (*needed, *_EXTRAS.get(name, ()), *_COMMON)
     if not all(part in found for part in needed) or not all(part in parts for part in named):
         return None
-    columns = {part: found[part] for part in (*needed, *named)}
-    for part in parts:
-        if part not in columns and part in found and _is_more(part, found[part], columns):
-            columns[part] = found[part]
-    return Shape(name, columns)
-
-
-def _is_more(part: str, column: str, columns: Mapping[str, str]) -> bool:
-    """Whether a column that is named like the part says something besides those that are read already.
-
-    One that was chosen as the group may: it is in no text.
-    """
-    read = {known for other, known in columns.items() if other != "group"}
-    return column not in read and not is_makeshift(part, column)
+    return Shape(name, {part: found[part] for part in (*needed, *named)}).with_besides(found, held)
 
 
 def _read_chat(parts: RowParts) -> list[Message]:
@@ -208,18 +217,18 @@ def _read_prompt_completion(parts: RowParts) -> list[Message]:
     turns = completion if repeats else [*prompt, *completion]
     asked = next((turn for turn in turns if turn["role"] == "user"), None)
     if asked and asked["content"]:
-        asked["content"] = joined(parts.text("context"), asked["content"], parts.text("input"))
+        asked["content"] = joined(parts.besides("context"), asked["content"], parts.besides("input"))
     return turns
 
 
 def _read_instruction_output(parts: RowParts) -> list[Message]:
-    asked = joined(*map(parts.text, ("instruction", "context", "input", "question")))
+    asked = joined(parts.text("instruction"), *map(parts.besides, ("context", "input", "question")))
     return [said("user", asked), said("assistant", parts.text("output"))]
 
 
 def _read_question_answer(parts: RowParts) -> list[Message]:
     question = parts.text("question")
-    asked = joined(parts.text("context"), question) if question else ""
+    asked = joined(parts.besides("context"), question) if question else ""
     return [said("user", asked), said("assistant", parts.text("answer"))]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.worker_train.child import Refused
+from services.worker_train.first_rows import held_in
 from services.worker_train.row_parts import RowProblem
 from services.worker_train.shapes import Conversation, recognise
 from shared.training.report import Reason
@@ -175,9 +176,14 @@ def test_a_subject_is_what_is_taught_and_no_patient() -> None:
     assert read({"question": "Q", "answer": "A", "subject_id": "7"}).group == "7"
 
 
-@pytest.mark.parametrize("name", ["image_name", "img_name", "Figure_path", "image file"])
-def test_a_picture_is_known_by_the_names_that_published_sets_give_it(name: str) -> None:
-    assert read({"question": "Q", "answer": "A", name: "a.png"}).image == "a.png"
+@pytest.mark.parametrize("name", ["image_name", "img_name", "img_path", "Figure_path", "image file"])
+def test_a_picture_is_known_by_the_names_that_published_sets_give_it_where_it_can_be(name: str) -> None:
+    row = {"question": "Q", "answer": "A", name: "a.png"}
+    assert recognise(row, {}, pictures=True).read(row).image == "a.png"
+    assert read(row).image is None
+    for picture in (b"png", {"bytes": b"png", "path": None}, [{"bytes": b"png"}]):
+        row[name] = picture
+        assert recognise(row, {}, held=held_in([row])).read(row).image == b"png"
 
 
 def chat_with(*pictures: dict[str, Any], **columns: Any) -> dict[str, Any]:
