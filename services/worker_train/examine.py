@@ -145,7 +145,9 @@ class Examiner:
             name = self._cleaned(image) if isinstance(image, bytes) else self._named(_plain(image))
         except KeyError:
             raise RowProblem(
-                Reason.BROKEN_IMAGE, "The picture that the row names is not in the upload."
+                Reason.BROKEN_IMAGE,
+                "The picture that the row names is not in the upload. Add it, or say in the options that no "
+                "column is the image.",
             ) from None
         if isinstance(name, BrokenPicture):
             raise RowProblem(Reason.BROKEN_IMAGE, name.advice)

@@ -1,4 +1,6 @@
-"""Takes texts, turns and pictures out of what a row holds. It knows no column, and not what a text says."""
+"""Takes texts, turns and pictures out of what a row holds. It chooses no column, and does
+not know what a text says.
+"""
 
 import json
 import math
@@ -43,17 +45,33 @@ class RowParts:
     """The parts of one row. Every method raises RowProblem.
 
     Args:
-        values: part → what the row holds in the column that is read as it.
+        row: what it holds.
+        columns: the part that a column is read as → the column.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
+    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+        self._values = {part: row.get(column) for part, column in columns.items()}
+        self._columns = columns
         #: What stands for a picture among the texts that were read; None where only its place is marked.
         self._pictures: list[Any] = []
 
     def text(self, part: str) -> str:
         """The part as text, trimmed; nothing is ""."""
         return self._text(self._values.get(part))
+
+    def besides(self, part: str) -> str:
+        """The same of a part that no row needs: the column may be named like it and be something else."""
+        value = self._values.get(part)
+        try:
+            return self._text(value)
+        except RowProblem as problem:
+            if isinstance(value, str):
+                raise
+            raise RowProblem(
+                problem.reason,
+                f"The column {self._columns[part]!r} is read as {part} and is no text. Write it as text, or "
+                "say in the options that no column is it.",
+            ) from None
 
     def turns(self, part: str) -> list[Message]:
         """The turns of a chat, however they call role and content."""
@@ -66,21 +84,25 @@ class RowParts:
             return self._turns(value)
         return [said(role, self._text(value))]
 
-    def with_image(self, messages: list[Message]) -> tuple[list[Message], str | bytes | None]:
-        """The messages without marks of a picture, and the one picture that the row names: in the part
-        `image`, or else among the texts that were read.
+    def with_image(
+        self, messages: list[Message], *, wanted: bool
+    ) -> tuple[list[Message], str | bytes | None]:
+        """The messages without marks of a picture, and the one picture that the row names, where one is
+        wanted: in the part `image`, or else among the texts that were read.
         """
+        bare = [said(message["role"], _without_marks(message["content"])) for message in messages]
+        if not wanted:
+            return bare, None
         image = _image(self._values.get("image"))
         if image is None:
             image = _image([picture for picture in self._pictures if picture is not None])
-        bare = [said(message["role"], _without_marks(message["content"])) for message in messages]
         if image is not None:
             return bare, image
         if self._pictures or any(mark in each["content"] for each in messages for mark in _IMAGE_MARKS):
             raise RowProblem(
                 Reason.BROKEN_IMAGE,
                 "The text has the place of a picture, and the row names none. Name its file in a column "
-                "`image`, or take the place out of the text.",
+                "`image`, take the place out of the text, or say in the options that no column is the image.",
             )
         return messages, None
 
@@ -111,9 +133,10 @@ class RowParts:
             return _plain_text(part)
         kind = str(part.get("type", ""))
         if kind.startswith("image"):
-            self._pictures.append(
-                next((part[key] for key in _IMAGE_KEYS if not is_nothing(part.get(key))), None)
-            )
+            given = [part[key] for key in _IMAGE_KEYS if part.get(key) is not None]
+            picture = next((each for each in given if not is_nothing(each)), None)
+            if picture is not None or not given:
+                self._pictures.append(picture)
             return ""
         if part.get("text") is None and kind != "text":
             raise RowProblem(Reason.NOT_TEXT)
@@ -170,7 +193,7 @@ def _plain_text(value: Any) -> str:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is nothing, or the not-a-number (or infinity) that stands for nothing in tables."""
-    return value is None or (isinstance(value, float) and not math.isfinite(value))
+    return value is None or value == b"" or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _image(value: Any) -> str | bytes | None:

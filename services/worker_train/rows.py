@@ -22,6 +22,7 @@ from sqlalchemy import select
 
 from services.worker_train.child import Refused
 from services.worker_train.duplicates import digest
+from services.worker_train.first_rows import held_in
 from services.worker_train.hub import read_hub
 from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
@@ -201,16 +202,18 @@ def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part,
     """
     pictures, named = folder is not None, [column for column in columns.values() if column]
     seen: dict[str, None] = {}
+    first = list(itertools.islice(values, FIRST_ROWS))
+    known = partial(recognise, chosen=columns, pictures=pictures, held=held_in(row for _, row in first))
     if named:
-        first = list(itertools.islice(values, FIRST_ROWS))
-        recognise(dict.fromkeys(name for _, row in first for name in row), columns, pictures=pictures)
-        values = itertools.chain(first, values)
-    for line, value in values:
+        known(dict.fromkeys(name for _, row in first for name in row))
+    for line, value in itertools.chain(first, values):
         seen |= dict.fromkeys(value)
         which = f"The row on line {line}"
+        # a single row may lack what is named
+        shape = known(dict.fromkeys((*value, *named)))
+        shape.refuse_other_names(line, value, columns)
         try:
-            # a single row may lack what is named
-            found = recognise(dict.fromkeys((*value, *named)), columns, pictures=pictures).read(value)
+            found = shape.read(value)
         except RowProblem as problem:
             advice = problem.advice or ADVICE[problem.reason]
             raise Refused("bad-data", f"{which} cannot be learnt. {advice}") from None
@@ -260,7 +263,10 @@ def _usable(which: str) -> Iterator[None]:
     except PictureBomb:
         advice = f"Keep pictures under {_MAX_PIXELS // 10**6} million pixels."
     except (OSError, ValueError):  # the latter: a name that no file can have
-        advice = "The picture that it names cannot be opened; name one as it lies beside the file."
+        advice = (
+            "The picture that it names cannot be opened; name one as it lies beside the file, or say in the "
+            "options that no column is the image."
+        )
     else:
         return
     raise Refused("bad-data", f"{which} cannot be learnt. {advice}")

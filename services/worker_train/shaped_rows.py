@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.worker_train.child import Refused
+from services.worker_train.first_rows import held_in
 from services.worker_train.reading import Broken, NumberedRows, Row, Source
 from services.worker_train.shapes import FIRST_ROWS, Clash, Conversation, recognise, refuse_unmet
 
@@ -37,7 +38,8 @@ class ShapedRows:
         self._chosen, self._pictures = chosen, source.has_pictures
         #: Names of columns, in the order in which they were met.
         self.columns = dict.fromkeys(name for _, row in first for name in row)
-        self.shape = recognise(self.columns, chosen, pictures=self._pictures)
+        held = held_in(row for _, row in first)
+        self.shape = recognise(self.columns, chosen, pictures=self._pictures, held=held)
         self._rows: NumberedRows = itertools.chain(first, source.rows)
         #: What was chosen and no row had yet.
         self._unmet = {part: name for part, name in chosen.items() if name not in self.columns}
@@ -45,8 +47,8 @@ class ShapedRows:
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         for line, row in self._rows:
             if late := [name for name in row if name not in self.columns]:
-                self._widen(line, late)
-            self._refuse_other_names(line, row)
+                self._widen(line, late, row)
+            self.shape.refuse_other_names(line, row, self._chosen)
             yield line, row
         refuse_unmet(self._unmet, self.columns)
 
@@ -54,9 +56,11 @@ class ShapedRows:
         """The row as a conversation, as far as columns were met. Raises RowProblem."""
         return self.shape.read(row)
 
-    def _widen(self, line: int, late: list[str]) -> None:
+    def _widen(self, line: int, late: list[str], row: Row) -> None:
         try:
-            self.shape = self.shape.with_late(late, self._chosen, pictures=self._pictures)
+            self.shape = self.shape.with_late(
+                late, self._chosen, pictures=self._pictures, held=held_in([row])
+            )
         except Clash as clash:
             raise Refused(
                 "unknown-column",
@@ -66,14 +70,3 @@ class ShapedRows:
             ) from None
         self._unmet = {part: name for part, name in self._unmet.items() if name not in late}
         self.columns.update(dict.fromkeys(late[: max(0, _MAX_COLUMNS - len(self.columns))]))
-
-    def _refuse_other_names(self, line: int, row: Row) -> None:
-        try:
-            self.shape.refuse_other_names(row, self._chosen)
-        except Clash as clash:
-            raise Refused(
-                "unknown-column",
-                f"Line {line} has nothing in the column {clash.known!r}, from which {clash.part} is read, "
-                f"and something in {clash.other!r}. Write one of them in every row, or say in the options "
-                f"which column {clash.part} is.",
-            ) from None

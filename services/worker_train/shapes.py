@@ -6,11 +6,12 @@ group (the patient, so that one patient's rows stay together).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.worker_train.child import Refused
-from services.worker_train.column_names import all_by_name, by_name, listed
+from services.worker_train.column_names import all_by_name, by_name, is_makeshift, listed
+from services.worker_train.first_rows import Held
 from services.worker_train.row_parts import Message, RowParts, RowProblem, check, is_nothing, joined, said
 from shared.training.report import Reason
 
@@ -30,11 +31,17 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "question_answer": ("context",),
     "prompt_completion": ("context", "input"),
 }
+#: Of these, what is read by its name only where it holds text: a number is likelier a key, or a count.
+_IF_TEXT: dict[str, tuple[str, ...]] = {
+    "instruction_output": ("context", "question"),
+    "prompt_completion": ("context", "input"),
+}
 _COMMON = ("system", "image", "group")
 #: What may belong to what is asked.
 _ASKED = ("instruction", "prompt", "question", "context", "input")
 #: Parts that no row needs: the first rows may lack them all.
 _BESIDES = (*_COMMON, "context", "input")
+_UNSEEN = Held()
 _KNOWN = (
     "messages [{role, content}] or conversations [{from, value}]; prompt + completion; "
     "instruction (+ input) + output; question (+ context) + answer"
@@ -42,7 +49,7 @@ _KNOWN = (
 
 
 class Clash(Exception):
-    """A column is named like a part that another column is read as, and may hold what is missing there."""
+    """A column that comes late is named like a part, and goes before the one that is read as it."""
 
     def __init__(self, part: str, known: str, other: str) -> None:
         super().__init__(part)
@@ -66,39 +73,52 @@ class Shape:
     name: str
     #: The part that a column is read as → the column.
     columns: Mapping[str, str]
+    #: Whether a row may have a picture; where it may not, what the texts say of one is passed over.
+    pictures: bool = True
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
         """The row as a conversation. Raises RowProblem."""
-        parts = RowParts({part: row.get(column) for part, column in self.columns.items()})
+        parts = RowParts(row, self.columns)
         messages = _READERS[self.name](parts)
-        if system := parts.text("system"):
+        if system := parts.besides("system"):
             if messages[:1] and messages[0]["role"] == "system":
                 raise RowProblem(Reason.ROLES, "The row has two system texts; keep one.")
             messages = [said("system", system), *messages]
-        messages, image = parts.with_image(messages)
+        messages, image = parts.with_image(messages, wanted=self.pictures)
         check(messages)
-        return Conversation(messages, image, parts.text("group") or None)
+        return Conversation(messages, image, parts.besides("group") or None)
 
     def with_late(
-        self, names: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False
+        self, names: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False, held: Held = _UNSEEN
     ) -> "Shape":
         """The shape once there are these columns, too, which no row had before.
 
         A part that this shape may have besides and that nothing is read as yet becomes such a column, so that
         earlier rows read as they did. Otherwise as `recognise`. Raises Clash.
         """
-        found = by_name([*self.columns.values(), *names], pictures=pictures)
-        columns = dict(self.columns)
-        for part in self._besides(chosen):
-            if part in columns and columns[part] != found.get(part, columns[part]):
-                raise Clash(part, columns[part], found[part])
-            if part in found and found[part] not in columns.values():
-                columns[part] = found[part]
-        return self if columns == self.columns else Shape(self.name, columns)
+        by_names = by_name([*self.columns.values(), *names], pictures=pictures, in_bytes=held.pictures)
+        found = {part: by_names[part] for part in self._besides(chosen) if part in by_names}
+        for part, column in found.items():
+            if self.columns.get(part, column) != column:
+                raise Clash(part, self.columns[part], column)
+        return self.with_besides(found, held)
 
-    def refuse_other_names(self, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
-        """Raise Clash where a column of the row is named like a part that the row lacks in its own column: as
-        where two files were joined that called it differently.
+    def with_besides(self, found: Mapping[str, str], held: Held) -> "Shape":
+        """The shape, and what it may have besides of what was found: what says more than is read already."""
+        columns = dict(self.columns)
+        for part in (*_EXTRAS.get(self.name, ()), *_COMMON):
+            column = found.get(part)
+            if column is None or part in columns or is_makeshift(part, column):
+                continue
+            in_texts = (known for other, known in columns.items() if other != "group")
+            textless = part in _IF_TEXT.get(self.name, ()) and column in held.textless
+            if column not in in_texts and not textless:
+                columns[part] = column
+        return replace(self, columns=columns)
+
+    def refuse_other_names(self, line: int, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
+        """Raise Refused, naming the line, where a column of the row is named like a part that the row lacks
+        in its own column: as where two files were joined that called it differently.
         """
         lacking = [
             part
@@ -110,22 +130,33 @@ class Shape:
         named, read = all_by_name(row), set(self.columns.values())
         for part in lacking:
             for other in named.get(part, ()):
-                if other not in read and not is_nothing(row[other]):
-                    raise Clash(part, self.columns[part], other)
+                if other not in read and not is_makeshift(part, other) and not is_nothing(row[other]):
+                    raise Refused(
+                        "unknown-column",
+                        f"Line {line} has nothing in the column {self.columns[part]!r}, from which {part} is "
+                        f"read, and something in {other!r}. Write one of them in every row, or say in the "
+                        f"options, or in a recipe's data.columns, which column {part} is.",
+                    )
 
     def unread(self, columns: Iterable[str]) -> list[str]:
         """Parts of what may be asked that one of these columns is named like and this shape does not read."""
         if self.name == "chat":
             return []  # its turns say it all
         named, read = by_name(columns, pictures=False), set(self.columns.values())
-        return [part for part in _ASKED if part in named and named[part] not in read]
+        return [
+            part
+            for part in _ASKED
+            if part in named and named[part] not in read and not is_makeshift(part, named[part])
+        ]
 
     def _besides(self, chosen: Mapping[Any, str]) -> list[str]:
         """The parts that a row may have besides, as far as their columns' names say which they are."""
         return [part for part in (*_EXTRAS.get(self.name, ()), *_COMMON) if part not in chosen]
 
 
-def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False) -> Shape:
+def recognise(
+    columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bool = False, held: Held = _UNSEEN
+) -> Shape:
     """The shape that these columns make.
 
     Args:
@@ -133,6 +164,7 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
         chosen: part → column, which goes before what the names say; "" for a part that no column is. What a
             row may have besides may be a column that comes later: see `refuse_unmet`.
         pictures: whether pictures can lie beside the rows.
+        held: what columns hold in the first rows.
 
     Raises:
         Refused: none fits, or a chosen column is not there.
@@ -141,11 +173,13 @@ def recognise(columns: Iterable[str], chosen: Mapping[Any, str], *, pictures: bo
     needed = {part: column for part, column in chosen.items() if part not in _BESIDES}
     refuse_unmet(needed, seen, where=f"in the first {FIRST_ROWS} rows")
     named = {part: column for part, column in chosen.items() if column}
-    by_names = by_name(seen, pictures=pictures)
+    by_names = by_name(seen, pictures=pictures, in_bytes=held.pictures)
     found = {part: column for part, column in by_names.items() if part not in chosen} | named
-    fitting = [shape for name in _SHAPES if (shape := _fit(name, found, named))]
+    fitting = [shape for name in _SHAPES if (shape := _fit(name, found, named, held))]
     if fitting:
-        return min(fitting, key=lambda shape: len(shape.unread(seen)))
+        textless = {part for part in set().union(*_IF_TEXT.values()) if by_names.get(part) in held.textless}
+        best = min(fitting, key=lambda shape: len(set(shape.unread(seen)) - textless - set(chosen)))
+        return replace(best, pictures=chosen.get("image") != "")
     raise Refused(
         "unknown-shape",
         f"The rows fit no known shape. The columns: {listed(seen)}. Known: {_KNOWN}. Rename the columns, or "
@@ -164,17 +198,13 @@ def refuse_unmet(chosen: Mapping[Any, str], seen: Iterable[str], *, where: str =
             )
 
 
-def _fit(name: str, found: Mapping[str, str], named: Mapping[str, str]) -> Shape | None:
-    """The shape, if the columns make it; what is found by name is read as one part only."""
+def _fit(name: str, found: Mapping[str, str], named: Mapping[str, str], held: Held) -> Shape | None:
+    """The shape, if the columns make it."""
     needed = _SHAPES[name]
     parts = (*needed, *_EXTRAS.get(name, ()), *_COMMON)
     if not all(part in found for part in needed) or not all(part in parts for part in named):
         return None
-    columns: dict[str, str] = {}
-    for part in parts:
-        if part in found and (part in needed or part in named or found[part] not in columns.values()):
-            columns[part] = found[part]
-    return Shape(name, columns)
+    return Shape(name, {part: found[part] for part in (*needed, *named)}).with_besides(found, held)
 
 
 def _read_chat(parts: RowParts) -> list[Message]:
@@ -187,18 +217,18 @@ def _read_prompt_completion(parts: RowParts) -> list[Message]:
     turns = completion if repeats else [*prompt, *completion]
     asked = next((turn for turn in turns if turn["role"] == "user"), None)
     if asked and asked["content"]:
-        asked["content"] = joined(parts.text("context"), asked["content"], parts.text("input"))
+        asked["content"] = joined(parts.besides("context"), asked["content"], parts.besides("input"))
     return turns
 
 
 def _read_instruction_output(parts: RowParts) -> list[Message]:
-    asked = joined(*map(parts.text, ("instruction", "context", "input", "question")))
+    asked = joined(parts.text("instruction"), *map(parts.besides, ("context", "input", "question")))
     return [said("user", asked), said("assistant", parts.text("output"))]
 
 
 def _read_question_answer(parts: RowParts) -> list[Message]:
     question = parts.text("question")
-    asked = joined(parts.text("context"), question) if question else ""
+    asked = joined(parts.besides("context"), question) if question else ""
     return [said("user", asked), said("assistant", parts.text("answer"))]
 
 

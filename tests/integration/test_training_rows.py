@@ -280,6 +280,29 @@ def test_rows_of_one_patient_or_question_are_held_out_together(tmp_path: Path) -
         assert len(learnt | held_out) == 10
 
 
+def test_a_patient_under_another_name_than_the_one_that_is_read_is_never_passed_over(tmp_path: Path) -> None:
+    row = {"question": "Whose?", "answer": "A.", "patient_id": "", "subject_id": "7"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    data = Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0)
+    with pytest.raises(
+        Refused, match=r"Line 1 has nothing in .*'patient_id', .* 'subject_id'.*data\.columns"
+    ):
+        read_rows(data, seed=0)
+    chosen = data.model_copy(update={"columns": {"group": "subject_id"}})
+    assert read_rows(chosen, seed=0).train[0].unit.startswith(b"group:")
+
+
+def test_a_context_that_is_no_text_is_not_read_unless_the_recipe_says_so(tmp_path: Path) -> None:
+    row = {"prompt": "What is it?", "completion": "Gout.", "context": {"labels": ["METHODS"]}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    data = Data(train=str(tmp_path / "rows.jsonl"), validation_fraction=0)
+    assert read_rows(data, seed=0).train[0].messages[0]["content"] == "What is it?"
+    with pytest.raises(
+        Refused, match=r"line 1 cannot be learnt\. The column 'context' is read as context and"
+    ):
+        read_rows(data.model_copy(update={"columns": {"context": "context"}}), seed=0)
+
+
 def test_what_names_the_same_patient_in_all_rows_names_none(tmp_path: Path) -> None:
     rows = [{"question": f"Q{number}?", "answer": "A.", "patient": "Anatomy"} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -329,7 +352,7 @@ def test_a_picture_may_be_of_every_kind_that_a_dataset_may_have(kind: str, tmp_p
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("lost.png", "cannot be opened"),
+        ("lost.png", "cannot be opened.* say in the options that no column is the image"),
         (".", "cannot be opened"),
         ("\0", "cannot be opened"),
         ("a" * 300, "cannot be opened"),

@@ -466,6 +466,13 @@ def test_pictures_of_a_zip_are_cleaned_sealed_and_named_by_their_hash(checked: C
     assert dataset.report.format == "zip of jsonl"
 
 
+def test_a_row_whose_picture_is_not_there_can_be_checked_as_text(checked: Checked) -> None:
+    rows = [good(0, image="none.png"), good(1)]
+    (dropped,) = checked(rows, validation_fraction=0).report.dropped
+    assert "say in the options that no column is the image" in dropped.rows[0].advice
+    assert checked(rows, validation_fraction=0, columns={"image": ""}).done["rows_train"] == 2
+
+
 def test_a_picture_that_many_rows_name_is_decoded_once(
     checked: Checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.worker_train.child import Refused
+from services.worker_train.first_rows import held_in
 from services.worker_train.row_parts import RowProblem
 from services.worker_train.shapes import Conversation, recognise
 from shared.training.report import Reason
@@ -118,14 +119,71 @@ def test_a_part_may_be_no_column_whatever_the_names_say() -> None:
     assert read(row, group="", image="") == Conversation([ASKED, ANSWERED], None, None)
 
 
+DOLLY = {"instruction": "I", "context": "C", "output": "A"}
+ALPACA = {"instruction": "I", "input": "X", "output": "A"}
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen", "asked"),
+    [
+        (
+            {"question": "Q", "context": "C", "answer": "A"},
+            {"instruction": "question", "output": "answer", "input": "context"},
+            "Q\n\nC",
+        ),
+        (DOLLY, {"input": "context"}, "I\n\nC"),
+        (DOLLY, {"group": "context"}, "I\n\nC"),
+    ],
+)
+def test_a_chosen_column_is_in_the_question_once(
+    row: dict[str, Any], chosen: dict[str, str], asked: str
+) -> None:
+    assert read(row, **chosen).messages == [{"role": "user", "content": asked}, ANSWERED]
+
+
+def test_a_context_that_was_chosen_as_the_system_text_is_in_no_question() -> None:
+    found = read({"question": "Q", "context": "C", "answer": "A"}, system="context")
+    assert found.messages == [{"role": "system", "content": "C"}, ASKED, ANSWERED]
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen", "asked"),
+    [
+        (ALPACA, {"input": ""}, "I"),
+        ({**ALPACA, "note": "N"}, {"input": "note"}, "I\n\nN"),
+        (
+            {**ALPACA, "note": "N"},
+            {"instruction": "instruction", "output": "output", "input": "note"},
+            "I\n\nN",
+        ),
+        (DOLLY, {"context": ""}, "I"),
+        ({"instruction": "I", "question": "Q", "answer": "A"}, {"question": ""}, "I"),
+        ({"prompt": "I", "input": "X", "output": "A"}, {"input": ""}, "I"),
+    ],
+)
+def test_what_the_admin_left_out_is_in_no_question(
+    row: dict[str, Any], chosen: dict[str, str], asked: str
+) -> None:
+    assert read(row, **chosen).messages == [{"role": "user", "content": asked}, ANSWERED]
+
+
+def test_an_input_is_the_question_where_there_is_no_other() -> None:
+    assert read({"input": "Q", "output": "A"}, input="").messages == [ASKED, ANSWERED]
+
+
 def test_a_subject_is_what_is_taught_and_no_patient() -> None:
     assert read({"question": "Q", "answer": "A", "subject": "Anatomy"}).group is None
     assert read({"question": "Q", "answer": "A", "subject_id": "7"}).group == "7"
 
 
-@pytest.mark.parametrize("name", ["image_name", "img_name", "Figure_path", "image file"])
-def test_a_picture_is_known_by_the_names_that_published_sets_give_it(name: str) -> None:
-    assert read({"question": "Q", "answer": "A", name: "a.png"}).image == "a.png"
+@pytest.mark.parametrize("name", ["image_name", "img_name", "img_path", "Figure_path", "image file"])
+def test_a_picture_is_known_by_the_names_that_published_sets_give_it_where_it_can_be(name: str) -> None:
+    row = {"question": "Q", "answer": "A", name: "a.png"}
+    assert recognise(row, {}, pictures=True).read(row).image == "a.png"
+    assert read(row).image is None
+    for picture in (b"png", {"bytes": b"png", "path": None}, [{"bytes": b"png"}]):
+        row[name] = picture
+        assert recognise(row, {}, held=held_in([row])).read(row).image == b"png"
 
 
 def chat_with(*pictures: dict[str, Any], **columns: Any) -> dict[str, Any]:
@@ -170,9 +228,22 @@ def test_a_row_whose_picture_cannot_be_had_is_not_used_without_it(row: dict[str,
     assert advice in str(caught.value.advice)
 
 
-def test_a_picture_that_is_nothing_is_none() -> None:
-    row = {"question": "Q", "answer": "A", "image": {"bytes": None, "path": None}}
-    assert read(row).image is None
+@pytest.mark.parametrize("nothing", [{"bytes": None, "path": None}, {"bytes": b""}, b"", ""])
+def test_a_picture_that_is_nothing_is_none(nothing: Any) -> None:
+    assert read({"question": "Q", "answer": "A", "image": nothing}).image is None
+    assert read(chat_with({"type": "image", "image": nothing})) == Conversation([ASKED, ANSWERED], None, None)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "<image>\nQ", "answer": "A", "image": "a.png"},
+        chat_with({"type": "image"}, image="a.png"),
+        chat_with({"type": "image_url", "image_url": {"url": "https://host/a.png"}}),
+    ],
+)
+def test_a_row_is_text_where_no_column_is_the_image(row: dict[str, Any]) -> None:
+    assert read(row, image="") == Conversation([ASKED, ANSWERED], None, None)
 
 
 def test_the_name_of_a_file_is_a_picture_only_where_pictures_lie_beside_the_rows() -> None:

@@ -6,12 +6,14 @@ import pytest
 
 from services.worker_train.child import Refused
 from services.worker_train.reading import Source, no_pictures
+from services.worker_train.row_parts import RowProblem
 from services.worker_train.shaped_rows import ShapedRows
 from services.worker_train.shapes import FIRST_ROWS, Conversation
 
 Row = dict[str, Any]
 PLAIN = {"question": "Q", "answer": "A"}
 SAID = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+CHAT = [{"role": "user", "content": "C"}]
 #: The line of the first row that is not among those that decide the shape.
 LATE = FIRST_ROWS + 1
 
@@ -49,10 +51,58 @@ def test_the_input_of_an_instruction_is_read_though_the_first_rows_lack_it() -> 
     assert last(shaped({**first, "input": "X"}, first)).messages[0]["content"] == "I\n\nX"
 
 
+def test_an_input_that_the_admin_left_out_is_not_read_where_it_comes_late() -> None:
+    first = {"instruction": "I", "output": "A"}
+    assert last(shaped({**first, "input": "X"}, first, input="")).messages[0]["content"] == "I"
+    asked = {**first, "question": "Q"}
+    assert last(shaped({**first, "input": "X"}, asked, input="")).messages[0]["content"] == "I"
+
+
+@pytest.mark.parametrize(
+    ("first", "name", "asked"),
+    [
+        ({"prompt": "P", "completion": "A"}, "context", "P"),
+        ({"prompt": "P", "completion": "A"}, "input", "P"),
+        ({"prompt": "P", "response": "A"}, "question", "P"),
+        ({"instruction": "P", "input": "X", "output": "A"}, "context", "P\n\nX"),
+        ({"instruction": "P", "output": "A"}, "q", "P"),
+    ],
+)
+@pytest.mark.parametrize("value", [{"contexts": ["C"]}, CHAT, 3, True, [0.5]])
+def test_what_is_named_like_more_of_the_question_and_is_no_text_is_not_read(
+    first: Row, name: str, asked: str, value: Any
+) -> None:
+    more = {**first, name: value}
+    assert last(shaped(more, more)).messages[0]["content"] == asked
+    assert last(shaped(more, first)).messages[0]["content"] == asked
+    text = {**first, name: ["C"]}
+    assert last(shaped(text, text)).messages[0]["content"] != asked
+
+
+def test_a_number_is_read_as_the_input_that_its_instruction_is_for() -> None:
+    row = {"instruction": "Square it.", "input": 3, "output": "9"}
+    assert last(shaped(row, row)).messages[0]["content"] == "Square it.\n\n3"
+
+
+@pytest.mark.parametrize("part", ["context", "system", "group"])
+def test_what_is_no_text_in_a_column_of_texts_is_told_with_its_column(part: str) -> None:
+    first = {"prompt": "P", "completion": "A", part: "C"}
+    with pytest.raises(RowProblem) as caught:
+        last(shaped({**first, part: {"a": "C"}}, first))
+    assert f"The column '{part}' is read as {part} and is no text." in str(caught.value.advice)
+    assert last(shaped({**first, part: {"a": "C"}}, first, **{part: ""})).messages[0]["content"] == "P"
+
+
+def test_a_late_row_is_text_too_where_no_column_is_the_image() -> None:
+    late = {**PLAIN, "question": "<image> Q", "context": "", "picture": "a.png"}
+    assert last(shaped(late, image="")) == Conversation(SAID, None, None)
+
+
 def test_the_name_of_a_file_is_a_late_picture_only_where_pictures_lie_beside_the_rows() -> None:
     row = {**PLAIN, "file_name": "a.png"}
     assert last(shaped(row)).image is None
     assert last(shaped(row, pictures=True)).image == "a.png"
+    assert last(shaped({**row, "file_name": b"png"})).image == b"png"
 
 
 def test_a_late_column_that_means_nothing_is_listed_and_changes_nothing() -> None:

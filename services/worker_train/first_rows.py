@@ -1,0 +1,47 @@
+"""What columns hold, as far as some rows show. It knows no part, and not what a text says."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.worker_train.row_parts import is_nothing
+
+
+@dataclass(frozen=True)
+class Held:
+    """What some columns were seen to hold; of others nothing is known."""
+
+    #: They hold something, and text in no row: numbers, say, or what has parts of its own.
+    textless: frozenset[str] = frozenset()
+    #: They hold the bytes of pictures.
+    pictures: frozenset[str] = frozenset()
+
+
+def held_in(rows: Iterable[Mapping[str, Any]]) -> Held:
+    """What the columns of these rows hold."""
+    filled: set[str] = set()
+    texts: set[str] = set()
+    pictures: set[str] = set()
+    for row in rows:
+        for column, value in row.items():
+            if is_nothing(value):
+                continue
+            filled.add(column)
+            if _is_text(value):
+                texts.add(column)
+            elif _has_bytes(value):
+                pictures.add(column)
+    return Held(frozenset(filled - texts), frozenset(pictures))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text, or a list of texts and of the parts in which chats are written."""
+    if isinstance(value, list):
+        return all(isinstance(part, str) or (isinstance(part, dict) and "type" in part) for part in value)
+    return isinstance(value, str)
+
+
+def _has_bytes(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_has_bytes, value))
+    return isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes)
