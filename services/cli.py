@@ -126,7 +126,7 @@ def _smoke(_options: argparse.Namespace) -> int:
 
 
 def _up(_options: argparse.Namespace) -> int:
-    from services import local, setup
+    from services import foreground, setup
     from shared.settings import load_settings
 
     settings = load_settings()
@@ -137,7 +137,7 @@ def _up(_options: argparse.Namespace) -> int:
         if logins:
             print(setup.describe_logins(logins))
             print(f"  (also in {settings.state_dir / setup.LOGINS_FILE}, which only you can read)\n")
-        return local.run_honcho(
+        return foreground.run_honcho(
             settings, on_ready=lambda: _announce(settings), on_wait=_still, on_stop=_stopping
         )
 

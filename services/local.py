@@ -1,7 +1,7 @@
 """Runs every process of MediChat on this machine. It knows their commands from the Procfile only.
 
-`Stack` is what the smoke test, the test suite and the benchmarks start; `medichat up` gives the
-same commands and environment to honcho.
+`Stack` is what the smoke test, the test suite and the benchmarks start; foreground.py gives the same commands
+and environment to honcho.
 """
 
 import errno
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -32,14 +32,6 @@ PROCFILE = ROOT / "Procfile"
 INHERITED = {f"MEDICHAT_{name}" for name in ("MODEL", "MODEL_PATH", "DEVICE", "DTYPE", "QUANTISE")}
 #: How long a start with the demo model and with another may take, in seconds.
 _SMALL_START_S, _LARGE_START_S = 120.0, 3600.0
-#: How often a start that takes long says what it waits for, in seconds.
-STILL_S = 60.0
-#: How long processes may take to end: a training has a minute for its checkpoint.
-_STOP_S = 75.0
-#: Ctrl-C counts as another when it comes so long after what the first did was told, in seconds.
-_AGAIN_S = 1.0
-#: honcho kills what has not ended 5 s after the first process did; there is no option for it.
-_HONCHO = f"from honcho import command, manager; manager.KILL_WAIT = {_STOP_S}; command.main()"
 
 
 class StartFailed(Exception):
@@ -99,44 +91,8 @@ def port_in_use(host: str, port: int) -> bool:
     return False
 
 
-def run_honcho(
-    settings: Settings,
-    *,
-    on_ready: Callable[[], None],
-    on_wait: Callable[[str], None],
-    on_stop: Callable[[], None],
-) -> int:
-    """Run every process under honcho until it ends or KeyboardInterrupt; returns the exit status.
-
-    `on_ready` is called once all serve, `on_wait` from time to time before with what is missing, `on_stop`
-    when it is interrupted.
-
-    honcho gets a session of its own: signals of the terminal come here only, and are passed on in order.
-    """
-    # the PATH begins with this Python's folder, whose name may hold blanks
-    environment = local_environment(settings, {"KEEP": f"python -m services.keep --of {os.getpid()}"})
-    # neither a file .env nor $PORT, which honcho would take, is for these processes
-    apart = ["-e", os.devnull, "-p", "5000"]
-    command = [sys.executable, "-c", _HONCHO, "start", "-f", str(PROCFILE), *apart]
-    process = None
-
-    def watch(process: "subprocess.Popen[bytes]") -> None:
-        if wait_serving(settings, process, on_wait=on_wait):
-            on_ready()
-
-    try:
-        with _undisturbed():
-            process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
-        threading.Thread(target=watch, args=(process,), daemon=True).start()
-        return process.wait()
-    except KeyboardInterrupt:
-        if process is not None:
-            _stop_honcho(process, on_stop)
-        return 0
-
-
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Put off the signals that end a command, so that none comes between a process's start and its record."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals come to the main thread only
@@ -151,56 +107,6 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(each, handler)
     for missed in came:
         signal.raise_signal(missed)
-
-
-def _stop_honcho(process: "subprocess.Popen[bytes]", on_stop: Callable[[], None]) -> None:
-    """Ask every command that honcho starts to end, those too that it is only about to start; wait for all.
-
-    Another Ctrl-C kills them. honcho itself is not asked: when the terminal is gone it fails to say so there,
-    and stops nothing.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    on_stop()
-    hurry, told = threading.Event(), time.monotonic()
-
-    def again(*_: object) -> None:
-        if time.monotonic() - told > _AGAIN_S:
-            hurry.set()
-
-    signal.signal(signal.SIGINT, again)
-    deadline = time.monotonic() + _STOP_S
-    asked: set[int] = set()
-    while process.poll() is None and not hurry.is_set() and time.monotonic() < deadline:
-        for command in set(_commands(process.pid)) - asked:
-            asked.add(command)
-            with suppress(ProcessLookupError):
-                os.kill(command, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.1)
-    for each in [*_children(process.pid, recursive=True), process.pid] if process.poll() is None else []:
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
-    process.wait()
-
-
-def _commands(pid: int) -> Iterator[int]:
-    """The commands of the Procfile below honcho: each has a session of its own, and stops what it started."""
-    for child in _children(pid):
-        with suppress(ProcessLookupError):
-            if os.getsid(child) == child:
-                yield child
-            else:
-                yield from _commands(child)
-
-
-def _children(pid: int, *, recursive: bool = False) -> list[int]:
-    import psutil  # type: ignore[import-untyped]
-
-    try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=recursive)]
-    except psutil.NoSuchProcess:
-        return []
 
 
 class Stack:
@@ -284,7 +190,7 @@ class Stack:
         self, name: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start one process in a process group of its own."""
-        with self.log_path(name).open("ab") as log, _undisturbed():
+        with self.log_path(name).open("ab") as log, undisturbed():
             process = subprocess.Popen(
                 self.commands[name],
                 shell=True,
@@ -313,13 +219,13 @@ class Stack:
         if "redis" in self.processes:
             self._wait(deadline, "redis", lambda: port_in_use("127.0.0.1", self._redis_port))
         if "api" in self.processes:
-            self._wait(deadline, "api", lambda: _answers(f"{self.api_url}/readyz"))
+            self._wait(deadline, "api", lambda: answers(f"{self.api_url}/readyz"))
         if "ui" in self.processes:
-            self._wait(deadline, "ui", lambda: _answers(f"{self.ui_url}/_stcore/health"))
+            self._wait(deadline, "ui", lambda: answers(f"{self.ui_url}/_stcore/health"))
         if "worker_infer" in self.processes:
-            self._wait(deadline, "worker_infer", lambda: _workers(self.api_url) > 0)
+            self._wait(deadline, "worker_infer", lambda: workers_alive(self.api_url) > 0)
         if "worker_train" in self.processes:
-            self._wait(deadline, "worker_train", lambda: _workers(self.api_url, "trainers") > 0)
+            self._wait(deadline, "worker_train", lambda: workers_alive(self.api_url, "trainers") > 0)
 
     @property
     def _redis_port(self) -> int:
@@ -367,30 +273,6 @@ class Stack:
         self.stop()
 
 
-def wait_serving(
-    settings: Settings, process: "subprocess.Popen[bytes]", *, on_wait: Callable[[str], None]
-) -> bool:
-    """Wait until gateway, dashboard and a worker serve; False when `process` ends before that.
-
-    A model may take long to be fetched and loaded: `on_wait` is told every `STILL_S` seconds what is missing.
-    """
-    told = time.monotonic()
-    while process.poll() is None:
-        if not _answers(f"{settings.ui_url}/_stcore/health"):
-            missing = "the dashboard"
-        elif not _answers(f"{settings.api_url}/healthz"):
-            missing = f"the gateway ({settings.api_url})"
-        elif _workers(settings.api_url) == 0:
-            missing = f"a worker, which loads {settings.model}; a large model is fetched first"
-        else:
-            return True
-        if time.monotonic() - told > STILL_S:
-            told = time.monotonic()
-            on_wait(missing)
-        time.sleep(0.2)
-    return False
-
-
 def read_logins(state_dir: Path) -> dict[str, tuple[str, str]]:
     """The first log-ins from their file, as role → (name, password)."""
     from services.setup import LOGINS_FILE
@@ -416,7 +298,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         return
 
 
-def _workers(api_url: str, kind: str = "workers") -> int:
+def workers_alive(api_url: str, kind: str = "workers") -> int:
     """How many workers (or `trainers`) say that they live, as the gateway knows it."""
     try:
         return int(_http().get(f"{api_url}/readyz").json().get(kind, 0))
@@ -424,7 +306,8 @@ def _workers(api_url: str, kind: str = "workers") -> int:
         return 0
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether what is there serves."""
     try:
         return _http().get(url).status_code == 200
     except httpx.HTTPError:

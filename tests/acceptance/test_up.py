@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from services import cli, local, setup
+from services import cli, foreground, local, setup
 from services.local import free_ports, read_logins
 from shared.settings import Settings
 from tests.support import ROOT, wait_until
@@ -219,7 +219,7 @@ def test_whatever_ends_it_ends_every_process(
 RUNS = """
 import signal, subprocess, sys
 from pathlib import Path
-from services import cli, local
+from services import cli, foreground
 from shared.settings import Settings
 
 class Interrupted(subprocess.Popen):
@@ -229,10 +229,10 @@ class Interrupted(subprocess.Popen):
 
 if sys.argv[2:]:
     subprocess.Popen = Interrupted
-local.PROCFILE = Path(sys.argv[1])
+foreground.PROCFILE = Path(sys.argv[1])
 with cli._ended_like_by_ctrl_c():
-    ended = local.run_honcho(
-        Settings(state_dir=local.PROCFILE.parent),
+    ended = foreground.run_honcho(
+        Settings(state_dir=foreground.PROCFILE.parent),
         on_ready=lambda: None,
         on_wait=lambda _: None,
         on_stop=lambda: Path(sys.argv[1]).with_name("told").touch(),
@@ -308,7 +308,7 @@ def test_another_ctrl_c_waits_for_nothing(clinic: Path) -> None:
         wait_until((clinic / "asked").exists, 30, "for the first to be passed on")
         # who could read by then what another does
         told = (clinic / "told").stat().st_mtime
-        wait_until(lambda: time.time() - told > local._AGAIN_S + 0.5, 30, "for a moment")
+        wait_until(lambda: time.time() - told > foreground._AGAIN_S + 0.5, 30, "for a moment")
         os.killpg(running.pid, signal.SIGINT)
         assert ended(running, clinic, within_s=15)
         assert not (clinic / "saved").exists()
@@ -377,7 +377,7 @@ def test_a_port_in_use_is_one_clear_line(environment: dict[str, str], setting: s
 def test_a_start_that_takes_long_says_what_it_waits_for_until_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "STILL_S", 0.0)
+    monkeypatch.setattr(foreground, "STILL_S", 0.0)
     api, ui = free_ports(2)
     settings = Settings(state_dir=tmp_path, api_port=api, ui_port=ui)
     told: list[str] = []
@@ -387,7 +387,7 @@ def test_a_start_that_takes_long_says_what_it_waits_for_until_it_ends(
         process.kill()
 
     process = subprocess.Popen(["sleep", "600"])
-    assert not local.wait_serving(settings, process, on_wait=wait)
+    assert not foreground.wait_serving(settings, process, on_wait=wait)
     assert told[0] == "the dashboard"
 
 
