@@ -6,7 +6,7 @@ stay in their columns; the log holds a fingerprint of each (`reason_hmac`), so t
 afterwards can be told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -40,8 +40,12 @@ _HELD_STATUS = (
     select(adapters.c.status).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(read=True)
 )
 
+#: All in one order, so that no two who change what answers hold what the other waits for.
 _HELD = (
-    select(adapters.c.sha256).where(adapters.c.sha256 == bindparam("sha256")).with_for_update(key_share=True)
+    select(adapters.c.sha256)
+    .where(adapters.c.base_model == bindparam("base_model"))
+    .order_by(adapters.c.sha256)
+    .with_for_update(key_share=True)
 )
 
 #: How often a version is chosen: each time that it is taken, another run of the name has just ended.
@@ -274,20 +278,23 @@ class AdapterStore:
         actor: record.Actor,
         *,
         override_reason: str | None = None,
+        if_answers: Collection[str | None] | None = None,
     ) -> Adapter:
         """Let an adapter answer from now on, and archive the one before it.
 
         An override reaches past the gate, never past the verification or where the weights that it was
-        trained on are served no more. Raises AdapterConflict, as `approve`.
+        trained on are served no more. Raises AdapterConflict, as `approve`, and when none of `if_answers`
+        (None in it: the base model alone) is what answers; without it whatever does is replaced.
         """
+        before = self._take_turn(connection, find(connection, sha256).base_model)
         adapter = find(connection, sha256)
         if adapter.status is AdapterStatus.ACTIVE:
             raise AdapterConflict("This adapter answers already.", reason="answers-already")
+        _check_answers(before, if_answers)
         gate = self._check_fit(connection, adapter, override_reason)
         failed = gate is None or not gate.passed
         if adapter.status is AdapterStatus.CANDIDATE:
             adapter = self._approve(connection, adapter, actor, gate, overridden=failed)
-        before = active(connection, adapter.base_model)
         if before is not None:
             self._move(connection, find(connection, before), AdapterStatus.ARCHIVED)
         self._move(connection, adapter, AdapterStatus.ACTIVE)
@@ -302,13 +309,21 @@ class AdapterStore:
         self._log(connection, actor, self._clock.now(connection), "adapter.promoted", sha256, details)
         return find(connection, sha256)
 
-    def roll_back(self, connection: Connection, base_model: str, actor: record.Actor) -> str | None:
+    def roll_back(
+        self,
+        connection: Connection,
+        base_model: str,
+        actor: record.Actor,
+        *,
+        if_answers: Collection[str | None] | None = None,
+    ) -> str | None:
         """Let the adapter before answer again, unless the engine could not verify it since, or the weights
         that it was trained on are served no more; returns it, None for the base model.
 
-        Raises AdapterConflict when no adapter answers.
+        Raises AdapterConflict when no adapter answers, or none of `if_answers`, as `promote`.
         """
-        now_active = active(connection, base_model)
+        now_active = self._take_turn(connection, base_model)
+        _check_answers(now_active, if_answers)
         if now_active is None:
             raise AdapterConflict(
                 "The base model answers already; there is nothing to roll back to.", reason="nothing-before"
@@ -325,7 +340,7 @@ class AdapterStore:
 
         Raises AdapterConflict when it was recalled already.
         """
-        connection.execute(_HELD, {"sha256": sha256})  # another act on it ends first, whatever it is then
+        self._take_turn(connection, find(connection, sha256).base_model)
         adapter = find(connection, sha256)
         self._move(connection, adapter, AdapterStatus.RECALLED, recalled_reason=reason)
         details: dict[str, Any] = {"was": adapter.status, "reason_hmac": self._envelope.fingerprint(reason)}
@@ -344,6 +359,13 @@ class AdapterStore:
         return adapter.base_revision in served if served else None
 
     # -- inside
+
+    def _take_turn(self, connection: Connection, base_model: str) -> str | None:
+        """Wait for whoever changes what answers for this base model; returns what does then, which nobody
+        else changes until this transaction ends.
+        """
+        connection.execute(_HELD, {"base_model": base_model})
+        return active(connection, base_model)
 
     def _served(self, connection: Connection, base_model: str) -> set[str]:
         return served_revisions(connection, base_model, self._clock.now(connection), self._heartbeat_s)
@@ -502,4 +524,11 @@ class AdapterStore:
     ) -> None:
         record.append(
             connection, now=now, actor=actor, action=action, object=f"adapter:{sha256}", details=dict(details)
+        )
+
+
+def _check_answers(now: str | None, if_answers: Collection[str | None] | None) -> None:
+    if if_answers is not None and now not in if_answers:
+        raise AdapterConflict(
+            "Another adapter answers by now; look again before you change that.", reason="another-answers"
         )

@@ -359,6 +359,44 @@ def test_a_roll_back_that_is_sent_twice_goes_back_once(api: Api, admin: Person, 
     assert client.post("/v1/adapters/roll-back", json={**body, "answering": None}).status_code == 409
 
 
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # writers of SQLite take turns
+def test_of_two_roll_backs_from_the_same_adapter_that_meet_one_goes_back(
+    api: Api, admin: Person, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    roll_back, body = AdapterStore.roll_back, {"base_model": "demo", "answering": C}
+    sent: list[int] = []
+
+    def let_another_in(*args: Any, **rest: Any) -> str | None:
+        monkeypatch.setattr(AdapterStore, "roll_back", roll_back)
+        sent.append(client.post("/v1/adapters/roll-back", json=body).status_code)
+        return roll_back(*args, **rest)
+
+    monkeypatch.setattr(AdapterStore, "roll_back", let_another_in)
+    sent.append(client.post("/v1/adapters/roll-back", json=body).status_code)
+    assert (sent, answering(api)) == ([200, 409], B)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_of_two_promotions_over_the_base_model_that_meet_one_counts(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B):
+        add_good_adapter(api, admin, sha256)
+    with ThreadPoolExecutor(2) as pool:
+        with api.gateway.database.write() as connection:
+            connection.execute(select(adapters).where(adapters.c.sha256 == A).with_for_update())
+            first = pool.submit(promote, client, A, answering=None)
+            wait_until(api.waits_for_lock)
+            second = pool.submit(promote, client, B, answering=None)
+            wait_until(lambda: api.waits_for_lock(2))
+        assert sorted(each.result().status_code for each in (first, second)) == [200, 409]
+    assert sorted(status(client, sha256) for sha256 in (A, B)) == ["active", "candidate"]
+    assert api.audit("adapter.promoted")[-1].reason == "another-answers"
+
+
 @pytest.mark.parametrize("dialect", ["sqlite"])
 def test_a_promotion_is_refused_to_who_knows_not_what_answers_by_now(
     api: Api, admin: Person, client: httpx.Client

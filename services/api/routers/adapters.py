@@ -39,7 +39,6 @@ from shared.jobs.store import active as active_job
 from shared.training.adapters import (
     Adapter,
     AdapterStore,
-    active,
     answers_of,
     card_of,
     find,
@@ -94,9 +93,7 @@ def roll_back(body: RollBackBody, caller: Admin, gateway: GatewayDep, store: Sto
     Recalled adapters are left out. A second roll-back goes back further, unless `answering` says from where.
     """
     with _act(gateway, caller, "adapter.rolled_back") as connection:
-        if "answering" in body.model_fields_set:
-            _check_answering(connection, body.base_model, {body.answering})
-        store.roll_back(connection, body.base_model, caller.actor)
+        store.roll_back(connection, body.base_model, caller.actor, if_answers=_known(body))
         newest = select(deployments).where(deployments.c.base_model == body.base_model)
         row = connection.execute(newest.order_by(deployments.c.seq.desc()).limit(1)).one()
     return DeploymentView(**row._mapping)
@@ -183,12 +180,14 @@ def promote_adapter(
     another adapter answers than `answering` says.
     """
     with _act(gateway, caller, "adapter.promoted", sha256) as connection:
-        if "answering" in body.model_fields_set:
-            _check_answering(connection, find(connection, sha256).base_model, {body.answering, sha256})
-        reason = body.override_reason
-        return _view(
-            store, connection, store.promote(connection, sha256, caller.actor, override_reason=reason)
+        promoted = store.promote(
+            connection,
+            sha256,
+            caller.actor,
+            override_reason=body.override_reason,
+            if_answers=_known(body),
         )
+        return _view(store, connection, promoted)
 
 
 @router.post("/adapters/{sha256}/recall", responses=document(401, 403, 404, 409, 413, 422, 429))
@@ -302,12 +301,9 @@ def _act(gateway: Gateway, caller: Principal, action: str, sha256: str | None = 
     raise refusal
 
 
-def _check_answering(connection: Connection, base_model: str, known: set[str | None]) -> None:
-    """Raise AdapterConflict when another answers than the caller knows of."""
-    if active(connection, base_model) not in known:
-        raise AdapterConflict(
-            "Another adapter answers by now; look again before you change that.", reason="another-answers"
-        )
+def _known(body: PromoteBody | RollBackBody) -> set[str | None] | None:
+    """What the caller knows to answer; None when they did not say."""
+    return {body.answering} if "answering" in body.model_fields_set else None
 
 
 def _view(store: AdapterStore, connection: Connection, adapter: Adapter) -> AdapterView:
