@@ -7,6 +7,7 @@ middle leaves the ones before it as they were.
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,24 +37,31 @@ class DiskFull(Refused):
 
 
 @contextmanager
-def written_aside(folder: Path, name: str, *, checkpoints: Path | None = None) -> Iterator[Path]:
+def written_aside(
+    folder: Path, name: str, *, checkpoints: Path | None = None, alone: bool = True
+) -> Iterator[Path]:
     """A folder to write to that becomes `folder / name` when the block ends, and is removed when it raises.
 
     Args:
         folder: where it shall lie.
         name: its name there.
         checkpoints: where those of the run lie that writes it; None when it is no run's.
+        alone: nobody else writes there, so what is there by then is an older one, and replaced.
 
     Raises:
         DiskFull: there is no room for it.
+        OSError: something else is there by then, where somebody else may write.
     """
     aside = aside_of(folder, name)
+    if not alone:
+        aside = aside.with_name(f"{aside.name}-{secrets.token_hex(4)}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
         yield aside
         _flush(aside)
-        shutil.rmtree(folder / name, ignore_errors=True)
+        if alone:
+            shutil.rmtree(folder / name, ignore_errors=True)
         aside.rename(folder / name)
         _sync(folder)
     except BaseException as error:

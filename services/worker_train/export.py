@@ -5,8 +5,10 @@ sum to 4 bits again would lose part of what it learnt. The adapter is checked as
 anything is loaded; afterwards the merged model is compared with base and adapter.
 """
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,7 @@ def export(
     settings = load_settings()
     sha256 = adapter.name if _SHA256.fullmatch(adapter.name) else sha256_of(adapter)
     config = check_adapter(adapter, sha256=sha256).config
-    if folder.exists():
-        raise Refused("exists", f"{folder} exists already; name a folder that does not.")
+    _check_free(folder)
     source = base.find_source(model or _catalogue_name(config), settings)
     if config.revision is None:  # the merged model's origin would be unknown
         raise Refused("wrong-base", "The adapter's configuration does not name the revision of its base.")
@@ -99,7 +100,7 @@ def export(
     before = said(adapted, texts)
     merged = adapted.merge_and_unload(safe_merge=True)
     difference = compare(texts, without, before, said(merged, texts), dtype=number)
-    with written_aside(folder.absolute().parent, folder.name) as aside:
+    with new_folder(folder, agree) as aside:
         merged.save_pretrained(aside, safe_serialization=True)
         tokenizer.save_pretrained(aside)
         if source.entry.reads_images:
@@ -118,8 +119,6 @@ def export(
         (aside / CARD).write_text(card, encoding="utf-8")
         for path in aside.iterdir():  # safetensors makes its file for its owner alone
             path.chmod((aside / CARD).stat().st_mode)
-        if agree is not None:
-            agree()
     return difference
 
 
@@ -156,6 +155,23 @@ def compare(
     if not difference <= _TOLERANCE[dtype]:
         raise Refused("merge-differs", f"The merged model differs from base and adapter by {difference:.3g}.")
     return difference
+
+
+@contextmanager
+def new_folder(folder: Path, agree: Callable[[], None] | None) -> Iterator[Path]:
+    """A folder to write to that becomes `folder` when the block ends, if that is not there and `agree` raises
+    nothing. Raises Refused or DiskFull.
+    """
+    with written_aside(folder.absolute().parent, folder.name, alone=False) as aside:
+        yield aside
+        _check_free(folder)
+        if agree is not None:
+            agree()
+
+
+def _check_free(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise Refused("exists", f"{folder} exists already; name a folder that does not.")
 
 
 def _catalogue_name(config: AdapterConfig) -> str:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from services import cli
 from services.worker_train import export as merging
 from services.worker_train.child import Refused
-from services.worker_train.export import compare, said
+from services.worker_train.export import compare, new_folder, said
 from services.worker_train.probe import probe_ids
 from shared.audit.record import Actor
 from shared.auth.roles import Role
@@ -291,6 +291,18 @@ def test_an_adapter_that_is_recalled_while_it_is_merged_is_not_exported_of_any_f
     assert export(str(adapter)) == (1, "medichat: this adapter was recalled: Wrong doses\n")
     assert sorted(tmp_path.iterdir()) == before
     assert not api.audit("adapter.exported")
+
+
+def test_what_came_to_lie_there_while_it_was_merged_is_left_and_nobody_is_asked(tmp_path: Path) -> None:
+    agreed: list[bool] = []
+
+    def merge() -> None:
+        with new_folder(tmp_path / "merged", lambda: agreed.append(True)):
+            (tmp_path / "merged").mkdir()
+
+    with pytest.raises(Refused, match="exists already"):
+        merge()
+    assert (list(tmp_path.iterdir()), agreed) == ([tmp_path / "merged"], [])
 
 
 def test_an_export_says_that_what_was_learnt_was_erased_since(

@@ -41,6 +41,19 @@ def test_what_is_stopped_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_of_two_that_write_to_one_name_the_first_to_end_stays(tmp_path: Path) -> None:
+    def write_while_another_does() -> None:
+        with written_aside(tmp_path, "merged", alone=False) as second:
+            (second / "second").touch()
+            with written_aside(tmp_path, "merged", alone=False) as first:
+                (first / "first").touch()
+            assert (second / "second").exists()
+
+    with pytest.raises(OSError, match="not empty"):
+        write_while_another_does()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["merged", "merged/first"]
+
+
 def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
     return kind("no", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
 
