@@ -68,7 +68,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _look_up(named: str) -> _Known | None:
     """What the registry holds of an adapter by its name, or by the weights of a folder, wherever that lies;
-    None for a folder of weights that it does not know, and where there is no installation.
+    None, which is said, for a folder of weights that it does not know, and where there is no installation.
 
     Raises CommandRefused or MediChatError: it may not be used, or nobody can tell.
     """
@@ -88,9 +88,14 @@ def _look_up(named: str) -> _Known | None:
             if is_dataset_gone(connection, adapter.dataset_id):
                 sys.stderr.write(f"medichat: {GONE} So has what is exported.\n")
             files_sha256, card = files_hash(connection, sha256), card_of(connection, sha256)
-    except (NotFound, FileNotFoundError):
+    except (NotFound, FileNotFoundError) as error:
         if by_name:
             raise
+        if isinstance(error, NotFound):
+            told = "the registry does not know these weights: the export is not logged"
+        else:
+            told = f"{error}: nobody looked whether these weights were recalled, and the export is not logged"
+        sys.stderr.write(f"medichat: {told}\n")
         return None
     return _Known(settings=settings, sha256=sha256, files_sha256=files_sha256, card=card)
 

@@ -251,6 +251,11 @@ def test_a_folder_named_by_a_hash_must_hold_the_weights_of_it(
         (folder / name).write_bytes((adapter / name).read_bytes())
     status, complaint = export(str(folder))
     assert (status, "tampered" in complaint) == (1, True)
+    told = "the registry does not know these weights: the export is not logged"
+    if not installed:
+        told = "nobody looked whether these weights were recalled, and the export is not logged"
+        assert f"there is no {tmp_path / 'none.db'}" in complaint
+    assert told in complaint
 
 
 def recall(api: Api, registered: Registered) -> None:
