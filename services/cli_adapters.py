@@ -221,7 +221,10 @@ def _show(options: argparse.Namespace) -> int:
         print(f"{GONE} Where the law asks for it to be forgotten, recall it.")
     print()
     found = adapter["verification"]
-    print("not verified yet" if found is None else f"verified: {found['reason'] or 'yes'}")
+    if found and found["ok"] and not adapter["has_files_hash"]:
+        print("verified: by an earlier release; every answer with it fails until it is verified again")
+    else:
+        print("not verified yet" if found is None else f"verified: {found['reason'] or 'yes'}")
     ended = [each for each in adapter["evaluations"] if each["gate"]]
     measured = next((each for each in ended if each["counts"]), None)
     newest = next(iter(adapter["evaluations"]), None)

@@ -137,6 +137,7 @@ _ADAPTER_VIEW = {
     "status_at": _ENDED,
     "verification": None,
     "verify_job_id": None,
+    "has_files_hash": True,
     "base_served": True,
     "gate": {"passed": True, "failures": []},
     "recalled_reason": None,

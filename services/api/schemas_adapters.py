@@ -58,6 +58,10 @@ class AdapterView(BaseModel):
         description="What the serving engine found: `ok`, `reason`, differences in nats; null until then."
     )
     verify_job_id: str | None
+    has_files_hash: bool = Field(
+        description="Whether a hash of its configuration is kept. None is of one that an earlier release "
+        "registered, whatever `verification` says: every answer with it fails until it is verified again."
+    )
     base_served: bool | None = Field(
         description="Whether a worker that lives serves the weights that it was trained on; where none does, "
         "an answer with it fails. Null while no worker lives that could tell."

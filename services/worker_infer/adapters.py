@@ -9,6 +9,7 @@ until that is recalled.
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -40,17 +41,13 @@ class ActiveAdapter:
     def choose(self, connection: Connection, job: Job) -> str | None:
         """The adapter that the job names (an earlier attempt's too), else the active one; None: the base.
 
-        Raises AdapterRefused when it must not answer; one on trial, which the engine holds, must not either.
+        Raises AdapterRefused when it must not answer.
         """
         if job.adapter_sha256 == BASE:
             return None
         if job.adapter_sha256 is None:
-            chosen = self._active(connection)
-        else:
-            chosen = self._named(connection, job.adapter_sha256)
-        if chosen is not None:
-            files_hash(connection, chosen)
-        return chosen
+            return self._active(connection)
+        return self._named(connection, job.adapter_sha256)
 
     def _named(self, connection: Connection, sha256: str) -> str:
         try:
@@ -85,6 +82,7 @@ class AdapterCopies:
         self._base_layers = base_layers
         #: Hashes of adapters that are being verified and have none yet in the registry.
         self._on_trial: dict[str, str] = {}
+        self._one_trial = threading.Lock()
 
     def fetch(self, sha256: str) -> AdapterFiles:
         """The adapter's files, copied from the storage unless a good copy is here.
@@ -114,17 +112,18 @@ class AdapterCopies:
     @contextmanager
     def on_trial(self, sha256: str) -> Iterator[str]:
         """While this lasts, `fetch` takes what the storage holds now, good or not, for what was registered;
-        gives what its files beside the weights hash to.
+        gives what its files beside the weights hash to. One trial at a time: another one waits.
 
         Raises AdapterRefused or OSError.
         """
-        with tempfile.TemporaryDirectory() as fresh:
-            copy_adapter(self._storage, sha256, Path(fresh))
-            self._on_trial[sha256] = hash_files(Path(fresh))
-        try:
-            yield self._on_trial[sha256]
-        finally:
-            del self._on_trial[sha256]
+        with self._one_trial:
+            with tempfile.TemporaryDirectory() as fresh:
+                copy_adapter(self._storage, sha256, Path(fresh))
+                self._on_trial[sha256] = hash_files(Path(fresh))
+            try:
+                yield self._on_trial[sha256]
+            finally:
+                del self._on_trial[sha256]
 
     def _check(self, folder: Path, sha256: str, files_sha256: str) -> AdapterFiles:
         return check_adapter(

@@ -32,6 +32,7 @@ from shared.logs import where
 from shared.privacy.envelope import DataKey
 from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
+from shared.training.adapters import find
 from shared.training.states import BASE
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Question:
     key: DataKey
     #: SHA-256 of the adapter that answers; None for the base model alone.
     adapter: str | None
+    #: Whether that adapter must be verified first: the engine may hold files of it that nothing vouches for.
+    unproven: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,9 @@ class Attempt:
             rows.respond(question.text, found)
         elif prompt is None:
             rows.fail(PromptTooLong.code, too_long)
+        elif question.unproven:
+            log.error("job %s: adapter %s must be verified again", self._job.id, question.adapter)
+            raise AdapterRefused("The adapter that should answer cannot be used now; tell your admin.")
         else:
             self._write(question, prompt)
 
@@ -160,6 +166,7 @@ class Attempt:
             if job.epoch > 1  # else nobody has worked on it
             else []
         )
+        adapter = tools.active.choose(connection, job)
         return Question(
             turns=[Turn(role=message.role, text=message.text) for message in said[:place]],
             text=said[place].text,
@@ -170,7 +177,8 @@ class Attempt:
             referral_due=any(sentence.action is Action.APPEND for sentence in released),
             deadline=self._deadline(tools.jobs.clock.now(connection)),
             key=key,
-            adapter=tools.active.choose(connection, job),
+            adapter=adapter,
+            unproven=adapter is not None and find(connection, adapter).files_sha256 is None,
         )
 
     def _prompt(self, question: Question) -> _Prompt:

@@ -8,8 +8,8 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -298,7 +298,7 @@ class Verifier:
         model, sha256 = self._model, adapter.sha256
         known = adapter.files_sha256
         try:
-            with self._source.on_trial(sha256) if known is None else nullcontext(known) as files_sha256:
+            with self._on_trial(sha256) if known is None else nullcontext(known) as files_sha256:
                 probe = Probe.read(self._source.fetch(sha256).folder)
                 found = verify(model.engine, probe, sha256, base_revision=model.revision, dtype=model.dtype)
             return found, files_sha256
@@ -312,6 +312,18 @@ class Verifier:
             raise AdapterUnavailable(
                 "The adapter's files cannot be read; see that the storage can be reached.", may_pass=True
             ) from error
+
+    @contextmanager
+    def _on_trial(self, sha256: str) -> Iterator[str]:
+        """See `AdapterSource.on_trial`; the engine holds nothing of before, and keeps nothing of this trial:
+        its hash may never be kept, and the next one may find other files.
+        """
+        with self._source.on_trial(sha256) as files_sha256:
+            self._model.engine.forget(sha256)
+            try:
+                yield files_sha256
+            finally:
+                self._model.engine.forget(sha256)
 
     def _fail(self, job: Job, error: str, detail: str) -> None:
         ended = {"error": error, "error_detail": detail}

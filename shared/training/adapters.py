@@ -402,6 +402,12 @@ class AdapterStore:
             raise AdapterConflict(
                 f"The verification failed: {adapter.verification.get('reason')}", reason="verification-failed"
             )
+        if adapter.files_sha256 is None:
+            raise AdapterConflict(
+                "This adapter was registered and verified by an earlier release, which kept no hash of its "
+                "configuration: verify it again.",
+                reason="not-verified",
+            )
         if self.is_base_served(connection, adapter) is False:
             raise AdapterConflict(
                 f"The workers serve other weights under the name {adapter.base_model} than this adapter was "
@@ -461,7 +467,11 @@ class AdapterStore:
         history = [(DeploymentKind(row.kind), row.adapter_sha256) for row in rows]
         known = connection.execute(
             select(
-                adapters.c.sha256, adapters.c.status, adapters.c.verification, adapters.c.base_revision
+                adapters.c.sha256,
+                adapters.c.files_sha256,
+                adapters.c.status,
+                adapters.c.verification,
+                adapters.c.base_revision,
             ).where(adapters.c.base_model == base_model)
         )
         served = self._served(connection, base_model)
@@ -470,6 +480,7 @@ class AdapterStore:
             for row in known
             if row.status == AdapterStatus.RECALLED
             or not (row.verification or {}).get("ok")
+            or row.files_sha256 is None
             or (served and row.base_revision not in served)
         }
         before = before_now(history, {*unfit, now_active})

@@ -193,7 +193,7 @@ def test_an_adapter_of_an_earlier_release_answers_once_it_was_verified(
     asker = api.log_in()
     before = ask_async(asker, adapter=made["true"])
     worker.answerer.answer_next()
-    assert "Verify it again" in answer_of(asker, before["id"])["error"]["detail"]
+    assert answer_of(asker, before["id"])["error"]["code"] == "adapter-refused"
     api.client(admin).post(f"/v1/adapters/{made['true']}/verify")
     worker.verifier.verify_next()
     kept = hash_files(tmp_path / "storage" / "adapters" / made["true"])
@@ -239,7 +239,41 @@ def test_an_adapter_that_was_loaded_to_verify_it_in_vain_answers_nobody(
     asked = ask_async(asker, max_new_tokens=5)
     worker.answerer.answer_next()
     failed = answer_of(asker, asked["id"])
-    assert (failed["state"], "Verify it again" in failed["error"]["detail"]) == ("failed", True)
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "adapter-refused")
+
+
+def verify_again(api: Api, worker: Worker, admin: Person, sha256: str) -> dict[str, Any]:
+    client = api.client(admin)
+    client.post(f"/v1/adapters/{sha256}/verify").raise_for_status()
+    worker.verifier.verify_next()
+    found: dict[str, Any] = client.get(f"/v1/adapters/{sha256}").json()["verification"]
+    return found
+
+
+def test_a_verification_is_of_the_files_that_are_stored_not_of_those_that_were_loaded_before(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
+) -> None:
+    add_adapter(api, admin, sha256=made["true"], status="approved")
+    ask_async(api.log_in(), adapter=made["true"], max_new_tokens=2)
+    worker.answerer.answer_next()
+    assert worker.model.engine.stats().adapters == [made["true"]]
+    api.set(adapters, adapters.c.sha256 == made["true"], files_sha256=None)
+    double_alpha(tmp_path / "storage" / "adapters" / made["true"])
+    assert not verify_again(api, worker, admin, made["true"])["ok"]
+    assert api.count(adapters, adapters.c.files_sha256.is_(None)) == 1
+
+
+def test_an_adapter_whose_right_files_were_put_back_is_verified(
+    api: Api, worker: Worker, admin: Person, made: dict[str, Any], tmp_path: Path
+) -> None:
+    stored = tmp_path / "storage" / "adapters" / made["true"]
+    add_adapter(api, admin, sha256=made["true"])
+    api.set(adapters, adapters.c.sha256 == made["true"], files_sha256=None)
+    double_alpha(stored)
+    assert not verify_again(api, worker, admin, made["true"])["ok"]
+    assert worker.model.engine.stats().adapters == []
+    shutil.copy(made["folder"] / made["true"] / CONFIG, stored / CONFIG)
+    assert verify_again(api, worker, admin, made["true"])["ok"]
 
 
 def answer_of(client: httpx.Client, job_id: str) -> dict[str, Any]:

@@ -468,6 +468,22 @@ def test_one_whose_later_verification_failed_is_not_gone_back_to(
     assert (answering(api), status(client, A), status(client, B)) == (A, "active", "archived")
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_one_of_an_earlier_release_that_was_not_verified_again_is_neither_promoted_nor_gone_back_to(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+        promote(client, sha256)
+    assert client.get(f"/v1/adapters/{B}").json()["has_files_hash"] is True
+    api.set(adapters, adapters.c.sha256 == B, files_sha256=None)
+    assert client.get(f"/v1/adapters/{B}").json()["has_files_hash"] is False
+    refused = promote(client, B, override_reason="It was good before.")
+    assert (refused.status_code, "verify it again" in refused.json()["detail"]) == (409, True)
+    client.post("/v1/adapters/roll-back", json={"base_model": "demo"})
+    assert answering(api) == A
+
+
 class _Serving:
     """A worker that answers on some weights of the demo model, which add_adapter's are not trained on."""
 

@@ -188,6 +188,18 @@ def test_one_with_requests_is_never_closed_and_the_next_waits_for_it(
     assert answers == [generated(alone[adapters[1]], prompt)]
 
 
+def test_an_adapter_is_forgotten_once_nobody_uses_it(start: Start, adapters: list[str]) -> None:
+    engine = start()
+    running = engine.submit(request("one", prompts(1)[0], new=60, adapter=adapters[0]))
+    next(running)
+    thread = threading.Thread(target=lambda: engine.forget(adapters[0]))
+    thread.start()
+    drained(running)
+    thread.join()
+    assert running.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+    assert engine.stats().adapters == []
+
+
 def test_who_waits_for_an_adapter_can_be_cancelled(start: Start, adapters: list[str]) -> None:
     engine = start(max_views=1)
     prompt = prompts(1)[0]

@@ -824,6 +824,24 @@ def test_what_answers_and_failed_its_last_verification_is_warned_of(
     assert button(app, "Roll back")
 
 
+def test_what_answers_and_must_be_verified_again_after_an_update_is_warned_of(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    add_good_adapter(api, admin, A)
+    assert api.client(admin).post(f"/v1/adapters/{A}/promote", json={}).status_code == 200
+    api.set(adapters, adapters.c.sha256 == A, files_sha256=None)
+    app = open_app("adapters")
+    assert "Every question that names no adapter fails" in app.error[0].value
+    assert "every answer with it fails before" in app.error[1].value
+    assert "It computes what its trainer saw" not in texts(app)
+    failed = {**GOOD, "ok": False, "reason": "It changes nothing."}
+    api.set(adapters, adapters.c.sha256 == A, verification=failed)
+    app = open_app("adapters")
+    assert "Its last verification failed: It changes nothing." in app.error[0].value
+    assert "Every question that names no adapter fails" in app.error[0].value
+    assert not app.warning
+
+
 def test_what_answers_and_is_of_weights_that_are_served_no_more_is_warned_of(
     open_app: Open, api: Api, admin: Person
 ) -> None:

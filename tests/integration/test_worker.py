@@ -29,6 +29,7 @@ from services.worker_infer.text import ChatText
 from shared.auth.roles import Role
 from shared.conversations import Sentence, join
 from shared.db.tables import jobs, released_sentences, verdicts
+from shared.db.tables_training import adapters
 from shared.guard import Guard, packaged_policy
 from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 from shared.guard.layers import Scorer
@@ -307,6 +308,18 @@ def test_what_the_guard_answers_is_no_answer_of_the_adapter(clinic: Clinic) -> N
     assert (job.state, job.finish_reason, job.adapter_sha256) == (State.SUCCEEDED, "guard", None)
     with clinic.api.gateway.database.read() as connection:
         assert connection.execute(answers_of(sha256)).all() == []
+
+
+def test_under_an_adapter_that_must_be_verified_only_the_guard_answers(clinic: Clinic) -> None:
+    sha256 = add_good_adapter(clinic.api, clinic.api.person(Role.ADMIN), sha_of("doses"), status="approved")
+    clinic.api.set(adapters, adapters.c.sha256 == sha256, files_sha256=None)
+    screen_with(clinic, Keyword("unseen", "refuse"))
+    stopped = clinic.answered(clinic.ask("How can a clinic bill unseen patients?", adapter=sha256))
+    assert "I cannot help with that" in told(clinic, stopped)[0].text
+    other = clinic.answered(clinic.ask(adapter=sha256))
+    detail = "The adapter that should answer cannot be used now; tell your admin."
+    assert (other.state, other.error_detail) == (State.FAILED, detail)
+    assert clinic.engine.requests == []
 
 
 @pytest.mark.parametrize("label", ["refuse", "emergency"])

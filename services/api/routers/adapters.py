@@ -314,4 +314,5 @@ def _view(store: AdapterStore, connection: Connection, adapter: Adapter) -> Adap
         shown = GateView(passed=gate.passed, failures=failures)
     served = store.is_base_served(connection, adapter)
     gone = is_dataset_gone(connection, adapter.dataset_id)
-    return AdapterView(**{**adapter.__dict__, "gate": shown, "base_served": served, "dataset_gone": gone})
+    more = {"has_files_hash": adapter.files_sha256 is not None, "base_served": served, "dataset_gone": gone}
+    return AdapterView(**{**adapter.__dict__, "gate": shown, **more})

@@ -19,6 +19,9 @@ _ICONS = {
 }
 POLL_S = 1
 _MOVING = ("queued", "running")
+_NO_HASH = (
+    "An earlier release registered it, and kept no hash that tells whether its files are still the same."
+)
 _OTHER_BASE = "The workers serve other weights under its base model's name than it was trained on."
 
 
@@ -79,11 +82,19 @@ def _unverified(active: str, found: list[Json]) -> None:
             icon=":material/error:",
         )
     elif failed is not None and failed["verification"]:
-        st.warning(
-            f"Its last verification failed: {plain_markdown(failed['verification']['reason'] or '')} It goes "
-            "on answering until you roll back or recall it.",
-            icon=":material/warning:",
-        )
+        why = ""
+        if not failed["verification"]["ok"]:
+            why = f"Its last verification failed: {plain_markdown(failed['verification']['reason'] or '')} "
+        if failed["has_files_hash"]:
+            st.warning(
+                f"{why}It goes on answering until you roll back or recall it.", icon=":material/warning:"
+            )
+        else:
+            st.error(
+                f"{why}{_NO_HASH} Every question that names no adapter fails: choose it below and press Load "
+                "and compare, or roll back.",
+                icon=":material/error:",
+            )
 
 
 def _warn_of_erased(adapter: Json) -> None:
@@ -148,7 +159,10 @@ def _override(active: str, history: list[Json], found: list[Json]) -> None:
 def _is_loaded(adapter: Json) -> bool:
     """Whether the serving engine computes with it what its trainer did, and still has the base for it."""
     return bool(
-        adapter["verification"] and adapter["verification"]["ok"] and adapter["base_served"] is not False
+        adapter["verification"]
+        and adapter["verification"]["ok"]
+        and adapter["has_files_hash"]
+        and adapter["base_served"] is not False
     )
 
 
@@ -227,6 +241,10 @@ def _verification(adapter: Json) -> None:
         st.error(plain_markdown(adapter["verify_error"]["detail"]), icon=":material/error:")
     if found is None:
         st.caption("Not yet. The worker loads it and compares what it computes with what the trainer got.")
+    elif found["ok"] and not adapter["has_files_hash"]:
+        st.error(
+            f"{_NO_HASH} Press Load and compare; every answer with it fails before.", icon=":material/error:"
+        )
     elif found["ok"]:
         st.caption(
             f":material/check_circle: It computes what its trainer saw (at most "

@@ -224,6 +224,13 @@ class Engine(Protocol):
         """
         ...
 
+    def forget(self, adapter: str) -> None:
+        """Once nobody uses the adapter, give back what it takes; its files are fetched anew for the next.
+
+        Nothing happens when it is not loaded.
+        """
+        ...
+
     def cancel(self, request_id: str) -> None:
         """End a request with `cancelled` and free its slot; nothing happens for an unknown id."""
         ...

@@ -143,6 +143,23 @@ class AdapterEngine:
         finally:
             self._one_score.release()
 
+    def forget(self, adapter: str) -> None:
+        """See `Engine.forget`."""
+
+        def is_idle() -> bool:
+            view = self._views.get(adapter)
+            return view is None or view.users == 0
+
+        with self._changed:
+            self._changed.wait_for(is_idle)
+            view = self._views.pop(adapter, None)
+        if view is not None:
+            self._close_view(view)
+            del view
+            _give_memory_back()
+            with self._changed:  # there is room for who waits for some
+                self._changed.notify_all()
+
     def cancel(self, request_id: str) -> None:
         """See `Engine.cancel`."""
         with self._changed:
@@ -304,6 +321,13 @@ class AdapterEngine:
                     min(self._views.values(), key=lambda view: view.users).retiring = True
                 if not self._wait(waiting):
                     return False
+        self._close_view(view)
+        del view
+        _give_memory_back()
+        return True
+
+    def _close_view(self, view: _View) -> None:
+        """Close a view that was taken out, and keep its counters."""
         stats = view.engine.stats()
         counted = (stats.generated_tokens, stats.finished_requests, stats.restarts)
         view.engine.close()
@@ -313,11 +337,6 @@ class AdapterEngine:
                 self._past[1] + counted[1],
                 self._past[2] + counted[2],
             )
-        del view
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return True
 
     def _load(self, files: AdapterFiles) -> _View:
         """A view with the adapter's matrices and an engine that runs. Raises AdapterUnavailable."""
@@ -341,6 +360,13 @@ class AdapterEngine:
         view = _View(engine=engine, scorer=scorer, bytes=size + self._cache_bytes)
         engine.start()
         return view
+
+
+def _give_memory_back() -> None:
+    """To the device, after the last name of a closed view is gone."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _ended(reason: FinishReason) -> TokenStream:
