@@ -16,7 +16,7 @@ from shared.settings import Settings
 STILL_S = 60.0
 #: How long processes may take to end: a training has a minute for its checkpoint.
 _STOP_S = 75.0
-#: Ctrl-C counts as another when it comes so long after what the first did was told, in seconds.
+#: Ctrl-C counts as another when it comes so long after the last, in seconds: one that is held is one.
 _AGAIN_S = 1.0
 #: honcho kills what has not ended 5 s after the first process did; there is no option for it.
 _HONCHO = f"from honcho import command, manager; manager.KILL_WAIT = {_STOP_S}; command.main()"
@@ -67,10 +67,12 @@ def _stop_honcho(process: "subprocess.Popen[bytes]", on_stop: Callable[[], None]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     on_stop()
-    hurry, told = threading.Event(), time.monotonic()
+    hurry, last = threading.Event(), time.monotonic()
 
     def again(*_: object) -> None:
-        if time.monotonic() - told > _AGAIN_S:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > _AGAIN_S:
             hurry.set()
 
     signal.signal(signal.SIGINT, again)

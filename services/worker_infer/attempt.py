@@ -58,8 +58,8 @@ class Question:
     key: DataKey
     #: SHA-256 of the adapter that answers; None for the base model alone.
     adapter: str | None
-    #: Whether that adapter must be verified first: the engine may hold files of it that nothing vouches for.
-    unproven: bool
+    #: Why the adapter that should answer must not.
+    refused: AdapterRefused | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +130,8 @@ class Attempt:
             rows.respond(question.text, found)
         elif prompt is None:
             rows.fail(PromptTooLong.code, too_long)
-        elif question.unproven:
-            log.error("job %s: adapter %s must be verified again", self._job.id, question.adapter)
-            raise AdapterRefused("The adapter that should answer cannot be used now; tell your admin.")
+        elif question.refused is not None:
+            raise question.refused
         else:
             self._write(question, prompt)
 
@@ -166,7 +165,7 @@ class Attempt:
             if job.epoch > 1  # else nobody has worked on it
             else []
         )
-        adapter = tools.active.choose(connection, job)
+        adapter, refused = self._adapter(connection)
         return Question(
             turns=[Turn(role=message.role, text=message.text) for message in said[:place]],
             text=said[place].text,
@@ -178,8 +177,20 @@ class Attempt:
             deadline=self._deadline(tools.jobs.clock.now(connection)),
             key=key,
             adapter=adapter,
-            unproven=adapter is not None and find(connection, adapter).files_sha256 is None,
+            refused=refused,
         )
+
+    def _adapter(self, connection: Connection) -> tuple[str | None, AdapterRefused | None]:
+        """The adapter that answers, or why none does; None twice: the base model alone."""
+        try:
+            adapter = self._tools.active.choose(connection, self._job)
+        except AdapterRefused as error:
+            return None, error
+        if adapter is not None and find(connection, adapter).files_sha256 is None:
+            # the engine may hold files of it that nothing vouches for
+            log.error("job %s: adapter %s must be verified again", self._job.id, adapter)
+            return None, AdapterRefused("The adapter that should answer cannot be used now; tell your admin.")
+        return adapter, None
 
     def _prompt(self, question: Question) -> _Prompt:
         """What the model shall read. Raises PromptTooLong."""

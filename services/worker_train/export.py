@@ -160,7 +160,7 @@ def compare(
 @contextmanager
 def new_folder(folder: Path, agree: Callable[[], None] | None) -> Iterator[Path]:
     """A folder to write to that becomes `folder` when the block ends, if that is not there and `agree` raises
-    nothing. Raises Refused or DiskFull.
+    nothing. Raises Refused or DiskFull, and OSError when something comes to lie there just then.
     """
     with written_aside(folder.absolute().parent, folder.name, alone=False) as aside:
         yield aside

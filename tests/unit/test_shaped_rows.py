@@ -75,8 +75,18 @@ def test_what_is_named_like_more_of_the_question_and_is_no_text_is_not_read(
     more = {**first, name: value}
     assert last(shaped(more, more)).messages[0]["content"] == asked
     assert last(shaped(more, first)).messages[0]["content"] == asked
-    text = {**first, name: ["C"]}
-    assert last(shaped(text, text)).messages[0]["content"] != asked
+    for held in (["C"], [{"title": "T", "text": "C"}, None]):
+        text = {**first, name: held}
+        assert last(shaped(text, text)).messages[0]["content"] != asked
+
+
+def test_texts_are_not_passed_over_because_the_first_rows_held_none() -> None:
+    first = {"prompt": "P", "completion": "A", "context": 3}
+    late = {**first, "context": "C"}
+    with pytest.raises(Refused, match=f"Line {LATE} has text in the column 'context'"):
+        last(shaped(late, first))
+    assert last(shaped(late, first, context="context")).messages[0]["content"] == "C\n\nP"
+    assert last(shaped(late, first, context="")).messages[0]["content"] == "P"
 
 
 def test_a_number_is_read_as_the_input_that_its_instruction_is_for() -> None:

@@ -148,16 +148,21 @@ class AdapterEngine:
 
         def is_idle() -> bool:
             view = self._views.get(adapter)
-            return view is None or view.users == 0
+            return not self._making and (view is None or view.users == 0)
 
         with self._changed:
             self._changed.wait_for(is_idle)
             view = self._views.pop(adapter, None)
-        if view is not None:
+            if view is None:
+                return
+            self._making = True  # nobody counts on memory that is still held
+        try:
             self._close_view(view)
             del view
             _give_memory_back()
-            with self._changed:  # there is room for who waits for some
+        finally:
+            with self._changed:
+                self._making = False
                 self._changed.notify_all()
 
     def cancel(self, request_id: str) -> None:
