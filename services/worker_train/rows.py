@@ -26,7 +26,7 @@ from services.worker_train.first_rows import held_in
 from services.worker_train.hub import read_hub
 from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
-from services.worker_train.row_parts import RowProblem
+from services.worker_train.row_parts import UNFETCHED_PICTURE, RowProblem
 from services.worker_train.shapes import FIRST_ROWS, Conversation, recognise, refuse_unmet
 from services.worker_train.splitting import choose_validation
 from shared.db import open_database
@@ -244,7 +244,7 @@ def _open(image: str | bytes, folder: Path | None) -> IO[bytes]:
     if isinstance(image, bytes):
         return io.BytesIO(image)
     if folder is None:
-        raise FileNotFoundError
+        raise BrokenPicture(UNFETCHED_PICTURE)
     return (folder / image).open("rb")
 
 
