@@ -201,16 +201,19 @@ def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part,
     from `folder`, and cannot be named where there is none. Raises Refused.
     """
     pictures, named = folder is not None, [column for column in columns.values() if column]
-    seen: dict[str, None] = {}
     first = list(itertools.islice(values, FIRST_ROWS))
-    known = partial(recognise, chosen=columns, pictures=pictures, held=held_in(row for _, row in first))
+    seen = dict.fromkeys(name for _, row in first for name in row)
+    held = held_in(row for _, row in first)
+    known = partial(recognise, chosen=columns, pictures=pictures)
     if named:
-        known(dict.fromkeys(name for _, row in first for name in row))
+        known(seen, held=held)
     for line, value in itertools.chain(first, values):
-        seen |= dict.fromkeys(value)
+        if late := [name for name in value if name not in seen]:
+            seen |= dict.fromkeys(late)
+            held = held.with_late(late, value)
         which = f"The row on line {line}"
         # a single row may lack what is named
-        shape = known(dict.fromkeys((*value, *named)))
+        shape = known(dict.fromkeys((*value, *named)), held=held)
         shape.refuse_other_names(line, value, columns)
         try:
             found = shape.read(value)
