@@ -5,8 +5,10 @@ A zip is looked through before anything is unpacked, and nothing of it is ever w
 
 import io
 import stat
+import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO
@@ -21,6 +23,8 @@ MAX_PARQUET_BYTES = 100_000_000
 _MAX_DIRECTORY_BYTES = 16_000_000
 _END_BYTES = 22
 _MAX_COMMENT_BYTES = 65_535
+#: The flag of a member whose name is said to be UTF-8.
+_UTF8_NAME = 0x800
 _ROW_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm")
 _NESTED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".jar")
@@ -33,6 +37,8 @@ def open_archive(stream: IO[bytes], *, max_bytes: int) -> Source:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise _damaged() from None
+    for info in archive.infolist():
+        info.filename = _name(info)
     members = [info for info in archive.infolist() if not info.is_dir() and not _is_litter(info.filename)]
     _check_members(archive, members, max_bytes)
     row_files = [info for info in members if info.filename.lower().endswith(_ROW_FILES)]
@@ -56,21 +62,32 @@ class _Pictures:
         """`folder`: where the rows lie, from where they may name pictures."""
         self._archive, self._folder = archive, folder
         self._by_name = {info.filename: info for info in members}
+        alike = Counter(map(_plain, self._by_name))
+        self._by_plain = {
+            plain: info for name, info in self._by_name.items() if alike[plain := _plain(name)] == 1
+        }
         self._named: set[str] = set()
 
     def read(self, name: str) -> bytes:
-        """The bytes of one. Raises KeyError, and Broken."""
-        path = PurePosixPath(name.strip())
-        for candidate in (self._folder / path, path):
-            if info := self._by_name.get(str(candidate)):
-                self._named.add(info.filename)
-                if info.file_size > MAX_PICTURE_BYTES:
-                    raise Broken(
-                        "bomb",
-                        f"A picture in the zip is larger than {MAX_PICTURE_BYTES // 10**6} MB: "
-                        f"{_entry(self._archive, info)}. Shrink it.",
-                    )
-                return _unpack(self._archive, info)
+        """The bytes of one; a name that no other is like may be written as on Windows or macOS. Raises
+        KeyError, and Broken.
+        """
+        info = self._find(name.strip())
+        self._named.add(info.filename)
+        if info.file_size > MAX_PICTURE_BYTES:
+            raise Broken(
+                "bomb",
+                f"A picture in the zip is larger than {MAX_PICTURE_BYTES // 10**6} MB: "
+                f"{_entry(self._archive, info)}. Shrink it.",
+            )
+        return _unpack(self._archive, info)
+
+    def _find(self, name: str) -> zipfile.ZipInfo:
+        for known, written in ((self._by_name, str), (self._by_plain, _plain)):
+            path = PurePosixPath(written(name))
+            for candidate in (self._folder / path, path):
+                if info := known.get(written(str(candidate))):
+                    return info
         raise KeyError
 
     def count(self) -> tuple[int, int]:
@@ -185,6 +202,21 @@ def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
             f"A file in the zip unpacks to more than {MAX_RATIO} times its size: {_entry(archive, info)}. "
             "Upload it unpacked.",
         )
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """How a member is called: macOS writes UTF-8 without saying so, and then it was read as code page 437."""
+    if info.flag_bits & _UTF8_NAME:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def _plain(name: str) -> str:
+    """The name in one way of writing it: Windows parts folders by a backslash, macOS splits off accents."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
 
 
 def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:

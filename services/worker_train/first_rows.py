@@ -16,6 +16,11 @@ class Held:
     #: They hold the bytes of pictures.
     pictures: frozenset[str] = frozenset()
 
+    def with_late(self, names: Iterable[str], row: Mapping[str, Any]) -> "Held":
+        """What is known once there are these columns, which no row had before this one."""
+        late = held_in([{name: row[name] for name in names}])
+        return Held(self.textless | late.textless, self.pictures | late.pictures)
+
 
 def held_in(rows: Iterable[Mapping[str, Any]]) -> Held:
     """What the columns of these rows hold."""

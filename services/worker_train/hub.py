@@ -8,7 +8,9 @@ from typing import Any
 
 from services.worker_train.child import Away, Refused
 from services.worker_train.fetching import may_pass
-from services.worker_train.reading import NumberedRows, Source, bounded, no_pictures
+from services.worker_train.reading import NumberedRows, Source, bounded
+from services.worker_train.row_parts import UNFETCHED_PICTURE, RowProblem
+from shared.training.report import Reason
 
 
 def read_hub(location: str, *, subset: str | None, split: str, max_bytes: int) -> Source:
@@ -45,7 +47,12 @@ def read_table(table: Any, *, split: str, max_bytes: int) -> Source:
         except Exception as error:
             raise _unreadable(error) from None
 
-    return Source("hub", bounded(rows(), max_bytes), no_pictures, table.hash)
+    return Source("hub", bounded(rows(), max_bytes), unfetched_picture, table.hash)
+
+
+def unfetched_picture(_name: str) -> bytes:
+    """For a picture that a row names and does not hold. Raises RowProblem."""
+    raise RowProblem(Reason.BROKEN_IMAGE, UNFETCHED_PICTURE)
 
 
 def with_closed_pictures(found: Any) -> Any:

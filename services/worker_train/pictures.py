@@ -55,7 +55,8 @@ def check_picture(file: IO[bytes], *, max_pixels: int) -> None:
 def _opened(file: IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("ignore")  # a sound picture may carry broken EXIF
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise _too_large(max_pixels)

@@ -55,8 +55,8 @@ class Source:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether pictures can lie beside the rows."""
-        return self.picture is not no_pictures
+        """Whether pictures can lie beside the rows; those of the hub are not fetched."""
+        return self.kind != "hub" and self.picture is not no_pictures
 
 
 def no_pictures(_name: str) -> bytes:

@@ -29,6 +29,12 @@ _UNREAD_PICTURE = (
     "what an address names is not fetched."
 )
 
+#: Of a picture that a row of the hub names without holding it.
+UNFETCHED_PICTURE = (
+    "Pictures that lie beside the rows on the hub are not fetched. Download the dataset, pack it into a zip "
+    "and upload that, or say in the options, or in a recipe's data.columns, that no column is the image."
+)
+
 Message = dict[str, str]
 
 

@@ -26,7 +26,7 @@ from services.worker_train.first_rows import held_in
 from services.worker_train.hub import read_hub
 from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
-from services.worker_train.row_parts import RowProblem
+from services.worker_train.row_parts import UNFETCHED_PICTURE, RowProblem
 from services.worker_train.shapes import FIRST_ROWS, Conversation, recognise, refuse_unmet
 from services.worker_train.splitting import choose_validation
 from shared.db import open_database
@@ -201,16 +201,19 @@ def _converted(values: NumberedRows, folder: Path | None, columns: Mapping[Part,
     from `folder`, and cannot be named where there is none. Raises Refused.
     """
     pictures, named = folder is not None, [column for column in columns.values() if column]
-    seen: dict[str, None] = {}
     first = list(itertools.islice(values, FIRST_ROWS))
-    known = partial(recognise, chosen=columns, pictures=pictures, held=held_in(row for _, row in first))
+    seen = dict.fromkeys(name for _, row in first for name in row)
+    held = held_in(row for _, row in first)
+    known = partial(recognise, chosen=columns, pictures=pictures)
     if named:
-        known(dict.fromkeys(name for _, row in first for name in row))
+        known(seen, held=held)
     for line, value in itertools.chain(first, values):
-        seen |= dict.fromkeys(value)
+        if late := [name for name in value if name not in seen]:
+            seen |= dict.fromkeys(late)
+            held = held.with_late(late, value)
         which = f"The row on line {line}"
         # a single row may lack what is named
-        shape = known(dict.fromkeys((*value, *named)))
+        shape = known(dict.fromkeys((*value, *named)), held=held)
         shape.refuse_other_names(line, value, columns)
         try:
             found = shape.read(value)
@@ -244,7 +247,7 @@ def _open(image: str | bytes, folder: Path | None) -> IO[bytes]:
     if isinstance(image, bytes):
         return io.BytesIO(image)
     if folder is None:
-        raise FileNotFoundError
+        raise BrokenPicture(UNFETCHED_PICTURE)
     return (folder / image).open("rb")
 
 

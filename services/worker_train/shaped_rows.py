@@ -66,7 +66,7 @@ class ShapedRows:
                 "unknown-column",
                 f"The column {clash.other!r} first appears on line {line}, and in the rows before it "
                 f"{clash.part} is read from {clash.known!r}. Write one of them in every row, or say in the "
-                f"options which column {clash.part} is.",
+                f"options which column {clash.part} is, as in {self.shape.choice(clash.part, clash.known)}.",
             ) from None
         self._unmet = {part: name for part, name in self._unmet.items() if name not in late}
         self.columns.update(dict.fromkeys(late[: max(0, _MAX_COLUMNS - len(self.columns))]))

@@ -5,6 +5,7 @@ output, question and answer with context, prompt and completion. Each may have a
 group (the patient, so that one patient's rows stay together).
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -131,7 +132,8 @@ class Shape:
                     "unknown-column",
                     f"Line {line} has text in the column {column!r}, which is named like {part}, and the "
                     "rows before it have none there. Say in the options, or in a recipe's data.columns, "
-                    f"which column {part} is, or that none is.",
+                    f"which column {part} is, as in {self.choice(part, column)}, or that none is: "
+                    f"{json.dumps({part: ''})}.",
                 )
         lacking = [
             part
@@ -148,8 +150,17 @@ class Shape:
                         "unknown-column",
                         f"Line {line} has nothing in the column {self.columns[part]!r}, from which {part} is "
                         f"read, and something in {other!r}. Write one of them in every row, or say in the "
-                        f"options, or in a recipe's data.columns, which column {part} is.",
+                        f"options, or in a recipe's data.columns, which column {part} is, as in "
+                        f"{self.choice(part, self.columns[part])}.",
                     )
+
+    def choice(self, part: str, column: str) -> str:
+        """What to choose so that the part is read from the column, as options take it: a part that makes a
+        row in some shape goes with all that make one in this.
+        """
+        needed = _SHAPES[self.name] if any(part in parts for parts in _SHAPES.values()) else ()
+        chosen = {each: self.columns[each] for each in needed} | {part: column}
+        return json.dumps(chosen, ensure_ascii=False)
 
     def unread(self, columns: Iterable[str]) -> list[str]:
         """Parts of what may be asked that one of these columns is named like and this shape does not read."""

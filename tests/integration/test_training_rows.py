@@ -16,7 +16,10 @@ from sqlalchemy import select
 from models.demo.pictures import draw_picture
 from services.worker_train import hub, tuning
 from services.worker_train.child import Exit, Refused
+from services.worker_train.reading import open_source
 from services.worker_train.rows import Origin, read_rows
+from services.worker_train.shaped_rows import ShapedRows
+from services.worker_train.shapes import FIRST_ROWS
 from shared.audit.record import canonical_json
 from shared.db.tables import data_keys
 from shared.db.tables_training import datasets
@@ -301,6 +304,30 @@ def test_a_context_that_is_no_text_is_not_read_unless_the_recipe_says_so(tmp_pat
         Refused, match=r"line 1 cannot be learnt\. The column 'context' is read as context and"
     ):
         read_rows(data.model_copy(update={"columns": {"context": "context"}}), seed=0)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        [{"context": 7}, {"context": 8}],
+        [{"context": {"labels": ["METHODS"]}}],
+        [{"context": None}, {"context": 7}],
+        [{"context": "C"}, {"context": 7}],
+        [{"input": [0.5]}, {"context": "C"}],
+    ],
+)
+def test_a_column_that_comes_late_is_read_as_a_check_reads_it(
+    late: list[dict[str, object]], tmp_path: Path
+) -> None:
+    plain = {"prompt": "P", "completion": "A"}
+    rows = [*[plain] * FIRST_ROWS, *({**plain, **more} for more in late)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with path.open("rb") as file:
+        checked = ShapedRows(open_source(file, max_bytes=10**6), {})
+        as_checked = [checked.read(row).messages for _, row in checked]
+    found = read_rows(Data(train=str(path), validation_fraction=0), seed=0).train
+    assert [row.messages for row in found] == as_checked
 
 
 def test_what_names_the_same_patient_in_all_rows_names_none(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from services.worker_train import hub
 from services.worker_train.child import Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
 from services.worker_train.pictures import clean_picture
+from services.worker_train.rows import read_rows
 from services.worker_train.validate import Check, Task, load_task, next_version
 from shared.auth.roles import AccountStatus, Role
 from shared.db.engine import connect
@@ -36,6 +37,7 @@ from shared.settings import Settings
 from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, report_path
 from shared.training.options import DatasetOptions
+from shared.training.recipe import Data
 from shared.training.report import CURABLE, Reason, Report
 from shared.training.states import DatasetState
 from tests.conftest import Databases
@@ -552,6 +554,25 @@ def test_a_dataset_of_the_hub_is_no_file_and_has_a_commit(
     manifest = Dataset(tmp_path / "state", {}).check(source="hub", name="owner/name").done["manifest"]
     assert manifest["raw_sha256"] is None
     assert manifest["revision"]
+
+
+def test_pictures_beside_the_rows_of_the_hub_are_said_to_be_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(drawn("red"))
+    (folder / "metadata.jsonl").write_bytes(jsonl([good(0, file_name="a.png")]))
+    said = "Pictures that lie beside the rows on the hub are not fetched. Download the dataset"
+    with pytest.raises(Refused, match=said) as refusal:
+        Dataset(tmp_path / "state", {}).check(source="hub", name="owner/name")
+    assert "not in the upload" not in refusal.value.detail
+    with pytest.raises(Refused, match=said):
+        read_rows(Data(train="owner/name"), seed=0)
 
 
 def test_a_file_without_a_row_is_refused(tmp_path: Path) -> None:

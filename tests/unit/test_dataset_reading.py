@@ -311,6 +311,52 @@ def test_a_picture_is_found_beside_the_rows_or_from_the_top() -> None:
         source.picture("c.png")
 
 
+NFC, NFD = "images/L\u00e9sion.png", "images/Le\u0301sion.png"
+
+
+def pictures_of(*names: str, flagged: bool = True) -> Callable[[str], bytes]:
+    """What reads pictures of a zip; each holds its place in it. Flagged: it says that names are UTF-8."""
+    stands_for = {
+        name if flagged else letter * len(name.encode()): name
+        for letter, name in zip("XY", names, strict=False)
+    }
+    members = {name: str(place).encode() for place, name in enumerate(stands_for)}
+    data = zipped({"rows.jsonl": jsonl(), **members})
+    for stand_in, name in stands_for.items():
+        data = data.replace(stand_in.encode(), name.encode())
+    return reading.open_source(io.BytesIO(data), max_bytes=MAX_BYTES).picture
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+@pytest.mark.parametrize("packed", [NFC, NFD])
+@pytest.mark.parametrize("named", [NFC, NFD, NFC.replace("/", "\\"), ".\\" + NFD.replace("/", "\\")])
+def test_a_picture_may_be_named_as_windows_and_macos_write_names(
+    packed: str, named: str, flagged: bool
+) -> None:
+    assert pictures_of(packed, flagged=flagged)(named) == b"0"
+
+
+def test_a_picture_whose_name_is_in_an_old_code_page_is_found() -> None:
+    data = zipped({"rows.jsonl": jsonl(), "L~sion.png": b"1"}).replace(b"L~sion", b"L\x82sion")
+    assert reading.open_source(io.BytesIO(data), max_bytes=MAX_BYTES).picture("L\u00e9sion.png") == b"1"
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_pictures_whose_names_differ_only_in_how_they_are_written_are_named_exactly(flagged: bool) -> None:
+    picture = pictures_of(NFC, NFD, flagged=flagged)
+    assert [picture(NFC), picture(NFD)] == [b"0", b"1"]
+    with pytest.raises(KeyError):
+        picture(NFC.replace("/", "\\"))
+
+
+@pytest.mark.parametrize(
+    "name", ["..\\a.png", "set\\..\\a.png", "..\\..\\etc\\passwd", "\\a.png", "C:\\a.png"]
+)
+def test_no_way_of_writing_a_name_leads_out_of_the_folder(name: str) -> None:
+    with pytest.raises(KeyError):
+        pictures_of("a.png")(name)
+
+
 def test_rows_are_read_as_they_are_asked_for() -> None:
     class Counting(io.BytesIO):
         taken = 0

@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from services.worker_train import pictures
 from services.worker_train.pictures import BrokenPicture, PictureBomb, clean_picture
@@ -40,6 +40,16 @@ def test_exif_turns_the_picture_and_goes() -> None:
     assert b"Example" in data
     assert b"Example" not in clean
     assert Image.open(io.BytesIO(clean)).size == (7, 9)
+
+
+def test_exif_that_is_damaged_costs_no_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "Mrs Example, of the ward on the second floor"
+    data = encoded(Image.new("RGB", (9, 7), "red"), "JPEG", exif=exif.tobytes()[:-40])
+    with pytest.warns(UserWarning, match="Tag data larger than file"):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert opened(data).size == (7, 9)
 
 
 def test_what_is_transparent_becomes_white() -> None:

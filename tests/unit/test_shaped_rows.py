@@ -1,5 +1,7 @@
 """Rows and the shape that they make: columns that the first rows lack are read from where they come."""
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from services.worker_train.reading import Source, no_pictures
 from services.worker_train.row_parts import RowProblem
 from services.worker_train.shaped_rows import ShapedRows
 from services.worker_train.shapes import FIRST_ROWS, Conversation
+from shared.training.options import DatasetOptions
+from shared.training.recipe import Data
 
 Row = dict[str, Any]
 PLAIN = {"question": "Q", "answer": "A"}
@@ -87,6 +91,28 @@ def test_texts_are_not_passed_over_because_the_first_rows_held_none() -> None:
         last(shaped(late, first))
     assert last(shaped(late, first, context="context")).messages[0]["content"] == "C\n\nP"
     assert last(shaped(late, first, context="")).messages[0]["content"] == "P"
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        ({"instruction": "I", "response": "A", "Question": 3}, {"Question": "Q"}),
+        ({"instruction": "I", "output": "A", "question": "Q"}, {"question": None, "query": "Q"}),
+        ({"instruction": "I", "output": "A", "query": "Q"}, {"question": "Q"}),
+        ({"prompt": "P", "completion": "A", "context": 3}, {"context": "C"}),
+        ({"question": "Q", "answer": "A", "image": "a.png"}, {"image": "", "picture": "b.png"}),
+    ],
+)
+def test_what_a_refusal_says_to_choose_may_be_chosen(first: Row, more: Row) -> None:
+    late = {**first, **more}
+    with pytest.raises(Refused) as refusal:
+        last(shaped(late, first))
+    choices = [json.loads(text) for text in re.findall(r"\{[^}]*\}", refusal.value.detail)]
+    assert choices
+    for choice in choices:
+        chosen = DatasetOptions(columns=choice).columns
+        assert Data(columns=choice).columns == chosen
+        assert last(shaped(late, first, **chosen)).messages[-1]["content"] == "A"
 
 
 def test_a_number_is_read_as_the_input_that_its_instruction_is_for() -> None:
