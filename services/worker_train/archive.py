@@ -27,6 +27,8 @@ _MAX_COMMENT_BYTES = 65_535
 _UTF8_NAME = 0x800
 _ROW_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm")
+#: What a zip that is not whole raises while it is unpacked.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError)
 _NESTED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".jar")
 
 
@@ -114,7 +116,7 @@ def _open_row_file(
         else:
             member = archive.open(info)
         return open_rows(member, max_bytes=max_bytes)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError):
+    except (*_DAMAGED, RuntimeError, UnicodeDecodeError):
         raise _damaged() from None
 
 
@@ -122,14 +124,14 @@ def _watched(rows: NumberedRows) -> Iterator[tuple[int, dict[str, object]]]:
     """The rows; what the zip raises while it unpacks is said in our words."""
     try:
         yield from rows
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError):
+    except _DAMAGED:
         raise _damaged() from None
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError):
+    except (*_DAMAGED, UnicodeDecodeError):  # names are listed twice
         raise _damaged() from None
 
 

@@ -208,6 +208,13 @@ def test_a_member_that_unpacks_to_more_than_it_declares_is_refused() -> None:
     assert refusal(bytes(data).replace(declared, struct.pack("<L", size - 1000))).reason == "bad-zip"
 
 
+def test_a_zip_whose_second_list_of_names_is_no_utf_8_is_refused() -> None:
+    data = bytearray(zipped({"rows.jsonl": jsonl()}))
+    data[7] |= 0x08  # the flag, in what stands before the member
+    data[30] = 0xFF
+    assert refusal(bytes(data)).reason == "bad-zip"
+
+
 def test_a_link_in_a_zip_is_refused() -> None:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as file:
