@@ -171,6 +171,16 @@ def test_a_bad_edit_is_refused_with_the_line_that_is_wrong(open_app: Open, api: 
     assert api.audit("policy.added") == []
 
 
+def test_a_refused_edit_is_not_shown_beside_another_version(open_app: Open, client: httpx.Client) -> None:
+    version = add_version(client, refer="[dosing]")
+    bad = packaged_policy()["policy.yaml"].replace("refer: []", "refer: [dosage]", 1)
+    app = press(edit(open_app(), "policy.yaml", bad), "store-version")
+    assert len(app.error) == 1
+    next(each for each in app.selectbox if each.label == "Version").set_value(version).run()
+    assert f"a copy of version {version}" in str([each.label for each in app.text_area])
+    assert len(app.error) == 0
+
+
 def test_a_version_judges_in_the_shadow_and_is_ended(open_app: Open, client: httpx.Client) -> None:
     version = add_version(client, refer="[dosing]")
     app = press(open_app(v=version), "shadow-yes")
