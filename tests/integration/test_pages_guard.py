@@ -10,7 +10,9 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from shared.auth.roles import Role
+from shared.conversations import StoredVerdict
 from shared.guard.policy import packaged_policy, version_of
+from shared.guard.verdict import Action, Category, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.policies.live import Standing
 from shared.policies.replays import ReplayStore
@@ -108,12 +110,12 @@ def test_people_who_ask_have_no_such_page(open_app: Open, api: Api) -> None:
 
 
 def test_a_sentence_is_tried_and_the_page_says_why(open_app: Open, api: Api) -> None:
-    app = judge(open_app(), DOSE.strip())
+    app = judge(open_app(), f"\n  {DOSE.strip()}")
     assert not app.exception
     assert any("**Replace**: dosing" in each.value for each in app.warning)
     assert api.gateway.guard.responses().replacement("dosing") in texts(app)  # type: ignore[arg-type]
     assert "dosing.no_limit" in tables(app)
-    assert ":orange-background[" in texts(app)
+    assert ":orange-background[as many of these tablets as you]" in texts(app)
 
 
 def test_a_harmless_sentence_is_allowed(open_app: Open) -> None:
@@ -169,6 +171,16 @@ def test_a_bad_edit_is_refused_with_the_line_that_is_wrong(open_app: Open, api: 
     assert api.audit("policy.added") == []
 
 
+def test_a_refused_edit_is_not_shown_beside_another_version(open_app: Open, client: httpx.Client) -> None:
+    version = add_version(client, refer="[dosing]")
+    bad = packaged_policy()["policy.yaml"].replace("refer: []", "refer: [dosage]", 1)
+    app = press(edit(open_app(), "policy.yaml", bad), "store-version")
+    assert len(app.error) == 1
+    next(each for each in app.selectbox if each.label == "Version").set_value(version).run()
+    assert f"a copy of version {version}" in str([each.label for each in app.text_area])
+    assert len(app.error) == 0
+
+
 def test_a_version_judges_in_the_shadow_and_is_ended(open_app: Open, client: httpx.Client) -> None:
     version = add_version(client, refer="[dosing]")
     app = press(open_app(v=version), "shadow-yes")
@@ -176,6 +188,28 @@ def test_a_version_judges_in_the_shadow_and_is_ended(open_app: Open, client: htt
     assert f"Version {version} has judged 0 sentences so far." in texts(app)
     app = press(app, "end-shadow-yes")
     assert "judges in the shadow." not in texts(app)
+
+
+def test_a_shadow_that_finds_nothing_says_what_it_did_not_look_at(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    version = add_version(client, refer="[dosing]")
+    client.post(f"/v1/guard/policies/{version}/shadow").raise_for_status()
+    ask_async(api.log_in())
+    job = api.answer(DOSE)
+    referred = Verdict(side=Side.ANSWER, action=Action.APPEND, category=Category.DOSING)
+    stored = StoredVerdict(verdict=referred, policy_version=version, text=DOSE, shadow_of=1)
+    gateway = api.gateway
+    with gateway.database.write() as connection:
+        now = gateway.clock.now(connection)
+        gateway.conversations.store_verdict(connection, job_id=job.id, stored=stored, now=now)
+    app = open_app()
+    assert f"Version {version} has judged 1 sentence" in texts(app)
+    (said,) = (each.value for each in app.success)
+    assert said == (
+        "No sentence would be newly stopped or released. "
+        "Questions, flags and referrals are not counted here: replay."
+    )
 
 
 def test_a_roll_back_brings_the_version_before_back(open_app: Open, client: httpx.Client) -> None:

@@ -101,7 +101,8 @@ def _one(guarding: Guarding, replay: Json, *, admin: bool) -> None:
             f"{counts['by_model']} sentences more are left out: the model itself judged them then, and a "
             "replay does not ask it."
         )
-    _plot(counts | {_REST: _rest(counts)}, ("newly_stopped", "newly_released", _REST))
+    kinds = ("newly_stopped", "newly_released", _REST)
+    _plot(counts | {_REST: _rest(counts)}, kinds, "Nothing would be judged otherwise.")
     if admin:
         st.caption("The texts behind these numbers are for auditors.")
     elif counts["changed"] and st.toggle(
@@ -118,7 +119,8 @@ def _rest(counts: Json) -> dict[str, int]:
     return +rest
 
 
-def _plot(counts: Json, kinds: tuple[str, ...]) -> None:
+def _plot(counts: Json, kinds: tuple[str, ...], none: str) -> None:
+    """The bars, or the sentence `none` where there are none."""
     frame = pd.DataFrame(
         [
             {"category": words(category), "what": words(kind), "texts": number}
@@ -127,7 +129,7 @@ def _plot(counts: Json, kinds: tuple[str, ...]) -> None:
         ]
     )
     if frame.empty:
-        st.success("Nothing would be judged otherwise.", icon=":material/check:")
+        st.success(none, icon=":material/check:")
         return
     chart = (
         alt.Chart(frame)
@@ -156,7 +158,12 @@ def _shadow(guarding: Guarding) -> None:
     st.subheader("In the shadow")
     st.caption(f"Version {counts['version']} has judged {counts['sentences']:,} sentences so far.")
     if counts["sentences"]:
-        _plot(counts, ("newly_stopped", "newly_released"))
+        _plot(
+            counts,
+            ("newly_stopped", "newly_released"),
+            "No sentence would be newly stopped or released. Questions, flags and referrals are not counted "
+            "here: replay.",
+        )
 
 
 def _texts(guarding: Guarding, replay_id: str, changed: int) -> None:

@@ -129,7 +129,7 @@ def _edit(guarding: Guarding, version: str, texts: dict[str, str], name: str) ->
         height=500,
         on_change=partial(_keep, edits, name, texts[name], key),
     )
-    _show_refused(edits, texts)
+    _show_refused(version, edits, texts)
     changed = ", ".join(sorted(edits))
     st.caption(f"Changed: {changed}." if changed else "Nothing is changed yet.")
     note = st.text_input(
@@ -153,20 +153,27 @@ def _keep(edits: dict[str, str], name: str, before: str, key: str) -> None:
 
 
 def _store(guarding: Guarding, version: str, edits: dict[str, str], note: str) -> None:
-    st.session_state.pop("guard-refused", None)
+    refused = _refused()
+    refused.pop(version, None)
     try:
         made = guarding.add(version, edits, note)
     except GatewayError as error:
-        st.session_state["guard-refused"] = {"detail": error.detail, "places": error.places}
+        refused[version] = {"detail": error.detail, "places": error.places}
         return
     edits.clear()
     st.query_params["v"] = made
     acts.attempt(lambda: None, f"Stored as {made}. It judges nothing until it is activated.")
 
 
-def _show_refused(edits: dict[str, str], texts: dict[str, str]) -> None:
+def _refused() -> dict[str, dict[str, Any]]:
+    """Why the last try to store a copy was refused, by the version that was copied."""
+    found: dict[str, dict[str, Any]] = st.session_state.setdefault("guard-refused", {})
+    return found
+
+
+def _show_refused(version: str, edits: dict[str, str], texts: dict[str, str]) -> None:
     """Why the last try was refused, with the line that is wrong."""
-    refused: dict[str, Any] | None = st.session_state.get("guard-refused")
+    refused = _refused().get(version)
     if refused is None:
         return
     st.error(plain_markdown(refused["detail"]), icon=":material/error:")
