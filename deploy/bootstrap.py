@@ -14,6 +14,10 @@ SERVING = ((3, 14), (3, 13), (3, 12), (3, 11))
 NEEDED_BYTES = 8 * 1000**3
 #: Of a later install on its disk, and of any where pip unpacks.
 NEEDED_AGAIN_BYTES = 1000**3
+#: Compiles what is installed, on every core; what is left is compiled when it is imported.
+COMPILE = (
+    "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
+)
 VENV = ".venv"
 STAMP = os.path.join(VENV, "installed")
 
@@ -82,7 +86,8 @@ def python_to_use():
     return found[0]
 
 
-def run(command, trouble):
+def run(command, trouble=None):
+    """Wait for it; where it fails, end with one line that says the trouble, if it is one."""
     # in a session of its own: Ctrl-C comes here only, and is one line instead of that program's trace
     came = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -93,7 +98,7 @@ def run(command, trouble):
     try:
         if came:  # between its start and here
             raise KeyboardInterrupt
-        if process.wait() != 0:
+        if process.wait() != 0 and trouble:
             fail(trouble)
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGTERM)
@@ -156,7 +161,8 @@ def main():
             pass
     sys.stdout.write("Installing into %s; this takes a few minutes the first time.\n" % VENV)
     sys.stdout.flush()
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # pip would compile on one core
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     # torch on its own, first: on Linux the index's default build is gigabytes of CUDA
     index = torch_index()
     run(pip + index + ["-c", "constraints.txt", "torch"], "cannot install torch; is there a network?")
@@ -164,6 +170,7 @@ def main():
         pip + ["-c", "constraints.txt", "-e", ".[%s]" % extras],
         "cannot install the packages; the lines above say why (network, disk?)",
     )
+    run([python, "-W", "ignore", "-c", COMPILE])
     try:
         with open(STAMP, "w") as file:
             file.write("".join(each + "\n" for each in [version] + sorted(there | wanted)))

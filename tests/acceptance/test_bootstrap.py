@@ -81,6 +81,18 @@ def test_going_back_a_version_and_forward_again_installs_each_time(project: Path
     assert installs("2.2", "api")
 
 
+def test_what_is_installed_is_compiled_but_for_what_cannot_be(project: Path) -> None:
+    without_pip(project)
+    (packages,) = (project / ".venv" / "lib").glob("python*/site-packages")
+    (packages / "pip.py").write_text("import sys; assert __name__ == 'pip' or '--no-compile' in sys.argv")
+    (packages / "module.py").touch()
+    (packages / "template.py").write_text("{{ name }} = (")
+    done = subprocess.run(BOOTSTRAP, cwd=project, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    compiled = {each.name.split(".")[0] for each in (packages / "__pycache__").iterdir()}
+    assert compiled - {"pip"} == {"module"}
+
+
 def moved(first: Path, second: Path) -> None:
     first.rename(second)
 
