@@ -28,6 +28,11 @@ from shared.training.time_left import seconds_left
 MAX_ATTEMPTS = 5
 
 
+def folder_of(run_id: str) -> str:
+    """The folder in the storage of what belongs to the run while it may go on: its checkpoints."""
+    return f"runs/{run_id}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewRun:
     """A wish to train."""
