@@ -40,7 +40,10 @@ class _Known:
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `export` to the command line."""
-    text = "merge an adapter into its base model, for transformers, vLLM or Ollama"
+    text = (
+        "merge an adapter into its base model, for transformers and vLLM, and for Ollama if the base model "
+        "has a tokenizer.model (the demo has none)"
+    )
     export = commands.add_parser("export", help=text, description=text)
     export.add_argument("adapter", help="the adapter's SHA-256 (from its page), or a folder with its files")
     export.add_argument("folder", type=Path, help="where to write; must not exist")
@@ -50,7 +53,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _export(options: argparse.Namespace) -> int:
-    from services.worker_train.export import export
+    from services.worker_train.export import MODELFILE, export
 
     adapter, agree = Path(options.adapter), None
     known = _look_up(options.adapter)
@@ -63,6 +66,11 @@ def _export(options: argparse.Namespace) -> int:
         f"{options.folder}: merged; log-probabilities differ by at most {difference:.2g} from base and "
         "adapter.\n"
     )
+    if not (options.folder / MODELFILE).exists():
+        sys.stdout.write(
+            "transformers and vLLM can load it. Ollama cannot: it takes the base model's tokenizer.model, "
+            "which was neither among its files here nor to be fetched.\n"
+        )
     return 0
 
 

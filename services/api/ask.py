@@ -37,7 +37,7 @@ from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
 from shared.jobs.records import Job, NewJob
 from shared.jobs.store import active
-from shared.training.adapters import check_released, check_usable
+from shared.training.adapters import check_released, check_usable, files_hash
 from shared.training.states import BASE
 
 #: A second answer to the same question is drawn with some chance, or it would be the same answer.
@@ -294,7 +294,8 @@ def check_question(
 ) -> None:
     """Whether the question can be answered as it is asked; `candidates`: also by an adapter not yet promoted.
 
-    Raises InvalidInput, or NotFound for an adapter that is not there.
+    Raises InvalidInput, or NotFound for an adapter that is not there. Who may name a candidate may verify one
+    again too, and is told when that must be.
     """
     settings = gateway.settings
     if len(question.query) > settings.max_query_chars:
@@ -304,6 +305,8 @@ def check_question(
     if question.adapter not in (None, BASE):
         check = check_usable if candidates else check_released
         check(connection, str(question.adapter), settings.model)
+        if candidates:
+            files_hash(connection, str(question.adapter))
 
 
 def check_not_stopped(gateway: Gateway, verdict: Verdict) -> None:

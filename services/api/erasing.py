@@ -17,6 +17,7 @@ from shared.audit import record
 from shared.auth.erasing import conversations_left, erase_account
 from shared.db.tables import conversations
 from shared.db.tables_privacy import dataset_conversations
+from shared.db.tables_training import training_runs
 from shared.errors import NotFound, OnHold
 from shared.jobs.records import Job
 from shared.logs import where
@@ -24,6 +25,7 @@ from shared.privacy.erased import note_erased
 from shared.privacy.erasure import Erased, Eraser
 from shared.storage import Storage
 from shared.training.erasing import AdapterSeen, adapters_trained_on, erase_dataset, made_from
+from shared.training.runs import folder_of
 from shared.training.states import ERASED
 
 log = logging.getLogger(__name__)
@@ -125,11 +127,24 @@ def settle(gateway: Gateway, erased_ids: Iterable[str], dataset_ids: Iterable[st
         log.error("what was erased could not be listed yet, see MEDICHAT_CHECKPOINT_URL: %s", where(error))
     for dataset_id in dataset_ids:
         try:
-            gateway.datasets.delete_files(dataset_id)
+            _delete_files(gateway, dataset_id)
         except OSError as error:
             log.error("files of the erased dataset %s could not be removed: %s", dataset_id, where(error))
     if not gateway.database.empty_write_ahead_log():
         log.warning("a reader kept the write-ahead log from being emptied after an erasure")
+
+
+def _delete_files(gateway: Gateway, dataset_id: str) -> None:
+    """Of the dataset, and of runs on it: checkpoints are weights that learnt its rows.
+
+    A worker that is just writing one removes it when it finds its run lost.
+    """
+    gateway.datasets.delete_files(dataset_id)
+    with gateway.database.read() as connection:
+        found = select(training_runs.c.id).where(training_runs.c.dataset_id == dataset_id)
+        run_ids = connection.execute(found).scalars().all()
+    for run_id in run_ids:
+        gateway.datasets.storage.delete(folder_of(run_id))
 
 
 def _erase_one(

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig
 from transformers import (
     AutoConfig,
@@ -32,6 +34,9 @@ from shared.weights import hash_weights
 LANGUAGE_LAYERS = (
     r"^(?!.*vision_tower).*\.layers\.\d+\.(?:self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|up|down)_proj)$"
 )
+#: The tokenizer as SentencePiece keeps it. For Gemma, transformers neither reads nor writes it, and Ollama
+#: takes nothing else.
+SENTENCEPIECE = "tokenizer.model"
 #: Processors with one of these multiply bfloat16 several times as fast as float32; others do so slower.
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
@@ -107,6 +112,18 @@ def open_tokenizer(source: Source) -> Tokenizer:
     """The model's tokenizer. Raises Refused when the model cannot be read."""
     with _readable(source):
         return cast(Tokenizer, AutoTokenizer.from_pretrained(source.where, **source.options))
+
+
+def find_sentencepiece(source: Source) -> Path | None:
+    """The model's `tokenizer.model`, fetched if it must be; None when there is none or it cannot be had."""
+    try:
+        if source.folder is None:
+            found = hf_hub_download(source.where, SENTENCEPIECE, revision=source.entry.revision)
+            return Path(found)
+    except (EntryNotFoundError, OSError):
+        return None
+    path = source.folder / SENTENCEPIECE
+    return path if path.is_file() else None
 
 
 def picture_tokens(source: Source) -> int:

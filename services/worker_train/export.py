@@ -1,4 +1,5 @@
-"""`medichat export`: a model with an adapter merged into it, which transformers, vLLM and Ollama can load.
+"""`medichat export`: a model with an adapter merged into it, which transformers and vLLM can load, and Ollama
+where the base model has a `tokenizer.model`.
 
 Merging is into the unquantised base: an adapter trained over 4-bit weights fits them best, and rounding the
 sum to 4 bits again would lose part of what it learnt. The adapter is checked as it is where it serves, before
@@ -7,6 +8,7 @@ anything is loaded; afterwards the merged model is compared with base and adapte
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +51,8 @@ OLLAMA_TEMPLATE = """\
 {{- if and $last (ne .Role "assistant") }}<start_of_turn>model
 {{ end }}
 {{- end }}"""
-_MODELFILE = """\
+MODELFILE = "Modelfile"
+_MODELFILE_TEXT = """\
 # ollama create {name} -f Modelfile
 FROM .
 TEMPLATE \"\"\"{template}\"\"\"
@@ -68,6 +71,8 @@ def export(
     agree: Callable[[], None] | None = None,
 ) -> float:
     """Merge and write; returns the largest difference of log-probabilities to base and adapter.
+
+    There is a Modelfile only where Ollama can make something of it.
 
     `agree` is called when all is written and `folder` is not there yet; what it raises ends the export.
 
@@ -105,9 +110,14 @@ def export(
         tokenizer.save_pretrained(aside)
         if source.entry.reads_images:
             base.open_processor(source).save_pretrained(aside)
-        name = f"medichat-{source.entry.name}"
-        modelfile = _MODELFILE.format(name=name, template=OLLAMA_TEMPLATE, system=settings.system_prompt)
-        (aside / "Modelfile").write_text(modelfile, encoding="utf-8")
+        sentencepiece = base.find_sentencepiece(source)
+        if sentencepiece is not None:
+            shutil.copyfile(sentencepiece, aside / base.SENTENCEPIECE)
+            name = f"medichat-{source.entry.name}"
+            modelfile = _MODELFILE_TEXT.format(
+                name=name, template=OLLAMA_TEMPLATE, system=settings.system_prompt
+            )
+            (aside / MODELFILE).write_text(modelfile, encoding="utf-8")
         told = adapter / CARD
         card = write_merged_card(
             entry=source.entry,

@@ -8,10 +8,11 @@ from sqlalchemy import or_, select
 from services.worker_train.mirror import Checkpoints
 from services.worker_train.work import Tools
 from shared.db.tables import jobs
-from shared.db.tables_training import training_runs
+from shared.db.tables_training import datasets, training_runs
 from shared.jobs.lifecycle import State
+from shared.training.states import GONE
 
-#: So long a failed run can go on from its last checkpoint.
+#: So long a failed run can go on from its last checkpoint, while its dataset is there.
 KEPT = timedelta(days=30)
 
 
@@ -25,13 +26,15 @@ def remove_leftovers(tools: Tools) -> None:
         found = connection.execute(
             select(training_runs.c.id)
             .join(jobs, jobs.c.id == training_runs.c.job_id)
+            .join(datasets, datasets.c.id == training_runs.c.dataset_id)
             .where(
                 training_runs.c.id.in_(here | stored),
                 or_(
-                    # they will not go on: their worker died before it tidied up, is another host, or had
-                    # none of them in hand when they were cancelled
+                    # they will not go on: their worker died before it tidied up, is another host, had none
+                    # of them in hand when they were cancelled, or lost them when their dataset was erased
                     jobs.c.state.in_([State.SUCCEEDED, State.CANCELLED]),
-                    (jobs.c.state == State.FAILED) & (jobs.c.finished_at < old),
+                    (jobs.c.state == State.FAILED)
+                    & ((jobs.c.finished_at < old) | datasets.c.error.in_(GONE)),
                 ),
             )
         ).scalars()

@@ -17,6 +17,7 @@ from typing import IO, Any
 from services.worker_train.checkpoints import DiskFull, written_aside
 from shared.privacy.envelope import Envelope
 from shared.storage import Storage
+from shared.training.runs import folder_of
 
 #: Checkpoints of a run that are kept in the storage.
 KEPT = 2
@@ -50,7 +51,7 @@ class Checkpoints:
     ) -> None:
         """`epoch`: of the claim that this attempt holds; it grows from attempt to attempt."""
         self._storage, self._envelope, self._run_id = storage, envelope, run_id
-        self._place = f"runs/{run_id}/checkpoints"
+        self._place = f"{folder_of(run_id)}/checkpoints"
         self._epoch = epoch
         self.folder = folder
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from celery import Celery, signals
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.worker_train.attempt import Attempt
 from services.worker_train.handlers.evaluate import EvaluateWork
@@ -21,6 +21,7 @@ from services.worker_train.handlers.replay import ReplayWork
 from services.worker_train.handlers.train import TrainWork
 from services.worker_train.handlers.validate import ValidateWork
 from services.worker_train.lane import Lane
+from services.worker_train.leftovers import remove_leftovers
 from services.worker_train.work import Tools, Work
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
@@ -101,11 +102,16 @@ class Worker:
         self._lock = threading.Lock()
         self._draining = False
 
-    def run(self) -> None:
-        """Work until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
+    def start(self) -> None:
+        """Be known to the others, remove what runs left, and look for work that nobody rings for."""
         self._register()
         self.keeper.start()
+        self._remove_leftovers()
         self.lookout.start()
+
+    def run(self) -> None:
+        """Work until told to stop (SIGTERM or SIGINT), then hand back what is unfinished."""
+        self.start()
         app = self._celery()
         signals.worker_shutting_down.connect(self.drain, weak=False)
         try:
@@ -154,7 +160,15 @@ class Worker:
                 with self._lock:
                     self._attempts.discard(attempt)
         self.tools.bell.news(job.id)
+        if kind is Kind.TRAIN and not self._draining:
+            self._remove_leftovers()  # its program is dead: it writes no more, whoever ended the run
         return not attempt.handed_back
+
+    def _remove_leftovers(self) -> None:
+        try:
+            remove_leftovers(self.tools)
+        except (OSError, DBAPIError) as error:
+            log.warning("weights that runs left could not be removed: %s", where(error))
 
     def _next_of(self, kinds: Sequence[Kind]) -> bool:
         """Work on a job of the first of these kinds that has one; returns whether to look for another."""

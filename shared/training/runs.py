@@ -28,6 +28,11 @@ from shared.training.time_left import seconds_left
 MAX_ATTEMPTS = 5
 
 
+def folder_of(run_id: str) -> str:
+    """The folder in the storage of what belongs to the run while it may go on: its checkpoints."""
+    return f"runs/{run_id}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewRun:
     """A wish to train."""
@@ -106,18 +111,26 @@ class RunStore:
     def __init__(self, jobs: JobStore) -> None:
         self._jobs = jobs
 
-    def submit(self, connection: Connection, new: NewRun, *, by: By, now: datetime) -> Run:
-        """Queue a run and log it; the same wish under the same Idempotency-Key is the same run.
+    def find_repeat(self, connection: Connection, new: NewRun, *, by: By) -> Run | None:
+        """The run that the same wish under the same Idempotency-Key made before; None when there is none.
 
-        Raises NotFound for the dataset, Conflict when it is not ready, InvalidInput for a recipe that cannot
-        be used, and IdempotencyMismatch.
+        Raises IdempotencyMismatch when another wish had the key.
         """
-        if new.idempotency_key is not None and new.request_hmac is not None:
-            known = self._jobs.find_repeat(connection, by.user_id, new.idempotency_key, new.request_hmac)
-            if known is not None:
-                # of a run that was started again its first job is the parent
-                mine = or_(training_runs.c.job_id == known.id, jobs.c.parent_job_id == known.id)
-                return self._one(connection, mine)
+        if new.idempotency_key is None or new.request_hmac is None:
+            return None
+        known = self._jobs.find_repeat(connection, by.user_id, new.idempotency_key, new.request_hmac)
+        if known is None:
+            return None
+        # of a run that was started again its first job is the parent
+        mine = or_(training_runs.c.job_id == known.id, jobs.c.parent_job_id == known.id)
+        return self._one(connection, mine)
+
+    def submit(self, connection: Connection, new: NewRun, *, by: By, now: datetime) -> Run:
+        """Queue a run that is no repeat (see `find_repeat`), and log it.
+
+        Raises NotFound for the dataset, Conflict when it is not ready, and InvalidInput for a recipe that
+        cannot be used.
+        """
         manifest_sha256 = _require_ready(connection, new.dataset_id)
         recipe = make_recipe(new)
         job = NewJob(

@@ -874,6 +874,17 @@ def test_a_comparison_is_its_askers_alone(api: Api, admin: Person, client: httpx
     assert other.get("/v1/comparisons").json()["newest"] == []
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_one_that_must_be_verified_again_is_not_compared_and_that_is_said(
+    api: Api, admin: Person, client: httpx.Client
+) -> None:
+    add_adapter(api, admin, sha256=A)
+    api.set(adapters, adapters.c.sha256 == A, files_sha256=None)
+    refused = client.post("/v1/comparisons", json={"question": "Why?", "left": None, "right": A})
+    assert (refused.status_code, "Verify it again." in refused.json()["detail"]) == (422, True)
+    assert api.count(jobs, jobs.c.kind == Kind.INFER) == 0
+
+
 def test_one_adapter_cannot_be_compared_with_itself_or_a_recalled_one(
     api: Api, admin: Person, client: httpx.Client
 ) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -198,6 +199,41 @@ def test_an_adapter_is_forgotten_once_nobody_uses_it(start: Start, adapters: lis
     thread.join()
     assert running.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
     assert engine.stats().adapters == []
+
+
+def test_nobody_counts_on_the_memory_of_one_that_is_still_being_forgotten(
+    start: Start, adapters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    closing, may_close = threading.Event(), threading.Event()
+
+    def free_bytes() -> int:
+        counted.append("after" if may_close.is_set() else "before")
+        return 1 << 40
+
+    engine = start(free_bytes=free_bytes)
+    prompt = prompts(1)[0]
+    drained(engine.submit(request("one", prompt, new=2, adapter=adapters[0])))
+    leaving = engine._views[adapters[0]].engine
+    close = leaving.close
+
+    def close_slowly() -> None:
+        closing.set()
+        assert may_close.wait(30)
+        close()
+
+    monkeypatch.setattr(leaving, "close", close_slowly)
+    thread = threading.Thread(target=lambda: engine.forget(adapters[0]))
+    thread.start()
+    assert closing.wait(30)
+    counted.clear()
+    hasty = request("two", prompt, new=2, adapter=adapters[1], deadline=time.monotonic())
+    waited = engine.submit(hasty)  # loads at once, or would wait
+    may_close.set()
+    thread.join()
+    assert (drained(waited), waited.finish_reason, counted) == ([], FinishReason.DEADLINE, [])
+    assert len(drained(engine.submit(request("three", prompt, new=3, adapter=adapters[1])))) == 3
+    assert counted == ["after"]
 
 
 def test_who_waits_for_an_adapter_can_be_cancelled(start: Start, adapters: list[str]) -> None:

@@ -420,11 +420,15 @@ def test_an_admin_erases_a_dataset_with_its_files_and_the_work_on_it(api: Api) -
     check(api)
     other = uploaded(school.client)
     run = school.submit()
+    checkpoint = f"runs/{run['id']}/checkpoints/1/checkpoint-10/WHOLE"
+    with api.gateway.datasets.storage.create(checkpoint) as file:
+        file.write(b"weights")
     erased = school.client.post(f"/v1/datasets/{dataset}/erase")
     assert (erased.status_code, erased.json()["datasets"]) == (200, [dataset])
     assert school.run(run["id"])["state"] == "cancelled"
     assert not api.gateway.datasets.storage.list(f"datasets/{dataset}")
     assert api.gateway.datasets.storage.list(f"datasets/{other}")
+    assert not api.gateway.datasets.storage.exists(checkpoint)
     row = one(api, select(datasets).where(datasets.c.id == dataset))
     assert (row.report_ciphertext, row.source_name_ciphertext, row.sha256) == (None, None, None)
     assert one(api, select(data_keys).where(data_keys.c.key_id == row.key_id)).wrapped_key is None

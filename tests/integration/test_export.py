@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from transformers import AutoTokenizer
 
 from services import cli
 from services.worker_train import export as merging
+from services.worker_train.base import SENTENCEPIECE, Source, find_sentencepiece
 from services.worker_train.child import Refused
-from services.worker_train.export import compare, new_folder, said
+from services.worker_train.export import MODELFILE, compare, new_folder, said
 from services.worker_train.probe import probe_ids
 from shared.audit.record import Actor
 from shared.auth.roles import Role
+from shared.catalogue import CATALOGUE
 from shared.db.tables_training import adapters
 from shared.storage import Storage
 from shared.training.adapter_files import CARD, CONFIG, PROBE, WEIGHTS
@@ -32,7 +35,7 @@ from tests.support import ROOT, Api
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 ROWS = {"train": [message_row(1, "What helps?", "Rest.")], "validation": [message_row(2, "And?", "Sleep.")]}
-Export = Callable[[str], tuple[int, str]]
+Export = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +68,15 @@ def registered(api: Api, adapter: Path) -> Registered:
 def export(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Export:
-    """Run the command in the installation; returns its exit status and what it complained of."""
+    """Run the command in the installation; returns its exit status and what it complained of, or told."""
     monkeypatch.setenv("MEDICHAT_STATE_DIR", str(api.settings.state_dir))
     monkeypatch.setenv("MEDICHAT_DATABASE_URL", api.settings.database_url)
 
-    def run(named: str) -> tuple[int, str]:
+    def run(named: str, *, told: bool = False) -> tuple[int, str]:
         capsys.readouterr()
         status = cli.main(["export", named, str(tmp_path / "merged"), "--dtype", "float32"])
-        return status, capsys.readouterr().err
+        written = capsys.readouterr()
+        return status, written.out if told else written.err
 
     return run
 
@@ -148,6 +152,28 @@ def test_an_adapter_of_the_installation_is_exported_by_its_name(
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     files = list((tmp_path / "merged").iterdir())
     assert len({file.stat().st_mode for file in files}) == 1
+
+
+def test_without_a_tokenizer_that_ollama_takes_there_is_no_modelfile_and_that_is_said(
+    export: Export, registered: Registered, tmp_path: Path
+) -> None:
+    status, told = export(registered.sha256, told=True)
+    assert (status, "Ollama cannot" in told) == (0, True)
+    assert not (tmp_path / "merged" / MODELFILE).exists()
+
+
+def test_a_tokenizer_of_the_hub_is_taken_from_the_cache_and_may_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    entry = CATALOGUE["medgemma-4b"]
+    source = Source(entry=entry, folder=None)
+    assert find_sentencepiece(source) is None
+    snapshot = tmp_path / "models--google--medgemma-4b-it" / "snapshots" / str(entry.revision)
+    snapshot.mkdir(parents=True)
+    (snapshot / SENTENCEPIECE).write_bytes(b"pieces")
+    assert find_sentencepiece(source) == snapshot / SENTENCEPIECE
 
 
 def test_the_card_is_that_of_a_merged_model_and_keeps_where_it_came_from(

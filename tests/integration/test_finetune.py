@@ -984,7 +984,9 @@ def test_an_export_says_what_base_and_adapter_say(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(model_folder))
+    own = shutil.copytree(model_folder, tmp_path / "base")
+    (own / "tokenizer.model").write_bytes(b"pieces")
+    monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(own))
     adapter = whole[0] / "run" / "output"
     assert export.export(adapter, tmp_path / "merged", dtype="float32") < 1e-3
     merged = Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "merged", dtype=torch.float32)
@@ -996,6 +998,7 @@ def test_an_export_says_what_base_and_adapter_say(
     modelfile = (tmp_path / "merged" / "Modelfile").read_text()
     assert "FROM ." in modelfile
     assert f'TEMPLATE """{export.OLLAMA_TEMPLATE}"""' in modelfile
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == b"pieces"
 
 
 def test_an_export_onto_other_weights_is_refused(

@@ -31,7 +31,7 @@ from tests.training import School, add_dataset, claim_run
 from tests.unit.test_training_gate import GOOD as FIGURES
 from tests.uploads import REPORT, ROWS, WORD, check, claim_check, uploaded
 
-A, B = sha_of("a"), sha_of("b")
+A, B, C = sha_of("a"), sha_of("b"), sha_of("c")
 FAILED = {
     "figure": "rouge_l",
     "limit": 0.0,
@@ -1234,9 +1234,13 @@ def test_a_comparison_of_one_with_itself_or_of_nothing_is_not_asked(
     assert "choose two different ones" in app.error[0].value
 
 
-def test_only_adapters_of_the_model_that_answers_are_offered(open_app: Open, api: Api, admin: Person) -> None:
+def test_only_adapters_that_can_answer_for_the_model_are_offered(
+    open_app: Open, api: Api, admin: Person
+) -> None:
     add_good_adapter(api, admin, A)
     add_good_adapter(api, admin, B, name="scans", base_model="medgemma-4b")
+    add_good_adapter(api, admin, C, name="of an earlier release")
+    api.set(adapters, adapters.c.sha256 == C, files_sha256=None)
     app = open_app("compare")
     assert app.selectbox(key="compare-right").options == ["base model alone", "doses v1 (candidate)"]
 

@@ -282,6 +282,14 @@ def test_a_queue_has_an_end(make_api: Any) -> None:
     assert school.client.post("/v1/training-runs", json=wanted(school)).status_code == 429
 
 
+def test_a_run_that_was_made_is_told_again_also_when_the_queue_is_full(make_api: Any) -> None:
+    school, headers = School(make_api(max_queued_jobs_per_user=1)), {"Idempotency-Key": "once"}
+    first, second = (
+        school.client.post("/v1/training-runs", json=wanted(school), headers=headers) for _ in range(2)
+    )
+    assert (second.status_code, second.json()) == (202, first.json())
+
+
 def test_without_redis_no_training_begins(make_api: Any, tmp_path: Any) -> None:
     redis = RedisServer(tmp_path).start()
     school = School(make_api(redis_url=redis.url))

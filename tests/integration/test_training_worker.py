@@ -473,6 +473,42 @@ def test_weights_that_a_run_left_which_will_not_go_on_are_removed(
     assert not (school.folder(run_id) / "output").exists()
 
 
+def erase(school: School) -> None:
+    """Erase the dataset that is trained on."""
+    school.client.post(f"/v1/datasets/{school.dataset_id}/erase").raise_for_status()
+
+
+@on_one_database
+def test_a_run_whose_dataset_is_erased_leaves_no_weights_anywhere(school: School, worker: Worker) -> None:
+    storage = Storage.from_settings(school.api.settings)
+    school.wish(**LONG)
+    run_id = school.submit()["id"]
+    here = school.folder(run_id) / "checkpoints"
+    wait_until(lambda: storage.list(f"runs/{run_id}"), 30, "for a checkpoint in the storage")
+    assert list(here.iterdir())
+    erase(school)
+    wait_until(lambda: not here.exists() and not storage.list("runs"), 15, "for the worker to notice")
+    school.wait_until_alone(run_id)
+
+
+@on_one_database
+def test_a_worker_that_starts_removes_the_weights_of_a_failed_run_only_if_its_dataset_was_erased(
+    school: School,
+) -> None:
+    run_id = school.submit()["id"]
+    school.api.set(jobs, jobs.c.kind == Kind.TRAIN, state="failed", finished_at=datetime.now(UTC))
+    weights = school.folder(run_id) / "checkpoints" / "checkpoint-20"
+    weights.mkdir(parents=True)
+    seen = []
+    for erased in (False, True):
+        if erased:
+            erase(school)
+        with closing(Worker(school.api.settings)) as worker:
+            worker.start()
+            seen.append(weights.exists())
+    assert seen == [True, False]
+
+
 @on_one_database
 def test_a_run_does_not_go_on_over_other_weights_than_it_began_with(school: School, worker: Worker) -> None:
     run_id = failed_before(school, days=0)

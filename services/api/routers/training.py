@@ -62,8 +62,8 @@ def submit_run(
 ) -> RunView:
     """Start a training run on a dataset that was checked."""
     _check_pace(gateway, caller)
+    store = RunStore(gateway.jobs)
     with gateway.database.write() as connection:
-        _check_quota(connection, gateway, caller)
         now = gateway.clock.now(connection)
         preset = _default_preset(gateway) if body.preset is None else body.preset
         new = NewRun(
@@ -73,7 +73,10 @@ def submit_run(
             idempotency_key=idempotency_key,
             request_hmac=gateway.envelope.fingerprint(json.dumps(body.model_dump(), sort_keys=True)),
         )
-        run = RunStore(gateway.jobs).submit(connection, new, by=_by(caller), now=now)
+        run = store.find_repeat(connection, new, by=_by(caller))
+        if run is None:
+            _check_quota(connection, gateway, caller)
+            run = store.submit(connection, new, by=_by(caller), now=now)
         view = _view(connection, gateway, run)
     gateway.bell.work(Kind.TRAIN, run.job.id)
     response.headers["Location"] = f"/v1/training-runs/{run.id}"

@@ -27,8 +27,8 @@ def show(gateway: Gateway, me: Json) -> None:
     names = {_BASE: "base model alone"} | {
         each["sha256"]: f"{each['name']} v{each['version']} ({each['status']})" for each in found
     }
-    served = {each["sha256"] for each in found if each["base_model"] == me["model"]}
-    _ask(tuning, {each: name for each, name in names.items() if each in {_BASE, *served}})
+    able = {each["sha256"] for each in found if each["base_model"] == me["model"] and each["has_files_hash"]}
+    _ask(tuning, {each: name for each, name in names.items() if each in {_BASE, *able}})
     comparison_id = st.query_params.get("q")
     if comparison_id:
         _show(gateway, names, comparison_id)
@@ -39,7 +39,10 @@ def show(gateway: Gateway, me: Json) -> None:
 
 def _ask(tuning: Tuning, names: dict[str, str]) -> None:
     if len(names) == 1:
-        st.info("There is no adapter to compare with yet: none changes the model that answers.")
+        st.info(
+            "There is no adapter to compare with yet: none changes the model that answers, or it must be "
+            "verified again first (page Adapters)."
+        )
         return
     with st.form("ask"):
         question = st.text_area("Question", max_chars=5000, key="compare-question")

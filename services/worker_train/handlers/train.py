@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from services.worker_train.child import KNOWN_STEP
-from services.worker_train.leftovers import remove_leftovers
 from services.worker_train.mirror import Checkpoints, copy_in
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.work import Tools, Unusable, Work
@@ -246,7 +245,6 @@ class TrainWork(Work):
         if job.state is not State.FAILED:  # a failed run may be started again
             self.checkpoints.delete()
             shutil.rmtree(self.folder / "output", ignore_errors=True)
-        remove_leftovers(self.tools)
 
     def _was_lost(self, connection: Connection) -> bool:
         """Whether the worker before this one let its lease run out: it could leave no note."""
