@@ -100,6 +100,61 @@ def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
     assert masked(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("PATIENT NAME: JOHN MILLER", "PATIENT NAME: [NAME]"),
+        ("Mr. JOHN MILLER came in", "[NAME] came in"),
+        ("Mr. CHIDI ABIODUN came in", "[NAME] came in"),
+        ("Dr. SMITH saw her", "[NAME] saw her"),
+        ("DR. O'BRIEN-JONES AND DR VAN DER BERG SAW HER", "[NAME] AND DR [NAME] SAW HER"),
+        ("PER DR. SMITH'S NOTE", "PER [NAME]'S NOTE"),
+        ("pt john smith seen by dr jones", "pt [NAME] seen by dr [NAME]"),
+        ("my name is john smith and i smoke", "my name is [NAME] and i smoke"),
+        ("Patient: Miller, John", "Patient: [NAME]"),
+        ("Patient: Okafor, Chidi has gout", "Patient: [NAME] has gout"),
+        ("Patient: MILLER, JOHN. DOB to follow", "Patient: [NAME]. DOB to follow"),
+        ("PATIENT NAME: OKAFOR, CHIDI SEX: F", "PATIENT NAME: [NAME] SEX: F"),
+        ("Patient name: Łukasz Nowak", "Patient name: [NAME]"),
+        ("Dr Nguyễn and Dr. ŻAK", "Dr [NAME] and [NAME]"),
+        ("Dr Nguye\u0302\u0303n saw her", "Dr [NAME] saw her"),
+        ("Dr. 王小明 saw her", "[NAME] saw her"),
+        ("Patient name: محمد علي", "Patient name: [NAME]"),
+        ("JOHN MILLER DENIES PAIN", "[NAME] DENIES PAIN"),
+        ("REFERRAL OF MARY YOUNG, AND OF JAMES T., FOR COPD", "REFERRAL OF [NAME], AND OF [NAME], FOR COPD"),
+        ("PT JOHN C/O PAIN", "PT [NAME] C/O PAIN"),
+        ("pt john white male", "pt [NAME] white male"),
+    ],
+)
+def test_a_name_in_any_case_and_alphabet_is_masked(text: str, expected: str) -> None:
+    assert masked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MR IMAGING SHOWS A LESION",
+        "MR BRAIN AND MR HEAD: WHITE MATTER LESIONS, MR WHITE MATTER LESIONS",
+        "MS CONTIN WAS GIVEN; MS SYMPTOMS, ms patients",
+        "PT STABLE",
+        "PATIENT: DENIES PAIN",
+        "DR RECOMMENDED REST",
+        "PATIENT MAY WALK. PT WILL REST. PT WEAK",
+        "my dr said i may rest; the patient will need a long rest",
+        "the doctor may call, and the nurse will help",
+        "Nurse ICU, Doctor MRI",
+        "DRUG NAME: METFORMIN",
+        "Name: Metoprolol Succinate",
+        "PATIENT NAME: UNKNOWN, or Patient name: unknown",
+        "mother: Diabetic, Obese",
+        "BREAST CANCER AND LUNG CANCER IN WOMEN OF AMERICA, ASIA",
+        "WILSON DISEASE AND MARTIN BELL SYNDROME",
+    ],
+)
+def test_words_in_any_case_that_name_nobody_are_left(text: str) -> None:
+    assert masked(text) == text
+
+
 def test_without_names_only_what_points_at_one_person_is_masked() -> None:
     text = "My patient Peter K., MRN 4451209, aged 93, saw us in Leeds on 3 March 2024; call 020 7946 0018."
     text += " They wrote from 10.20.30.40."

@@ -1,20 +1,25 @@
 """Names of people: after a title or a word that announces one, or known from the census. It knows no places.
 
-The lists are the US census's of 1990, as the `names` package carries them. A word that is capitalised only
-because it is a disease, a test or the start of a sentence is not a name: eponyms are told by what follows.
+Those that are written Like This; any_case.py finds the others. A word that is capitalised only because it is
+a disease, a test or the start of a sentence is not a name: eponyms are told by what follows.
 """
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
-from importlib.resources import files
+from itertools import chain
 from typing import Any
 
+from shared.privacy.recognisers.any_case import people_in_any_case
+from shared.privacy.recognisers.census import census, unmistakable
+from shared.privacy.recognisers.letters import LOWER, UPPER
 from shared.privacy.recognisers.presidio import LocalRecognizer, RecognizerResult
 from shared.privacy.recognisers.regions import is_region
 from shared.privacy.recognisers.words import COMMON_CAPITALISED, starts_affection, starts_eponym
 
-_CAP = r"[A-Z][a-zà-ÿ]+(?:['’][A-Z][a-z]+)?(?:-[A-Z][a-zà-ÿ]+)?|(?:O['’]|D['’]|Mc|Mac)[A-Z][a-z]+"
+_CAP = (
+    rf"[{UPPER}][{LOWER}]+(?:['’][{UPPER}][{LOWER}]+)?(?:-[{UPPER}][{LOWER}]+)?"
+    rf"|(?:O['’]|D['’]|Mc|Mac)[{UPPER}][{LOWER}]+"
+)
 _INITIAL = r"[A-Z]\.?(?!\w)(?!['’](?!s\b))(?!-[a-z]|/[A-Z]{2})"
 _TOKEN = re.compile(rf"(?:{_CAP}|{_INITIAL})")
 _RUN = re.compile(
@@ -38,9 +43,6 @@ _NOUN = re.compile(
 _WEAK = 0.5
 #: The beginning of "Don't".
 _NO_NAME = re.compile(r"Don['’]t")
-#: A census surname rarer than this many of the first is too often another word.
-_FIRST_NAMES_MALE, _FIRST_NAMES_FEMALE = 1219, 2500
-_SURNAMES = 40_000
 
 
 class NameRecogniser(LocalRecognizer):
@@ -54,7 +56,8 @@ class NameRecogniser(LocalRecognizer):
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
         """Presidio's interface."""
-        return [RecognizerResult("PERSON", start, end, score) for start, end, score in people(text)]
+        found = chain(people(text), people_in_any_case(text))
+        return [RecognizerResult("PERSON", start, end, score) for start, end, score in found]
 
 
 def people(text: str) -> Iterator[tuple[int, int, float]]:
@@ -65,13 +68,13 @@ def people(text: str) -> Iterator[tuple[int, int, float]]:
         if (
             before.endswith(("X-", "X "))
             or "X Ray" in run[0]
-            or (" " in run[0] and is_region(run[0]))
             or _NO_NAME.search(text, run.end() - 3, run.end() + 2)
         ):
             continue
         titled = _TITLE.search(before[-16:])
         if titled:
-            yield run.start() - (len(titled[0])), run.end(), 0.9
+            if not _is_region(run[0]):
+                yield run.start() - (len(titled[0])), run.end(), 0.9
             continue
         tokens = list(_TOKEN.finditer(text, run.start(), run.end()))
         while tokens and (tokens[0][0] in COMMON_CAPITALISED or _at_sentence_start(before, tokens[0], first)):
@@ -90,7 +93,7 @@ def people(text: str) -> Iterator[tuple[int, int, float]]:
             score = max(score, 0.75)
         if score <= _WEAK and starts_affection(text, end):
             continue
-        if score:
+        if score and not _is_region(run[0]):
             yield start, end, score
 
 
@@ -98,7 +101,7 @@ def _score(tokens: list[str], first: frozenset[str], last: frozenset[str]) -> fl
     """How sure, from the words alone."""
     words = [token.upper() for token in tokens]
     if len(words) == 1:
-        return _WEAK if words[0] in _unmistakable() else 0.0
+        return _WEAK if words[0] in unmistakable() else 0.0
     initials = sum(len(word) == 1 for word in words)
     known_first = words[0] in first
     if initials and (known_first or words[-1] in last or words[0] in last):
@@ -110,6 +113,10 @@ def _score(tokens: list[str], first: frozenset[str], last: frozenset[str]) -> fl
     return 0.0
 
 
+def _is_region(run: str) -> bool:
+    return " " in run and is_region(run)
+
+
 def _is_surname(tokens: "list[re.Match[str]]", last: frozenset[str]) -> bool:
     return len(tokens) == 2 and tokens[-1][0].upper() in last
 
@@ -118,24 +125,3 @@ def _at_sentence_start(before: str, token: "re.Match[str]", first: frozenset[str
     """Whether the capital may only be that of a sentence's first word."""
     begins = not before.strip() or before.rstrip()[-1] in ".?!:\n"
     return begins and token[0].upper() not in first
-
-
-@lru_cache
-def census() -> tuple[frozenset[str], frozenset[str]]:
-    """First names and surnames in capitals."""
-    first = frozenset(
-        _column("dist.male.first", _FIRST_NAMES_MALE) + _column("dist.female.first", _FIRST_NAMES_FEMALE)
-    )
-    return first, frozenset(_column("dist.all.last", _SURNAMES))
-
-
-@lru_cache
-def _unmistakable() -> frozenset[str]:
-    """First names so frequent that one alone is a person, unless it is another word as well."""
-    both = _column("dist.male.first", 150) + _column("dist.female.first", 200)
-    return frozenset(both) - {word.upper() for word in COMMON_CAPITALISED}
-
-
-def _column(name: str, most: int) -> list[str]:
-    lines = files("names").joinpath(name).read_text().splitlines()
-    return [line.split()[0] for line in lines[:most]]

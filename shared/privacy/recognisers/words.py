@@ -27,14 +27,7 @@ Ramadan MRN Mrn ID Insurance Policy Plan Member Medicare Medicaid Health Healthc
 Hospital Clinic Center Centre Department Unit Ward Room Emergency Contact Phone Email Address Fax Account
 Record Number Date Birth Age Sex Gender Name Doctor Dr Mr Mrs Ms Miss Prof Nurse He She They It His Her
 Their We You I My Your Our Also However Given After Before During Since Until While Because Due Based
-According Per Under Over Alzheimer Parkinson Crohn Hodgkin Cushing Addison Graves Hashimoto Huntington
-Raynaud Sjogren Sjögren Wilson Marfan Turner Klinefelter Down Tourette Asperger Bell Meniere Ménière Barrett
-Barré Guillain Stevens Johnson's Kawasaki Behçet Behcet Paget Dupuytren Peyronie Osgood Legg Perthes Charcot
-Babinski Chaddock Romberg Glasgow Wells Framingham Apgar Pugh Ranson Centor McIsaac Gleason Ann Arbor Killip
-Mallampati Braden Morse Ottawa Rinne Weber Phalen Tinel Lachman Murphy McBurney Rovsing Kernig Brudzinski
-Trendelenburg Allen Coombs Doppler Holter Swan Ganz Foley Whipple Nissen Roux Billroth Hartmann Mohs Epley
-Heimlich Valsalva Lyme Ebola Zika Marburg Lassa Gram Pap Papanicolaou Mantoux Schilling Beck Hamilton
-Montgomery Edinburgh Berlin Lugano Tylenol Advil Motrin Aleve Humira Enbrel Eliquis Xarelto Coumadin Plavix
+According Per Under Over Tylenol Advil Motrin Aleve Humira Enbrel Eliquis Xarelto Coumadin Plavix
 Lipitor Crestor Zocor Norvasc Lasix Metformin Januvia Jardiance Farxiga Ozempic Trulicity Victoza Lantus
 Novolog Humalog Synthroid Prozac Zoloft Lexapro Celexa Cymbalta Effexor Wellbutrin Abilify Seroquel Zyprexa
 Risperdal Xanax Ativan Klonopin Valium Ambien Adderall Ritalin Concerta Vyvanse Keppra Dilantin Depakote
@@ -47,7 +40,19 @@ Cord Vena Cava Filter Google Internet PubMed Cochrane Up UpToDate Human Immunode
 Organization National Institute Institutes Society Association College Academy Federation Foundation
 International
 """
-COMMON_CAPITALISED = frozenset(_COMMON.split())
+#: Of the names of diseases and tests: `Wilson` may be a person's too.
+_EPONYMS = """
+Alzheimer Parkinson Crohn Hodgkin Cushing Addison Graves Hashimoto Huntington Raynaud Sjogren Sjögren Wilson
+Marfan Turner Klinefelter Down Tourette Asperger Bell Meniere Ménière Barrett Barré Guillain Stevens
+Johnson's Kawasaki Behçet Behcet Paget Dupuytren Peyronie Osgood Legg Perthes Charcot Babinski Chaddock
+Romberg Glasgow Wells Framingham Apgar Pugh Ranson Centor McIsaac Gleason Ann Arbor Killip Mallampati Braden
+Morse Ottawa Rinne Weber Phalen Tinel Lachman Murphy McBurney Rovsing Kernig Brudzinski Trendelenburg Allen
+Coombs Doppler Holter Swan Ganz Foley Whipple Nissen Roux Billroth Hartmann Mohs Epley Heimlich Valsalva
+Lyme Ebola Zika Marburg Lassa Gram Pap Papanicolaou Mantoux Schilling Beck Hamilton Montgomery Edinburgh
+Berlin Lugano
+"""
+COMMON_WORDS = frozenset(_COMMON.split())
+COMMON_CAPITALISED = COMMON_WORDS | frozenset(_EPONYMS.split())
 _KINDS_OF_CARE = """
 Health Healthcare Hospice Oncology Pediatrics Cardiology Orthopedics Dermatology Department Departments
 Ministry Institute Institutes Board Bureau Office Agency Secretary Division Council Faculty School College
