@@ -137,5 +137,6 @@ CURABLE = frozenset(
         "hub-unreadable",
         "no-tokenizer",
         "bad-options",
+        "unreadable",
     }
 )

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from services.local import free_ports
 from services.worker_train import hub
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import Away, Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
 from services.worker_train.pictures import clean_picture
 from services.worker_train.rows import read_rows
@@ -730,6 +730,12 @@ def test_a_full_disk_is_no_fault_of_the_upload(stored: Callable[..., Dataset]) -
     assert (events[-1]["event"], events[-1]["code"]) == ("stopped", "disk-full")
     assert "free space" in events[-1]["detail"]
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_an_upload_that_is_not_in_the_storage_is_worth_another_attempt(tmp_path: Path) -> None:
+    with pytest.raises(Away, match="MEDICHAT_STORAGE_URL") as refusal:
+        Dataset(tmp_path, {}).check()
+    assert refusal.value.reason == "no-upload"
 
 
 def test_a_storage_that_cannot_be_reached_is_worth_another_attempt_and_said(
