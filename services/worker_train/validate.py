@@ -285,7 +285,8 @@ class Check:
         if row.group is not None:
             self._grouped.add(row.unit)
         if row.reason is None or row.reason.quarantines:
-            named = self._task.fingerprint.fingerprint(f"group:{self._task.dataset_id}:{row.group}")[:16]
+            # of the unit, not of what is written: the split takes `P-7` and `p-7` for one patient
+            named = self._task.fingerprint.fingerprint(f"group:{self._task.dataset_id}:{row.unit.hex()}")[:16]
             spool.add(
                 {
                     "place": len(self._fates) - 1,

@@ -22,7 +22,7 @@ from shared.db.tables_training import datasets, evaluations, training_runs
 from shared.errors import Conflict, DatasetDamaged, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
-from shared.jobs.lifecycle import Kind, Lane
+from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import Claim, Job, NewJob
 from shared.jobs.store import JobStore, active
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope, KeyDestroyed
@@ -161,14 +161,11 @@ class DatasetStore:
         left = connection.execute(select(datasets.c.id).where(datasets.c.id == dataset_id))
         return left.first() is None
 
-    def abandon_silent(self, connection: Connection, now: datetime) -> list[str]:
-        """Forget datasets whose gateway died while it received them; returns their ids, as `abandon`."""
-        silent = connection.execute(
-            select(datasets.c.id).where(
-                datasets.c.state == DatasetState.RECEIVING, datasets.c.progress_at < now - SILENT_FOR
-            )
-        ).scalars()
-        return [dataset_id for dataset_id in silent.all() if self.abandon(connection, dataset_id)]
+    def silent(self, connection: Connection, now: datetime) -> list[str]:
+        """The ids of datasets whose gateway died while it received them."""
+        silent = (datasets.c.state == DatasetState.RECEIVING) & (datasets.c.progress_at < now - SILENT_FOR)
+        found = select(datasets.c.id).where(silent).order_by(datasets.c.id)
+        return list(connection.execute(found).scalars())
 
     def delete_files(self, dataset_id: str) -> None:
         """Remove everything of a dataset from storage."""
@@ -193,6 +190,21 @@ class DatasetStore:
             wanted = wanted.where(where)
         wanted = wanted.order_by(datasets.c.created_at.desc(), datasets.c.id.desc()).limit(limit)
         return [Dataset.from_row(row, self._envelope) for row in connection.execute(wanted)]
+
+    def dead_checks(self, connection: Connection) -> dict[str, str]:
+        """The jobs of checks that were ended without a result, and the dataset of each, hidden or not.
+
+        No worker may have tidied up after one: it died, or had it in hand no more.
+        """
+        ended = (
+            select(datasets.c.job_id, datasets.c.id)
+            .join(jobs, jobs.c.id == datasets.c.job_id)
+            .where(
+                datasets.c.state == DatasetState.VALIDATING,
+                jobs.c.state.in_([State.FAILED, State.CANCELLED]),
+            )
+        )
+        return {row.job_id: row.id for row in connection.execute(ended)}
 
     # -- changing
 

@@ -208,8 +208,10 @@ def test_an_upload_whose_gateway_died_is_forgotten(api: Api, admin: httpx.Client
         dead, _ = store.create(
             connection, name="x", source="upload", source_name="x", options=DatasetOptions(), by=by, now=now
         )
-        assert store.abandon_silent(connection, now) == []
-        assert store.abandon_silent(connection, now + SILENT_FOR + timedelta(seconds=1)) == [dead]
+        assert store.silent(connection, now) == []
+        assert store.silent(connection, now + SILENT_FOR + timedelta(seconds=1)) == [dead]
+        assert store.abandon(connection, dead)
+        assert not store.abandon(connection, kept)
         assert store.get(connection, kept).id == kept
     assert api.count(data_keys) == 1
 

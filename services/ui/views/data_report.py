@@ -98,7 +98,7 @@ def _dropped(report: Json) -> None:
             f"Listed are the first {len(each['rows']):,} of {each['count']:,}: {words(each['reason'])}."
         )
     if any("all_lines" in each for each in unlisted):  # a report of an earlier release has none
-        label, dropped = "Save all of them (CSV)", report["dropped"]
+        label, dropped = "Save all rows left out (CSV)", report["dropped"]
         table = partial(rows_left_out, dropped)
         st.download_button(label, table, "rows_left_out.csv", "text/csv", on_click="ignore")
 
