@@ -85,9 +85,12 @@ def _dropped(dropped: Sequence[Json]) -> Iterator[str]:
 
 
 def _counted(each: Json) -> str:
-    """Rows left out for one reason, and how many of them the report names where it names not all."""
+    """Rows left out for one reason, and how many of them the report names where it names not all, as one of
+    an earlier release does.
+    """
     listed, count = len(each["rows"]), each["count"]
-    few = f" (the first {listed} of {count} by line in the report)" if listed < count else ""
+    named_all = listed == count or "all_lines" in each
+    few = "" if named_all else f" (the first {listed} of {count} by line in the report)"
     return f"{_words(each['reason'])} {count}{few}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from models.demo.evaluate import WEIGHTS
@@ -27,12 +27,11 @@ from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
-from shared.training.dataset_files import place_of
+from shared.training.dataset_files import hash_manifest, place_of
 from shared.weights import hash_weights
 
 TARGETS = r"(?!.*vision).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MANIFEST_SHA256 = "c" * 64
 
 
 def demo_weights() -> PreTrainedModel:
@@ -101,7 +100,9 @@ def register(
                 name="run",
                 job_id=job.id,
                 dataset_id=dataset_id,
-                manifest_sha256=MANIFEST_SHA256,
+                manifest_sha256=select(datasets.c.manifest_sha256)
+                .where(datasets.c.id == dataset_id)
+                .scalar_subquery(),
                 recipe=recipe or {},
                 base_model="demo",
                 created_by=user_id,
@@ -143,6 +144,7 @@ def add_dataset(
     dataset_id = new_id()
     key = create_data_key(connection, envelope, scope="dataset", owner_id=dataset_id, now=NOW)
     parts = [_seal(storage, key, dataset_id, split, lines) for split, lines in rows.items()]
+    manifest = {"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}}
     connection.execute(
         datasets.insert().values(
             id=dataset_id,
@@ -154,8 +156,8 @@ def add_dataset(
             key_id=key.key_id,
             rows_train=len(rows["train"]),
             rows_validation=len(rows["validation"]),
-            manifest={"parts": parts, "raw_sha256": "0" * 64, "shape": "messages", "options": {}},
-            manifest_sha256=MANIFEST_SHA256,
+            manifest=manifest,
+            manifest_sha256=hash_manifest(manifest),
             created_by=user_id,
             created_at=NOW,
         )

@@ -1,5 +1,6 @@
-"""Takes back lost jobs and uploads, seals what is not, announces forgotten jobs, fills the queue of reviews,
-makes messages searchable, purges what is to be kept no longer; in one gateway at a time.
+"""Takes back lost jobs, seals what is not, announces forgotten jobs, fills the queue of reviews, makes
+messages searchable, purges what is to be kept no longer, removes what uploads and checks left; in one gateway
+at a time.
 
 It answers no request. Any number of gateways may run: a row in `leases` elects the one that works.
 """
@@ -13,6 +14,7 @@ from functools import partial
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.api.leftovers import Leftovers
 from services.api.retention import Retention
 from services.api.state import Gateway
 from shared.answers import record_end
@@ -36,6 +38,7 @@ class Maintenance:
         self._gateway = gateway
         self._holder = new_id()
         self._retention = Retention(gateway)
+        self._leftovers = Leftovers(gateway)
         self._closing = threading.Event()
         #: Set as long as a round is over and the next has not begun.
         self.resting = threading.Event()
@@ -67,19 +70,16 @@ class Maintenance:
                 return
             moved = gateway.jobs.expire(connection, partial(self._record, connection, now))
             stale = gateway.jobs.take_stale(connection)
-            abandoned = gateway.datasets.abandon_silent(connection, now)
             sealed = gateway.datasets.seal_names(connection)
         for job in moved:
             log.warning("job %s was taken back: attempt %d, now %s", job.id, job.attempt, job.state)
             self._announce(job)
-        for dataset_id in abandoned:
-            log.warning("dataset %s was forgotten: nothing more of its upload came", dataset_id)
-            gateway.datasets.delete_files(dataset_id)
         if sealed:
             log.info("names of files of %d datasets were sealed", sealed)
         for job in stale:
             gateway.bell.work(job.kind, job.id)
         with ExitStack() as rest:  # each is called, whatever becomes of the others; the last one first
+            rest.callback(self._leftovers.round, now)
             rest.callback(self._retention.round, now)
             rest.callback(index_waiting, gateway.database, gateway.envelope, gateway.clock)
             rest.callback(gateway.filling.fill, gateway.database)

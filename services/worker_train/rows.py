@@ -133,9 +133,9 @@ def _dataset(name: str) -> Rows:
             key = load_data_keys(connection, envelope, [row.key_id])[row.key_id]
     finally:
         database.close()
-    manifest = Manifest.model_validate(row.manifest)
-    reader = DatasetReader(Storage.from_settings(settings), key, dataset_id, manifest)
     with _unaltered():
+        manifest = Manifest.stored(row.manifest, row.manifest_sha256)
+        reader = DatasetReader(Storage.from_settings(settings), key, dataset_id, manifest)
         return Rows(
             train=[_row(reader, values) for values in reader.rows(Split.TRAIN)],
             validation=[_row(reader, values) for values in reader.rows(Split.VALIDATION)],

@@ -1,6 +1,6 @@
 """Makes the report of a check from what was counted. It reads no row."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -20,6 +20,7 @@ from shared.training.report import (
     Phi,
     Reason,
     Report,
+    write_lines,
 )
 
 _BINS = 40
@@ -103,15 +104,22 @@ def summarise(
 
 
 def _dropped(fates: Sequence[Fate]) -> list[Dropped]:
-    counts: Counter[Reason] = Counter()
-    rows: dict[Reason, list[DroppedRow]] = defaultdict(list)
+    found: dict[Reason, list[Fate]] = defaultdict(list)
     for fate in fates:
-        if fate.reason is None:
-            continue
-        counts[fate.reason] += 1
-        if len(rows[fate.reason]) < MAX_LINES:
-            rows[fate.reason].append(DroppedRow(line=fate.line, advice=fate.advice or ADVICE[fate.reason]))
-    return [Dropped(reason=reason, count=count, rows=rows[reason]) for reason, count in counts.most_common()]
+        if fate.reason is not None:
+            found[fate.reason].append(fate)
+    return [
+        Dropped(
+            reason=reason,
+            count=len(gone),
+            rows=[
+                DroppedRow(line=fate.line, advice=fate.advice or ADVICE[reason]) for fate in gone[:MAX_LINES]
+            ],
+            advice=ADVICE[reason],
+            all_lines=write_lines(fate.line for fate in gone),
+        )
+        for reason, gone in sorted(found.items(), key=lambda each: -len(each[1]))
+    ]
 
 
 def _histogram(tokens: list[int]) -> Histogram:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from services.worker_train import child, hub, reading, troubles
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import Away, Exit, Refused
 from services.worker_train.duplicates import Neighbours
 from services.worker_train.examine import Examined, Examiner
 from services.worker_train.lengths import Lengths
@@ -103,7 +103,11 @@ def main() -> None:
         child.stop(trouble.status, trouble.reason, trouble.detail)
     except CannotDecrypt:
         child.stop(
-            Exit.REFUSED, "unreadable", "The upload cannot be decrypted any more. Upload the file again."
+            Exit.REFUSED,
+            "unreadable",
+            "The upload cannot be decrypted. See that this worker has the keyring of the host that took it, "
+            "and that MEDICHAT_STORAGE_URL holds the file as it was stored; then check it again. If neither "
+            "helps, upload the file again.",
         )
     except _Drained:
         child.stop(Exit.DRAINED, "drained", "The check was told to stop; it starts again from the beginning.")
@@ -261,7 +265,12 @@ class Check:
                 self._storage.open(f"{task.folder}/raw"), task.key, place=place_of(f"{task.folder}/raw")
             )
         except FileNotFoundError:
-            raise Refused("no-upload", "The uploaded file is gone. Upload it again.") from None
+            raise Away(
+                "no-upload",
+                "The uploaded file is not in the storage. See that MEDICHAT_STORAGE_URL names the place that "
+                "it was stored in, and that this worker has it mounted; then check it again. If the file is "
+                "gone for good, upload it again.",
+            ) from None
         stream = cast(IO[bytes], opened.enter_context(io.BufferedReader(raw, buffer_size=1 << 16)))
         sha256 = task.sha256 or hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
@@ -276,7 +285,8 @@ class Check:
         if row.group is not None:
             self._grouped.add(row.unit)
         if row.reason is None or row.reason.quarantines:
-            named = self._task.fingerprint.fingerprint(f"group:{self._task.dataset_id}:{row.group}")[:16]
+            # of the unit, not of what is written: the split takes `P-7` and `p-7` for one patient
+            named = self._task.fingerprint.fingerprint(f"group:{self._task.dataset_id}:{row.unit.hex()}")[:16]
             spool.add(
                 {
                     "place": len(self._fates) - 1,

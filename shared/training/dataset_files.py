@@ -16,10 +16,11 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.audit.record import canonical_json
 from shared.errors import DatasetDamaged, StorageFull, TooLarge, Unavailable
 from shared.privacy.envelope import CannotDecrypt, DataKey
 from shared.privacy.sealed import SealedReader, SealedWriter
@@ -73,6 +74,16 @@ class Manifest(BaseModel):
     shape: str
     options: dict[str, Any]
 
+    @classmethod
+    def stored(cls, values: dict[str, Any], sha256: str | None) -> Self:
+        """The manifest of a row of the database, whose `manifest_sha256` is given.
+
+        Raises DatasetDamaged when it is not the one that was stored with it.
+        """
+        if hash_manifest(values) != sha256:
+            raise DatasetDamaged
+        return cls.model_validate(values)
+
     @property
     def version(self) -> int:
         """The number n of the folder `v<n>-<attempt>` that holds the parts."""
@@ -85,6 +96,11 @@ class Manifest(BaseModel):
     def count(self, split: Split) -> int:
         """How many rows a split has."""
         return sum(part.rows for part in self.of_split(split))
+
+
+def hash_manifest(values: dict[str, Any]) -> str:
+    """The SHA-256 that names a manifest, and with it exactly the rows of the dataset."""
+    return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
 def folder_of(dataset_id: str) -> str:

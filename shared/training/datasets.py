@@ -6,7 +6,6 @@
 Every method that takes a connection runs in the caller's transaction.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from shared.db.rows import put
 from shared.db.tables import data_keys, jobs
 from shared.db.tables_privacy import dataset_conversations
 from shared.db.tables_training import datasets, evaluations, training_runs
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, DatasetDamaged, NotFound
 from shared.guard.verdict import Audience
 from shared.ids import new_id
-from shared.jobs.lifecycle import Kind, Lane
+from shared.jobs.lifecycle import Kind, Lane, State
 from shared.jobs.records import Claim, Job, NewJob
 from shared.jobs.store import JobStore, active
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope, KeyDestroyed
@@ -34,6 +33,7 @@ from shared.training.dataset_files import (
     Manifest,
     Split,
     folder_of,
+    hash_manifest,
     image_path,
     raw_path,
     version_folder,
@@ -161,14 +161,11 @@ class DatasetStore:
         left = connection.execute(select(datasets.c.id).where(datasets.c.id == dataset_id))
         return left.first() is None
 
-    def abandon_silent(self, connection: Connection, now: datetime) -> list[str]:
-        """Forget datasets whose gateway died while it received them; returns their ids, as `abandon`."""
-        silent = connection.execute(
-            select(datasets.c.id).where(
-                datasets.c.state == DatasetState.RECEIVING, datasets.c.progress_at < now - SILENT_FOR
-            )
-        ).scalars()
-        return [dataset_id for dataset_id in silent.all() if self.abandon(connection, dataset_id)]
+    def silent(self, connection: Connection, now: datetime) -> list[str]:
+        """The ids of datasets whose gateway died while it received them."""
+        silent = (datasets.c.state == DatasetState.RECEIVING) & (datasets.c.progress_at < now - SILENT_FOR)
+        found = select(datasets.c.id).where(silent).order_by(datasets.c.id)
+        return list(connection.execute(found).scalars())
 
     def delete_files(self, dataset_id: str) -> None:
         """Remove everything of a dataset from storage."""
@@ -193,6 +190,21 @@ class DatasetStore:
             wanted = wanted.where(where)
         wanted = wanted.order_by(datasets.c.created_at.desc(), datasets.c.id.desc()).limit(limit)
         return [Dataset.from_row(row, self._envelope) for row in connection.execute(wanted)]
+
+    def dead_checks(self, connection: Connection) -> dict[str, str]:
+        """The jobs of checks that were ended without a result, and the dataset of each, hidden or not.
+
+        No worker may have tidied up after one: it died, or had it in hand no more.
+        """
+        ended = (
+            select(datasets.c.job_id, datasets.c.id)
+            .join(jobs, jobs.c.id == datasets.c.job_id)
+            .where(
+                datasets.c.state == DatasetState.VALIDATING,
+                jobs.c.state.in_([State.FAILED, State.CANCELLED]),
+            )
+        )
+        return {row.job_id: row.id for row in connection.execute(ended)}
 
     # -- changing
 
@@ -286,7 +298,7 @@ class DatasetStore:
                 rows_train=rows_train,
                 rows_validation=rows_validation,
                 manifest=manifest,
-                manifest_sha256=hashlib.sha256(record.canonical_json(manifest)).hexdigest(),
+                manifest_sha256=hash_manifest(manifest),
                 sha256=None if dataset.source == "hub" else dataset.sha256 or checked.raw_sha256,
                 report_ciphertext=self._seal_report(connection, dataset, report),
                 progress=null(),
@@ -334,13 +346,17 @@ class DatasetStore:
         """Remove files that a dataset no longer needs, once the end of its check is committed.
 
         Nothing happens when it is being checked again. A check that begins meanwhile loses nothing: it writes
-        files of its own only, which are not among those listed here.
+        files of its own only, which are not among those listed here. Where the manifest was altered, nobody
+        can tell what is needed, and all stays.
         """
         files = self.storage.list(folder_of(dataset_id))
         dataset = self._one(connection, datasets.c.id == dataset_id)
         if dataset.state not in (DatasetState.READY, DatasetState.REJECTED):
             return
-        manifest = self.manifest(connection, dataset_id)
+        try:
+            manifest = self.manifest(connection, dataset_id)
+        except DatasetDamaged:
+            return
         needed = set() if manifest is None and dataset.sha256 is None else {raw_path(dataset_id)}
         if manifest is not None:
             needed |= {part.path for part in manifest.parts}
@@ -383,19 +399,27 @@ class DatasetStore:
         return load_data_keys(connection, self._envelope, [dataset.key_id])[dataset.key_id]
 
     def manifest(self, connection: Connection, dataset_id: str) -> Manifest | None:
-        """What the dataset consists of; None as long as no check has succeeded."""
+        """What the dataset consists of; None as long as no check has succeeded. Raises DatasetDamaged."""
+        row = connection.execute(
+            select(datasets.c.manifest, datasets.c.manifest_sha256).where(datasets.c.id == dataset_id)
+        ).one()
+        return None if row.manifest is None else Manifest.stored(row.manifest, row.manifest_sha256)
+
+    def next_version(self, connection: Connection, dataset_id: str) -> int:
+        """The number of the version that a check under way writes (of its folder `v<n>-<attempt>`).
+
+        It is found in a manifest that was altered too: that check is what makes a whole one.
+        """
         stored = connection.execute(
             select(datasets.c.manifest).where(datasets.c.id == dataset_id)
         ).scalar_one()
-        return None if stored is None else Manifest.model_validate(stored)
-
-    def next_version(self, connection: Connection, dataset_id: str) -> int:
-        """The number of the version that a check under way writes (of its folder `v<n>-<attempt>`)."""
-        manifest = self.manifest(connection, dataset_id)
-        return 1 if manifest is None else manifest.version + 1
+        return 1 if stored is None else Manifest.model_validate(stored).version + 1
 
     def reader(self, connection: Connection, dataset_id: str) -> DatasetReader:
-        """Reads the rows, after the connection is gone too. Raises NotFound, or Conflict when unchecked."""
+        """Reads the rows, after the connection is gone too.
+
+        Raises NotFound, Conflict when unchecked, or DatasetDamaged when the manifest was altered.
+        """
         dataset = self.get(connection, dataset_id)
         _refuse_gone(dataset)
         manifest = self.manifest(connection, dataset_id)

@@ -1,10 +1,11 @@
 """What the check of a dataset found. It holds counts, line numbers and column names, and no word of a row."""
 
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-#: Most line numbers kept for one finding.
+#: Most rows of one finding that are listed one by one.
 MAX_LINES = 200
 
 
@@ -57,11 +58,16 @@ class DroppedRow(_Part):
 
 
 class Dropped(_Part):
-    """All rows dropped for one reason; the first `MAX_LINES` of them by line."""
+    """All rows dropped for one reason."""
 
     reason: Reason
     count: int
+    #: The first `MAX_LINES` of them, each with advice of its own.
     rows: list[DroppedRow]
+    #: What to do about the others.
+    advice: str
+    #: The lines of all of them; see `write_lines`.
+    all_lines: str
 
 
 class Histogram(_Part):
@@ -127,6 +133,24 @@ class Report(_Part):
     rows_per_s: float
 
 
+def write_lines(lines: Iterable[int]) -> str:
+    """Line numbers in rising order, runs drawn together: `4, 6, 9-12`."""
+    runs: list[list[int]] = []
+    for line in lines:
+        if runs and line == runs[-1][1] + 1:
+            runs[-1][1] = line
+        else:
+            runs.append([line, line])
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def read_lines(written: str) -> Iterator[int]:
+    """The line numbers that `write_lines` wrote."""
+    for run in filter(None, written.split(", ")):
+        first, _, last = run.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
 #: Refusals that other options may cure, or another try: the upload is worth keeping.
 CURABLE = frozenset(
     {
@@ -137,5 +161,6 @@ CURABLE = frozenset(
         "hub-unreadable",
         "no-tokenizer",
         "bad-options",
+        "unreadable",
     }
 )

@@ -212,6 +212,20 @@ def test_a_report_that_names_not_all_rows_says_of_how_many(
 
 
 @pytest.mark.usefixtures("key")
+def test_a_report_that_names_all_rows_by_line_says_so(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset_id = uploaded(api.log_in(Role.ADMIN))
+    rows = [{"line": line, "advice": "Nothing to do."} for line in range(1, MAX_LINES + 1)]
+    near = {"reason": Reason.NEAR_DUPLICATE, "count": 300, "rows": rows, "all_lines": "1-300"}
+    check(api, report={**REPORT, "dropped": [near]})
+    assert cli.main(["dataset", "show", dataset_id]) == 0
+    said = capsys.readouterr().out
+    assert "dropped: near duplicate 300\n" in said
+    assert "and 280 more; `medichat dataset show ID --json` prints the whole report" in said
+    assert cli.main(["dataset", "show", dataset_id, "--json"]) == 0
+    assert '"all_lines": "1-300"' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("key")
 def test_a_dataset_of_the_hub_is_taken_with_its_options(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--name",

@@ -208,8 +208,10 @@ def test_an_upload_whose_gateway_died_is_forgotten(api: Api, admin: httpx.Client
         dead, _ = store.create(
             connection, name="x", source="upload", source_name="x", options=DatasetOptions(), by=by, now=now
         )
-        assert store.abandon_silent(connection, now) == []
-        assert store.abandon_silent(connection, now + SILENT_FOR + timedelta(seconds=1)) == [dead]
+        assert store.silent(connection, now) == []
+        assert store.silent(connection, now + SILENT_FOR + timedelta(seconds=1)) == [dead]
+        assert store.abandon(connection, dead)
+        assert not store.abandon(connection, kept)
         assert store.get(connection, kept).id == kept
     assert api.count(data_keys) == 1
 
@@ -384,6 +386,24 @@ def test_a_part_that_was_changed_or_lost_is_not_read(api: Api, admin: httpx.Clie
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:medichat:problem:dataset-damaged")
     store.storage.delete(path)
     assert admin.get(f"/v1/datasets/{dataset_id}/rows").status_code == 409
+
+
+def test_an_altered_manifest_opens_no_row_and_costs_no_file_until_a_check_makes_another(
+    api: Api, admin: httpx.Client
+) -> None:
+    dataset_id = uploaded(admin)
+    _, manifest = check(api)
+    parts = [{**part, "split": "train"} for part in manifest["parts"][1:]]
+    api.set(datasets, datasets.c.id == dataset_id, manifest={**manifest, "parts": parts})
+    answer = admin.get(f"/v1/datasets/{dataset_id}/rows")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:medichat:problem:dataset-damaged")
+    before = files(api)
+    with api.gateway.database.read() as connection:
+        api.gateway.datasets.tidy(connection, dataset_id)
+    assert files(api) == before
+    assert admin.post(f"/v1/datasets/{dataset_id}/validate", json={}).status_code == 202
+    check(api, rows_a_part=2)
+    assert admin.get(f"/v1/datasets/{dataset_id}/rows").json()["total"] == 2
 
 
 # -- checking

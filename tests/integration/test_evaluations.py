@@ -26,7 +26,7 @@ from shared.audit.record import Actor
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import adapters, datasets, evaluations
-from shared.errors import AdapterRefused, Conflict, LeaseLost, NotFound
+from shared.errors import AdapterRefused, Conflict, DatasetDamaged, LeaseLost, NotFound
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.memory import WANTED_BY_SERVING, memory_name
@@ -393,6 +393,18 @@ def test_rows_that_were_altered_end_it_at_once_with_advice(api: Api, registered:
     status, events, _ = run_program(api, "--evaluation", evaluation.id)
     assert (status, events[-1]["event"], events[-1]["code"]) == (Exit.REFUSED, "stopped", "data-altered")
     assert "upload it again" in events[-1]["detail"]
+
+
+def test_rows_that_the_manifest_was_made_to_count_among_others_are_not_measured(
+    api: Api, registered: Registered
+) -> None:
+    evaluation, own = submit(api, registered), datasets.c.id == registered.dataset_id
+    with api.gateway.database.read() as connection:
+        manifest = connection.execute(select(datasets.c.manifest).where(own)).scalar_one()
+    parts = [{**part, "split": "validation"} for part in manifest["parts"]]
+    api.set(datasets, own, manifest={**manifest, "parts": parts})
+    with pytest.raises(DatasetDamaged):
+        evaluate(api.settings, evaluation.id)
 
 
 def test_a_storage_that_cannot_be_reached_is_worth_another_evaluation(

@@ -1,5 +1,6 @@
 """Maintenance: one gateway's at a time, and no job stands in the way of another."""
 
+import errno
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from services.api import maintenance
+from services.api.leftovers import Leftovers
 from services.api.maintenance import Maintenance
 from shared.auth.roles import Role
 from shared.db.engine import Database
@@ -15,9 +17,12 @@ from shared.db.tables import data_keys, jobs, leases, released_sentences
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
+from shared.storage import Storage
+from shared.training.dataset_files import Split
+from shared.training.states import DatasetState
 from tests.conftest import MakeApi
 from tests.support import Api, ask_async
-from tests.uploads import uploaded
+from tests.uploads import claim_check, row, uploaded, write_part
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -117,6 +122,54 @@ def test_the_names_of_files_that_an_earlier_release_stored_in_the_clear_are_seal
     clear = {broken: "Maria_Huber.jsonl", hub: "owner/name"}
     assert stored() == {**clear, old: "", erased: ""}
     assert told() == {**clear, old: "Maria_Huber.jsonl", erased: ""}
+
+
+class Stubborn(Storage):
+    """One folder of it cannot be removed."""
+
+    def __init__(self, url: str, folder: str) -> None:
+        super().__init__(url)
+        self._folder = folder
+
+    def delete(self, path: str) -> None:
+        if path == self._folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        super().delete(path)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_uploads_that_were_given_up_are_forgotten_once_their_files_are_gone(resting: Api) -> None:
+    client = resting.log_in(Role.ADMIN)
+    first, _ = (uploaded(client) for _ in range(2))
+    resting.set(datasets, datasets.c.id.is_not(None), state=DatasetState.RECEIVING, progress_at=PAST)
+    store, now = resting.gateway.datasets, datetime.now(UTC)
+
+    def known() -> list[str]:
+        with resting.gateway.database.read() as connection:
+            return store.silent(connection, now)
+
+    url = str(resting.settings.storage_url)
+    Leftovers(resting.gateway, Stubborn(url, f"datasets/{first}")).round(now)
+    assert known() == [first]
+    assert store.storage.list("datasets") == [f"datasets/{first}/raw"]
+    Leftovers(resting.gateway).round(now)
+    assert known() == store.storage.list("datasets") == []
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_what_a_check_wrote_whose_worker_died_is_removed_and_its_upload_stays(resting: Api) -> None:
+    dataset_id, store = uploaded(resting.log_in(Role.ADMIN)), resting.gateway.datasets
+    job = claim_check(resting)
+    with resting.gateway.database.read() as connection:
+        dataset = store.get(connection, dataset_id)
+    part = write_part(resting, dataset, Split.TRAIN, [row(1)])["path"]
+    maintenance = Maintenance(resting.gateway)
+    maintenance.round()
+    assert part in store.storage.list("datasets"), "the check is under way"
+    resting.set(jobs, jobs.c.id == job.id, lease_expires_at=PAST, attempt=job.max_attempts)
+    maintenance.round()
+    assert state(resting, job) is State.FAILED
+    assert store.storage.list("datasets") == [f"datasets/{dataset_id}/raw"]
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])

@@ -1,5 +1,6 @@
 """The dashboard's pages of fine-tuning, run by Streamlit's own test runner against a real gateway."""
 
+import csv
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from services.ui.client import Gateway, GatewayError
 from services.ui.text import plain_markdown
 from services.ui.tuning import Tuning
+from services.ui.views import data_report
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs, sessions
 from shared.db.tables_training import adapters, datasets, training_notes, training_runs, training_steps
@@ -187,12 +189,34 @@ def test_the_report_says_of_how_many_rows_it_names_the_first(open_app: Open, api
     )
     told = texts(app)
     assert "Listed are the first 200 of 300: near duplicate." in told
+    assert not app.get("download_button"), "a report of an earlier release names no others"
     assert "of 2: empty answer" not in told
     for count in (301, 303):
         assert f"199, 200 (the first 200 of {count})" in told
     assert app.dataframe[1].value["lines"].to_list() == [
         f"{', '.join(map(str, lines))} (the first 200 of 302)"
     ]
+
+
+def test_every_row_left_out_can_be_saved_where_the_report_lists_the_first(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    lines = range(1, MAX_LINES + 1)
+    near = {
+        "reason": Reason.NEAR_DUPLICATE,
+        "count": 300,
+        "rows": [{"line": line, "advice": "It is a copy of line 999; one is enough."} for line in lines],
+        "advice": ADVICE[Reason.NEAR_DUPLICATE],
+        "all_lines": "1-299, 402",
+    }
+    empty = {**REPORT["dropped"][0], "advice": ADVICE[Reason.EMPTY_ANSWER], "all_lines": "300, 401"}
+    app = shown_report(open_app, api, admin, dropped=[near, empty])
+    assert len(app.get("download_button")) == 1
+    table = list(csv.reader(data_report.rows_left_out([near, empty]).splitlines()))
+    assert [row[0] for row in table] == ["line", *map(str, range(1, 301)), "401", "402"]
+    assert table[200] == ["200", "near duplicate", "It is a copy of line 999; one is enough."]
+    assert table[201] == ["201", "near duplicate", ADVICE[Reason.NEAR_DUPLICATE]]
+    assert table[301] == ["401", "empty answer", ADVICE[Reason.EMPTY_ANSWER]]
 
 
 def test_rows_are_shown_only_when_asked_for_and_that_is_logged(

@@ -20,7 +20,6 @@ from services.worker_train.reading import open_source
 from services.worker_train.rows import Origin, read_rows
 from services.worker_train.shaped_rows import ShapedRows
 from services.worker_train.shapes import FIRST_ROWS
-from shared.audit.record import canonical_json
 from shared.db.tables import data_keys
 from shared.db.tables_training import datasets
 from shared.ids import new_id
@@ -28,6 +27,7 @@ from shared.privacy.envelope import DataKey, Envelope
 from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedWriter
 from shared.storage import Storage, StorageAway
+from shared.training.dataset_files import hash_manifest
 from shared.training.recipe import Data
 from tests.support import Api
 from tests.tiny_training import conversation, tiny_recipe, write_model, write_rows
@@ -97,7 +97,7 @@ def dataset_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
                 options={},
                 key_id=key.key_id,
                 manifest=manifest,
-                manifest_sha256=hashlib.sha256(canonical_json(manifest)).hexdigest(),
+                manifest_sha256=hash_manifest(manifest),
                 created_by=person.id,
                 created_at=now,
             )
@@ -135,6 +135,18 @@ def test_an_altered_part_is_refused(api: Api, dataset_id: str) -> None:
     alter(api, f"datasets/{dataset_id}/v1/train-00000.jsonl")
     with pytest.raises(Refused, match="not what was checked"):
         read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
+
+
+def test_a_part_that_the_manifest_was_made_to_count_among_others_is_refused(
+    api: Api, dataset_id: str
+) -> None:
+    with api.gateway.database.read() as connection:
+        manifest = connection.execute(select(datasets.c.manifest)).scalar_one()
+    parts = [{**part, "split": "train"} for part in manifest["parts"]]
+    api.set(datasets, datasets.c.id == dataset_id, manifest={**manifest, "parts": parts})
+    with pytest.raises(Refused, match="not what was checked") as refusal:
+        read_rows(Data(train=f"medichat:{dataset_id}"), seed=0)
+    assert refusal.value.reason == "data-altered"
 
 
 def test_an_altered_picture_ends_the_run_at_once_with_advice(
@@ -460,6 +472,8 @@ def test_a_checked_dataset_that_holds_none_out_is_not_split_by_row(api: Api, dat
     with api.gateway.database.read() as connection:
         manifest = connection.execute(select(datasets.c.manifest)).scalar_one()
     parts = [part for part in manifest["parts"] if part["split"] == "train"]
-    api.set(datasets, datasets.c.id == dataset_id, manifest={**manifest, "parts": parts})
+    without = {**manifest, "parts": parts}
+    own = datasets.c.id == dataset_id
+    api.set(datasets, own, manifest=without, manifest_sha256=hash_manifest(without))
     rows = read_rows(Data(train=f"medichat:{dataset_id}", validation_fraction=0.5), seed=0)
     assert (len(rows.train), rows.validation) == (4, [])

@@ -625,7 +625,7 @@ def test_a_refused_check_leaves_no_folder(school: School, worker: Worker) -> Non
 
 
 @on_one_database
-@pytest.mark.parametrize(("code", "kept"), [("disk-full", True), ("bad-zip", False)])
+@pytest.mark.parametrize(("code", "kept"), [("disk-full", True), ("unreadable", True), ("bad-zip", False)])
 def test_what_is_no_fault_of_an_upload_does_not_cost_it(school: School, code: str, kept: bool) -> None:
     say = f"from services.worker_train.child import Exit, stop; stop(Exit.REFUSED, {code!r}, 'Free space.')"
     with worker_thread(school.api.settings, {Kind.VALIDATE: (sys.executable, "-c", say)}):

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from services.local import free_ports
 from services.worker_train import hub
-from services.worker_train.child import Exit, Refused
+from services.worker_train.child import Away, Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
 from services.worker_train.pictures import clean_picture
 from services.worker_train.rows import read_rows
@@ -38,7 +38,7 @@ from shared.storage import Storage
 from shared.training.dataset_files import DatasetReader, Manifest, report_path
 from shared.training.options import DatasetOptions
 from shared.training.recipe import Data
-from shared.training.report import CURABLE, Reason, Report
+from shared.training.report import CURABLE, MAX_LINES, Reason, Report, read_lines
 from shared.training.states import DatasetState
 from tests.conftest import Databases
 from tests.support import ROOT
@@ -158,6 +158,17 @@ def test_a_row_is_dropped_with_its_line_and_what_to_do(checked: Checked, row: Ro
     assert dropped.count == 1
     assert dropped.rows[0].advice
     assert [row["id"] for row in dataset.rows("train")] == [1, 2, 3, 5]
+
+
+def test_every_row_that_is_dropped_is_named_by_line(checked: Checked) -> None:
+    lines = range(1, MAX_LINES + 50)
+    (dropped,) = checked(
+        [good(line, **({"answer": ""} if line % 9 else {})) for line in lines]
+    ).report.dropped
+    lost = [line for line in lines if line % 9]
+    assert (dropped.count, len(dropped.rows)) == (len(lost), MAX_LINES)
+    assert dropped.all_lines.startswith("1-8, 10-17, ")
+    assert list(read_lines(dropped.all_lines)) == lost
 
 
 LONG = (
@@ -311,6 +322,12 @@ def test_control_tokens_in_a_row_become_words(checked: Checked) -> None:
         [good(0, answer="Rest well.<end_of_turn> Drink water."), good(1)], validation_fraction=0
     )
     assert "< end_of_turn>" in dataset.rows("train")[0]["messages"][1]["content"]
+
+
+def test_a_patient_has_one_name_however_it_is_written(checked: Checked) -> None:
+    dataset = checked([good(0, group="P 7"), good(1, group="p  7"), good(2, group="P 8")])
+    names = [row["group"] for split in ("train", "validation") for row in dataset.rows(split)]
+    assert (len(names), len(set(names)), dataset.report.groups) == (3, 2, 2)
 
 
 def test_groups_are_never_on_both_sides(checked: Checked) -> None:
@@ -730,6 +747,12 @@ def test_a_full_disk_is_no_fault_of_the_upload(stored: Callable[..., Dataset]) -
     assert (events[-1]["event"], events[-1]["code"]) == ("stopped", "disk-full")
     assert "free space" in events[-1]["detail"]
     assert dataset.storage.list("datasets") == [f"datasets/{dataset.id}/raw"]
+
+
+def test_an_upload_that_is_not_in_the_storage_is_worth_another_attempt(tmp_path: Path) -> None:
+    with pytest.raises(Away, match="MEDICHAT_STORAGE_URL") as refusal:
+        Dataset(tmp_path, {}).check()
+    assert refusal.value.reason == "no-upload"
 
 
 def test_a_storage_that_cannot_be_reached_is_worth_another_attempt_and_said(

@@ -1,6 +1,9 @@
 """Shows what the check of a dataset found, and its rows, some at a time. It changes nothing."""
 
+import csv
+import io
 from base64 import b64encode
+from functools import partial
 
 import altair as alt
 import pandas as pd
@@ -9,6 +12,7 @@ import streamlit as st
 from services.ui.client import GatewayError, Json
 from services.ui.text import plain_markdown, words
 from services.ui.tuning import Tuning
+from shared.training.report import read_lines
 from shared.training.states import OF_REVIEWS
 
 _PAGE = 5
@@ -88,11 +92,28 @@ def _dropped(report: Json) -> None:
         for row in each["rows"]
     ]
     st.dataframe(pd.DataFrame(table).sort_values("line"), hide_index=True, width="stretch")
-    for each in report["dropped"]:
-        if each["count"] > len(each["rows"]):
-            st.caption(
-                f"Listed are the first {len(each['rows']):,} of {each['count']:,}: {words(each['reason'])}."
-            )
+    unlisted = [each for each in report["dropped"] if each["count"] > len(each["rows"])]
+    for each in unlisted:
+        st.caption(
+            f"Listed are the first {len(each['rows']):,} of {each['count']:,}: {words(each['reason'])}."
+        )
+    if any("all_lines" in each for each in unlisted):  # a report of an earlier release has none
+        label, dropped = "Save all rows left out (CSV)", report["dropped"]
+        table = partial(rows_left_out, dropped)
+        st.download_button(label, table, "rows_left_out.csv", "text/csv", on_click="ignore")
+
+
+def rows_left_out(dropped: list[Json]) -> str:
+    """A table, as CSV, of every row that is not trained on: its line, why, and what to do about it."""
+    table = [
+        (line, words(each["reason"]), own.get(line, each["advice"]))
+        for each in dropped
+        for own in [{row["line"]: row["advice"] for row in each["rows"]}]
+        for line in read_lines(each["all_lines"])
+    ]
+    file = io.StringIO(newline="")
+    csv.writer(file).writerows([("line", "reason", "what to do"), *sorted(table)])
+    return file.getvalue()
 
 
 def _lines(lines: list[int], count: int) -> str:

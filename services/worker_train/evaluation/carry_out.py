@@ -177,7 +177,8 @@ def _look_up(connection: Connection, envelope: Envelope, evaluation_id: str) -> 
 def _sealed_material(settings: Settings, storage: Storage, asked: Asked, *, with_images: bool) -> Material:
     def open_dataset(dataset: Any) -> DatasetReader:
         key = asked.keys[dataset.key_id]
-        return DatasetReader(storage, key, dataset.id, Manifest.model_validate(dataset.manifest))
+        manifest = Manifest.stored(dataset.manifest, dataset.manifest_sha256)
+        return DatasetReader(storage, key, dataset.id, manifest)
 
     def some(reader: DatasetReader, rows: Iterable[drawn.Record], count: int) -> list[Any]:
         records = drawn.draw(rows, count, SEED)
