@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from shared.settings import Settings
     from shared.training.adapters import Adapter
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+#: Of an adapter's SHA-256, as much as a person has to write, or all of it.
+_NAME = re.compile(r"[0-9a-f]{6,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class _Known:
 
     settings: "Settings"
     sha256: str
+    #: Where its files are; None for the storage.
+    folder: Path | None
     #: What its files beside the weights must hash to.
     files_sha256: str
     #: As it was registered; the one beside the files is not among what is checked.
@@ -45,7 +48,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "has a tokenizer.model (the demo has none)"
     )
     export = commands.add_parser("export", help=text, description=text)
-    export.add_argument("adapter", help="the adapter's SHA-256 (from its page), or a folder with its files")
+    export.add_argument(
+        "adapter", help="its SHA-256 (from its page) or the beginning, or a folder with its files"
+    )
     export.add_argument("folder", type=Path, help="where to write; must not exist")
     export.add_argument("--model", default="", help="base model in the catalogue (default: the adapter's)")
     export.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -53,13 +58,16 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _export(options: argparse.Namespace) -> int:
+    from services.worker_train.checkpoints import remove_abandoned
     from services.worker_train.export import MODELFILE, export
 
     adapter, agree = Path(options.adapter), None
     known = _look_up(options.adapter)
+    for path in remove_abandoned(options.folder.absolute().parent, options.folder.name):
+        sys.stderr.write(f"medichat: removed {path}, which an export left that was killed\n")
     with tempfile.TemporaryDirectory(prefix="medichat-") as copies:
         if known is not None:
-            adapter = _copy(known, options.adapter, Path(copies) / known.sha256)
+            adapter = _copy(known, Path(copies) / known.sha256)
             agree = partial(_log_export, known, options.dtype)
         difference = export(adapter, options.folder, model=options.model, dtype=options.dtype, agree=agree)
     sys.stdout.write(
@@ -86,18 +94,21 @@ def _look_up(named: str) -> _Known | None:
     from shared.training.adapter_files import sha256_of
     from shared.training.adapters import card_of, files_hash, is_dataset_gone
 
-    by_name = bool(_SHA256.fullmatch(named))
-    sha256 = named if by_name else sha256_of(Path(named))
+    folder = Path(named) if Path(named).is_dir() else None
+    if folder is None and not _NAME.fullmatch(named):
+        raise _no_such(named)
+    of_folder = sha256_of(folder) if folder else None
     try:
         settings = load_installed()
         otherwise = "the database cannot be read, so nobody can tell whether this adapter was recalled"
         with _open(settings, otherwise) as database, database.read() as connection:
+            sha256 = of_folder or _whole(connection, named)
             adapter = _check_usable(connection, sha256)
             if is_dataset_gone(connection, adapter.dataset_id):
                 sys.stderr.write(f"medichat: {GONE} So has what is exported.\n")
             files_sha256, card = files_hash(connection, sha256), card_of(connection, sha256)
     except (NotFound, FileNotFoundError) as error:
-        if by_name:
+        if folder is None:
             raise
         if isinstance(error, NotFound):
             told = "the registry does not know these weights: the export is not logged"
@@ -105,10 +116,31 @@ def _look_up(named: str) -> _Known | None:
             told = f"{error}: nobody looked whether these weights were recalled, and the export is not logged"
         sys.stderr.write(f"medichat: {told}\n")
         return None
-    return _Known(settings=settings, sha256=sha256, files_sha256=files_sha256, card=card)
+    return _Known(settings=settings, sha256=sha256, folder=folder, files_sha256=files_sha256, card=card)
 
 
-def _copy(known: _Known, named: str, copy: Path) -> Path:
+def _whole(connection: "Connection", beginning: str) -> str:
+    """The whole SHA-256 of the one adapter that begins like this. Raises CommandRefused."""
+    from sqlalchemy import select
+
+    from services.cli_client import CommandRefused
+    from shared.db.tables_training import adapters
+
+    found = connection.execute(select(adapters.c.sha256).where(adapters.c.sha256.startswith(beginning))).all()
+    if not found:
+        raise _no_such(beginning)
+    if len(found) > 1:
+        raise CommandRefused(f"{len(found)} adapters begin with {beginning}; write more letters of one")
+    return str(found[0].sha256)
+
+
+def _no_such(named: str) -> Exception:
+    from services.cli_client import CommandRefused
+
+    return CommandRefused(f"there is no folder {named}, and no adapter of this name")
+
+
+def _copy(known: _Known, copy: Path) -> Path:
     """Copy the adapter's files into a folder of its name, with the card that was registered.
 
     Raises:
@@ -119,7 +151,7 @@ def _copy(known: _Known, named: str, copy: Path) -> Path:
     from shared.storage import Storage
     from shared.training.adapter_files import CARD, check_adapter, copy_adapter
 
-    if named == known.sha256:
+    if known.folder is None:
         copy.mkdir()
         try:
             copy_adapter(Storage.from_settings(known.settings), known.sha256, copy)
@@ -128,8 +160,8 @@ def _copy(known: _Known, named: str, copy: Path) -> Path:
                 "the storage has no files of this adapter; see MEDICHAT_STORAGE_URL"
             ) from error
     else:
-        check_adapter(Path(named), sha256=known.sha256)
-        shutil.copytree(named, copy)
+        check_adapter(known.folder, sha256=known.sha256)
+        shutil.copytree(known.folder, copy)
     check_adapter(copy, sha256=known.sha256, files_sha256=known.files_sha256)
     (copy / CARD).write_text(known.card, encoding="utf-8")
     return copy

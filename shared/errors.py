@@ -7,7 +7,8 @@ MediChatError
 │   ├── TooLarge
 │   ├── IdempotencyMismatch
 │   ├── AdapterRefused
-│   │   └── AdapterRecalled
+│   │   ├── AdapterRecalled
+│   │   └── WrongBase
 │   ├── PolicyNotCompiled
 │   └── PolicyRefused
 ├── NotAuthenticated
@@ -87,6 +88,10 @@ class AdapterRecalled(AdapterRefused):
     """An admin recalled the adapter that wrote this answer, so it ends here; ask again without it."""
 
     code = "adapter-unavailable"
+
+
+class WrongBase(AdapterRefused):
+    """The adapter was trained on another base model, or on another revision of it: train it again."""
 
 
 class PolicyNotCompiled(InvalidInput):

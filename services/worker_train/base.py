@@ -25,8 +25,9 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from services.worker_train.attention import PACKED
 from services.worker_train.child import Refused
 from services.worker_train.fetching import unreadable
-from shared.catalogue import CatalogueModel, find_model
+from shared.catalogue import CATALOGUE, CatalogueModel, find_model
 from shared.settings import Settings
+from shared.training.adapter_files import AdapterConfig
 from shared.training.recipe import Recipe
 from shared.weights import hash_weights
 
@@ -70,6 +71,15 @@ def find_source(model: str, settings: Settings) -> Source:
     entry = find_model(model)
     own = settings.model_path if settings.model == model else None
     return Source(entry=entry, folder=own or entry.folder)
+
+
+def catalogue_name(config: AdapterConfig) -> str:
+    """The catalogue's model that an adapter says it was trained on. Raises Refused."""
+    named = config.base_model_name_or_path
+    for entry in CATALOGUE.values():
+        if named is not None and named in (entry.name, entry.hub_id):
+            return entry.name
+    raise Refused("wrong-base", "The adapter's base model is not in the catalogue; name one with --model.")
 
 
 def wrong_weights(model: str) -> Refused:

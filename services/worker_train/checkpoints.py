@@ -5,12 +5,14 @@ middle leaves the ones before it as they were.
 """
 
 import errno
+import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from services.worker_train.child import Refused
@@ -57,18 +59,64 @@ def written_aside(
         aside = aside.with_name(f"{aside.name}-{secrets.token_hex(4)}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        _flush(aside)
-        if alone:
-            shutil.rmtree(folder / name, ignore_errors=True)
-        aside.rename(folder / name)
-        _sync(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if alone else _held(aside):
+            aside.mkdir()
+            yield aside
+            _flush(aside)
+            if alone:
+                shutil.rmtree(folder / name, ignore_errors=True)
+            aside.rename(folder / name)
+            _sync(folder)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if is_full(error):
             raise DiskFull(_advice(folder, checkpoints)) from error
         raise
+
+
+@contextmanager
+def _held(aside: Path) -> Iterator[None]:
+    """Hold the lock of what is written aside; it ends with this process, however that ends."""
+    lock = _open_lock(aside)
+    try:
+        with suppress(OSError):  # where a disk knows no locks nobody gets one, and nothing is removed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        _lock_of(aside).unlink(missing_ok=True)
+        os.close(lock)
+
+
+def remove_abandoned(folder: Path, name: str) -> list[Path]:
+    """Remove what was written aside to become `folder / name`, where several may write, by processes that are
+    no more; returns what was removed. What is being written, and what this user may not remove, stays.
+    """
+    written = re.compile(re.escape(aside_of(folder, name).name) + "-[0-9a-f]{8}")
+    found = [path for path in folder.glob(".writing-*") if written.fullmatch(path.name)]
+    return [path for path in found if path.is_dir() and _remove(path)]
+
+
+def _remove(aside: Path) -> bool:
+    """Remove it, unless somebody holds its lock; says whether it is gone."""
+    with ExitStack() as stack:
+        try:
+            lock = _open_lock(aside)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.callback(_lock_of(aside).unlink, missing_ok=True)
+            shutil.rmtree(aside)
+        except OSError:
+            return False
+    return True
+
+
+def _open_lock(aside: Path) -> int:
+    return os.open(_lock_of(aside), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def _lock_of(aside: Path) -> Path:
+    return aside.with_name(f"{aside.name}.lock")
 
 
 def _advice(folder: Path, checkpoints: Path | None) -> str:
@@ -88,7 +136,12 @@ def aside_of(folder: Path, name: str) -> Path:
 def all_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints, the oldest first."""
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """After how many steps it was saved."""
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

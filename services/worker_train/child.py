@@ -86,6 +86,11 @@ def follow_parent() -> None:
     threading.Thread(target=wait, name="follow-parent", daemon=True).start()
 
 
+def is_supervised() -> bool:
+    """Whether a worker started this program, and not a person."""
+    return _follows.is_set()
+
+
 def _end_all() -> NoReturn:
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -1,10 +1,12 @@
 """The program that measures an adapter against its base, supervised or by hand.
 
     python -m services.worker_train.evaluate --evaluation ID
-    python -m services.worker_train.evaluate --adapter FOLDER --rows FILE --train FILE --out FILE.json
+    python -m services.worker_train.evaluate --adapter FOLDER --rows FILE --train FILE --canaries N
+        --canary-seed S --out FILE.json
 
-`--rows` are held-out ones, `--train` those it was trained on, both JSONL. It writes figures and samples, and
-by hand ends with 1 when the gate failed; it changes nothing in the database and promotes nothing.
+`--rows` are held-out ones, `--train` those it was trained on, both JSONL; how many canaries were planted, and
+the seed, says the recipe on the adapter's card. It writes figures and samples, and by hand ends with 1 when
+the gate failed; it changes nothing in the database and promotes nothing.
 """
 
 import argparse
@@ -33,7 +35,7 @@ def main() -> None:
         help="rows it was trained on, to look for what it recites (the gate needs that) and to hold out none",
     )
     parser.add_argument("--out", type=Path, help="where figures, gate and samples are written")
-    parser.add_argument("--model", default="demo", help="catalogue name of the base model")
+    parser.add_argument("--model", default="", help="base model in the catalogue (default: the adapter's)")
     parser.add_argument("--canaries", type=int, default=0, help="how many canaries were planted")
     parser.add_argument("--canary-seed", type=int, default=0, help="the seed of the training")
     parser.add_argument("--choices", help="multiple-choice questions in PubMedQA's form, JSONL; or none")

@@ -23,9 +23,8 @@ from services.worker_train.card import write_merged_card
 from services.worker_train.checkpoints import written_aside
 from services.worker_train.child import Refused
 from services.worker_train.probe import next_logprobs, probe_ids
-from shared.catalogue import CATALOGUE
 from shared.settings import load_settings
-from shared.training.adapter_files import CARD, AdapterConfig, check_adapter, sha256_of
+from shared.training.adapter_files import CARD, check_adapter, sha256_of
 
 #: Largest difference of two logarithms of probabilities that rounding explains, of a token that occurs.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
@@ -86,7 +85,7 @@ def export(
     sha256 = adapter.name if _SHA256.fullmatch(adapter.name) else sha256_of(adapter)
     config = check_adapter(adapter, sha256=sha256).config
     _check_free(folder)
-    source = base.find_source(model or _catalogue_name(config), settings)
+    source = base.find_source(model or base.catalogue_name(config), settings)
     if config.revision is None:  # the merged model's origin would be unknown
         raise Refused("wrong-base", "The adapter's configuration does not name the revision of its base.")
     if config.revision != source.revision():
@@ -182,11 +181,3 @@ def new_folder(folder: Path, agree: Callable[[], None] | None) -> Iterator[Path]
 def _check_free(folder: Path) -> None:
     if os.path.lexists(folder):
         raise Refused("exists", f"{folder} exists already; name a folder that does not.")
-
-
-def _catalogue_name(config: AdapterConfig) -> str:
-    named = config.base_model_name_or_path
-    for entry in CATALOGUE.values():
-        if named is not None and named in (entry.name, entry.hub_id):
-            return entry.name
-    raise Refused("wrong-base", "The adapter's base model is not in the catalogue; name one with --model.")

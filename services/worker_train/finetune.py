@@ -1,8 +1,9 @@
 """Trains an adapter: `python -m services.worker_train.finetune RUN.yaml [--supervised]`.
 
 `RUN.yaml` lies in the run's folder; `--explain` prints one in which every knob is explained. Beside it appear
-`checkpoints/`, from which a run that was stopped goes on, and `output/`, the adapter. With `--supervised`,
-events go to standard output and the program ends with its supervisor (see child.py).
+`checkpoints/`, from which a run that was stopped goes on, and `output/`, the adapter; with another recipe, or
+other rows, it takes another folder. With `--supervised`, events go to standard output and the program ends
+with its supervisor (see child.py).
 
 This module reads what is asked for; the story of the training is in tuning.py, which is imported when there
 is one: what computes takes seconds to import.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from services.worker_train import base
+from services.worker_train import base, child
 from shared.errors import MediChatError
 from shared.memory import memory_name, wanted_by_serving, within_control_group
 
@@ -38,11 +38,12 @@ class Room:
     def take(self, needed: float) -> None:
         """Start what needs so many bytes. Raises MustWait when they are not free."""
         if needed > self.free:
+            then = "it starts" if child.is_supervised() else "run it again"
             raise MustWait(
                 f"This needs about {needed / 1e9:.1f} GB, and beside what runs now {self.free / 1e9:.1f} GB "
                 f"of {self.total / 1e9:.1f} GB are free"
                 f"{f', without {self.kept / 1e9:.1f} GB that answers may still need' if self.kept else ''}; "
-                "it starts when there is room."
+                f"{then} when there is room."
             )
         if (
             self.device.type == "cuda"

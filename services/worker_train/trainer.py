@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from services.worker_train import begun
 from services.worker_train.batches import IGNORED, StepSampler
 from services.worker_train.checkpoints import aside_of, drop_old_checkpoints, written_aside
 from services.worker_train.loss import answer_with_loss
@@ -83,12 +84,15 @@ def _optimiser(chosen: Optimiser, device: torch.device) -> str:
 class AdapterTrainer(SFTTrainer):
     """Trains the adapter; knows how many answer tokens each step learnt from and how long it took."""
 
-    def __init__(self, *, sampler: StepSampler, collators: tuple[Any, Any], **rest: Any) -> None:
-        """`collators`: for the rows that are learnt, and for those held out."""
+    def __init__(
+        self, *, sampler: StepSampler, collators: tuple[Any, Any], begun_with: dict[str, Any], **rest: Any
+    ) -> None:
+        """`collators`: for the rows that are learnt, and for those held out. `begun_with`: see begun.py."""
         super().__init__(data_collator=collators[0], **rest)
         self.remove_callback(PrinterCallback)
         answer_with_loss(self._model().get_base_model())
         self._sampler, self._eval_collator = sampler, collators[1]
+        self._begun_with = begun_with
         self._into = Path(str(self.args.output_dir))
         self._started = time.monotonic()
         self._tokens = 0
@@ -227,6 +231,7 @@ class AdapterTrainer(SFTTrainer):
                 save_file(self._best, self._into / name / _BEST, metadata={"loss": repr(self.best_loss)})
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                begun.write(self._into / name, self._begun_with)
                 for path in (self._into / name).iterdir():
                     path.rename(self._into / path.name)
                 (self._into / name).rmdir()

@@ -4,13 +4,15 @@ its own; this one puts them in order, and tells how it ended. It knows no comman
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from services.worker_train import base, batches, callbacks, child, output, processes, troubles
-from services.worker_train.checkpoints import base_of, newest_checkpoint
+from services.worker_train.begun import begun_with, changed_since
+from services.worker_train.checkpoints import base_of, newest_checkpoint, step_of
 from services.worker_train.child import KNOWN_STEP, Exit, Refused
 from services.worker_train.estimate import DoesNotFit, Shapes, estimate
 from services.worker_train.material import Material, prepare
@@ -77,12 +79,8 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
     revision = material.source.revision()
     checkpoints = folder / "checkpoints"
     newest = newest_checkpoint(checkpoints)
-    if newest is not None and base_of(newest) not in (None, revision):
-        raise Refused(
-            "wrong-base",
-            f"The run began on other weights of {recipe.model} than those that are here now: restore them "
-            "and start it again, or start a new run, by hand in a folder without checkpoints.",
-        )
+    if newest is not None:
+        check_begun(newest, material, revision)
     known = os.environ.get(KNOWN_STEP)
     watch = callbacks.Watch(
         say,
@@ -100,7 +98,7 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
     )
-    for text in material.notes() if newest is None else ():
+    for text in _notes(material, newest, trainer.total_steps()):
         say("note", text=text)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if watch.drained:
@@ -126,6 +124,30 @@ def run(recipe: Recipe, folder: Path, stop: callbacks.StopRequest) -> Exit:
         )
         say("done", **done)
     return Exit.DONE
+
+
+def check_begun(newest: Path, material: Material, revision: str) -> None:
+    """Raise Refused where going on from the newest checkpoint would train something else than was begun."""
+    again = "start it again, or start a new run, by hand in a folder without checkpoints."
+    if base_of(newest) not in (None, revision):
+        raise Refused(
+            "wrong-base",
+            f"The run began on other weights of {material.recipe.model} than those that are here now: "
+            f"restore them and {again}",
+        )
+    if changed := changed_since(newest, begun_with(material.recipe, material.rows)):
+        raise Refused(
+            "recipe-changed",
+            f"The run began with another value of {', '.join(changed)}: restore what was there and {again}",
+        )
+
+
+def _notes(material: Material, newest: Path | None, total_steps: int) -> Iterator[str]:
+    """What people should know before the first step; that a run goes on a supervisor says itself."""
+    if newest is None:
+        yield from material.notes()
+    elif not child.is_supervised():
+        yield f"Goes on from the checkpoint of step {step_of(newest):,} of {total_steps:,}."
 
 
 def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> None:
@@ -169,6 +191,7 @@ def make_trainer(
     trainer = AdapterTrainer(
         sampler=material.sampler,
         collators=_collators(material),
+        begun_with=begun_with(material.recipe, material.rows),
         model=model,
         args=arguments(
             material.recipe, checkpoints, device=device, dtype=dtype, evaluates=bool(material.validation)

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import AdapterRefused
+from shared.errors import AdapterRefused, WrongBase
 from shared.storage import Storage
 
 WEIGHTS, CONFIG, CARD, PROBE = "adapter_model.safetensors", "adapter_config.json", "README.md", "probe.json"
@@ -233,9 +233,7 @@ def _check_revision(folder: Path, config: AdapterConfig, base_revision: str | No
     if not named:
         raise AdapterRefused("The adapter does not say which base model it was trained on.")
     if base_revision is not None and any(revision != base_revision for revision in named):
-        raise AdapterRefused(
-            "The adapter was trained on another base model, or on another revision of it: train it again."
-        )
+        raise WrongBase
 
 
 def _layers(

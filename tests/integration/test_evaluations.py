@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,14 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = with_lora(demo_weights())
     nudge(model)
     model.save_pretrained(folder)
+    name_base(folder, "demo")
     return folder
+
+
+def name_base(folder: Path, base: str) -> None:
+    """As a training does; peft names the folder that it read the base from."""
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}))
 
 
 @pytest.fixture
@@ -545,6 +553,8 @@ def test_a_person_runs_it_on_files_and_reads_the_gate(api: Api, adapter: Path, t
     written = json.loads(out.read_text())
     assert written["figures"]["rouge_l"]["rows"] == 2
     assert "verbatim: this figure was not measured; give the rows it was trained on with --train." in errors
+    assert "canary_exposure: this figure was not measured; where the adapter's card says that" in errors
+    assert "give how many, and the seed, with --canaries N --canary-seed S." in errors
     assert written["gate"]["passed"] is False
     assert events == []
 
@@ -573,10 +583,34 @@ def test_files_that_cannot_be_used_are_named_before_anything_is_measured(
         by_hand(Settings(device="cpu"), files(**{name: tmp_path / path for name, path in paths.items()}))
 
 
-def files(**named: Path) -> argparse.Namespace:
+def files(**named: Path | str) -> argparse.Namespace:
     """What the command line names."""
     given = {"train": None, "canaries": 0, "canary_seed": 0, "model": "demo", **named}
     return argparse.Namespace(**given)
+
+
+def test_a_model_that_is_named_for_an_adapter_of_another_is_what_the_refusal_speaks_of(
+    adapter: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS["validation"][0]))
+    named = {"rows": tmp_path / "rows.jsonl", "out": tmp_path / "out.json", "adapter": adapter}
+    with pytest.raises(SystemExit, match=r"than medgemma-4b, which --model names.*leave --model out"):
+        by_hand(Settings(device="cpu"), files(**named, model="medgemma-4b"))
+
+
+def test_the_model_is_that_of_the_adapter_where_none_is_named(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: Any, base_model: str, **__: Any) -> None:
+        raise Refused("seen", base_model)
+
+    monkeypatch.setattr("services.worker_train.evaluation.by_hand.load_examinee", told)
+    shutil.copytree(adapter, tmp_path / "medgemma")
+    name_base(tmp_path / "medgemma", "google/medgemma-4b-it")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS["validation"][0]))
+    named = {"rows": tmp_path / "rows.jsonl", "out": tmp_path / "out.json", "adapter": tmp_path / "medgemma"}
+    with pytest.raises(SystemExit, match=r"^medgemma-4b$"):
+        by_hand(Settings(device="cpu"), files(**named, model=""))
 
 
 def test_of_files_too_what_was_learnt_is_not_held_out_and_rows_with_pictures_are_counted(

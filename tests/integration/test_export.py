@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from sqlalchemy import select
 from transformers import AutoTokenizer
 
 from services import cli
@@ -181,7 +182,7 @@ def test_the_card_is_that_of_a_merged_model_and_keeps_where_it_came_from(
 ) -> None:
     told = (ROOT / "docs" / "adapter-card-example.md").read_text("utf-8")
     api.set(adapters, adapters.c.sha256 == registered.sha256, card=told)
-    assert export(registered.sha256)[0] == 0
+    assert export(registered.sha256[:12])[0] == 0
     card = (tmp_path / "merged" / CARD).read_text("utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
     assert (front["library_name"], front["base_model"]) == ("transformers", "medichat/demo")
@@ -359,6 +360,37 @@ def test_a_name_that_the_registry_lacks_is_refused(export: Export, api: Api, reg
     assert (status, "no adapter of this name" in complaint) == (1, True)
     status, complaint = export(registered.sha256)
     assert (status, "no files of this adapter" in complaint) == (1, True)
+
+
+def test_a_beginning_that_two_adapters_share_names_none(
+    export: Export, api: Api, registered: Registered
+) -> None:
+    beginning = registered.sha256[:6]
+    with api.gateway.database.write() as connection:
+        row = dict(connection.execute(select(adapters)).one()._mapping)
+        other = {"sha256": beginning.ljust(64, "0"), "version": 2}
+        connection.execute(adapters.insert().values({**row, **other}))
+    complaint = f"medichat: 2 adapters begin with {beginning}; write more letters of one\n"
+    assert export(beginning) == (1, complaint)
+
+
+@pytest.mark.parametrize("named", ["runs/no-such-run/output", "0" * 12, "abcde"])
+def test_what_is_no_folder_and_no_adapter_is_named_in_one_line(
+    export: Export, registered: Registered, named: str
+) -> None:
+    complaint = f"medichat: there is no folder {named}, and no adapter of this name\n"
+    assert export(named) == (1, complaint)
+
+
+def test_an_export_removes_what_one_that_was_killed_left_of_its_target(
+    export: Export, api: Api, registered: Registered, tmp_path: Path
+) -> None:
+    left = tmp_path / ".writing-merged-0123abcd"
+    left.mkdir()
+    (left / "model.safetensors").touch()
+    change_a_byte(stored(api, registered))  # so that nothing need be merged
+    assert f"medichat: removed {left}, which an export left that was killed\n" in export(registered.sha256)[1]
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("by_name", [True, False])

@@ -294,6 +294,7 @@ def test_two_processes_end_together_and_go_on(model_folder: Path, rows: Path, tm
     assert status == Exit.DONE, again.log()
     assert min(losses(events)) > 5
     assert max(losses(events)) == 10
+    assert "note" not in {event["event"] for event in events}  # the supervisor says itself that it goes on
 
 
 def test_a_run_ends_with_its_supervisor(model_folder: Path, rows: Path, tmp_path: Path) -> None:
@@ -389,23 +390,47 @@ def test_a_run_that_had_ended_trains_no_further_step(changes: dict[str, Any], tr
 def test_a_run_does_not_go_on_over_other_weights_than_its_checkpoints_were_trained_over(
     train, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
-    recipe = tiny_recipe(rows, max_steps=3)
+    recipe = tiny_recipe(rows, max_steps=4)
     train(recipe)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
     other = write_model(tmp_path / "other")
     tiny_model(seed=1).save_pretrained(other)
     monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(other))
-    status, events = train(tiny_recipe(rows, max_steps=4))
+    status, events = train(recipe)
     assert status is Exit.REFUSED
     assert [event["event"] for event in events] == ["estimate", "stopped"]
     assert events[-1]["code"] == "wrong-base"
     assert "began on other weights of demo than those that are here now: restore" in events[-1]["detail"]
     monkeypatch.setenv("MEDICHAT_MODEL_PATH", str(model_folder))
-    status, events = train(tiny_recipe(rows, max_steps=4))
+    status, events = train(recipe)
     assert status is Exit.DONE
     assert list(losses(events)) == [4]
 
 
-def test_checkpoints_of_a_release_that_noted_no_base_are_gone_on_from(
+def test_a_run_does_not_go_on_with_another_recipe_or_on_other_rows(train, rows: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(rows, max_steps=1))
+    card = (tmp_path / "run" / "output" / "README.md").read_text()
+    write_rows(rows, count=25)
+    status, events = train(tiny_recipe(rows, max_steps=1, learning_rate=1e-3, seed=1))
+    assert status is Exit.REFUSED
+    assert [event["event"] for event in events] == ["estimate", "stopped"]
+    assert events[-1]["code"] == "recipe-changed"
+    assert "began with another value of learning_rate, seed, data.train: restore" in events[-1]["detail"]
+    assert "by hand in a folder without checkpoints" in events[-1]["detail"]
+    assert (tmp_path / "run" / "output" / "README.md").read_text() == card
+
+
+def test_a_run_goes_on_in_smaller_passes_under_another_title_and_says_from_where(train, rows: Path) -> None:
+    recipe = tiny_recipe(rows, max_steps=2)
+    train(recipe)
+    smaller = recipe.after_out_of_memory()
+    assert smaller is not None
+    status, events = train(smaller.changed({"title": "Another", "gradient_checkpointing": True}))
+    assert status is Exit.DONE
+    assert named(events, "note")["text"] == "Goes on from the checkpoint of step 2 of 2."
+
+
+def test_checkpoints_of_a_release_that_noted_no_base_and_no_recipe_are_gone_on_from(
     train, rows: Path, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(rows, max_steps=3)
@@ -413,6 +438,7 @@ def test_checkpoints_of_a_release_that_noted_no_base_are_gone_on_from(
     for path in (tmp_path / "run" / "checkpoints").glob("*/adapter_config.json"):
         config = json.loads(path.read_text())
         path.write_text(json.dumps({**config, "revision": None}))
+        (path.parent / "begun.json").unlink()
     status, events = train(tiny_recipe(rows, max_steps=4))
     assert status is Exit.DONE
     assert list(losses(events)) == [4]
@@ -906,7 +932,8 @@ def test_looks_are_at_some_of_many_rows_held_out_and_that_is_said(
 def test_a_run_that_goes_on_does_not_say_it_again(train, some_too_long: Recipe) -> None:
     train(some_too_long)
     _, events = train(some_too_long)
-    assert not [event for event in events if event["event"] == "note"]
+    told = [event["text"] for event in events if event["event"] == "note"]
+    assert told == ["Goes on from the checkpoint of step 2 of 2."]
 
 
 def test_a_run_whose_held_out_rows_are_all_too_long_says_so(train, rows: Path, tmp_path: Path) -> None:

@@ -720,6 +720,11 @@ def test_an_adapter_that_was_not_verified_cannot_be_promoted(
     assert [each.value for each in app.error] == ([verification["reason"]] if verification else [])
 
 
+def test_the_whole_name_of_an_adapter_can_be_copied(open_app: Open, api: Api, admin: Person) -> None:
+    add_adapter(api, admin, sha256=A)
+    assert A in [each.value for each in open_app("adapters").code]
+
+
 def test_a_good_adapter_is_promoted_and_answers(open_app: Open, api: Api, admin: Person) -> None:
     add_good_adapter(api, admin, A)
     app = open_app("adapters")

@@ -1,6 +1,8 @@
 """What is said of a full disk and of a model that cannot be fetched; whether another attempt is worth it."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -8,10 +10,11 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-from services.worker_train.checkpoints import DiskFull, written_aside
+from services.worker_train.checkpoints import DiskFull, remove_abandoned, written_aside
 from services.worker_train.child import Away, Exit, Refused
 from services.worker_train.fetching import may_pass, unreadable
 from services.worker_train.hub import find_table
+from tests.support import ROOT
 
 
 def fill_the_disk(folder: Path, name: str, checkpoints: Path | None = None) -> str:
@@ -52,6 +55,32 @@ def test_of_two_that_write_to_one_name_the_first_to_end_stays(tmp_path: Path) ->
     with pytest.raises(OSError, match="not empty"):
         write_while_another_does()
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["merged", "merged/first"]
+
+
+#: Writes what is to become the folder `merged`, and is not done before somebody ends it.
+WRITES = """
+import sys; from pathlib import Path; from services.worker_train.checkpoints import written_aside
+with written_aside(Path(sys.argv[1]), "merged", alone=False) as aside:
+    (aside / "weights").touch(); print(aside, flush=True); sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_wrote_aside_is_removed_and_what_others_write_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITES, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        aside = Path(process.stdout.readline().strip())
+        assert remove_abandoned(tmp_path, "merged") == []
+        assert (aside / "weights").exists()
+        process.kill()
+    of_an_earlier_release = tmp_path / ".writing-merged-0123abcd"
+    of_others = [tmp_path / ".writing-merged-too-0123abcd", tmp_path / ".writing-merged"]
+    for folder in (of_an_earlier_release, *of_others):
+        folder.mkdir()
+    assert set(remove_abandoned(tmp_path, "merged")) == {aside, of_an_earlier_release}
+    assert set(tmp_path.iterdir()) == set(of_others)
 
 
 def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:

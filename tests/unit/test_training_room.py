@@ -55,6 +55,11 @@ def test_an_evaluation_that_does_not_fit_beside_what_serves_waits() -> None:
         take_room(ROOM, 11 * GB, nf4=False)
 
 
+def test_whom_nothing_starts_again_is_told_to_run_it_again() -> None:
+    with pytest.raises(MustWait, match=r"answers may still need; run it again when there is room\.$"):
+        take_room(ROOM, 11 * GB, nf4=False)
+
+
 def test_an_evaluation_that_never_fits_is_refused_with_advice() -> None:
     with pytest.raises(Refused, match="MEDICHAT_QUANTISE=nf4") as refusal:
         take_room(ROOM, 25 * GB, nf4=False)

@@ -199,8 +199,9 @@ def _one(tuning: Tuning, watching: Tuning, adapter: Json, found: list[Json]) -> 
     st.subheader(f"{_ICONS[adapter['status']]} {plain_markdown(_title(adapter))}")
     st.caption(
         f"{adapter['status']} since {moment(adapter['status_at'])} UTC · {adapter['bytes'] / 1e6:.1f} MB · "
-        f"sha256 {adapter['sha256'][:12]}…"
+        f"SHA-256, as `medichat adapter` and `medichat export` take it, or its beginning:"
     )
+    st.code(adapter["sha256"], language=None)
     if adapter["status"] == "recalled":
         st.error(f"Recalled: {plain_markdown(adapter['recalled_reason'] or '')}", icon=":material/block:")
     _warn_of_erased(adapter)

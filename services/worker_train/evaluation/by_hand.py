@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from services.worker_train import base
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Refused
 from services.worker_train.evaluation import rows as drawn
@@ -16,9 +17,10 @@ from services.worker_train.evaluation.carry_out import NO_MEMORY, SEED, choose_c
 from services.worker_train.evaluation.loading import load_examinee
 from services.worker_train.evaluation.measure import Material, Outcome
 from services.worker_train.memory import is_out_of_memory
-from shared.errors import MediChatError
+from shared.errors import MediChatError, WrongBase
 from shared.guard import load_guard
 from shared.settings import Settings
+from shared.training.adapter_files import check_adapter, sha256_of
 from shared.training.gate import Gate, judge
 
 
@@ -46,13 +48,19 @@ def by_hand(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _judge_files(figures: dict[str, Any], arguments: argparse.Namespace) -> Gate:
-    """The gate, which says how there comes to be what only the rows that were learnt can tell."""
-    gate = judge(figures)
-    if arguments.train:
-        return gate
-    why = "this figure was not measured; give the rows it was trained on with --train"
+    """The gate, which says how there comes to be what only what was learnt can tell."""
+    gate, advice = judge(figures), dict[str, str]()
+    if not arguments.train:
+        advice["verbatim"] = "give the rows it was trained on with --train"
+    if not arguments.canaries:
+        advice["canary_exposure"] = (
+            "where the adapter's card says that canaries were planted, give how many, and the seed, with "
+            "--canaries N --canary-seed S"
+        )
     checks = [
-        replace(check, message=f"verbatim: {why}.") if check.figure == "verbatim" else check
+        replace(check, message=f"{check.figure}: this figure was not measured; {advice[check.figure]}.")
+        if check.figure in advice
+        else check
         for check in gate.checks
     ]
     return replace(gate, checks=checks)
@@ -68,9 +76,18 @@ def _require_place(out: Path) -> None:
 def _measure_files(settings: Settings, arguments: argparse.Namespace) -> Outcome:
     """Measure what the arguments name. Raises MediChatError and OSError."""
     material = gather(settings, arguments)
-    examinee = load_examinee(
-        settings, base_model=arguments.model, adapter=arguments.adapter, rows=material.rows
-    )
+    folder = arguments.adapter
+    model = arguments.model or base.catalogue_name(check_adapter(folder, sha256=sha256_of(folder)).config)
+    try:
+        examinee = load_examinee(settings, base_model=model, adapter=folder, rows=material.rows)
+    except WrongBase as error:
+        if not arguments.model:
+            raise
+        raise Refused(
+            "wrong-base",
+            f"The adapter was trained on another model than {model}, which --model names, or on another "
+            "revision of it: leave --model out, or name the one that it was trained on.",
+        ) from error
     return measure_all(settings, examinee, material, _tell_person, load_guard())
 
 
