@@ -76,6 +76,11 @@ def button(app: AppTest, label: str):  # type: ignore[no-untyped-def]
     return next(each for each in app.button if each.label == label)
 
 
+def choose(app: AppTest, label: str, name: str) -> AppTest:
+    """Choose the entry of this name in the list of this label."""
+    return next(each for each in app.selectbox if each.label == label).set_value(name).run()
+
+
 def charts(app: AppTest) -> list[Any]:
     """What Vega-Lite is told to draw."""
     return [json.loads(each.proto.spec) for each in app.get("vega_lite_chart")]

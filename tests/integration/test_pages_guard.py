@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -11,13 +12,14 @@ from streamlit.testing.v1 import AppTest
 
 from shared.auth.roles import Role
 from shared.conversations import StoredVerdict
+from shared.db.tables_guard import guard_replays
 from shared.guard.policy import packaged_policy, version_of
 from shared.guard.verdict import Action, Category, Side, Verdict
 from shared.jobs.lifecycle import EventKind, Kind
 from shared.policies.live import Standing
 from shared.policies.replays import ReplayStore
 from shared.registration import Registration
-from tests.pages import button, charts, open_with, served_by, texts
+from tests.pages import button, charts, choose, open_with, served_by, texts
 from tests.policies import DOSE, activate, add_version, knobs
 from tests.support import Api, Person, ask_async
 
@@ -176,9 +178,38 @@ def test_a_refused_edit_is_not_shown_beside_another_version(open_app: Open, clie
     bad = packaged_policy()["policy.yaml"].replace("refer: []", "refer: [dosage]", 1)
     app = press(edit(open_app(), "policy.yaml", bad), "store-version")
     assert len(app.error) == 1
-    next(each for each in app.selectbox if each.label == "Version").set_value(version).run()
+    choose(app, "Version", version)
     assert f"a copy of version {version}" in str([each.label for each in app.text_area])
     assert len(app.error) == 0
+
+
+def test_of_two_versions_chosen_one_after_the_other_each_is_shown(
+    open_app: Open, client: httpx.Client
+) -> None:
+    one, other = (add_version(client, refer=words) for words in ("[dosing]", "[interaction]"))
+    app = open_app()
+    for version in (one, other, PACKAGED):
+        choose(app, "Version", version)
+        assert f"a copy of version {version}" in str([each.label for each in app.text_area])
+        assert app.query_params["v"] == version
+
+
+def test_after_a_choice_the_address_still_says_which_version_is_shown(
+    open_app: Open, client: httpx.Client
+) -> None:
+    version = add_version(client, refer="[dosing]")
+    app = choose(open_app(v=version), "Version", PACKAGED)
+    assert f"a copy of version {PACKAGED}" in str([each.label for each in app.text_area])
+    app.query_params["v"] = version
+    app.run()
+    assert f"a copy of version {version}" in str([each.label for each in app.text_area])
+
+
+def test_a_version_that_there_is_not_leaves_the_one_that_counts(open_app: Open, client: httpx.Client) -> None:
+    add_version(client, refer="[dosing]")
+    app = open_app(v="0123456789ab")
+    assert not app.exception
+    assert f"a copy of version {PACKAGED}" in str([each.label for each in app.text_area])
 
 
 def test_a_version_judges_in_the_shadow_and_is_ended(open_app: Open, client: httpx.Client) -> None:
@@ -330,6 +361,21 @@ def drawn(app: AppTest) -> list[tuple[str, str, int]]:
     (rows,) = chart.proto.datasets
     found = convert_arrow_bytes_to_pandas_df(rows.data.data)
     return [tuple(row) for row in found[["category", "what", "texts"]].values.tolist()]
+
+
+def test_of_two_replays_chosen_one_after_the_other_each_is_shown(
+    open_app: Open, api: Api, client: httpx.Client
+) -> None:
+    ids = {number: replay(api, client, {**COUNTS, "answers": number}, []) for number in (1, 2, 3)}
+    for number, replay_id in ids.items():
+        api.set(
+            guard_replays, guard_replays.c.id == replay_id, created_at=datetime(2026, 1, number, tzinfo=UTC)
+        )
+    app = open_app()
+    for number in (2, 1, 3):
+        choose(app, "Replay", ids[number])
+        assert next(each.value for each in app.metric if each.label == "Answers") == str(number)
+        assert app.query_params["replay"] == ids[number]
 
 
 def test_no_text_is_drawn_twice(open_app: Open, api: Api, client: httpx.Client) -> None:

@@ -26,7 +26,7 @@ from shared.training.progress import StepReport, add_note, record_steps
 from shared.training.report import ADVICE, MAX_LINES, Reason
 from shared.training.states import DatasetState
 from tests.conftest import MakeApi
-from tests.pages import button, charts, open_with, served_by, texts
+from tests.pages import button, charts, choose, open_with, served_by, texts
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
 from tests.support import PASSWORD, Api, Person
 from tests.training import School, add_dataset, claim_run
@@ -607,6 +607,15 @@ def test_a_run_behind_the_newest_is_shown_by_its_address_and_reached_by_a_click(
     assert not app.exception
 
 
+def test_of_two_runs_chosen_one_after_the_other_each_is_shown(open_app: Open, school: School) -> None:
+    first, second, third = (school.submit(name)["id"] for name in ("first", "second", "third"))
+    app = open_app("training", school.admin)
+    for run in (second, first, third):
+        choose(app, "Run", run)
+        assert next(each.value for each in app.selectbox if each.label == "Run") == run
+        assert app.query_params["r"] == run
+
+
 @pytest.mark.parametrize("wanted", [sha_of("z"), "not an id", "../adapters?limit=1"])
 def test_an_address_of_no_run_says_so_and_shows_no_other(open_app: Open, school: School, wanted: str) -> None:
     run = school.submit()
@@ -754,6 +763,18 @@ def test_an_address_of_no_adapter_says_so_and_shows_no_other(open_app: Open, api
     next(each for each in app.selectbox if each.label == "Adapter").set_value(A).run()
     assert not app.error
     assert button(app, "Yes: promote")
+
+
+def test_of_two_adapters_chosen_one_after_the_other_each_is_shown(
+    open_app: Open, api: Api, admin: Person
+) -> None:
+    for sha256 in (A, B, C):
+        add_good_adapter(api, admin, sha256)
+    app = open_app("adapters")
+    for sha256 in (B, A, C):
+        choose(app, "Adapter", sha256)
+        assert sha256 in [each.value for each in app.code]
+        assert app.query_params["a"] == sha256
 
 
 def test_what_was_not_measured_enough_is_not_called_over_the_limit(

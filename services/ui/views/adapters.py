@@ -8,7 +8,7 @@ import streamlit as st
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import moment, plain_markdown, words
 from services.ui.tuning import Tuning
-from services.ui.views import acts, evaluation
+from services.ui.views import acts, choosing, evaluation
 
 _ICONS = {
     "candidate": ":material/pending:",
@@ -183,15 +183,16 @@ def _choose(found: list[Json]) -> str | None:
         + (" · its data was erased" if each["dataset_gone"] else "")
         for each in found
     }
-    wanted = st.query_params.get("a")
-    first = ids.index(wanted) if wanted in ids else None if wanted else 0
-    chosen: str | None = st.selectbox(
-        "Adapter", ids, first, format_func=titles.get, placeholder="Choose an adapter"
+    chosen = choosing.pick(
+        "Adapter",
+        "a",
+        ids,
+        titles.__getitem__,
+        otherwise=None if st.query_params.get("a") else ids[0],
+        placeholder="Choose an adapter",
     )
     if chosen is None:
         st.error("There is no adapter of the id in this page's address. Choose another.")
-        return None
-    st.query_params["a"] = chosen
     return chosen
 
 

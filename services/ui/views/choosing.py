@@ -1,7 +1,8 @@
 """Chooses one of a list: the one that the address names, or the newest. It does not know what is listed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import streamlit as st
 
@@ -9,6 +10,7 @@ from services.ui.client import GatewayError, Json
 
 #: Listed at first, and more at each click.
 PAGE = 50
+Default = TypeVar("Default", bound=str | None)
 
 
 def choose(
@@ -42,12 +44,12 @@ def choose(
         st.info(empty)
         return None
     ids = list(known)
-    first = ids.index(wanted) if wanted in known else None if wanted else 0
-    chosen = st.selectbox(
+    chosen = pick(
         what.capitalize(),
+        parameter,
         ids,
-        first,
-        format_func=lambda each: title(known[each]),
+        lambda each: title(known[each]),
+        otherwise=None if wanted else ids[0],
         placeholder=f"Choose a {what}",
     )
     if more:
@@ -55,8 +57,48 @@ def choose(
     if chosen is None:
         st.error(f"There is no {what} of the id in this page's address. Choose another.")
         return None
-    st.query_params[parameter] = chosen
     return known[chosen]
+
+
+def pick(
+    label: str,
+    parameter: str,
+    names: Sequence[str],
+    title: Callable[[str], str],
+    *,
+    otherwise: Default,
+    placeholder: str | None = None,
+) -> str | Default:
+    """The name that the address gives, else `otherwise`, and a list to choose another; the address follows.
+
+    Args:
+        label: of the list.
+        parameter: of the address; it alone says what is chosen, from one drawing of the page to the next.
+        names: what there is.
+        title: what a person sees of a name.
+        otherwise: one of the names, or None for nothing chosen yet, which leaves the address as it is.
+        placeholder: shown while nothing is chosen.
+    """
+    key = f"chosen-{parameter}"
+    wanted = st.query_params.get(parameter)
+    st.session_state[key] = wanted if wanted in names else otherwise
+    chosen: str | Default = st.selectbox(
+        label,
+        names,
+        format_func=title,
+        key=key,
+        on_change=partial(_follow, parameter, names, key),
+        placeholder=placeholder,
+    )
+    if chosen is not None:
+        st.query_params[parameter] = chosen
+    return chosen
+
+
+def _follow(parameter: str, names: Sequence[str], key: str) -> None:
+    chosen = st.session_state[key]
+    if chosen in names:  # it is a title that is no more, where that changed since the list was shown
+        st.query_params[parameter] = chosen
 
 
 def _newest(listed: Callable[[str | None, int], Json], times: int) -> tuple[list[Json], bool]:

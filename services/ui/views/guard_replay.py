@@ -10,7 +10,7 @@ import streamlit as st
 from services.ui.client import GatewayError, Json
 from services.ui.guarding import Guarding
 from services.ui.text import moment, plain_markdown, words
-from services.ui.views import acts
+from services.ui.views import acts, choosing
 
 POLL_S = 1
 _MOVING = ("queued", "running")
@@ -51,16 +51,15 @@ def _new(guarding: Guarding, versions: list[Json]) -> None:
 def _choose(found: list[Json]) -> Json:
     by_id = {each["id"]: each for each in found}
     ids = list(by_id)
-    wanted = st.query_params.get("replay")
-    chosen = st.selectbox(
+    chosen = choosing.pick(
         "Replay",
+        "replay",
         ids,
-        ids.index(wanted) if wanted in ids else 0,
-        format_func=lambda name: (
+        lambda name: (
             f"{by_id[name]['version']} · {by_id[name]['state']} · {moment(by_id[name]['created_at'])}"
         ),
+        otherwise=ids[0],
     )
-    st.query_params["replay"] = chosen
     return by_id[chosen]
 
 

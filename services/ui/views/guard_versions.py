@@ -10,7 +10,7 @@ import streamlit as st
 from services.ui.client import GatewayError, Json
 from services.ui.guarding import Guarding
 from services.ui.text import moment, plain_markdown
-from services.ui.views import acts
+from services.ui.views import acts, choosing
 
 
 def show(guarding: Guarding, versions: list[Json], *, before: str | None, admin: bool) -> None:
@@ -47,16 +47,14 @@ def _role(version: Json) -> str:
 
 def _choose(versions: list[Json]) -> Json:
     by_name = {each["version"]: each for each in versions}
-    names = list(by_name)
-    wanted = st.query_params.get("v")
-    first = next(number for number, each in enumerate(versions) if each["active"])
-    chosen = st.selectbox(
+    active: str = next(each["version"] for each in versions if each["active"])
+    chosen = choosing.pick(
         "Version",
-        names,
-        names.index(wanted) if wanted in names else first,
-        format_func=lambda name: f"{name} · {_role(by_name[name])}".rstrip(" ·"),
+        "v",
+        list(by_name),
+        lambda name: f"{name} · {_role(by_name[name])}".rstrip(" ·"),
+        otherwise=active,
     )
-    st.query_params["v"] = chosen
     return by_name[chosen]
 
 
