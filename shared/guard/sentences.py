@@ -167,6 +167,12 @@ class SentenceSplitter:
         return self._limit
 
 
+def sentences_of(text: str, limit: int = MAX_SENTENCE_CHARS) -> list[str]:
+    """The sentences of a text that is there as a whole, of at most `limit` characters each."""
+    splitter = SentenceSplitter(limit)
+    return splitter.feed(text) + splitter.close()
+
+
 def _end_at_newline(text: str, position: int, *, closed: bool) -> int | None:
     """A line ends a sentence, unless the next one goes on in lower case or nothing stands before it."""
     if not text[:position].strip():
