@@ -32,7 +32,7 @@ OUTPUT_LABELS = (
 )
 #: What a question can be.
 QUESTION_LABELS = ("allow", "refuse", "emergency", "crisis")
-#: Longer texts are cut, and the text before them to what is left; in tokens.
+#: Longer texts are scored in pieces, and of the text before them the end is read; in tokens.
 MAX_TOKENS = 192
 _MAX_CONTEXT_TOKENS = 24
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "guard"
@@ -55,6 +55,14 @@ class Reader:
         first = [self._start, *before, self._end]
         second = [*judged, self._end]
         return first + second, [0] * len(first) + [1] * len(second)
+
+    def pieces(self, text: str, context: str = "") -> list[str]:
+        """The text, halved at a blank until each piece is read whole behind the context."""
+        room = MAX_TOKENS - 3 - min(len(self._ids(context)), _MAX_CONTEXT_TOKENS)
+        if len(text) < 2 or len(self._ids(text)) <= room:
+            return [text]
+        middle = max(text.rfind(" ", 0, len(text) // 2 + 1), 0) or len(text) // 2
+        return [*self.pieces(text[:middle], context), *self.pieces(text[middle:], context)]
 
     def batch(self, texts: Sequence[tuple[str, str]]) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
         """(N, L) arrays for pairs of context and text, padded to the longest."""
@@ -103,8 +111,15 @@ class Classifier:
         self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
     def score_answer(self, text: str, context: str = "") -> dict[str, float]:
-        """How likely each of OUTPUT_LABELS is for a sentence; the sum is 1."""
-        return dict(zip(OUTPUT_LABELS, self._scores("answer", [(context, text)])[0], strict=True))
+        """How likely each of OUTPUT_LABELS is for a sentence, for the least safe piece of a longer one; the
+        sum is 1.
+        """
+        pieces = [(context, piece) for piece in self._reader.pieces(text, context)]
+        return dict(zip(OUTPUT_LABELS, min(self._scores("answer", pieces)), strict=True))
+
+    def pieces(self, text: str) -> list[str]:
+        """The text of a question in pieces that are read whole."""
+        return self._reader.pieces(text)
 
     def score_questions(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """How likely each of QUESTION_LABELS is for each text; the sums are 1."""

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 CONTEXT_CHARS = 800
 #: How long the verdict on one sentence may take, in seconds.
 TIME_BUDGET_S = 0.25
-#: How long the verdict on a whole question may take, in seconds: it is read in up to sixteen parts.
+#: How long the verdict on a whole question may take, in seconds: of 6,000 characters 50 texts are scored.
 QUESTION_TIME_BUDGET_S = 4.0
 
 

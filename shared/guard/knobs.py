@@ -31,6 +31,8 @@ def _may_change(categories: list[Category]) -> list[Category]:
 
 #: A number and nothing that only reads like one: YAML's `on` and `yes` would else be 1.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+#: From which score of a window on a question is stopped under a policy that does not say so.
+_WINDOW = {"refuse": 0.5, "emergency": 0.7, "crisis": 0.5}
 Categories = Annotated[list[Category], AfterValidator(_may_change)]
 
 
@@ -79,6 +81,11 @@ class ClassifierKnobs(BaseModel):
     refuse: Number = Field(gt=0, le=1)
     emergency: Number = Field(gt=0, le=1)
     crisis: Number = Field(gt=0, le=1)
+    #: The same for a window, which is a sentence of a longer question with what stands right before it. A
+    #: policy from before there were windows has none of these.
+    window_refuse: Number | None = Field(None, gt=0, le=1)
+    window_emergency: Number | None = Field(None, gt=0, le=1)
+    window_crisis: Number | None = Field(None, gt=0, le=1)
 
     @field_validator("with_rule")
     @classmethod
@@ -95,6 +102,14 @@ class ClassifierKnobs(BaseModel):
     def question(self) -> dict[str, float]:
         """The thresholds for questions, by label."""
         return {"refuse": self.refuse, "emergency": self.emergency, "crisis": self.crisis}
+
+    def window(self) -> dict[str, float]:
+        """The thresholds for windows; where the policy has none, not below those for questions."""
+        own = {"refuse": self.window_refuse, "emergency": self.window_emergency, "crisis": self.window_crisis}
+        return {
+            label: max(_WINDOW[label], whole) if (threshold := own[label]) is None else threshold
+            for label, whole in self.question().items()
+        }
 
 
 class JudgeKnobs(BaseModel):

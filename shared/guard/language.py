@@ -5,11 +5,13 @@ It counts a text as foreign only when it is sure, for English texts are full of 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
+from shared.guard.sentences import sentences_of
 from shared.guard.verdict import Action, Audience, Category, Severity, Side, Verdict
 
 #: The layer in a verdict.
@@ -21,16 +23,24 @@ _LEAST = 0.003
 _LEAST_WORDS = 3
 #: Taken for Latin, or for no language: names of diseases and codes.
 _NAMES = frozenset(("la", "zxx", "und"))
+#: So many letters of another script with no Latin one between are words, not a sign; fewer where a letter
+#: is a syllable.
+_RUN, _SHORT_RUN = 8, 4
+_SYLLABLES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "YI", "ETHIOPIC")
+#: A letter of the Greek alphabet by itself, as in "α-blocker".
+_SIGN = re.compile(r"(?<![^\W\d_])[\u0370-\u03ff](?![^\W\d_])")
 #: Of a longer text this much is read from either end.
 _READ_CHARS = 1000
 
 
 def is_foreign(text: str) -> bool:
-    """Whether a text is surely in another language than English, or mostly in another script."""
+    """Whether a text is surely in another language than English, or mostly in another script, or holds words
+    of one.
+    """
     letters = [character for character in text if character.isalpha()]
     if not letters:
         return False
-    if sum(map(_is_latin, letters)) * 2 < len(letters):
+    if sum(map(_is_latin, letters)) * 2 < len(letters) or _holds_another_script(text):
         return True
     if len(text.split()) < _LEAST_WORDS:
         return False
@@ -40,7 +50,7 @@ def is_foreign(text: str) -> bool:
 
 
 class LanguageJudge:
-    """Stops what is in a language that no other layer can read."""
+    """Stops what is in a language that no other layer can read, also where only one sentence is."""
 
     def __init__(self, side: Side) -> None:
         _identifier()  # reading it takes longer than a sentence may
@@ -56,8 +66,28 @@ class LanguageJudge:
         self._nothing = Verdict.ALLOWED if side is Side.ANSWER else Verdict.ALLOWED_QUESTION
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
-        """The verdict on `text` by itself; a part of a sentence in another language is not looked for."""
-        return self._found if is_foreign(text) else self._nothing
+        """The verdict on `text` by itself; a few words in another language within a sentence are not seen."""
+        # of an answer it is a sentence already
+        foreign = is_foreign(text) or (
+            len(sentences := sentences_of(text)) > 1 and any(map(is_foreign, sentences))
+        )
+        return self._found if foreign else self._nothing
+
+
+def _holds_another_script(text: str) -> bool:
+    if text.isascii():
+        return False
+    run = 0.0
+    for letter in _SIGN.sub("", text):
+        if letter.isalpha():
+            run = 0.0 if _is_latin(letter) else run + 1 / _least_run(letter)
+            if run >= 1:
+                return True
+    return False
+
+
+def _least_run(letter: str) -> int:
+    return _SHORT_RUN if unicodedata.name(letter, "").startswith(_SYLLABLES) else _RUN
 
 
 def _is_latin(letter: str) -> bool:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from shared.guard.knobs import Knobs
 from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
+from shared.guard.windows import parts, windows
 
 #: The layers of the classifier and of the language model in a verdict.
 LAYER, JUDGE_LAYER = "classifier", "judge"
+#: What the classifier looks for in a question.
+_QUESTION_DANGERS = ("refuse", "emergency", "crisis")
 _GRAVEST = (Category.SELF_HARM, Category.EMERGENCY_MINIMISED, Category.CRISIS, Category.EMERGENCY)
 #: Who needs help first.
 _NEEDS: Mapping[Category | None, int] = {Category.CRISIS: 2, Category.EMERGENCY: 1}
-#: Longer questions are scored in overlapping parts of this many characters.
-_PART_CHARS, _OVERLAP = 700, 100
-#: So many parts at once: more would take much memory and gain nothing.
-_PARTS_TOGETHER = 16
+#: So many texts at once: more would take much memory and gain nothing.
+_TEXTS_TOGETHER = 16
 
 
 class Scorer(Protocol):
@@ -29,6 +30,10 @@ class Scorer(Protocol):
 
     def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
         """How likely `safe` and each category are for a sentence of an answer."""
+        ...
+
+    def pieces(self, text: str) -> Sequence[str]:
+        """A question's text in pieces of which no end is left out."""
         ...
 
     def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
@@ -167,18 +172,18 @@ class QuestionJudge:
         self, rules: Judge, certain: Mapping[str, Judge], scorer: Scorer | None, knobs: Knobs
     ) -> None:
         self._rules, self._certain, self._scorer = rules, certain, scorer
-        self._thresholds = knobs.classifier.question()
+        self._of_parts, self._of_windows = knobs.classifier.question(), knobs.classifier.window()
 
     def __call__(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict on `text`; `context` is not read."""
         found = self.at_once(text, context, audience)
-        if found.action is Action.CRISIS:
+        if found.category is Category.CRISIS:
             return found
         if found.allowed:
-            return self._scored(text, audience, self._thresholds)
-        # what is refused in any case may tell of somebody in need too, in words that no rule knows
-        need = {label: self._thresholds[label] for label in ("emergency", "crisis")}
-        scored = self._scored(text, audience, need)
+            return self._scored(text, audience, _QUESTION_DANGERS)
+        # who needs help, or asks for harm, may be in greater need, in words that no rule knows
+        graver = ("crisis",) if found.category is Category.EMERGENCY else ("emergency", "crisis")
+        scored = self._scored(text, audience, graver)
         return found if scored.allowed else scored
 
     def at_once(self, text: str, context: str, audience: Audience) -> Verdict:
@@ -195,24 +200,40 @@ class QuestionJudge:
         return {"rules": self._rules, **self._certain, **network}
 
     def _alone(self, text: str, context: str, audience: Audience) -> Verdict:
-        return self._scored(text, audience, self._thresholds)
+        return self._scored(text, audience, _QUESTION_DANGERS)
 
-    def _scored(self, text: str, audience: Audience, thresholds: Mapping[str, float]) -> Verdict:
-        """The classifier's verdict on a question: that of its gravest part, of equals the likeliest."""
-        if self._scorer is None or min(thresholds.values()) >= 1:  # nothing could come of it
-            return Verdict.ALLOWED_QUESTION
-        parts = [part for part in _parts(text) if part]
+    def _scored(self, text: str, audience: Audience, labels: Sequence[str]) -> Verdict:
+        """The classifier's verdict on a question, as far as it is one of the labels: that of its gravest
+        part or window, of equals the likeliest.
+        """
         found = [
             verdict
-            for first in range(0, len(parts), _PARTS_TOGETHER)
-            for scores in self._scorer.score_questions(parts[first : first + _PARTS_TOGETHER])
-            if (verdict := self._likeliest(scores, audience, thresholds)) is not None
+            for cut, thresholds in ((parts, self._of_parts), (windows, self._of_windows))
+            for verdict in self._over(cut, text, audience, {label: thresholds[label] for label in labels})
         ]
         return max(
             found,
             key=lambda verdict: (_NEEDS.get(verdict.category, 0), verdict.score),
             default=Verdict.ALLOWED_QUESTION,
         )
+
+    def _over(
+        self,
+        cut: Callable[[str], Iterable[str]],
+        text: str,
+        audience: Audience,
+        thresholds: Mapping[str, float],
+    ) -> Iterator[Verdict]:
+        """What is found in the texts into which a question is cut. Those of like length are scored together:
+        each takes as long as the longest beside it.
+        """
+        if self._scorer is None or min(thresholds.values()) >= 1:  # nothing could come of it
+            return
+        texts = sorted((piece for each in cut(text) for piece in self._scorer.pieces(each)), key=len)
+        for first in range(0, len(texts), _TEXTS_TOGETHER):
+            for scores in self._scorer.score_questions(texts[first : first + _TEXTS_TOGETHER]):
+                if (verdict := self._likeliest(scores, audience, thresholds)) is not None:
+                    yield verdict
 
     def _likeliest(
         self, scores: Mapping[str, float], audience: Audience, thresholds: Mapping[str, float]
@@ -233,12 +254,6 @@ class QuestionJudge:
         else:
             action, category = Action.CRISIS, Category(label)
         return _found(Side.QUESTION, action, category, over[label], self._scorer.name)
-
-
-def _parts(text: str) -> Iterator[str]:
-    """The text in parts that the classifier reads whole."""
-    for start in range(0, max(len(text) - _OVERLAP, 1), _PART_CHARS - _OVERLAP):
-        yield text[start : start + _PART_CHARS].strip()
 
 
 def _for_review(found: Verdict) -> Verdict:

@@ -10,8 +10,11 @@ MAX_SENTENCE_CHARS = 400
 
 _STOPS = ".!?…"
 _WIDE_STOPS = "。！？｡"
+_ENDS = frozenset(_STOPS + _WIDE_STOPS + "\n")
 _CLOSERS = "\"'”’»)]}*_`"
 _EMOJI_JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
+#: A semicolon ends a sentence before which so many characters stand: beside much else a danger is overlooked.
+SEMICOLON_AFTER_CHARS = 200
 #: How many characters after the limit can decide about a stop before it.
 _LOOK_AHEAD = 4
 
@@ -130,7 +133,7 @@ class SentenceSplitter:
         """The index at which the first sentence of `text` ends, or None while that is not known."""
         position = self._scanned
         while position < min(len(text), self._limit):
-            if text[position] in _STOPS or text[position] in _WIDE_STOPS or text[position] == "\n":
+            if text[position] in _ENDS or (text[position] == ";" and position >= SEMICOLON_AFTER_CHARS):
                 end = self._end_at(text, position, closed=closed)
                 if end is None:
                     break
@@ -165,6 +168,12 @@ class SentenceSplitter:
             if head[index].isspace():
                 return index
         return self._limit
+
+
+def sentences_of(text: str, limit: int = MAX_SENTENCE_CHARS) -> list[str]:
+    """The sentences of a text that is there as a whole, of at most `limit` characters each."""
+    splitter = SentenceSplitter(limit)
+    return splitter.feed(text) + splitter.close()
 
 
 def _end_at_newline(text: str, position: int, *, closed: bool) -> int | None:

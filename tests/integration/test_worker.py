@@ -257,6 +257,9 @@ class Keyword:
     def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
         return {label: float(label == OUTPUT_LABELS[0]) for label in OUTPUT_LABELS}
 
+    def pieces(self, text: str) -> Sequence[str]:
+        return [text]
+
     def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
         return [
             {

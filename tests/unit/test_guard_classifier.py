@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import BertConfig
 
 from benchmarks.guard import answer_cases, measure, question_cases
@@ -31,7 +33,7 @@ from models.guard.rows import (
     read_rows as read_training_rows,
 )
 from models.guard.train import Recipe, mean_of, train
-from shared.guard import load_guard
+from shared.guard import Guard, load_guard, packaged_policy
 from shared.guard.classifier import CARD, FOLDER, NETWORK, TOKENIZER, Classifier, Reader, load_classifier
 
 ROWS = Path(__file__).parents[1] / "data"
@@ -142,6 +144,48 @@ def test_of_long_texts_the_start_is_read_and_of_the_context_the_end() -> None:
     assert len(before) == 1 + 24 + 1
     assert before[-2:-1] == reader.read("last", "")[0][1:2]
     assert ids[types.index(1)] == reader.read("", "start")[0][2]
+
+
+DENSE = "Na 140, K 4.1, Cl 101, eGFR 71, ALT 33, AST 27, Hb 13.2, WCC 6.7, CRP <5; "
+READER = Reader(FOLDER / TOKENIZER)
+TOKENS = Tokenizer.from_file(str(FOLDER / TOKENIZER))
+TOKENS.no_truncation()
+TOKENS.no_padding()
+
+
+def read_whole(context: str, text: str) -> bool:
+    """Whether the network is given every token of a text."""
+    ids, types = READER.read(context, text)
+    return ids[types.index(1) : -1] == TOKENS.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("text", [f"{DENSE * 20}the last", "7" * 90 + ",8." * 400, "x", ""])
+def test_of_a_dense_text_every_piece_is_read_whole(text: str) -> None:
+    context = "of which the end is kept " * 20
+    pieces = READER.pieces(text, context)
+    assert "".join(pieces) == text
+    assert all(read_whole(context, piece) for piece in pieces)
+
+
+class Recorded(Classifier):
+    """The packaged classifier, which keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+
+    def _scores(self, side: str, texts: Sequence[tuple[str, str]]) -> list[list[float]]:
+        self.asked += texts
+        return super()._scores(side, texts)
+
+
+def test_the_guard_has_dense_questions_and_sentences_read_whole() -> None:
+    scorer = Recorded()
+    guard = Guard(packaged_policy(), scorer)
+    guard.screen_question(f"{DENSE * 8}mercury")
+    guard.judge_answer(f"{DENSE * 5}mercury", "These are his values. ")
+    assert {context for context, _ in scorer.asked} == {"", "These are his values."}
+    assert all(read_whole(context, text) for context, text in scorer.asked)
 
 
 def test_a_network_that_its_card_does_not_name_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from shared.guard import Action, Audience, Category, Guard, load_guard, packaged
 from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 from shared.guard.gate import GUARD_FAILURE, Gate, Reading, Release
 from shared.guard.knobs import Knobs
-from shared.guard.layers import LAYER, AnswerJudge
+from shared.guard.layers import LAYER, AnswerJudge, QuestionJudge
 from shared.guard.verdict import Severity, Side, Verdict
 
 KNOBS = {"alone": 0.8, "with_rule": 0.3, "refuse": 0.7, "emergency": 0.6, "crisis": 0.5}
@@ -31,6 +31,9 @@ class Scores:
     def score_answer(self, text: str, context: str = "") -> Mapping[str, float]:
         self.asked.append((text, context))
         return self._over(OUTPUT_LABELS)
+
+    def pieces(self, text: str) -> Sequence[str]:
+        return [text]
 
     def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
         self.asked += [(text, "") for text in texts]
@@ -320,6 +323,88 @@ def test_the_gravest_part_of_a_question_counts_not_the_likeliest() -> None:
     assert asked.screen_question(f"poison him {flu} rope").category is Category.CRISIS
     assert asked.screen_question(f"pain {flu} rope").category is Category.CRISIS
     assert asked.screen_question(f"poison him {flu} pain").category is Category.EMERGENCY
+
+
+HISTORY = "I am a retired teacher of 68 with two cats and a garden. " * 8
+
+
+class Close(Scores):
+    """A scorer that sees what it was told to see beside the word, unless much else stands there too."""
+
+    def __init__(self, word: str, **danger: float) -> None:
+        super().__init__(**danger)
+        self.word = word
+
+    def score_questions(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        seen = super().score_questions(texts)
+        nothing = {label: float(label == "allow") for label in QUESTION_LABELS}
+        return [
+            scores if self.word in text and len(text) <= 220 else nothing
+            for text, scores in zip(texts, seen, strict=True)
+        ]
+
+
+def questions(
+    scorer: Scores, found: Verdict = Verdict.ALLOWED_QUESTION, **thresholds: float
+) -> QuestionJudge:
+    """A judge of questions with these scores, of which the rules say what is `found`."""
+    knobs = yaml.safe_load(packaged_policy()["policy.yaml"])
+    knobs["classifier"] = KNOBS | thresholds
+    return QuestionJudge(lambda *_: found, {}, scorer, Knobs.model_validate(knobs))
+
+
+@pytest.mark.parametrize(
+    ("label", "category"),
+    [
+        ("crisis", Category.CRISIS),
+        ("emergency", Category.EMERGENCY),
+        ("refuse", Category.HARMFUL_REQUEST),
+    ],
+)
+@pytest.mark.parametrize("question", [f"{HISTORY}My rope is here.", f"My rope is here. {HISTORY}"])
+def test_plain_sentences_hide_nobody(question: str, label: str, category: Category) -> None:
+    own = {f"window_{label}": 0.75}
+    assert (
+        questions(Close("rope", **{label: 0.76}), **own)(question, "", Audience.PATIENT).category is category
+    )
+    assert questions(Close("rope", **{label: 0.74}), **own)(question, "", Audience.PATIENT).allowed
+
+
+def test_a_policy_may_have_no_window_scored() -> None:
+    scorer = Close("rope", crisis=1.0)
+    off = {"window_refuse": 1, "window_emergency": 1, "window_crisis": 1}
+    assert questions(scorer, **off)(f"{HISTORY}My rope is here.", "", Audience.PATIENT).allowed
+    assert len(scorer.asked) == 1
+
+
+def test_a_policy_without_thresholds_for_windows_asks_no_less_of_them_than_of_the_whole() -> None:
+    question = f"{HISTORY}My rope is here."
+    assert not questions(Close("rope", crisis=0.51), crisis=0.1)(question, "", Audience.PATIENT).allowed
+    assert questions(Close("rope", crisis=0.49), crisis=0.1)(question, "", Audience.PATIENT).allowed
+    assert questions(Close("rope", crisis=0.89), crisis=0.9)(question, "", Audience.PATIENT).allowed
+    assert questions(Close("rope", crisis=0.99), crisis=1)(question, "", Audience.PATIENT).allowed
+
+
+@pytest.mark.parametrize("sentence", ["How is it going?", f"{'I go on and on ' * 20}and stop."])
+def test_a_question_of_one_sentence_is_scored_once(sentence: str) -> None:
+    scorer = Scores()
+    questions(scorer)(sentence, "", Audience.PATIENT)
+    assert scorer.asked == [(sentence, "")]
+
+
+@pytest.mark.parametrize("sentence", ["No {}. ", "I have taken {} tablets of it since the spring. "])
+def test_a_long_question_is_no_more_work_than_fits_its_time(sentence: str) -> None:
+    scorer = Scores()
+    questions(scorer)("".join(map(sentence.format, range(1000)))[:6000], "", Audience.PATIENT)
+    assert len(scorer.asked) <= 10 + 42
+    assert sum(len(text) for text, _ in scorer.asked) <= 6000 * 4
+
+
+@pytest.mark.parametrize(("score", "category"), [(0.51, Category.CRISIS), (0.49, Category.EMERGENCY)])
+def test_an_emergency_that_a_rule_knows_hides_no_crisis(score: float, category: Category) -> None:
+    ruled = replace(Verdict.ALLOWED_QUESTION, action=Action.CRISIS, category=Category.EMERGENCY)
+    judge = questions(Scores(crisis=score, emergency=0.45, refuse=0.04), ruled, crisis=0.5, refuse=0.01)
+    assert judge("My chest hurts. Goodbye.", "", Audience.PATIENT).category is category
 
 
 def test_at_once_only_the_rules_are_asked() -> None:

@@ -203,6 +203,30 @@ def test_a_crisis_counts_for_more_than_instructions() -> None:
     assert verdict.category is Category.CRISIS
 
 
+BESIDE_OTHERS = [
+    ("I saw the app you mentioned. I am going to kill myself tonight.", Category.CRISIS),
+    ("I read an article about inhalers. I use mine twice a day. I want to end my life.", Category.CRISIS),
+    ("Hi. Suicidal thoughts again.", Category.CRISIS),
+    (
+        "Can you tell me what to do? I have a sudden tearing pain in my back, I feel faint.",
+        Category.EMERGENCY,
+    ),
+    # of what is found first and what is found later, the crisis counts, though no rule is surer of it
+    ("I saw it in an app. I have crushing chest pain. My husband hit me last night.", Category.CRISIS),
+]
+
+
+@pytest.mark.parametrize(("question", "category"), BESIDE_OTHERS)
+def test_what_lifts_a_rule_speaks_only_for_its_own_sentence(question: str, category: Category) -> None:
+    assert GUARD.screen_at_once(question).category is category
+
+
+def test_a_finding_in_a_later_sentence_is_shown_where_it_stands() -> None:
+    question = "I saw the app you mentioned. I am going to kill myself tonight."
+    start, end = GUARD.screen_at_once(question).span or (0, 0)
+    assert question[start:end] == "I am going to kill myself"
+
+
 @pytest.mark.parametrize("question", PLAIN)
 def test_a_plain_question_passes(question: str) -> None:
     assert GUARD.screen_question(question) == Verdict.ALLOWED_QUESTION

@@ -36,6 +36,9 @@ def test_resources_are_those_of_the_locale(locale: str, emergency: str, crisis: 
     assert emergency in responses.emergency
     assert emergency in responses.crisis
     assert crisis in responses.crisis
+    # an emergency may be of one's own making, in words that tell nobody so
+    assert crisis in responses.emergency
+    assert crisis in responses.still(Category.EMERGENCY)
 
 
 def test_every_locale_that_can_be_set_has_resources_of_its_own() -> None:

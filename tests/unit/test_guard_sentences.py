@@ -45,6 +45,9 @@ _PIECES = [
     "vitamin C.",
     "etc. ",
     "J. Smith",
+    "; ",
+    ";",
+    "and " * 50,
 ]
 texts = st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=12)), max_size=40).map("".join)
 
@@ -125,6 +128,13 @@ def test_a_long_sentence_is_cut_before_its_last_blank() -> None:
     first = split([text])[0]
     assert 390 < len(first) <= MAX_SENTENCE_CHARS
     assert first.endswith("word")
+
+
+def test_a_semicolon_ends_what_is_long_already() -> None:
+    long, short = "word " * 40 + "end;", "word " * 39 + "end;"
+    assert split([f"{long} then more."]) == [long, " then more."]
+    assert split([f"{short} then more."]) == [f"{short} then more."]
+    assert split([f"{long}then more."]) == [f"{long}then more."]
 
 
 def test_a_long_word_is_cut_at_the_limit() -> None:
