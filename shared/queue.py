@@ -34,6 +34,7 @@ CANCEL_CHANNEL = "medichat:cancel"
 ENOUGH_UNREAD = 256
 
 _REST_S = 2.0
+_WAY_S = 0.005
 
 
 def task_name(kind: Kind) -> str:
@@ -182,6 +183,14 @@ class Bell:
     def cancel(self, job_id: str) -> None:
         """A job's worker should stop now."""
         self._pending.put(lambda: self._redis.publish(CANCEL_CHANNEL, Ring(job_id).to_json()))
+
+    def give_way(self) -> None:
+        """Let what is pending ring first, for `_WAY_S` at most: who goes on computing holds Python's lock, which
+        the thread that rings needs, and somebody waits for the ring.
+        """
+        rung = threading.Event()
+        self._pending.put(rung.set)
+        rung.wait(_WAY_S)
 
     def close(self) -> None:
         """Ring what is pending, then stop; waits a few seconds at most."""

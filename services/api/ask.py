@@ -99,6 +99,7 @@ def accept(gateway: Gateway, group: list[Asked]) -> list[Job | Exception]:
     for outcome in outcomes:
         if isinstance(outcome, Stored) and outcome.made:
             announce(gateway, outcome)
+    gateway.bell.give_way()
     return [outcome.job if isinstance(outcome, Stored) else outcome for outcome in outcomes]
 
 

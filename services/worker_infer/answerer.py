@@ -98,6 +98,7 @@ class Answerer:
             finally:
                 del self._attempts[request_id]
         tools.bell.news(job.id)
+        tools.bell.give_way()
         return not attempt.rows.handed_back
 
     def ring_when_well(self) -> None:

@@ -136,6 +136,38 @@ def test_ringing_does_not_wait_for_a_redis_that_is(state: str, redis: RedisServe
     assert took < 1, "a caller was held up"
 
 
+def test_who_gives_way_goes_on_once_its_ring_was_heard(redis: RedisServer) -> None:
+    settings = Settings(redis_url=redis.url)
+    with closing(open_redis(settings)) as client, closing(Bell(settings)) as bell:
+        bell.work(Kind.INFER, "first")  # connects
+        wait_until(lambda: client.llen("infer") == 1, 5)
+        found = []
+        for number in range(2, 12):
+            bell.work(Kind.INFER, str(number))
+            bell.give_way()
+            found.append(client.llen("infer") == number)
+    assert sum(found) > len(found) / 2  # it waits for a moment only, which a busy machine may exceed
+
+
+@pytest.mark.parametrize("state", ["dead", "frozen"])
+def test_nobody_gives_way_for_long_to_a_redis_that_is(state: str, redis: RedisServer) -> None:
+    assert redis.process is not None
+    bell = Bell(Settings(redis_url=redis.url))
+    if state == "dead":
+        redis.kill()
+    else:
+        redis.process.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    for number in range(20):
+        bell.work(Kind.INFER, str(number))
+        bell.give_way()
+    took = time.monotonic() - begun
+    if redis.process is not None:
+        redis.process.send_signal(signal.SIGCONT)
+    bell.close()
+    assert took < 1, "a caller was held up"
+
+
 def test_ringing_works_again_once_redis_is_back(redis: RedisServer) -> None:
     settings = Settings(redis_url=redis.url)
     bell = Bell(settings)
