@@ -185,8 +185,8 @@ class Bell:
         self._pending.put(lambda: self._redis.publish(CANCEL_CHANNEL, Ring(job_id).to_json()))
 
     def give_way(self) -> None:
-        """Let what is pending ring first, for `_WAY_S` at most: who goes on computing holds Python's lock, which
-        the thread that rings needs, and somebody waits for the ring.
+        """Let what is pending ring first, for `_WAY_S` at most: who goes on computing holds Python's lock,
+        which the thread that rings needs, and somebody waits for the ring.
         """
         rung = threading.Event()
         self._pending.put(rung.set)
