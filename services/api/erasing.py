@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
 
 from services.api.state import Gateway
 from shared.audit import record
@@ -128,7 +129,7 @@ def settle(gateway: Gateway, erased_ids: Iterable[str], dataset_ids: Iterable[st
     for dataset_id in dataset_ids:
         try:
             _delete_files(gateway, dataset_id)
-        except OSError as error:
+        except (OSError, DBAPIError) as error:  # what is erased is erased
             log.error("files of the erased dataset %s could not be removed: %s", dataset_id, where(error))
     if not gateway.database.empty_write_ahead_log():
         log.warning("a reader kept the write-ahead log from being emptied after an erasure")

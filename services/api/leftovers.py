@@ -9,7 +9,7 @@ from datetime import datetime
 
 from services.api.state import Gateway
 from shared.logs import where
-from shared.storage import Storage
+from shared.storage import Storage, StorageAway
 from shared.training.datasets import DatasetStore
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,13 @@ class Leftovers:
         with self._gateway.database.read() as connection:
             silent = self._datasets.silent(connection, now)
         for dataset_id in silent:
+            if not self._is_silent(dataset_id):  # it came after all, while others were seen to
+                continue
             try:
                 self._datasets.delete_files(dataset_id)
+            except StorageAway as error:
+                log.warning("files of dataset %s could not be removed: %s", dataset_id, where(error))
+                return  # to ask for each would hold up the round
             except OSError as error:
                 log.warning("files of dataset %s could not be removed: %s", dataset_id, where(error))
                 continue
@@ -45,6 +50,11 @@ class Leftovers:
                 gone = self._datasets.abandon(connection, dataset_id)
             if gone:
                 log.warning("dataset %s was forgotten: nothing more of its upload came", dataset_id)
+
+    def _is_silent(self, dataset_id: str) -> bool:
+        with self._gateway.database.read() as connection:
+            now = self._gateway.clock.now(connection)
+            return dataset_id in self._datasets.silent(connection, now)
 
     def _tidy(self) -> None:
         with self._gateway.database.read() as connection:
@@ -54,6 +64,9 @@ class Leftovers:
             try:
                 with self._gateway.database.read() as connection:
                     self._datasets.tidy(connection, dead[job_id])
+            except StorageAway as error:
+                log.warning("files of dataset %s could not be removed: %s", dead[job_id], where(error))
+                return
             except OSError as error:
                 log.warning("files of dataset %s could not be removed: %s", dead[job_id], where(error))
                 continue

@@ -69,9 +69,14 @@ class LanguageJudge:
         """The verdict on `text` by itself; a few words in another language within a sentence are not seen."""
         # of an answer it is a sentence already
         foreign = is_foreign(text) or (
-            len(sentences := sentences_of(text)) > 1 and any(map(is_foreign, sentences))
+            len(sentences := sentences_of(text)) > 1 and any(map(_is_foreign_sentence, sentences))
         )
         return self._found if foreign else self._nothing
+
+
+def _is_foreign_sentence(sentence: str) -> bool:
+    """The same of a part of a text; a sign or two by themselves, as in "38.5º", are no words."""
+    return sum(map(str.isalpha, _SIGN.sub("", sentence))) >= _SHORT_RUN and is_foreign(sentence)
 
 
 def _holds_another_script(text: str) -> bool:
@@ -91,7 +96,10 @@ def _least_run(letter: str) -> int:
 
 
 def _is_latin(letter: str) -> bool:
-    return letter.isascii() or "LATIN" in unicodedata.name(letter, "")
+    if letter.isascii():
+        return True
+    # "º" and "ℹ" are letters o and i in another form
+    return "LATIN" in unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "")
 
 
 @cache

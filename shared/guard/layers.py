@@ -182,9 +182,10 @@ class QuestionJudge:
         if found.allowed:
             return self._scored(text, audience, _QUESTION_DANGERS)
         # who needs help, or asks for harm, may be in greater need, in words that no rule knows
-        graver = ("crisis",) if found.category is Category.EMERGENCY else ("emergency", "crisis")
-        scored = self._scored(text, audience, graver)
-        return found if scored.allowed else scored
+        scored = self._scored(text, audience, ("emergency", "crisis"))
+        if scored.allowed or (found.category is scored.category is Category.EMERGENCY):
+            return found
+        return scored
 
     def at_once(self, text: str, context: str, audience: Audience) -> Verdict:
         """The verdict of the layers that need no network."""

@@ -110,3 +110,15 @@ def test_a_sentence_in_another_language_is_not_shown(audience: Audience) -> None
 
 def test_a_long_text_is_read_at_both_ends() -> None:
     assert is_foreign("x " * 5000 + FOREIGN[3] * 60)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My temperatures:\n38.5º\n39.1º\nShould I see a doctor?",
+        "Readings were 38.5º, 38.7º, 39º, 38º, 39.2º, 38.4º, 38º and 39º.",
+        "I don't know what to do about my knee. ¯\\_(ツ)_/¯",
+    ],
+)
+def test_signs_that_are_letters_to_unicode_are_no_other_language(text: str) -> None:
+    assert GUARD.screen_at_once(text).allowed

@@ -260,3 +260,14 @@ def test_the_end_of_a_long_question_is_read_too() -> None:
 @pytest.mark.parametrize("padding", range(5560, 6040, 7))
 def test_a_crisis_is_seen_wherever_it_stands(padding: int) -> None:
     assert not GUARD.screen_question("x" * padding + " I want to kill myself. " + "y " * 3000).allowed
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "Which topics should a school health lesson cover?\nVaping\nSuicide\nSleep",
+        "What does a first-aid course teach?\n- Burns\n- Choking\n- Fractures",
+    ],
+)
+def test_the_entries_of_a_list_are_no_calls_for_help(listed: str) -> None:
+    assert GUARD.screen_at_once(listed).allowed

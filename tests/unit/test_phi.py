@@ -121,6 +121,7 @@ def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
         ("Dr. 王小明 saw her", "[NAME] saw her"),
         ("Patient name: محمد علي", "Patient name: [NAME]"),
         ("JOHN MILLER DENIES PAIN", "[NAME] DENIES PAIN"),
+        ("'JOHN MILLER' and -JOHN MILLER", "'[NAME]' and -[NAME]"),
         ("REFERRAL OF MARY YOUNG, AND OF JAMES T., FOR COPD", "REFERRAL OF [NAME], AND OF [NAME], FOR COPD"),
         ("PT JOHN C/O PAIN", "PT [NAME] C/O PAIN"),
         ("pt john white male", "pt [NAME] white male"),

@@ -39,7 +39,10 @@ _ANNOUNCING = frozenset(_WORDS.split())
 #: A small letter for each letter, a blank for what is none.
 _SMALL = "".join(chr(code).lower()[0] if chr(code).isalpha() else " " for code in range(0x2100))
 #: Words in capitals in a row, as in JOHN MILLER and MILLER, JOHN Q.
-_CAPITALS = re.compile(rf"[{UPPER}](?<!\w.)[{UPPER}'’-]+(?:,?[ \t]+[{UPPER}](?:[{UPPER}'’-]+\b|\.|\b))+")
+_CAPITALS = re.compile(
+    rf"(?<!\w)(?<![^\s(\[:]['’-])[{UPPER}][{UPPER}'’-]++"
+    rf"(?:,?[ \t]+[{UPPER}](?:[{UPPER}'’-]+\b|\.|\b))+"
+)
 #: Whose name a label asks for: "Drug name:" asks for none.
 _WHOSE = re.compile(
     r"\b(?:patient|pt|client|resident|full|first|last|family|given|maiden|mother|father|spouse)(?:['’]?s)?"
