@@ -4,7 +4,8 @@ import base64
 import json
 import signal
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -35,6 +36,21 @@ def redis(tmp_path: Path):  # type: ignore[no-untyped-def]
     server = RedisServer(tmp_path).start()
     yield server
     server.kill()
+
+
+@contextmanager
+def unheard(redis: RedisServer, state: str) -> Iterator[Bell]:
+    """A bell whose Redis is away meanwhile."""
+    assert redis.process is not None
+    bell = Bell(Settings(redis_url=redis.url))
+    if state == "dead":
+        redis.kill()
+    else:
+        redis.process.send_signal(signal.SIGSTOP)
+    yield bell
+    if redis.process is not None:
+        redis.process.send_signal(signal.SIGCONT)
+    bell.close()
 
 
 def test_news_and_cancellations_reach_who_listens(redis: RedisServer) -> None:
@@ -119,20 +135,12 @@ def test_who_reads_is_rung_for_again(redis: RedisServer) -> None:
 
 @pytest.mark.parametrize("state", ["dead", "frozen"])
 def test_ringing_does_not_wait_for_a_redis_that_is(state: str, redis: RedisServer) -> None:
-    assert redis.process is not None
-    bell = Bell(Settings(redis_url=redis.url))
-    if state == "dead":
-        redis.kill()
-    else:
-        redis.process.send_signal(signal.SIGSTOP)
-    begun = time.monotonic()
-    for number in range(1000):
-        bell.work(Kind.INFER, str(number))
-        bell.news(str(number))
-    took = time.monotonic() - begun
-    if redis.process is not None:
-        redis.process.send_signal(signal.SIGCONT)
-    bell.close()
+    with unheard(redis, state) as bell:
+        begun = time.monotonic()
+        for number in range(1000):
+            bell.work(Kind.INFER, str(number))
+            bell.news(str(number))
+        took = time.monotonic() - begun
     assert took < 1, "a caller was held up"
 
 
@@ -151,20 +159,12 @@ def test_who_gives_way_goes_on_once_its_ring_was_heard(redis: RedisServer) -> No
 
 @pytest.mark.parametrize("state", ["dead", "frozen"])
 def test_nobody_gives_way_for_long_to_a_redis_that_is(state: str, redis: RedisServer) -> None:
-    assert redis.process is not None
-    bell = Bell(Settings(redis_url=redis.url))
-    if state == "dead":
-        redis.kill()
-    else:
-        redis.process.send_signal(signal.SIGSTOP)
-    begun = time.monotonic()
-    for number in range(20):
-        bell.work(Kind.INFER, str(number))
-        bell.give_way()
-    took = time.monotonic() - begun
-    if redis.process is not None:
-        redis.process.send_signal(signal.SIGCONT)
-    bell.close()
+    with unheard(redis, state) as bell:
+        begun = time.monotonic()
+        for number in range(20):
+            bell.work(Kind.INFER, str(number))
+            bell.give_way()
+        took = time.monotonic() - begun
     assert took < 1, "a caller was held up"
 
 

@@ -558,32 +558,30 @@ def test_a_check_loses_no_picture_when_what_another_left_is_removed(checked: Che
     assert all(reader.read_image(picture.sha256) for picture in manifest.images)
 
 
-def test_a_dataset_of_the_hub_is_no_file_and_has_a_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder of this machine stands for the hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "owner" / "name").mkdir(parents=True)
-    (tmp_path / "owner" / "name" / "train.jsonl").write_bytes(jsonl([good(0), good(1)]))
-    manifest = Dataset(tmp_path / "state", {}).check(source="hub", name="owner/name").done["manifest"]
-    assert manifest["raw_sha256"] is None
-    assert manifest["revision"]
-
-
-def test_pictures_beside_the_rows_of_the_hub_are_said_to_be_not_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of this machine that stands for the dataset owner/name of the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "_refuse_elsewhere", lambda table: None)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
-    (folder / "a.png").write_bytes(drawn("red"))
-    (folder / "metadata.jsonl").write_bytes(jsonl([good(0, file_name="a.png")]))
+    return folder
+
+
+def test_a_dataset_of_the_hub_is_no_file_and_has_a_commit(tmp_path: Path, on_the_hub: Path) -> None:
+    (on_the_hub / "train.jsonl").write_bytes(jsonl([good(0), good(1)]))
+    manifest = Dataset(tmp_path / "state", {}).check(source="hub", name="owner/name").done["manifest"]
+    assert manifest["raw_sha256"] is None
+    assert manifest["revision"]
+
+
+def test_pictures_beside_the_rows_of_the_hub_are_said_to_be_not_fetched(
+    tmp_path: Path, on_the_hub: Path
+) -> None:
+    (on_the_hub / "a.png").write_bytes(drawn("red"))
+    (on_the_hub / "metadata.jsonl").write_bytes(jsonl([good(0, file_name="a.png")]))
     said = "Pictures that lie beside the rows on the hub are not fetched. Download the dataset"
     with pytest.raises(Refused, match=said) as refusal:
         Dataset(tmp_path / "state", {}).check(source="hub", name="owner/name")
