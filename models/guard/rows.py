@@ -13,6 +13,8 @@ from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 DATA = Path(__file__).parent / "data"
 #: Files most of whose rows look dangerous and are not, or ask for harm in an even tone.
 LATEST = ("output/*_5.jsonl", "output/plain_2.jsonl", "input/requests_6.jsonl")
+#: Files that were written since the trainings from the beginning; a training that goes on learns them.
+SINCE = ("*/*_8.jsonl", "*/*_9.jsonl", "*/*_10.jsonl")
 #: Rows that share this part of their three-word sequences are the same row.
 NEAR = 0.7
 #: So many rows in a row are set aside together.
