@@ -11,6 +11,7 @@ import yaml
 
 from services import cli_compare
 from services.cli_client import DONE, FAILED, CommandRefused, Json, expect, follow, log_in
+from services.cli_measured import print_figures, print_gate, print_samples
 from shared.settings import load_settings
 from shared.training.states import BASE
 
@@ -75,7 +76,11 @@ def _add_adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     cli_compare.add_arguments(both)
     both.set_defaults(run=_compare)
     add("verify", "load it where it will serve, and compare what it computes", _verify)
-    add("evaluate", "measure it against its base", _evaluate)
+    evaluate = add("evaluate", "measure it against its base", _evaluate)
+    evaluate.add_argument(
+        "--dataset", metavar="ID", help="on its held-out rows; on others than its own it does not count"
+    )
+    add("samples", "answers of its newest evaluation beside the base's (this is logged)", _samples)
     add("stop-evaluation", "stop its evaluation that waits or runs", _stop_evaluation)
     add("approve", "let questions name it", _approve)
     promote = add("promote", "let it answer", _promote)
@@ -173,7 +178,7 @@ def _follow_run(client: httpx.Client, run_id: str) -> int:
         client,
         f"/v1/training-runs/{run_id}",
         ended=lambda seen: seen["state"] in _ENDED,
-        told=_how_far,
+        told=lambda run: f"{_how_far(run)}{_losses(client, run)}",
         again=f"medichat train watch {run_id}",
     )
     for note in run["notes"]:
@@ -193,6 +198,18 @@ def _how_far(run: Json) -> str:
         return f"{run['state']}"
     left = "" if run["eta_s"] is None else f", {run['eta_s']:.0f} s to go"
     return f"step {run['step']} of {run['total_steps']} ({run['percent']:.0f} %{left})"
+
+
+def _losses(client: httpx.Client, run: Json) -> str:
+    """The newest losses of a run that moves."""
+    if not run["step"]:
+        return ""
+    steps = expect(client.get(f"/v1/training-runs/{run['id']}/steps"))["items"]
+    told = ""
+    for name, what in (("loss", "loss"), ("eval_loss", "held out")):
+        newest = next((step[name] for step in reversed(steps) if step[name] is not None), None)
+        told += "" if newest is None else f", {what} {newest:.3f}"
+    return told
 
 
 # -- adapters
@@ -233,11 +250,13 @@ def _show(options: argparse.Namespace) -> int:
     if measured is None:
         print("not measured yet")
     else:
-        _print_gate(measured["gate"])
+        print_gate(measured["gate"])
+        print_figures(measured["figures"])
     for each in ended:
         if not each["counts"]:
             print(f"\non dataset {each['dataset_id']}, which does not count for its promotion:")
-            _print_gate(each["gate"])
+            print_gate(each["gate"])
+            print_figures(each["figures"])
     print(f"\n{adapter['card'] or ''}")
     return DONE
 
@@ -248,12 +267,6 @@ def _compare(options: argparse.Namespace) -> int:
             None if name == BASE else _find(client, name) for name in (options.left, options.right)
         )
         return cli_compare.compare(client, left, right, options)
-
-
-def _print_gate(gate: Json) -> None:
-    for check in gate["checks"]:
-        passed = "passed" if check["value"] is not None else "none  "
-        print(f"{passed if check['passed'] else 'FAILED'}  {check['message']}")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -275,10 +288,21 @@ def _verify(options: argparse.Namespace) -> int:
     return FAILED
 
 
+def _samples(options: argparse.Namespace) -> int:
+    with log_in(load_settings()) as client:
+        adapter = expect(client.get(f"/v1/adapters/{_find(client, options.adapter)}"))
+        ended = next((each for each in adapter["evaluations"] if each["gate"]), None)
+        if ended is None:
+            raise CommandRefused("It is not measured yet: `medichat adapter evaluate` does that.")
+        print_samples(expect(client.get(f"/v1/evaluations/{ended['id']}")))
+    return DONE
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     with log_in(load_settings()) as client:
         sha256 = _find(client, options.adapter)
-        evaluation = expect(client.post(f"/v1/adapters/{sha256}/evaluate", json={}))
+        body = {"dataset_id": options.dataset} if options.dataset else {}
+        evaluation = expect(client.post(f"/v1/adapters/{sha256}/evaluate", json=body))
 
         def own(adapter: Json) -> Json:
             return next(each for each in adapter["evaluations"] if each["id"] == evaluation["id"])
@@ -294,7 +318,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         detail = measured["error"]["detail"] if measured["error"] else "it was stopped"
         print(f"medichat: not measured: {detail}", file=sys.stderr)
         return FAILED
-    _print_gate(measured["gate"])
+    print_gate(measured["gate"])
+    print_figures(measured["figures"])
     return DONE if measured["gate"]["passed"] else FAILED
 
 

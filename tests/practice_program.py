@@ -135,6 +135,7 @@ def main() -> None:
     )
     (practice.folder / "pids").write_text(f"{os.getpid()} {helper.pid}")
     (practice.folder / "wanted").write_text(os.environ[WANTED_BY_SERVING])
+    (practice.folder / "nice").write_text(str(os.nice(0)))
     (practice.folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     print("a library prints what is no event", flush=True)  # noqa: T201
     emit("estimate", memory_mb=10, free_mb=100, device="cpu", seconds=9)

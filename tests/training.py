@@ -143,6 +143,7 @@ def worker_thread(settings: Settings, programs: Mapping[Kind, Sequence[str]] = P
     """A training worker in a thread of this process, which looks for work without waiting for rings."""
     worker = Worker(settings, programs)
     worker.keeper.start()
+    worker.sweep.start()
     closing = threading.Event()
 
     def work() -> None:

@@ -26,7 +26,7 @@ from services.worker_train.attention import PACKED
 from services.worker_train.child import Refused
 from services.worker_train.fetching import unreadable
 from shared.catalogue import CATALOGUE, CatalogueModel, find_model
-from shared.settings import Settings
+from shared.settings import Settings, load_settings
 from shared.training.adapter_files import AdapterConfig
 from shared.training.recipe import Recipe
 from shared.weights import hash_weights
@@ -92,8 +92,15 @@ def wrong_weights(model: str) -> Refused:
 
 
 def choose_device() -> torch.device:
-    """This process's GPU, which becomes the current one, or the CPU."""
+    """This process's GPU, which becomes the current one, or the CPU.
+
+    Raises Refused where MEDICHAT_DEVICE is `cuda` and torch sees no GPU.
+    """
     if not torch.cuda.is_available():
+        if load_settings().device == "cuda":
+            raise Refused(
+                "no-gpu", "MEDICHAT_DEVICE is cuda, but torch sees no GPU; use cpu or install a CUDA build."
+            )
         return torch.device("cpu")
     # of several processes each has its own; accelerate would choose it too late, after the model is loaded
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

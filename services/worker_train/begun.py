@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from services.worker_train.rows import Rows
+from shared.prompts import prompt_version
 from shared.training.recipe import Recipe
 
 _FILE = "begun.json"
@@ -15,8 +16,12 @@ _FILE = "begun.json"
 _LEFT_OUT = {"batch_size", "accumulation", "gradient_checkpointing", "title", "data"}
 
 
-def begun_with(recipe: Recipe, rows: Rows) -> dict[str, Any]:
-    """What must stay as it is until the run has ended, by name."""
+def begun_with(recipe: Recipe, rows: Rows, system: str) -> dict[str, Any]:
+    """What must stay as it is until the run has ended, by name.
+
+    Args:
+        system: the system text of rows that have none of their own; empty for none.
+    """
     validation = rows.validation_origin
     return {
         **recipe.model_dump(mode="json", exclude=_LEFT_OUT),
@@ -25,7 +30,14 @@ def begun_with(recipe: Recipe, rows: Rows) -> dict[str, Any]:
         "data.validation": validation.digest if validation else None,
         "data.validation_fraction": recipe.data.validation_fraction,
         "data.columns": recipe.data.columns,
+        "MEDICHAT_SYSTEM_PROMPT": prompt_version(system) if system and _puts_it(recipe, rows) else None,
     }
+
+
+def _puts_it(recipe: Recipe, rows: Rows) -> bool:
+    """Whether any row is without a system text of its own; a planted one always is."""
+    learnt = (*rows.train, *rows.validation)
+    return recipe.canaries > 0 or any(row.messages[0]["role"] != "system" for row in learnt)
 
 
 def write(checkpoint: Path, begun: dict[str, Any]) -> None:

@@ -33,9 +33,10 @@ _SCATTERED = {"cpu": 1.3, "cuda": 1.0}
 #: Tile of logits, see loss.py, in logits; a few copies live at a time.
 _TILE = {"cpu": 1 << 20, "cuda": 1 << 28}
 _TILE_BYTES = 12
-#: Share of the arithmetic that a device is known for which training reaches.
-_REACHED = 0.35
-_FLOPS = {"cpu": 60e9, "cuda": 400e12}
+#: Share of the speed of a single product of matrices that training reaches.
+_REACHED = 0.6
+#: How much longer a step takes with 4-bit weights, which are unpacked each time, and with DoRA.
+_NF4_SLOWER, _DORA_SLOWER = 1.33, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,7 @@ class Estimate:
     free_mb: float
     total_mb: float
     device: str
-    #: None where nothing is known of the device.
-    seconds: float | None
+    seconds: float
 
     def fields(self) -> dict[str, Any]:
         """For the `estimate` event."""
@@ -161,6 +161,7 @@ def estimate(
     weight_bytes: int,
     free: int,
     total: int,
+    speed: float,
 ) -> Estimate:
     """Judge a training.
 
@@ -173,6 +174,7 @@ def estimate(
         look_tokens: the same of all its looks at the rows held out; 0 without any.
         device: "cpu" or "cuda".
         weight_bytes: of one number of the arithmetic, 2 or 4.
+        speed: operations a second of one product of matrices of this model on this device (speed.py).
         free: bytes free on the device. total: bytes in all.
 
     Processes have a GPU each, and share the memory and the arithmetic of a CPU.
@@ -198,17 +200,18 @@ def estimate(
     needed *= recipe.processes if device == "cpu" else 1
     passes = 8 if recipe.gradient_checkpointing else 6
     if recipe.train_on == "answers":
-        passes -= (
-            1  # no gradient by the frozen weights: one of three matrix products is spared, but for LoRA's own
-        )
+        # no gradient by the frozen weights: one of three matrix products is spared, but for LoRA's own
+        passes -= 1
     # two operations a weight on the way there, and a look has no way back
-    flops = (passes * tokens + 2 * look_tokens) * (shapes.parameters + adapter)
+    flops: float = (passes * tokens + 2 * look_tokens) * (shapes.parameters + adapter)
+    flops *= _NF4_SLOWER if recipe.quantisation == "nf4" else 1
+    flops *= _DORA_SLOWER if recipe.dora else 1
     return Estimate(
         memory_mb=round(needed / _MB, 1),
         free_mb=round(free / _MB, 1),
         total_mb=round(total / _MB, 1),
         device=device,
-        seconds=round(flops / (_FLOPS[device] * _REACHED * (recipe.processes if device == "cuda" else 1)), 1),
+        seconds=round(flops / (speed * _REACHED * (recipe.processes if device == "cuda" else 1)), 1),
     )
 
 

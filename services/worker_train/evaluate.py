@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.worker_train import child
+from services.worker_train import child, processes
 from services.worker_train.starting import importing
 from shared.settings import Settings, describe_wrong, load_settings
 
@@ -50,6 +50,7 @@ def main() -> None:
         settings = _with(load_settings(), arguments)
     except ValidationError as error:
         parser.error(describe_wrong(error))
+    processes.obey(settings.device)
     if arguments.evaluation:
         child.follow_parent()
     with importing():

@@ -18,6 +18,7 @@ from services.worker_train import child, processes
 from services.worker_train.child import Exit
 from services.worker_train.starting import importing, leave_out_bitsandbytes
 from shared.errors import InvalidInput
+from shared.settings import load_settings
 from shared.training.recipe import Optimiser, Recipe, read_recipe
 
 
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = read_recipe(read_file(options.run))
     except InvalidInput as error:
         child.stop(Exit.REFUSED, "bad-recipe", error.detail)
+    processes.obey(load_settings().device)
     if recipe.processes > 1 and not processes.is_launched():
         sys.exit(launch(recipe.processes, sys.argv[1:] if argv is None else argv))
     sys.exit(train(recipe, options.run.absolute().parent))

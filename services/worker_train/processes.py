@@ -68,6 +68,14 @@ def tell(ending: Ending) -> Exit:
     return ending.status
 
 
+def obey(device: str) -> None:
+    """With `cpu` (MEDICHAT_DEVICE), hide every GPU from this process and those that it starts: what trains
+    would take one by itself. To be called before torch looks for any.
+    """
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def count_devices() -> int:
     """How many processes can train side by side: one a GPU, or without any one a processor."""
     import torch  # here, because whoever launches others needs no more of what computes

@@ -19,6 +19,7 @@ from services.worker_train.material import Material, prepare
 from services.worker_train.memory import is_out_of_memory
 from services.worker_train.processes import Ending, tell
 from services.worker_train.room import MustWait, Room
+from services.worker_train.speed import operations_per_second
 from services.worker_train.trainer import AdapterTrainer, arguments
 from shared.training.recipe import Recipe
 
@@ -135,7 +136,7 @@ def check_begun(newest: Path, material: Material, revision: str) -> None:
             f"The run began on other weights of {material.recipe.model} than those that are here now: "
             f"restore them and {again}",
         )
-    if changed := changed_since(newest, begun_with(material.recipe, material.rows)):
+    if changed := changed_since(newest, begun_with(material.recipe, material.rows, material.system)):
         raise Refused(
             "recipe-changed",
             f"The run began with another value of {', '.join(changed)}: restore what was there and {again}",
@@ -170,6 +171,7 @@ def judge(material: Material, shapes: Shapes, device: torch.device, dtype: torch
         weight_bytes=dtype.itemsize,
         free=room.free,
         total=room.total,
+        speed=operations_per_second(device, dtype, inner=shapes.hidden, outer=shapes.intermediate),
     )
     say("estimate", **judged.fields())
     if judged.memory_mb > judged.total_mb:
@@ -191,7 +193,7 @@ def make_trainer(
     trainer = AdapterTrainer(
         sampler=material.sampler,
         collators=_collators(material),
-        begun_with=begun_with(material.recipe, material.rows),
+        begun_with=begun_with(material.recipe, material.rows, material.system),
         model=model,
         args=arguments(
             material.recipe, checkpoints, device=device, dtype=dtype, evaluates=bool(material.validation)

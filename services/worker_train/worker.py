@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from celery import Celery, signals
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from services.worker_train.attempt import Attempt
 from services.worker_train.handlers.evaluate import EvaluateWork
@@ -21,7 +21,7 @@ from services.worker_train.handlers.replay import ReplayWork
 from services.worker_train.handlers.train import TrainWork
 from services.worker_train.handlers.validate import ValidateWork
 from services.worker_train.lane import Lane
-from services.worker_train.leftovers import remove_leftovers
+from services.worker_train.leftovers import Sweep
 from services.worker_train.work import Tools, Work
 from shared.clock import DatabaseClock
 from shared.conversations import Conversations
@@ -95,6 +95,7 @@ class Worker:
             keeper=self.keeper,
             programs=programs,
         )
+        self.sweep = Sweep(self.tools)
         self.lookout = Lookout(self.database, self.jobs, WORK, self._overlooked, places=_JOBS_AT_ONCE)
         beside, device = (Lane(partial(self._next_of, kinds)) for kinds in (BESIDE_DEVICE, ON_DEVICE))
         self._lanes = dict.fromkeys(BESIDE_DEVICE, beside) | dict.fromkeys(ON_DEVICE, device)
@@ -106,7 +107,7 @@ class Worker:
         """Be known to the others, remove what runs left, and look for work that nobody rings for."""
         self._register()
         self.keeper.start()
-        self._remove_leftovers()
+        self.sweep.start()
         self.lookout.start()
 
     def run(self) -> None:
@@ -161,14 +162,8 @@ class Worker:
                     self._attempts.discard(attempt)
         self.tools.bell.news(job.id)
         if kind is Kind.TRAIN and not self._draining:
-            self._remove_leftovers()  # its program is dead: it writes no more, whoever ended the run
+            self.sweep.wake()  # its program is dead: it writes no more, whoever ended the run
         return not attempt.handed_back
-
-    def _remove_leftovers(self) -> None:
-        try:
-            remove_leftovers(self.tools)
-        except (OSError, DBAPIError) as error:
-            log.warning("weights that runs left could not be removed: %s", where(error))
 
     def _next_of(self, kinds: Sequence[Kind]) -> bool:
         """Work on a job of the first of these kinds that has one; returns whether to look for another."""
@@ -225,6 +220,7 @@ class Worker:
         if not self._draining:
             self.drain()
         self.lookout.close()
+        self.sweep.close()
         self.keeper.close()
         self.registration.leave()
         self.tools.bell.close()

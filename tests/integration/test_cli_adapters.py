@@ -6,14 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from services import cli, cli_client
 from services.cli_adapters import GONE
+from services.cli_measured import print_samples
 from shared.auth.roles import Role
 from shared.db.tables import jobs
 from shared.db.tables_training import adapters, datasets, evaluations, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
+from shared.training.progress import StepReport, record_steps
 from shared.training.recipe import Recipe
 from tests.conftest import MakeApi
 from tests.registry import GOOD, add_adapter, add_evaluation, add_good_adapter, answers_by, sha_of
@@ -71,6 +73,28 @@ def test_a_run_is_started_with_other_knobs_listed_and_stopped(
     assert cli.main(["train", "stop", run_id]) == 0
     assert "cancelled" in capsys.readouterr().out
     assert cli.main(["train", "watch", run_id]) == 3
+
+
+def test_a_run_is_watched_with_its_losses(
+    api: Api, admin: Person, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset_id = add_dataset(api, admin)
+    assert cli.main(["train", "start", dataset_id, "--name", "leaflets"]) == 0
+    run_id, now = capsys.readouterr().out.split()[0], datetime.now(UTC)
+    job = api.claim(kind=Kind.TRAIN)
+    with api.gateway.database.write() as connection:
+        told = [StepReport(1, now, {"loss": 3.5, "eval_loss": 3.25}), StepReport(2, now, {"loss": 2.5})]
+        record_steps(connection, run_id, told, starting=True)
+    api.set(training_runs, training_runs.c.id == run_id, total_steps=4)
+    lines: list[str] = []
+    monkeypatch.setattr(cli_client.ProgressLine, "show", lambda _, line: lines.append(line))
+    watching = threading.Thread(target=lambda: cli.main(["train", "watch", run_id]))
+    watching.start()
+    wait_until(lambda: lines, what="for the command to look")
+    api.finish(job, EventKind.FAILED, error="internal", error_detail="Enough.")
+    watching.join(30)
+    assert lines[0].startswith("step 2 of 4 (")
+    assert lines[0].endswith("loss 2.500, held out 3.250")
 
 
 def test_a_run_without_a_preset_starts_from_the_one_for_the_served_model(
@@ -233,10 +257,73 @@ def test_evaluating_ends_with_its_own_evaluation_whatever_others_ask_for(
         gateway.jobs.finish(connection, claimed.claim, EventKind.SUCCEEDED)
         own = evaluations.c.job_id == claimed.id
         check = {**FAILED, "passed": True, "message": "as good"}
-        connection.execute(update(evaluations).where(own).values(gate={"passed": True, "checks": [check]}))
+        gate = {"passed": True, "checks": [check]}
+        connection.execute(update(evaluations).where(own).values(gate=gate, figures=FIGURES))
     thread.join(30)
     assert ended == [0]
-    assert capsys.readouterr().out == "passed  as good\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "passed  as good"
+    assert said[-1].split() == [*["loss", "2.5", "(2.4", "to", "2.6)", "1.25", "(1.2", "to", "1.3)"]]
+
+
+def test_an_adapter_is_shown_with_its_figures_beside_the_bases(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), checks=[FAILED])
+    api.set(evaluations, evaluations.c.passed.is_(False), figures=FIGURES)
+    assert cli.main(["adapter", "show", sha_of("a")[:12]]) == 0
+    shown = capsys.readouterr().out
+    assert "2.5 (2.4 to 2.6)" in shown
+    assert "1.25 (1.2 to 1.3)" in shown
+
+
+def test_measuring_may_be_on_the_rows_of_another_dataset(api: Api, admin: Person) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"))
+    add_adapter(api, admin, sha256=sha_of("b"), name="others")
+    api.set(datasets, datasets.c.state == "ready", rows_validation=1)
+    with api.gateway.database.read() as connection:
+        other = connection.execute(
+            select(adapters.c.dataset_id).where(adapters.c.sha256 == sha_of("b"))
+        ).scalar_one()
+    command = ["adapter", "evaluate", sha_of("a")[:12], "--dataset", other]
+    thread = threading.Thread(target=lambda: cli.main(command))
+    thread.start()
+    wait_until(
+        lambda: api.count(evaluations, evaluations.c.dataset_id == other), what="for the command to ask"
+    )
+    claimed = api.claim(kind=Kind.EVALUATE)
+    api.finish(claimed, EventKind.FAILED, error="internal", error_detail="Enough.")
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_the_answers_behind_the_figures_are_printed(
+    api: Api, admin: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_adapter(api, admin, sha256=sha_of("a"), checks=[FAILED])
+    assert cli.main(["adapter", "samples", sha_of("a")[:12]]) == 0
+    assert "best answers, by likeness to the reference: 0" in capsys.readouterr().out
+    add_adapter(api, admin, sha256=sha_of("b"), name="others")
+    assert cli.main(["adapter", "samples", sha_of("b")[:12]]) == 1
+    assert "not measured yet" in capsys.readouterr().err
+
+
+def test_samples_are_printed_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    sample = {"question": "Why?", "reference": "So.", "base": "Dunno.", "candidate": "Thus."}
+    seen = {"samples_withheld": False, "samples_erased": False, "samples": {"worst": [sample]}}
+    print_samples(seen)
+    printed = capsys.readouterr().out
+    assert "question: Why?\nreference: So.\nbase: Dunno.\ncandidate: Thus.\n" in printed
+
+
+#: Of an evaluation.
+FIGURES = {
+    "loss": {
+        "base": {"value": 2.5, "low": 2.4, "high": 2.6},
+        "candidate": {"value": 1.25, "low": 1.2, "high": 1.3},
+    },
+    "about": {"rows": 9},
+}
 
 
 @pytest.mark.parametrize(

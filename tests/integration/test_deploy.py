@@ -227,10 +227,10 @@ def test_redis_keeps_what_it_was_given_and_asks_for_the_password() -> None:
     assert redis["secrets"] == ["medichat_redis_password"]
 
 
-@pytest.mark.parametrize("name", ["worker_infer", "worker_train"])
-def test_a_worker_is_given_the_gpu(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("worker_infer", 1), ("worker_train", "all")])
+def test_a_worker_is_given_a_gpu_and_a_run_of_several_processes_all_of_them(name: str, count: object) -> None:
     (device,) = COMPOSE["services"][name]["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {"driver": "nvidia", "count": count, "capabilities": ["gpu"]}
 
 
 def test_the_proxy_speaks_tls_and_sends_whoever_comes_without_to_it() -> None:

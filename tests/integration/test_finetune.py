@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration, TrainerControl, TrainerState
@@ -248,6 +249,32 @@ def test_more_processes_than_devices_are_refused_with_advice(
     assert "set processes to 2" in capsys.readouterr().out
 
 
+def test_a_clinic_that_keeps_its_gpu_for_something_else_trains_on_the_processor(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.device] = []
+
+    def train(*_: object) -> Exit:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ["CUDA_VISIBLE_DEVICES"] != "")
+        seen.append(base.choose_device())
+        return Exit.DONE
+
+    (tmp_path / "RUN.yaml").write_text(tiny_recipe(rows).to_yaml())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("MEDICHAT_DEVICE", "cpu")
+    monkeypatch.setattr(finetune, "train", train)
+    with pytest.raises(SystemExit):
+        finetune.main([str(tmp_path / "RUN.yaml")])
+    assert seen == [torch.device("cpu")]
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("MEDICHAT_DEVICE", "cuda")
+    with pytest.raises(Refused, match="torch sees no GPU"):
+        base.choose_device()
+
+
 def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -330,6 +357,32 @@ def test_an_option_trains(changes: dict[str, Any], train, rows: Path) -> None:
     status, events = train(tiny_recipe(rows, max_steps=2, **changes))
     assert status is Exit.DONE
     assert len(losses(events)) == 2
+
+
+@pytest.mark.parametrize("optimiser", ["adamw-8bit", "paged-adamw-8bit"])
+def test_an_8_bit_optimiser_holds_its_moments_in_8_bits(
+    optimiser: str, train, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.optim.Optimizer] = []
+    begin = Optimizer8bit.__init__
+
+    def note(self: Any, *given: Any, **named: Any) -> None:
+        made.append(self)
+        begin(self, *given, **named)
+
+    monkeypatch.setattr(Optimizer8bit, "__init__", note)
+    # of matrices with fewer than 4,096 numbers bitsandbytes keeps whole ones
+    status, events = train(tiny_recipe(rows, max_steps=2, r=64, optimiser=optimiser))
+    assert status is Exit.DONE
+    assert all(math.isfinite(loss) for loss in losses(events).values())
+    held = {
+        value.dtype
+        for optimiser in made
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    }
+    assert torch.uint8 in held
 
 
 def test_all_linear_adapts_the_vision_tower_on_request(train, rows: Path, tmp_path: Path) -> None:
@@ -418,6 +471,16 @@ def test_a_run_does_not_go_on_with_another_recipe_or_on_other_rows(train, rows: 
     assert "began with another value of learning_rate, seed, data.train: restore" in events[-1]["detail"]
     assert "by hand in a folder without checkpoints" in events[-1]["detail"]
     assert (tmp_path / "run" / "output" / "README.md").read_text() == card
+
+
+def test_a_run_does_not_go_on_with_another_system_prompt(
+    train, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_recipe(rows, max_steps=1))
+    monkeypatch.setenv("MEDICHAT_SYSTEM_PROMPT", "You answer in rhymes.")
+    status, events = train(tiny_recipe(rows, max_steps=1))
+    assert status is Exit.REFUSED
+    assert "began with another value of MEDICHAT_SYSTEM_PROMPT: restore" in events[-1]["detail"]
 
 
 def test_a_run_goes_on_in_smaller_passes_under_another_title_and_says_from_where(train, rows: Path) -> None:
@@ -748,11 +811,13 @@ def test_a_run_leaves_the_memory_that_answers_may_still_need(
 
 
 def judged(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The estimate for the recipe on a CPU."""
+    """The estimate for the recipe on a CPU that is always as fast."""
     material = tuning.prepare(recipe)
     shapes = tuning.Shapes.of(base.read_config(material.source), 27_000_000)
     capsys.readouterr()
-    tuning.judge(material, shapes, torch.device("cpu"), torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "operations_per_second", lambda *_, **__: 1e9)
+        tuning.judge(material, shapes, torch.device("cpu"), torch.float32)
     return named([json.loads(line) for line in capsys.readouterr().out.splitlines()], "estimate")
 
 
@@ -826,7 +891,7 @@ def test_the_estimate_covers_a_run_whose_passes_all_differ_in_length(rows: Path,
     recipe = load_preset("quick").changed(
         {
             "data": {"train": str(rows)},
-            "dtype": "bfloat16",
+            "dtype": "auto",  # what a run takes on this processor: in another, memory goes elsewhere
             "batch_size": 2,
             "max_steps": 24,
             "canaries": 0,

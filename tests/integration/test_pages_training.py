@@ -644,6 +644,41 @@ def test_every_dataset_that_is_ready_is_offered_to_a_run(
     assert offered.value == school.dataset_id
 
 
+def test_of_two_datasets_of_one_name_and_length_the_chosen_one_is_trained_on(
+    open_app: Open, school: School
+) -> None:
+    other = add_dataset(school.api, school.admin)
+    school.api.set(datasets, datasets.c.id.is_not(None), rows_train=7, created_at=datetime.now(UTC))
+    for wanted in (school.dataset_id, other):
+        app = open_app("training", school.admin, d=wanted)
+        app.text_input(key="run-name").set_value(f"on {wanted}").run()
+        assert app.selectbox(key="run-data").value == wanted
+        button(app, "Start").click().run()
+        assert not app.exception
+    trained = school.api.client(school.admin).get("/v1/training-runs").json()["items"]
+    assert {each["name"]: each["dataset_id"] for each in trained} == {
+        f"on {wanted}": wanted for wanted in (school.dataset_id, other)
+    }
+
+
+def test_no_run_starts_on_other_data_when_the_chosen_one_is_no_longer_offered(
+    open_app: Open, school: School
+) -> None:
+    other = add_dataset(school.api, school.admin)
+    school.api.set(datasets, datasets.c.id.is_not(None), rows_train=7)
+    app = open_app("training", school.admin, d=other)
+    app.text_input(key="run-name").set_value("leaflets").run()
+    school.api.set(datasets, datasets.c.id == other, state=DatasetState.REJECTED)
+    button(app, "Start").click().run()
+    assert [each.value for each in app.warning] == [
+        "The data you had chosen can no longer be trained on. Choose again."
+    ]
+    assert school.api.client(school.admin).get("/v1/training-runs").json()["items"] == []
+    button(app, "Start").click().run()
+    (run,) = school.api.client(school.admin).get("/v1/training-runs").json()["items"]
+    assert run["dataset_id"] == school.dataset_id
+
+
 def test_a_later_attempt_claims_no_checkpoint_that_nobody_knows_of(open_app: Open, school: School) -> None:
     school.submit()
     job = claim_run(school.api)

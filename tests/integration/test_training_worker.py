@@ -323,6 +323,12 @@ def test_a_run_sees_as_many_gpus_as_it_has_processes(
 
 
 @on_one_database
+def test_a_run_gives_way_to_the_answers_of_its_machine(school: School, worker: Worker) -> None:
+    run = school.wait_for_end(school.submit()["id"])
+    assert int((school.folder(run["id"]) / "nice").read_text()) > os.nice(0)
+
+
+@on_one_database
 def test_out_of_memory_halves_the_batch_and_says_so(school: School, worker: Worker) -> None:
     school.wish(needs_batch=2)
     run_id = school.submit(changes={"batch_size": 8, "accumulation": 1})["id"]
@@ -505,7 +511,7 @@ def test_a_worker_that_starts_removes_the_weights_of_a_failed_run_only_if_its_da
             erase(school)
         with closing(Worker(school.api.settings)) as worker:
             worker.start()
-            seen.append(weights.exists())
+        seen.append(weights.exists())
     assert seen == [True, False]
 
 

@@ -1,6 +1,7 @@
 """What a training is judged to take for the vision tower, by what the tower of a small model keeps."""
 
 from itertools import accumulate
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from models.demo.shape import IMAGE_SIZE, IMAGE_TOKENS, new_model
 from services.worker_train.attention import attend_in_blocks
 from services.worker_train.base import lora_config, pack
 from services.worker_train.batches import PackedCollator
-from services.worker_train.estimate import Shapes, estimate
+from services.worker_train.estimate import Estimate, Shapes, estimate
 from services.worker_train.loss import answer_with_loss
+from services.worker_train.speed import operations_per_second
 from shared.training.recipe import Recipe
 from tests.tiny_model import tiny_tokenizer
 
@@ -77,8 +79,25 @@ def judged(
     device: str = "cuda",
 ) -> float:
     """Bytes in float32; on a GPU, whose memory is not taken to be scattered, unless told otherwise."""
+    found = estimated(
+        recipe, pictures, largest_pass=largest_pass, longest_row=longest_row, look=look, device=device
+    )
+    return found.memory_mb * 1e6
+
+
+def estimated(
+    recipe: Recipe,
+    pictures: int = 0,
+    *,
+    largest_pass: int = 1000,
+    longest_row: int = 100,
+    look: tuple[int, int] = (0, 0),
+    device: str = "cpu",
+    speed: float = 1e11,
+) -> Estimate:
+    """What a training of the demo's shape in float32 is judged to take."""
     config = new_model(len(tiny_tokenizer())).config
-    found = estimate(
+    return estimate(
         recipe,
         Shapes.of(config, 6_300_000),
         largest_pass=largest_pass,
@@ -92,8 +111,8 @@ def judged(
         weight_bytes=4,
         free=0,
         total=0,
+        speed=speed,
     )
-    return found.memory_mb * 1e6
 
 
 @pytest.mark.parametrize("target", ["language", "all-linear"])
@@ -176,3 +195,21 @@ def test_the_estimate_covers_a_look_at_rows_longer_than_those_that_are_learnt() 
     )
     assert peak < judged_to_take - without < 1.6 * peak
     assert judged(Recipe(), 0, look=(500, 100)) == judged(Recipe(), 0), "learning takes more than such a look"
+
+
+def test_the_time_is_that_of_the_devices_own_speed() -> None:
+    slow, fast = (estimated(Recipe(), speed=speed).seconds for speed in (1e9, 1e11))
+    assert slow == pytest.approx(100 * fast, rel=0.05)
+
+
+@pytest.mark.parametrize(("changes", "longer"), [({"quantisation": "nf4"}, 1.33), ({"dora": True}, 2.0)])
+def test_the_time_knows_what_the_knobs_say_that_they_cost(changes: dict[str, Any], longer: float) -> None:
+    plain, other = (estimated(Recipe(**each), speed=1e9).seconds for each in ({}, changes))
+    assert other == pytest.approx(longer * plain, rel=0.01)
+
+
+def test_a_device_is_measured_by_a_product_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr("services.worker_train.speed.time.perf_counter", lambda: next(now))
+    speed = operations_per_second(torch.device("cpu"), torch.float32, inner=64, outer=32)
+    assert speed == 2 * 512 * 64 * 32 / 0.5, "two products took a second of this clock"

@@ -53,10 +53,23 @@ def _new(tuning: Tuning) -> None:
             st.info("There is no checked data yet. Add some on the Data page.")
             return
         recipes = tuning.recipes()
-        names = {each["id"]: f"{each['name']} ({each['rows_train']:,} rows)" for each in ready}
+        names = choosing.told_apart(
+            {
+                each["id"]: f"{each['name']} ({each['rows_train']:,} rows) · {moment(each['created_at'])}"
+                for each in ready
+            }
+        )
         ids = list(names)
+        # hidden, erased or checked again meanwhile: the list would fall back on another by itself
+        gone = st.session_state.get("run-data", ids[0]) not in names
+        if gone:
+            st.warning("The data you had chosen can no longer be trained on. Choose again.")
         dataset = st.selectbox(
-            "Data", ids, ids.index(wanted) if wanted in ids else 0, format_func=names.get, key="run-data"
+            "Data",
+            ids,
+            ids.index(wanted) if wanted in ids else 0,
+            format_func=names.__getitem__,
+            key="run-data",
         )
         presets = {each["name"]: each for each in recipes["presets"]}
         preset = st.radio(
@@ -70,7 +83,8 @@ def _new(tuning: Tuning) -> None:
             "Name of the adapter", max_chars=100, key="run-name", placeholder="diabetes-leaflets"
         )
         changes = _knobs(recipes["knobs"], presets[preset]["recipe"], preset)
-        if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not name.strip()):
+        started = st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not name.strip())
+        if started and not gone:
             _start(tuning, name=name.strip(), dataset_id=dataset, preset=preset, changes=changes)
 
 
