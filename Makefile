@@ -11,8 +11,10 @@ up:  ## run everything on this machine, until Ctrl-C
 
 test:  ## every test, against real servers
 	@$(PYTHON) deploy/bootstrap.py $(ALL_EXTRAS)
-	@# several tests share the processors: models as small as theirs only wait for more threads
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@# models as small as the tests' only wait for more threads; whole installations get the processors to
+	@# themselves, the other tests share them
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/acceptance
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/acceptance
 
 smoke:  ## start everything in a temporary folder, ask, check every trace, stop
 	@$(PYTHON) deploy/bootstrap.py $(RUN_EXTRAS) >&2

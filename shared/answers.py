@@ -3,12 +3,11 @@
 import logging
 from datetime import datetime
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
 from shared.audit import record
 from shared.audit.binding import bind_verdict
 from shared.conversations import Conversations, StoredVerdict
-from shared.db.tables import conversations as talks
 from shared.guard import Guard, Responses
 from shared.guard.verdict import Action, Category, Verdict
 from shared.jobs.lifecycle import Kind, State
@@ -112,13 +111,8 @@ def respond(
         now=now,
     )
     if verdict.action is Action.CRISIS:
-        # a crisis outweighs an emergency, and neither is taken back by what is asked later
-        lesser = talks.c.guard_state != Category.CRISIS.value
-        connection.execute(
-            update(talks)
-            .where(talks.c.id == job.conversation_id, lesser)
-            .values(guard_state=str(verdict.category))
-        )
+        assert verdict.category is not None
+        conversations.note_need(connection, job.conversation_id, verdict.category)
     record.append(
         connection,
         now=now,

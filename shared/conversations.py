@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from shared.audit.binding import digest_sentences, digest_text
+from shared.audit.binding import digest_given, digest_sentences, digest_text
 from shared.db.rows import Into, Rows, put
 from shared.db.tables import conversations, data_keys, messages, released_sentences, verdicts
 from shared.errors import NotFound
@@ -80,6 +80,8 @@ _REVIEWED = (
 )
 
 MessageRole = Literal["user", "assistant"]
+#: Whose words a program says that something was.
+Speaker = Literal["system", "user", "assistant"]
 TITLE_CHARS = 80
 
 
@@ -96,6 +98,21 @@ class Kept:
     commitment: str
     #: Of an answer, what binds the log to its sentences (`digest_sentences`).
     sentences_sha256: str | None = None
+    #: Of a question that came with what was said before, what binds the log to that (`digest_given`).
+    given_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Something said before a question, as a program tells that asks it: nobody saw MediChat write it."""
+
+    side: Speaker
+    text: str
+
+    @property
+    def role(self) -> MessageRole:
+        """As whose it is stored: the system's words are those of whoever asks."""
+        return "assistant" if self.side == "assistant" else "user"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +125,8 @@ class Message:
     role: MessageRole
     text: str
     job_id: str | None
+    #: Whose words it was, where a program sent it with a question as said before.
+    given: Speaker | None
     created_at: datetime
 
 
@@ -152,8 +171,18 @@ class Conversations:
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
 
-    def create(self, into: Into, *, user_id: str, question: str, now: datetime) -> Kept:
-        """Start a conversation with its first question, which gives the title, and a data key of its own."""
+    def create(
+        self,
+        into: Into,
+        *,
+        user_id: str,
+        question: str,
+        now: datetime,
+        given: Sequence[Given] = (),
+    ) -> tuple[Kept, DataKey]:
+        """Start a conversation with its first question, which gives the title, and a data key of its own;
+        before the question stands what was `given` with it.
+        """
         conversation_id = new_id()
         key = create_data_key(into, self._envelope, scope="conversation", owner_id=conversation_id, now=now)
         row = {
@@ -163,12 +192,36 @@ class Conversations:
             "title_ciphertext": key.encrypt(shorten(question), place=f"title:{conversation_id}"),
             "created_at": now,
             "updated_at": now,
-            "message_count": 1,
+            "message_count": len(given) + 1,
         }
         put(into, conversations, row)
-        return self._insert_message(
-            into, key, conversation_id=conversation_id, seq=1, role="user", text=question, now=now
+        before: list[tuple[object, ...]] = []
+        asked: str | None = None
+        for seq, said in enumerate(given, start=1):
+            answered = asked if said.role == "assistant" else None
+            stored = self._insert_message(
+                into,
+                key,
+                conversation_id=conversation_id,
+                seq=seq,
+                role=said.role,
+                text=said.text,
+                now=now,
+                parent_id=answered,
+                given=said.side,
+            )
+            before.append((seq, said.role, said.side, stored.ciphertext_sha256, answered, None))
+            asked = stored.message_id if said.side == "user" else None
+        kept = self._insert_message(
+            into,
+            key,
+            conversation_id=conversation_id,
+            seq=len(given) + 1,
+            role="user",
+            text=question,
+            now=now,
         )
+        return replace(kept, given_sha256=digest_given(before) if before else None), key
 
     def key(self, connection: Connection, conversation_id: str) -> DataKey:
         """The conversation's data key. Raises NotFound or KeyDestroyed."""
@@ -184,6 +237,18 @@ class Conversations:
             raise NotFound
         key = self._envelope.unwrap(row.key_id, row.wrapped_key, row.master_key_version)
         return key, None if row.guard_state == "none" else Category(row.guard_state)
+
+    def note_need(self, connection: Connection, conversation_id: str, category: Category) -> None:
+        """Keep that the person is in a crisis or an emergency; later answers begin with where help is found.
+
+        A crisis outweighs an emergency, and neither is taken back by what is asked later.
+        """
+        lesser = conversations.c.guard_state != Category.CRISIS.value
+        connection.execute(
+            update(conversations)
+            .where(conversations.c.id == conversation_id, lesser)
+            .values(guard_state=str(category))
+        )
 
     def rename(self, connection: Connection, conversation_id: str, title: str, now: datetime) -> None:
         """Give the conversation another title."""
@@ -240,6 +305,7 @@ class Conversations:
         now: datetime,
         parent_id: str | None = None,
         job_id: str | None = None,
+        given: Speaker | None = None,
     ) -> Kept:
         message_id = new_id()
         place = f"message:{message_id}"
@@ -250,7 +316,7 @@ class Conversations:
             "seq": seq,
             "parent_id": parent_id,
             "role": role,
-            "parts": [{"type": "text"}],
+            "parts": [{"type": "text"} if given is None else {"type": "text", "given": given}],
             "ciphertext": sealed,
             "key_id": key.key_id,
             "job_id": job_id,
@@ -283,6 +349,7 @@ class Conversations:
                 role=row.role,
                 text=key.decrypt(row.ciphertext, place=f"message:{row.id}"),
                 job_id=row.job_id,
+                given=given_in(row.parts),
                 created_at=row.created_at,
             )
             for row in rows
@@ -448,6 +515,12 @@ def _open_sentences(rows: Sequence[Any], job_id: str, key: DataKey) -> list[Sent
         )
         for row in rows
     ]
+
+
+def given_in(parts: Sequence[dict[str, Any]]) -> Speaker | None:
+    """Whose words a message with these parts was, where a program sent it with a question as said before."""
+    side: Speaker | None = parts[0].get("given")
+    return side
 
 
 def join(sentences: Sequence[Sentence]) -> str:

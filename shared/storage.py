@@ -8,7 +8,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -125,7 +125,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all in it; nothing happens when it is not there."""
-        with _reached():
+        with _reached(), suppress(FileNotFoundError):  # somebody else may be removing the same
             if self._fs.exists(self._full(path)):
                 self._fs.rm(self._full(path), recursive=True)
 

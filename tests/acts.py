@@ -90,6 +90,13 @@ def predict(api: Api) -> Call:
     )
 
 
+@act("POST", "/v1/chat/completions")
+def complete(api: Api) -> Call:
+    in_need = [{"role": "user", "content": "I want to kill myself."}]  # answered without a worker
+    body = {"model": api.settings.model, "messages": in_need}
+    return call(api.person(), ("question.asked", "job:*"), json=body)
+
+
 @act("POST", "/v1/jobs/{job_id}/cancel")
 def cancel(api: Api) -> Call:
     person = api.person()

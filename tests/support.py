@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import uvicorn
@@ -148,6 +148,16 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.01)
 
 
+class SupportsClose(Protocol):
+    """Something that holds connections."""
+
+    def close(self) -> None:
+        """Give them back."""
+
+
+Client = TypeVar("Client", bound=SupportsClose)
+
+
 class Api:
     """The gateway on a port of this machine, in a thread, with ways to make people and to play the worker."""
 
@@ -162,7 +172,7 @@ class Api:
         self._thread.start()
         wait_until(lambda: self._server.started, 20, "for the gateway")
         self.url = settings.api_url
-        self._clients: list[httpx.Client] = []
+        self._clients: list[SupportsClose] = []
         self._closed = False
 
     @property
@@ -232,6 +242,11 @@ class Api:
             client.headers["Authorization"] = f"Bearer {self.token(person)}"
         return client
 
+    def closing(self, client: Client) -> Client:
+        """The client of another library; it is closed with the gateway."""
+        self._clients.append(client)
+        return client
+
     def token(self, person: Person) -> str:
         """A fresh access token of the person."""
         with self.gateway.database.write() as connection:
@@ -271,7 +286,7 @@ class Api:
             return [
                 store.create(
                     connection, user_id=person.id, question=text, now=begun + timedelta(seconds=number)
-                ).conversation_id
+                )[0].conversation_id
                 for number, text in enumerate(questions)
             ]
 

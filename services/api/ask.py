@@ -6,6 +6,7 @@ moment share; the bell rings after the commit.
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from services.api.state import Gateway
 from shared.answers import record_end, respond
 from shared.audit import record
 from shared.auth.sessions import Principal
-from shared.conversations import Kept
+from shared.conversations import Given, Kept
 from shared.db.rows import Into, Rows
 from shared.db.tables import conversations, jobs, messages
 from shared.errors import (
@@ -35,8 +36,10 @@ from shared.guard import Guard
 from shared.guard.verdict import Action, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import Kind
+from shared.jobs.payload import seal_stops
 from shared.jobs.records import Job, NewJob
 from shared.jobs.store import active
+from shared.privacy.envelope import DataKey
 from shared.training.adapters import check_released, check_usable, files_hash
 from shared.training.states import BASE
 
@@ -54,6 +57,21 @@ class Question:
     temperature: float | None = None
     #: SHA-256 of the adapter that shall answer, or BASE; None for the active one.
     adapter: str | None = None
+    top_p: float | None = None
+    #: For the drawing of tokens; None for one that is made up.
+    seed: int | None = None
+    #: Texts before which the answer ends.
+    stop: tuple[str, ...] = ()
+    #: What was said before, of a conversation that begins with this question.
+    given: tuple[Given, ...] = ()
+
+    def as_asked(self) -> str:
+        """The same for the same question, also of a release that knew less of what can be asked."""
+        asked = asdict(self)
+        for name in ("top_p", "seed", "stop", "given"):
+            if not asked[name] and asked[name] != 0:
+                del asked[name]
+        return json.dumps(asked, sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +165,7 @@ class _Desk:
         gateway, connection, caller, question = self._gateway, self._connection, asked.caller, asked.question
         request_hmac = None
         if asked.idempotency_key is not None:
-            request_hmac = gateway.envelope.fingerprint(json.dumps(asdict(question), sort_keys=True))
+            request_hmac = gateway.envelope.fingerprint(question.as_asked())
             repeat = gateway.jobs.find_repeat(connection, caller.user_id, asked.idempotency_key, request_hmac)
             if repeat is not None:
                 return Stored(repeat, verdict, self._guard, made=False)
@@ -156,7 +174,7 @@ class _Desk:
         in_need = verdict.action is Action.CRISIS  # then no limit and no answer under way stands in between
         if not in_need:
             self._check_quota(caller)
-        kept = self._keep_question(caller, question, check_free=not in_need)
+        kept, key = self._keep_question(caller, question, check_free=not in_need)
         job = submit(
             gateway,
             self.rows,
@@ -166,10 +184,10 @@ class _Desk:
             kept=kept,
             verdict=verdict,
             guard=self._guard,
-            sampling={
-                "max_new_tokens": question.max_new_tokens,
-                "temperature": question.temperature or 0.0,
-            },
+            sampling=_sampling(question),
+            stop=question.stop,
+            key=key,
+            seed=question.seed,
             idempotency_key=asked.idempotency_key,
             request_hmac=request_hmac,
             adapter=question.adapter,
@@ -177,10 +195,18 @@ class _Desk:
         )
         return Stored(job, verdict, self._guard)
 
-    def _keep_question(self, caller: Principal, question: Question, *, check_free: bool) -> Kept:
+    def _keep_question(
+        self, caller: Principal, question: Question, *, check_free: bool
+    ) -> tuple[Kept, DataKey]:
         talk = self._gateway.conversations
         if question.conversation_id is None:
-            return talk.create(self.rows, user_id=caller.user_id, question=question.query, now=self.now)
+            return talk.create(
+                self.rows,
+                user_id=caller.user_id,
+                question=question.query,
+                now=self.now,
+                given=question.given,
+            )
         try:
             load_owned(self._connection, question.conversation_id, caller.user_id)
         except NotFound:
@@ -196,15 +222,17 @@ class _Desk:
             raise
         if check_free:
             _check_free(self._connection, question.conversation_id)
-        return talk.add_message(
+        key = talk.key(self._connection, question.conversation_id)
+        kept = talk.add_message(
             self._connection,
-            talk.key(self._connection, question.conversation_id),
+            key,
             conversation_id=question.conversation_id,
             role="user",
             text=question.query,
             now=self.now,
             into=self.rows,
         )
+        return kept, key
 
     def _check_quota(self, caller: Principal) -> None:
         queued = self._queued.get(caller.user_id)
@@ -236,6 +264,7 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
                 .limit(1)
             ).one_or_none()
             sampling = dict(before.sampling) if before is not None else {}
+            sampling.pop("stops", None)  # they were a program's, and a person asks now
             sampling["temperature"] = sampling.get("temperature") or REGENERATE_TEMPERATURE
             guard = gateway.guard
             verdict = guard.screen_at_once(asked.text, caller.audience)
@@ -261,16 +290,21 @@ def regenerate(gateway: Gateway, caller: Principal, conversation_id: str) -> Job
     return job
 
 
-def cancel(gateway: Gateway, caller: Principal, job_id: str) -> Job:
-    """Stop a job; what was released stays."""
+def cancel(gateway: Gateway, actor: record.Actor, job_id: str, *, reason: str | None = None) -> Job:
+    """Stop a job; what was released stays. The actor wants it: the person, or MediChat for a reason."""
     with gateway.database.write() as connection:
         now = gateway.clock.now(connection)
         stopped = gateway.jobs.cancel(connection, job_id)
         if stopped is not None:
             record.append(
-                connection, now=now, actor=caller.actor, action="job.cancel_asked", object=f"job:{job_id}"
+                connection,
+                now=now,
+                actor=actor,
+                action="job.cancel_asked",
+                object=f"job:{job_id}",
+                reason=reason,
             )
-            record_end(connection, gateway.conversations, stopped, actor=caller.actor, now=now)
+            record_end(connection, gateway.conversations, stopped, actor=actor, now=now)
         after = stopped or gateway.jobs.get(connection, job_id)
     gateway.bell.cancel(job_id)
     gateway.bell.news(job_id)
@@ -336,15 +370,21 @@ def submit(
     request_hmac: str | None = None,
     adapter: str | None = None,
     seed: int | None = None,
+    stop: Sequence[str] = (),
+    key: DataKey | None = None,
 ) -> Job:
     """The job of a screened question and its event; settled already when the guard answers at once.
 
-    `kept` is the question's message where it was stored just now: the log is bound to its text once.
+    `kept` is the question's message where it was stored just now: the log is bound to its text once. With
+    texts at which the answer shall `stop`, `key` is the conversation's.
     What the first layers refuse is no exception: the worker asks all of them before its engine begins.
     """
-    settings = gateway.settings
+    settings, job_id = gateway.settings, new_id()
+    payload: dict[str, Any] = {}
+    if stop and key is not None:
+        payload = {"payload_ciphertext": seal_stops(stop, key=key, job_id=job_id), "key_id": key.key_id}
     new = NewJob(
-        id=new_id(),
+        id=job_id,
         kind=Kind.INFER,
         user_id=caller.user_id,
         audience=caller.audience,
@@ -359,6 +399,7 @@ def submit(
         sampling=sampling,
         policy_version=guard.policy_version,
         adapter_sha256=None if verdict.names_help else adapter,
+        **payload,
     )
     if verdict.names_help:
         job = gateway.jobs.submit_settled(into, new, now, finish_reason="guard")
@@ -384,8 +425,22 @@ def submit(
     return job
 
 
+def _sampling(question: Question) -> dict[str, Any]:
+    """How the answer is drawn; what nobody named is left out, but for what every job says."""
+    chosen: dict[str, Any] = {
+        "max_new_tokens": question.max_new_tokens,
+        "temperature": question.temperature or 0.0,
+    }
+    if question.top_p is not None:
+        chosen["top_p"] = question.top_p
+    if question.stop:
+        chosen["stops"] = len(question.stop)
+    return chosen
+
+
 def _bound(kept: Kept) -> dict[str, Any]:
-    return {"seq": kept.seq, "ciphertext_sha256": kept.ciphertext_sha256, "commitment": kept.commitment}
+    bound = {"seq": kept.seq, "ciphertext_sha256": kept.ciphertext_sha256, "commitment": kept.commitment}
+    return bound if kept.given_sha256 is None else {**bound, "given_sha256": kept.given_sha256}
 
 
 def answer_at_once(
@@ -437,10 +492,13 @@ def announce(gateway: Gateway, stored: Stored) -> None:
         gateway.bell.work(stored.job.kind, stored.job.id)
 
 
-def load_owned_message(connection: Connection, message_id: str, user_id: str) -> tuple[str, str]:
-    """The conversation and the role of a message that belongs to this person. Raises NotFound."""
+def load_owned_message(connection: Connection, message_id: str, user_id: str) -> tuple[str, bool]:
+    """The conversation of a message that belongs to this person, and whether it is an answer of MediChat's.
+
+    Raises NotFound.
+    """
     found = connection.execute(
-        select(messages.c.conversation_id, messages.c.role)
+        select(messages.c.conversation_id, messages.c.job_id)
         .join(conversations, conversations.c.id == messages.c.conversation_id)
         .where(
             messages.c.id == message_id,
@@ -450,4 +508,4 @@ def load_owned_message(connection: Connection, message_id: str, user_id: str) ->
     ).one_or_none()
     if found is None:
         raise NotFound("There is no message of yours under this id.")
-    return str(found.conversation_id), str(found.role)
+    return str(found.conversation_id), found.job_id is not None

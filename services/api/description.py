@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from services.api.errors import document
 from services.api.examples import EXAMPLES
+from services.api.openai_shape import speaks
 
 _PROBLEM = "application/problem+json"
 #: Answers without the database.
@@ -26,6 +27,8 @@ def _complete(description: dict[str, Any]) -> None:
     for path, operations in description["paths"].items():
         for operation in operations.values():
             _add_problems(operation, database=path not in _NEVER_AWAY)
+            if speaks(path):
+                _say_as_openai(operation["responses"])
     schemas = description["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -43,6 +46,16 @@ def _add_problems(operation: dict[str, Any], *, database: bool) -> None:
     for status in [status for status in responses if int(status) >= 400]:
         headers = {name: value for name, value in responses[status].items() if name == "headers"}
         responses[status] = _problem(int(status)) | headers
+
+
+def _say_as_openai(responses: dict[str, Any]) -> None:
+    """Problems as `openai_shape` says them."""
+    if "422" in responses:
+        responses["400"] = responses.pop("422")
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ChatError"}}}
+    for status, told in responses.items():
+        if int(status) >= 400:
+            responses[status] = {**told, "content": content}
 
 
 def _problem(status: int) -> dict[str, Any]:

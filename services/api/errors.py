@@ -5,6 +5,7 @@ A problem never repeats what was sent: a validation error names the field and th
 
 import logging
 import math
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -92,6 +93,10 @@ class ProblemResponse(JSONResponse):
 
     media_type = "application/problem+json"
 
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(problem.model_dump(exclude_none=True), status_code=problem.status, headers=headers)
+        self.problem = problem
+
 
 def problem(
     status: int,
@@ -115,7 +120,7 @@ def problem(
         job_id=job_id,
         conversation_id=conversation_id,
     )
-    return ProblemResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
+    return ProblemResponse(body, headers)
 
 
 def status_of(error: errors.MediChatError) -> int:
@@ -140,19 +145,36 @@ def _help(request: Request) -> str | None:
     return getattr(request.state, "help", "") or None
 
 
-def install(app: FastAPI) -> None:
-    """Let the application answer with problems."""
-    app.add_exception_handler(errors.MediChatError, _ours)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(DataError, _not_storable)
-    app.add_exception_handler(StorageAway, _storage_away)
-    app.add_exception_handler(CannotDecrypt, _cannot_open)
-    for kind in DATABASE_AWAY:
-        app.add_exception_handler(kind, _database_away)
+#: Says a problem as the clients of its path expect.
+Shape = Callable[[str, ProblemResponse], Response]
 
 
-async def _ours(request: Request, error: Exception) -> Response:
+def install(app: FastAPI, shape: Shape) -> None:
+    """Let the application answer with problems, each in its `shape`."""
+    handlers: dict[type[Exception], _Handler] = {
+        errors.MediChatError: _ours,
+        RequestValidationError: _invalid,
+        HTTPException: _http,
+        DataError: _not_storable,
+        StorageAway: _storage_away,
+        CannotDecrypt: _cannot_open,
+        **dict.fromkeys(DATABASE_AWAY, _database_away),
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, _shaped(handler, shape))
+
+
+_Handler = Callable[[Request, Exception], Awaitable[ProblemResponse]]
+
+
+def _shaped(handler: _Handler, shape: Shape) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handle(request: Request, error: Exception) -> Response:
+        return shape(request.url.path, await handler(request, error))
+
+    return handle
+
+
+async def _ours(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, errors.MediChatError)
     status, headers = status_of(error), {}
     if status == 401:
@@ -165,7 +187,7 @@ async def _ours(request: Request, error: Exception) -> Response:
     return problem(status, error.code, error.detail, help=_help(request), headers=headers, fields=fields)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
     whole = next((item for item in error.errors() if tuple(item["loc"]) == ("body",)), None)
     if whole is not None:
@@ -183,7 +205,7 @@ def _says_json(request: Request) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _unusable_body(request: Request, *, empty: bool) -> Response:
+def _unusable_body(request: Request, *, empty: bool) -> ProblemResponse:
     """The answer to a body that is no JSON object, whatever its fields are."""
     status, code, why = 422, "invalid-input", "this body is another JSON value"
     if empty:
@@ -203,7 +225,7 @@ def _rule(item: dict[str, Any]) -> str:
     return str(item["msg"]).removeprefix("Value error, ")
 
 
-async def _http(_request: Request, error: Exception) -> Response:
+async def _http(_request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
     code = {404: "not-found", 405: "method-not-allowed", 400: "unreadable"}.get(error.status_code, "http")
     detail = {
@@ -219,13 +241,13 @@ async def _http(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _not_storable(request: Request, error: Exception) -> Response:
+async def _not_storable(request: Request, error: Exception) -> ProblemResponse:
     log.warning("the database cannot hold or compare a value: %s", where(error))
     detail = "A text or number that was sent cannot be used, for example because it holds a NUL; change it."
     return problem(422, "invalid-input", detail, help=_help(request))
 
 
-async def _database_away(request: Request, error: Exception) -> Response:
+async def _database_away(request: Request, error: Exception) -> ProblemResponse:
     log.error("the database is not reachable: %s", type(error).__name__)
     detail = "The database is not reachable; try again in a moment."
     if "idempotency-key" in request.headers:
@@ -235,20 +257,20 @@ async def _database_away(request: Request, error: Exception) -> Response:
     return problem(503, "unavailable", detail, help=_help(request), headers={"Retry-After": "5"})
 
 
-async def _storage_away(request: Request, error: Exception) -> Response:
+async def _storage_away(request: Request, error: Exception) -> ProblemResponse:
     log.error("the storage is not reachable: %s", where(error))
     detail = "The storage is not reachable; try again in a moment."
     return problem(503, "unavailable", detail, help=_help(request), headers={"Retry-After": "5"})
 
 
-async def _cannot_open(request: Request, error: Exception) -> Response:
+async def _cannot_open(request: Request, error: Exception) -> ProblemResponse:
     log.error("a text cannot be opened: %s", where(error))
     detail = "This can no longer be read: its texts were erased, or cannot be opened with their key."
     detail += " Ask your admin if you did not expect that."
     return problem(410, "no-longer-readable", detail, help=_help(request))
 
 
-def unexpected(request: Request, error: Exception) -> Response:
+def unexpected(request: Request, error: Exception) -> ProblemResponse:
     """The answer to a bug. Its place is logged; its message is not, for it may quote a person."""
     log.error("unexpected %s", where(error))
     detail = "Something went wrong inside MediChat; tell your admin the time."

@@ -43,6 +43,7 @@ _QUESTION_VIEW = {
     "text": "What are the symptoms of asthma?",
     "created_at": _ASKED,
     "job_id": None,
+    "given": None,
     "parent_id": None,
     "guard": None,
     "feedback": None,
@@ -182,6 +183,7 @@ _TRANSCRIPT_VIEW = {
             "job_id": _JOB,
             "parent_id": _QUESTION,
             "replaced": False,
+            "given": None,
             "origin": {
                 "state": "succeeded",
                 "error": None,
@@ -226,6 +228,11 @@ _TEXTS = {"policy.yaml": "sentence_time_budget_s: 0.25\nidentifiers: keep\n"}
 
 EXAMPLES: dict[str, Any] = {
     # what is sent
+    "ChatBody": {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "What are the symptoms of asthma?"}],
+        "stream": True,
+    },
     "AskBody": {"query": "What are the symptoms of asthma?"},
     "PredictBody": {"query": "What are the symptoms of asthma?"},
     "TitleBody": {"title": "My asthma"},
@@ -312,6 +319,7 @@ EXAMPLES: dict[str, Any] = {
         "job_id": _JOB,
         "conversation_id": _CONVERSATION,
         "message_id": _ANSWER,
+        "guard_state": "none",
     },
     "JobView": _JOB_VIEW,
     "MessageView": _ANSWER_VIEW,

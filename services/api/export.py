@@ -159,10 +159,13 @@ def _conversation(item: Mapping[str, Value]) -> Iterator[str]:
 
 def _said(message: Mapping[str, Value]) -> str:
     who = "You" if message["role"] == "user" else "MediChat"
+    if given := message.get("given"):
+        who = "Your program, as said before by " + ("MediChat" if given == "assistant" else f"the {given}")
     text = message["text"] if message["text"] is not None else "(cannot be read)"
-    facts = {name: value for name, value in message.items() if name not in ("role", "text", "id", "job_id")}
+    left_out = ("role", "text", "id", "job_id", "given")
+    facts = {name: value for name, value in message.items() if name not in left_out}
     return (
-        f'<div class="{"user" if who == "You" else "assistant"}"><b>{who}</b>'
+        f'<div class="{message["role"]}"><b>{who}</b>'
         f'<p class="text">{escape(text)}</p>{_facts(facts)}</div>\n'
     )
 

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import Request
 
@@ -67,5 +68,25 @@ def _query(body: bytes) -> str:
         sent = json.loads(body)
     except (ValueError, RecursionError):
         return ""
-    query = sent.get("query") if isinstance(sent, dict) else None
+    if not isinstance(sent, dict):
+        return ""
+    query = sent.get("query", _asked(sent.get("messages")))
     return _CONTROL.sub(" ", query) if isinstance(query, str) else ""
+
+
+def _asked(messages: Any) -> str:
+    """What the user said last in a conversation of OpenAI's protocol, if that is what it is."""
+    texts: list[str] = []
+    for message in reversed(messages if isinstance(messages, list) else []):
+        side = message.get("role") if isinstance(message, dict) else None
+        if side == "user":
+            texts[:0] = _texts(message.get("content"))
+        elif side == "assistant" and texts and any(each.strip() for each in _texts(message.get("content"))):
+            break
+    return "\n\n".join(texts)
+
+
+def _texts(content: Any) -> list[str]:
+    parts = content if isinstance(content, list) else [{"text": content}]
+    found = (part.get("text") for part in parts if isinstance(part, dict))
+    return [text for text in found if isinstance(text, str)]

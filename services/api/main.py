@@ -13,12 +13,14 @@ from services.api.description import Described
 from services.api.identify import identify
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around
+from services.api.openai_shape import in_shape_of
 from services.api.routers import (
     adapters,
     api_keys,
     audit,
     auth,
     break_glass,
+    chat_completions,
     comparisons,
     conversations,
     datasets,
@@ -33,6 +35,7 @@ from services.api.routers import (
     login,
     me,
     messages,
+    models,
     predict,
     replays,
     review_results,
@@ -57,6 +60,8 @@ from shared.settings import Settings, get_settings
 THREADS = 6
 ROUTERS = (
     predict,
+    chat_completions,
+    models,
     jobs,
     conversations,
     messages,
@@ -132,12 +137,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
-    errors.install(app)
+    errors.install(app, in_shape_of)
     for module in ROUTERS:
         app.include_router(module.router)
     larger = {
         ("POST", "/v1/datasets"): settings.max_dataset_bytes,
         ("POST", "/v1/guard/policies"): MOST_BYTES + settings.max_body_bytes,
     }
-    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, larger=larger)
+    app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, shape=in_shape_of, larger=larger)
     return app

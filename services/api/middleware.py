@@ -7,7 +7,7 @@ from contextlib import suppress
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.errors import problem, unexpected
+from services.api.errors import ProblemResponse, Shape, problem, unexpected
 from services.api.metrics import REQUESTS, SECONDS
 
 _HEADERS = [
@@ -26,10 +26,16 @@ class Around:
     """ASGI middleware: refuses large bodies before they are read, adds headers, measures."""
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, larger: Mapping[tuple[str, str], int] | None = None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        shape: Shape,
+        larger: Mapping[tuple[str, str], int] | None = None,
     ) -> None:
         """`larger` names the limit of those methods and paths that may have more than the others."""
         self._app = app
+        self._shape = shape
         self._max_body_bytes = max_body_bytes
         self._larger = larger or {}
 
@@ -67,10 +73,10 @@ class Around:
                     await self._app(scope, limited, decorated)
             if too_large:
                 refusing = True
-                await _refuse(most, scope, receive, decorated)
+                await self._shape(scope["path"], _refusal(most))(scope, receive, decorated)
         except Exception as error:
             # caught here, since the server would log the message of whatever gets past
-            answer = unexpected(Request(scope), error)
+            answer = self._shape(scope["path"], unexpected(Request(scope), error))
             if not started:
                 await answer(scope, receive, decorated)
         finally:
@@ -86,6 +92,6 @@ def _announces_more(scope: Scope, most: int) -> bool:
     return False
 
 
-async def _refuse(most: int, scope: Scope, receive: Receive, send: Send) -> None:
+def _refusal(most: int) -> ProblemResponse:
     detail = f"The body may have at most {most} bytes; send less."
-    await problem(413, "body-too-large", detail, headers={"Connection": "close"})(scope, receive, send)
+    return problem(413, "body-too-large", detail, headers={"Connection": "close"})

@@ -46,14 +46,14 @@ class Threads:
 
         # not cancelled: a thread that waits keeps its place, so that there are never more of them
         task = asyncio.ensure_future(to_thread.run_sync(step, limiter=self._limiter))
-        task.add_done_callback(_forget)
+        task.add_done_callback(forget)
         try:
             return await in_time(asyncio.shield(task))
         finally:
             wanted = False
 
 
-def _forget(task: asyncio.Task[T]) -> None:
-    """Where nobody is left to be told: unread, an exception would be logged with its message."""
+def forget(task: asyncio.Task[T]) -> None:
+    """For a task whose end nobody hears: unread, an exception would be logged with its message."""
     if not task.cancelled():
         task.exception()

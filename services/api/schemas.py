@@ -136,6 +136,9 @@ class AnswerView(BaseModel):
     job_id: str
     conversation_id: str
     message_id: str | None
+    guard_state: Literal["none", "emergency", "crisis"] = Field(
+        description="In what need the conversation's person was found; then an answer begins with help."
+    )
 
 
 class JobView(BaseModel):
@@ -184,7 +187,10 @@ class MessageView(BaseModel):
     role: str
     text: str
     created_at: datetime
-    job_id: str | None
+    job_id: str | None = Field(description="Of an answer.")
+    given: Literal["system", "user", "assistant"] | None = Field(
+        description="Whose words it was, where a program sent it with its question as said before."
+    )
     parent_id: str | None
     guard: GuardView | None
     feedback: Literal["up", "down"] | None

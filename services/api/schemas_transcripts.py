@@ -1,7 +1,7 @@
 """What requests and answers about reading logged conversations look like. It does nothing."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -70,6 +70,10 @@ class TurnView(_FromRecord):
     job_id: str | None
     parent_id: str | None
     replaced: bool = Field(description="Whether another answer took its place.")
+    given: Literal["system", "user", "assistant"] | None = Field(
+        description="Whose words it was, where a program sent it with its question as said before: by the "
+        "program's word, for MediChat may never have written or read it."
+    )
     origin: OriginView | None
     sentences: list[ShownSentenceView]
     verdicts: list[JudgedView] = Field(description="Those that no sentence bears.")

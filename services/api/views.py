@@ -16,7 +16,12 @@ from shared.prompts import DISCLAIMER
 from shared.training.states import BASE
 
 # made once: building a statement costs more than sending it
-_MESSAGE_OF = select(messages.c.id).where(messages.c.job_id == bindparam("of_job"))
+_KEPT_OF = (
+    select(messages.c.id, conversations.c.guard_state)
+    .select_from(conversations)
+    .outerjoin(messages, messages.c.job_id == bindparam("of_job"))
+    .where(conversations.c.id == bindparam("of_conversation"))
+)
 _VERDICTS_OF = (
     select(verdicts)
     .where(verdicts.c.job_id.in_(bindparam("of_jobs", expanding=True)), verdicts.c.shadow.is_(False))
@@ -76,7 +81,7 @@ def answer_view(connection: Connection, gateway: Gateway, job: Job) -> schemas.A
     """The answer of a job that succeeded."""
     assert job.conversation_id is not None
     sentences = gateway.conversations.read_sentences(connection, job.conversation_id, job.id)
-    message_id = connection.execute(_MESSAGE_OF, {"of_job": job.id}).scalar()
+    kept = connection.execute(_KEPT_OF, {"of_job": job.id, "of_conversation": job.conversation_id}).one()
     return schemas.AnswerView(
         answer=join(sentences),
         guard=guard_views(connection, [job.id])[job.id],
@@ -96,7 +101,8 @@ def answer_view(connection: Connection, gateway: Gateway, job: Job) -> schemas.A
         usage=schemas.Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.completion_tokens),
         job_id=job.id,
         conversation_id=job.conversation_id,
-        message_id=message_id,
+        message_id=kept.id,
+        guard_state=kept.guard_state,
     )
 
 
@@ -177,6 +183,7 @@ def _message_views(connection: Connection, said: list[Message], user_id: str) ->
             text=message.text,
             created_at=message.created_at,
             job_id=message.job_id,
+            given=message.given,
             parent_id=message.parent_id,
             guard=guards.get(message.job_id) if message.job_id is not None else None,
             feedback=ratings.get(message.id),

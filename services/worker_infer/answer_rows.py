@@ -61,6 +61,38 @@ class AnswerRows:
         self._key, self._adapter = key, adapter
         self._shown, self._seq = shown, sentences
 
+    def note_need(self, verdict: Verdict) -> None:
+        """Keep with the conversation that the person told before that they are in need, and log why.
+
+        It is no verdict on this job's question, so it is no row of its own.
+        """
+        job, category = self._job, verdict.category
+        assert job.conversation_id is not None
+        assert category is not None
+        talk = job.conversation_id
+
+        def write(connection: Connection) -> None:
+            now = self._tools.jobs.hold(connection, job.claim)
+            self._tools.conversations.note_need(connection, talk, category)
+            record.append(
+                connection,
+                now=now,
+                actor=self._actor,
+                action=f"guard.{category}",
+                object=f"job:{job.id}",
+                reason="told before the question",
+                details={
+                    "conversation": talk,
+                    "category": category,
+                    "layer": verdict.layer,
+                    "source": verdict.source,
+                    "score": verdict.score,
+                    "policy_version": self._standing.guard.policy_version,
+                },
+            )
+
+        self.persist(write)
+
     # -- sentences
 
     def release(self, releases: list[Release]) -> None:

@@ -5,7 +5,8 @@ It writes nothing itself (`answer_rows` does), and knows neither Celery nor HTTP
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,12 +21,14 @@ from services.worker_infer.engines.errors import (
     OutOfMemory,
     RequestTooLong,
 )
+from services.worker_infer.stops import Stops
 from services.worker_infer.text import Turn
 from services.worker_infer.tools import Tools
 from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
 from shared.guard.gate import QUESTION_FAILURE, QUESTION_TIME_BUDGET_S, Release
-from shared.guard.verdict import Action, Category, Verdict
+from shared.guard.verdict import Action, Audience, Category, Verdict
 from shared.jobs.leases import Hold
+from shared.jobs.payload import read_stops
 from shared.jobs.records import Job
 from shared.jobs.store import Renewal
 from shared.logs import where
@@ -60,6 +63,12 @@ class Question:
     adapter: str | None
     #: Why the adapter that should answer must not.
     refused: AdapterRefused | None
+    #: What a program told with the question, which the guard reads now: its instructions, and what the person
+    #: said before, the newest first.
+    system: str
+    given: tuple[str, ...]
+    #: Texts before which the answer ends.
+    stops: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +132,7 @@ class Attempt:
         except PromptTooLong as error:
             too_long = str(error)
         # before the engine begins: beside it, two thousandths of a second become six on a small machine
-        found = self._screened(question)
+        question, found = self._screened(question)
         # whoever is in danger is told so however much they wrote; that a text is too long to be answered says
         # more than that it was too long to be checked in time
         if found is not None and not (too_long and found is QUESTION_FAILURE):
@@ -166,8 +175,11 @@ class Attempt:
             else []
         )
         adapter, refused = self._adapter(connection)
+        stops: tuple[str, ...] = ()
+        if job.sampling.get("stops"):
+            stops = read_stops(connection, job.id, key=key)
         return Question(
-            turns=[Turn(role=message.role, text=message.text) for message in said[:place]],
+            turns=[Turn(role=each.role, text=each.text) for each in said[:place] if each.given != "system"],
             text=said[place].text,
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
@@ -178,6 +190,9 @@ class Attempt:
             key=key,
             adapter=adapter,
             refused=refused,
+            system="\n\n".join(each.text for each in said[:place] if each.given == "system"),
+            given=tuple(each.text for each in reversed(said[:place]) if each.given == "user"),
+            stops=stops,
         )
 
     def _adapter(self, connection: Connection) -> tuple[str | None, AdapterRefused | None]:
@@ -200,12 +215,13 @@ class Attempt:
         usual = min(settings.max_new_tokens, model.context_tokens // 2)
         most = int(job.sampling.get("max_new_tokens") or usual)
         wanted = max(1, most - written)
-        turns, asked, hidden = question.turns, question.text, False
+        turns, asked, hidden, instructed = question.turns, question.text, False, question.system
         if self._standing.guard.hides_identifiers:
             asked, hidden = without_names(asked)
+            instructed = without_names(instructed)[0]
             turns = [Turn(role=turn.role, text=without_names(turn.text)[0]) for turn in turns]
         token_ids = model.text.prompt(
-            system=settings.system_prompt,
+            system=f"{settings.system_prompt}\n\n{instructed}".strip(),
             turns=turns,
             question=asked,
             released=question.released,
@@ -230,19 +246,24 @@ class Attempt:
             hidden=prompt.hidden,
         )
         detokeniser = model.text.detokeniser()
+        stops = Stops(question.stops, question.released)
         with model.engine.submit(self._request(question, prompt)) as stream:
             if self._hold.stop is not None or self._stopped:  # before the engine knew the request
                 return FinishReason.CANCELLED, []
             for token_ids in stream:
                 rows.completion_tokens += len(token_ids)
-                releases = gate.feed(detokeniser.feed(token_ids))
+                releases = gate.feed(stops.feed(detokeniser.feed(token_ids)))
                 if self._stopped:
                     return FinishReason.CANCELLED, []
                 if gate.stopped:
                     return None, releases
                 rows.release(releases)
+                if stops.judgeable:
+                    return FinishReason.STOP, gate.close(stops.cut)
         if stream.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
-            return stream.finish_reason, gate.feed(detokeniser.close()) + gate.close()
+            releases = gate.feed(stops.feed(detokeniser.close()) + stops.close())
+            finish = FinishReason.STOP if stops.cut else stream.finish_reason
+            return finish, releases + gate.close(stops.cut)
         return stream.finish_reason, []
 
     def _notes(self, question: Question, prompt: _Prompt) -> dict[str, Any]:
@@ -273,27 +294,77 @@ class Attempt:
             alone=1 < job.attempt == job.max_attempts,
         )
 
-    def _screened(self, question: Question) -> Verdict | None:
-        """What all layers of the guard have against the question; None when it may be answered.
-
-        The gateway asked only those that need no network.
+    def _screened(self, question: Question) -> tuple[Question, Verdict | None]:
+        """The question in the state that what was said before shows, and what all layers of the guard have
+        against it: None when it may be answered. The gateway asked only those that need no network.
         """
         if question.released_count:
-            return None  # an earlier attempt asked, before it released anything
+            return question, None  # an earlier attempt asked, before it released anything
+        found = self._against(question.text)
+        question, unread = self._read_before(question)
+        if found is not None and found.action is Action.CRISIS:
+            return question, found
+        return question, unread or found
+
+    def _against(self, text: str) -> Verdict | None:
+        verdict = self._judged(text, self._standing.guard.screen_question)
+        if verdict.allowed:
+            return None
+        if not verdict.answered_at_once:
+            log.error("the question of job %s got a verdict that is none on questions", self._job.id)
+            return QUESTION_FAILURE
+        return verdict
+
+    def _read_before(self, question: Question) -> tuple[Question, Verdict | None]:
+        """Have the guard read what a program told with its question, each message by itself.
+
+        That the person was in need holds as in a conversation that goes on; harm that they asked for before
+        is no reason not to answer now. A program's instructions tell of no person, but may ask for harm.
+        """
+        guard = self._standing.guard
+        worst, unread = self._worst(question.given)
+        if worst is not None and question.state not in (worst.category, Category.CRISIS):
+            self.rows.note_need(worst)
+            question = replace(question, state=worst.category)
+        if unread:
+            return question, QUESTION_FAILURE
+        if question.system:
+            instructed = self._judged(question.system, guard.screen_instructions)
+            if not instructed.allowed:
+                return question, replace(instructed, span=None)
+        return question, None
+
+    def _worst(self, given: Sequence[str]) -> tuple[Verdict | None, bool]:
+        """In what need the person was by their messages, the newest first, and whether one could not be read.
+
+        All layers read as much as a question may hold, within a question's time; the rules what is older.
+        """
+        guard, worst, unread = self._standing.guard, None, False
+        left, until = self._tools.settings.max_query_chars, time.monotonic() + QUESTION_TIME_BUDGET_S
+        for text in given:
+            if self._stopped or self._hold.stop is not None:
+                break
+            left -= len(text)
+            whole = left >= 0 and time.monotonic() < until
+            verdict = self._judged(text, guard.screen_question if whole else guard.screen_at_once)
+            unread = unread or verdict is QUESTION_FAILURE
+            if verdict.action is Action.CRISIS and (worst is None or verdict.category is Category.CRISIS):
+                worst = verdict
+            if verdict.category is Category.CRISIS:
+                break
+        return worst, unread
+
+    def _judged(self, text: str, screen: Callable[[str, Audience], Verdict]) -> Verdict:
+        """What the guard says of something that was asked or told; QUESTION_FAILURE where it could not."""
         started = time.monotonic()
         try:
-            verdict = self._standing.guard.screen_question(question.text, self._job.audience)
+            verdict = screen(text, self._job.audience)
         except Exception as error:  # whatever a layer may raise, the question has not been checked
             log.error("the question of job %s could not be checked: %s", self._job.id, where(error))
             return QUESTION_FAILURE
         taken = time.monotonic() - started
         if taken > QUESTION_TIME_BUDGET_S:
             log.error("the check of the question of job %s took %.1f s", self._job.id, taken)
-            return QUESTION_FAILURE
-        if verdict.allowed:
-            return None
-        if not verdict.answered_at_once:
-            log.error("the question of job %s got a verdict that is none on questions", self._job.id)
             return QUESTION_FAILURE
         return verdict
 

@@ -110,7 +110,7 @@ class ChatText:
     def _encode(
         self, system: str, pairs: Sequence[tuple[Turn, Turn]], question: str, released: str
     ) -> list[int]:
-        messages = [{"role": "system", "content": system}] if system else []
+        messages = [{"role": "system", "content": self._as_plain(system)}] if system else []
         messages += [
             {"role": turn.role, "content": self._as_plain(turn.text)} for pair in pairs for turn in pair
         ]

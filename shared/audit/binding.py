@@ -32,6 +32,15 @@ def digest_sentences(rows: Iterable[Any]) -> str:
     return hashlib.sha256(canonical_json(told)).hexdigest()
 
 
+def digest_given(rows: Iterable[Any]) -> str:
+    """SHA-256 in hex of what was sent with a question as said before it, in order.
+
+    Rows are (`seq`, `role`, whose words it was, `digest_text(ciphertext)`, `parent_id`, `job_id`).
+    Raises TypeError or ValueError where something stands in them that no message has.
+    """
+    return hashlib.sha256(canonical_json([list(row) for row in rows])).hexdigest()
+
+
 #: The columns of a verdict that its event repeats; not the hash of the judged span, which an erasure clears.
 VERDICT = ("action", "category", "severity", "layer", "source", "score", "policy_version")
 

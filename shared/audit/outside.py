@@ -7,13 +7,14 @@ not what the row says.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, select
 
-from shared.audit.binding import VERDICT, digest_sentences, digest_text
+from shared.audit.binding import VERDICT, digest_given, digest_sentences, digest_text
 from shared.audit.outside_reviews import check_reviews
 from shared.audit.reading import among, as_ids, fetch
 from shared.db.tables import audit_events, data_keys, jobs, messages, released_sentences, verdicts
@@ -94,6 +95,7 @@ class Outside:
         """Hold the rows against what was gathered since the last time."""
         if self._messages:
             self._check_messages(self._messages)
+            self._check_given([said for said in self._messages if said.details.get("given_sha256")])
         if self._jobs:
             self._check_jobs(self._jobs)
             self._check_sentences([said for said in self._jobs if said.details.get("sentences_sha256")])
@@ -140,6 +142,37 @@ class Outside:
                 self._note(f"the message {message} was given another key", said.entry, said.event)
         if keyless:
             self._check_erased(keyless)
+
+    def _check_given(self, all_said: list[Said]) -> None:
+        """What came with a question stands before it in its conversation."""
+        columns = messages.c
+        statement = select(
+            columns.conversation_id,
+            columns.seq,
+            columns.role,
+            columns.parts,
+            columns.ciphertext,
+            columns.parent_id,
+            columns.job_id,
+        ).order_by(columns.conversation_id, columns.seq)
+        conversations = (said.details["conversation"] for said in all_said)
+        found: dict[str, list[Any]] = defaultdict(list)
+        for conversation, *row in self._rows(statement, columns.conversation_id, conversations):
+            found[conversation].append(row)
+        for said in all_said:
+            details = said.details
+            try:
+                rows = (row for row in found[details["conversation"]] if row[0] < details["seq"])
+                before = [
+                    (seq, role, _side(parts), _digest(ciphertext), parent, job)
+                    for seq, role, parts, ciphertext, parent, job in rows
+                ]
+                same = digest_given(before) == details["given_sha256"]
+            except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+                same = False
+            if not same:
+                what = f"what was sent with the question {details['message']} was changed"
+                self._note(what, said.entry, said.event)
 
     def _check_erased(self, keyless: list[tuple[str, Said]]) -> None:
         told = self._told_erased({conversation for conversation, _ in keyless})
@@ -219,6 +252,11 @@ def _in_place(said: Said, row: Any) -> bool:
         and seq == details.get("seq", seq)
         and (not answers or parent == details.get("question", parent))
     )
+
+
+def _side(parts: Any) -> Any:
+    """Whose words a given message was, of its parts as the driver gives them."""
+    return (json.loads(parts) if isinstance(parts, str | bytes) else parts)[0].get("given")
 
 
 def _check_id(value: Any) -> None:

@@ -132,6 +132,10 @@ class Guard:
         """
         return self._questions.at_once(text, "", audience)
 
+    def screen_instructions(self, text: str, audience: Audience = Audience.PATIENT) -> Verdict:
+        """Whether what a program is told to do asks for harm (`refuse`); it tells of nobody's need."""
+        return self._questions.instructions(text, audience)
+
     @property
     def hides_identifiers(self) -> bool:
         """Whether the model shall read questions without what names a person."""

@@ -106,22 +106,28 @@ class Gate:
         """Add what the model wrote next and return what may be shown now."""
         return [] if self._stopped else self._release(self._splitter.feed(chunk))
 
-    def close(self) -> list[Release]:
-        """Say that the model is done and return what is left, with what the answer lacks as a whole."""
+    def close(self, cut: str = "") -> list[Release]:
+        """Say that the model is done and return what is left, with what the answer lacks as a whole.
+
+        `cut` is what followed and is not shown, because whoever asked wanted the answer to end before it:
+        they know that text, so the last sentence is judged with it.
+        """
         if self._stopped:
             return []
-        releases = self._release(self._splitter.close())
+        releases = self._release(self._splitter.close(), cut)
+        if self._lead is not None:  # whoever is in need is told so, though nothing else is
+            releases, self._lead = [self._lead], None
         if not self._stopped:
             self._stopped = True
             releases += self._additions()
         return releases
 
-    def _release(self, sentences: list[str]) -> list[Release]:
+    def _release(self, sentences: list[str], cut: str = "") -> list[Release]:
         releases: list[Release] = []
         if sentences and self._lead is not None:
             releases, self._lead = [self._lead], None
-        for sentence in sentences:
-            verdict = self._checked(sentence)
+        for number, sentence in enumerate(sentences, start=1):
+            verdict = self._checked(sentence + cut if number == len(sentences) else sentence)
             if not verdict.allowed:
                 self._stopped = True
                 replaced = self._replaced(sentence, verdict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from shared.guard.knobs import Knobs
+from shared.guard.sentences import sentences_of
 from shared.guard.verdict import Action, Audience, Category, Judge, Severity, Side, Verdict
 from shared.guard.windows import parts, windows
 
@@ -162,6 +164,12 @@ class AnswerJudge:
         return None if action is Action.ALLOW else replace(found, action=action)
 
 
+#: A sentence that forbids something: the classifier, made for questions, takes it for a request for that.
+_FORBIDS = re.compile(r"(?i)\b(?:not|never|refuse|decline|avoid)\b|n['’]t\b")
+#: From this score on a sentence of instructions asks for harm: what is usual in them reaches 0.8.
+_PLAINLY = 0.9
+
+
 class QuestionJudge:
     """Judges a whole question, by rules, by what else needs no network, then by the classifier.
 
@@ -194,6 +202,20 @@ class QuestionJudge:
             if not found.allowed:
                 return found
         return Verdict.ALLOWED_QUESTION
+
+    def instructions(self, text: str, audience: Audience) -> Verdict:
+        """The verdict on what a program is told to do: harm that a sentence of it plainly asks for, and what
+        nobody here can read, speak against it. What it forbids is no request, and it tells of nobody's need.
+        """
+        for judge in self._certain.values():
+            if not (found := judge(text, "", audience)).allowed:
+                return found
+        told = [sentence for sentence in sentences_of(text) if not _FORBIDS.search(sentence)]
+        for sentence in told:
+            if (found := self._rules(sentence, "", audience)).category is Category.HARMFUL_REQUEST:
+                return found
+        scored = self._over(lambda _: told, text, audience, {"refuse": _PLAINLY})
+        return next(iter(scored), Verdict.ALLOWED_QUESTION)
 
     def layers(self) -> dict[str, Judge]:
         """What each layer says by itself."""

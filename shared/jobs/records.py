@@ -31,11 +31,14 @@ class NewJob:
     #: Keyed hash of the request, to tell a repeat from another request under the same name.
     request_hmac: str | None = None
     seed: int = 0
-    #: `max_new_tokens`, `temperature`, `top_p`.
+    #: `max_new_tokens`, `temperature`, `top_p`; `stops`: how many texts of the payload end the answer.
     sampling: dict[str, Any] = field(default_factory=dict)
     policy_version: str | None = None
     #: The adapter that shall answer; None takes the one that is active when a worker begins.
     adapter_sha256: str | None = None
+    #: What else the asker wrote (shared/jobs/payload.py), under the conversation's key, and the key's id.
+    payload_ciphertext: bytes | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, literal, or_, select
 
 from shared.audit import record
+from shared.conversations import given_in
 from shared.db import Database
 from shared.db.tables import (
     api_keys,
@@ -141,6 +142,7 @@ class OwnData:
                     "role": row.role,
                     "text": _text(key, row.ciphertext, f"message:{row.id}"),
                     "created_at": row.created_at,
+                    "given": given_in(row.parts),
                     "replaced_at": row.hidden_at,
                     "verdicts": judged.get(row.id, []),
                     "feedback": _rating(key, rated.get(row.id)),

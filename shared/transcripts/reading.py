@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
 
-from shared.conversations import Conversations
+from shared.conversations import Conversations, given_in
 from shared.db.tables import conversations as talks
 from shared.db.tables import jobs, messages, released_sentences, verdicts
 from shared.errors import NotFound
@@ -163,6 +163,7 @@ def _message(row: Row[Any], answers: dict[str, _Answer], key: DataKey | None) ->
         job_id=row.job_id,
         parent_id=row.parent_id,
         replaced=row.hidden_at is not None,
+        given=given_in(row.parts),
         origin=answer.origin if answer else None,
         sentences=answer.sentences if answer else (),
         verdicts=about,
@@ -187,6 +188,7 @@ def _left(answer: _Answer) -> Turn:
         job_id=answer.job.id,
         parent_id=answer.job.question_id,
         replaced=False,
+        given=None,
         origin=answer.origin,
         sentences=answer.sentences,
         verdicts=answer.about_answer,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.conversations import MessageRole
+from shared.conversations import MessageRole, Speaker
 from shared.guard.verdict import Action, Audience, Severity, Side
 from shared.jobs.lifecycle import State
 
@@ -74,6 +74,8 @@ class Turn:
     parent_id: str | None
     #: Whether another answer took its place, so that the person does not see it any more.
     replaced: bool
+    #: Whose words it was, where a program sent it with its question as said before: by its own word.
+    given: Speaker | None
     #: Of an answer.
     origin: Origin | None
     sentences: tuple[ShownSentence, ...]

@@ -43,6 +43,8 @@ NO_EVENT = {
     "GET /v1/jobs": OWN,
     "GET /v1/jobs/{job_id}": OWN,
     "GET /v1/jobs/{job_id}/events": OWN,
+    "GET /v1/models": "what may answer everybody",
+    "GET /v1/models/{model:path}": "what may answer everybody",
     "GET /v1/conversations": OWN,
     "GET /v1/conversations/{conversation_id}": OWN,
     "GET /v1/audit/views": OWN,

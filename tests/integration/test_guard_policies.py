@@ -155,7 +155,7 @@ def test_a_sentence_is_tried_with_what_stands_before_it(client: httpx.Client) ->
 
 
 def test_a_sentence_that_is_only_flagged_has_nothing_said_instead(client: httpx.Client) -> None:
-    found = try_out(client, PACKAGED, "That one can go.", context="You are on warfarin.")
+    found = try_out(client, PACKAGED, "That one can go.", context="You take metoprolol.")
     assert (found["verdict"]["action"], found["instead"]) == ("escalate", None), "it is shown, and flagged"
 
 

@@ -311,7 +311,7 @@ def test_one_conversation_has_one_active_job(store: Jobs, database: Database) ->
     from shared.privacy.envelope import Envelope, new_master_key
 
     talk = Conversations(Envelope.from_base64(new_master_key()))
-    kept = store.do(talk.create, user_id=store.users[0], question="Why?", now=store.clock.moment)
+    kept, _ = store.do(talk.create, user_id=store.users[0], question="Why?", now=store.clock.moment)
     store.submit(conversation_id=kept.conversation_id)
     with pytest.raises(IntegrityError):
         store.submit(conversation_id=kept.conversation_id)

@@ -191,6 +191,41 @@ def test_a_change_of_what_an_event_speaks_of_is_named_with_its_entry(
     assert all(finding.entry is not None for finding in report.findings)
 
 
+@pytest.fixture(scope="module")
+def given(databases: Databases, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a sealed log of one question that came with what was said before it."""
+    api = Api(fresh_settings(databases, "sqlite", redis_server, tmp_path_factory.mktemp("given")))
+    said = [("user", "What is asthma?"), ("assistant", "Harmless."), ("user", "I want to kill myself.")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    asked = api.log_in().post("/v1/chat/completions", json={"model": "demo", "messages": messages})
+    assert asked.status_code == 200, asked.text
+    seal_all(api.gateway.database, DatabaseClock())
+    path = Path(str(api.gateway.database.writer.url.database))
+    api.close()
+    assert altered(path, tmp_path_factory.mktemp("whole")).holds
+    return path
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE messages SET ciphertext = ciphertext || x'00' WHERE seq = 2",
+        "UPDATE messages SET role = 'user' WHERE seq = 2",
+        'UPDATE messages SET parts = \'[{"type": "text"}]\' WHERE seq = 2',
+        "UPDATE messages SET job_id = id WHERE seq = 2",
+        "UPDATE messages SET parent_id = NULL WHERE seq = 2",
+        "UPDATE messages SET seq = 9 WHERE seq = 1",
+        "DELETE FROM messages WHERE seq = 2",
+    ],
+)
+def test_a_change_of_what_was_sent_with_a_question_is_named(
+    given: Path, tmp_path: Path, statement: str
+) -> None:
+    (finding,) = altered(given, tmp_path, statement).findings
+    assert "what was sent with the question" in finding.what
+    assert finding.entry is not None
+
+
 def test_a_second_event_does_not_cover_what_the_first_one_says(told: Path, tmp_path: Path) -> None:
     copy, _ = changed(told, tmp_path)
     database = connect(f"sqlite:///{copy}")

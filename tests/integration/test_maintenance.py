@@ -17,7 +17,7 @@ from shared.db.tables import data_keys, jobs, leases, released_sentences
 from shared.db.tables_training import datasets
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
-from shared.storage import Storage
+from shared.storage import Storage, StorageAway
 from shared.training.dataset_files import Split
 from shared.training.states import DatasetState
 from tests.conftest import MakeApi
@@ -156,6 +156,63 @@ def test_uploads_that_were_given_up_are_forgotten_once_their_files_are_gone(rest
     assert known() == store.storage.list("datasets") == []
 
 
+class Away(Storage):
+    """It cannot be reached while something is to be removed."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked = 0
+
+    def delete(self, path: str) -> None:
+        self.asked += 1
+        raise StorageAway("away")
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_storage_that_is_away_is_asked_once_a_round_and_is_told_of_once(
+    resting: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = resting.log_in(Role.ADMIN)
+    for _ in range(3):
+        uploaded(client)
+    resting.set(datasets, datasets.c.id.is_not(None), state=DatasetState.RECEIVING, progress_at=PAST)
+    storage, now = Away(str(resting.settings.storage_url)), datetime.now(UTC)
+    leftovers = Leftovers(resting.gateway, storage)
+    leftovers.round(now)
+    leftovers.round(now)
+    assert storage.asked == 2
+    said = [each.message for each in caplog.records if each.name == "services.api.leftovers"]
+    assert len(said) == 1
+    assert "MEDICHAT_STORAGE_URL" in said[0]
+    with resting.gateway.database.read() as connection:
+        assert len(resting.gateway.datasets.silent(connection, now)) == 3
+
+
+class Waking(Storage):
+    """While the files of one upload are removed, the other uploads come after all."""
+
+    def __init__(self, url: str, api: Api) -> None:
+        super().__init__(url)
+        self._api, self.deleted = api, []
+
+    def delete(self, path: str) -> None:
+        self.deleted.append(path)
+        self._api.set(datasets, datasets.c.id.is_not(None), progress_at=datetime.now(UTC))
+        super().delete(path)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_an_upload_that_comes_while_others_are_forgotten_is_kept(resting: Api) -> None:
+    client = resting.log_in(Role.ADMIN)
+    for _ in range(2):
+        uploaded(client)
+    resting.set(datasets, datasets.c.id.is_not(None), state=DatasetState.RECEIVING, progress_at=PAST)
+    storage = Waking(str(resting.settings.storage_url), resting)
+    Leftovers(resting.gateway, storage).round(datetime.now(UTC))
+    assert len(storage.deleted) == 1
+    assert len(resting.gateway.datasets.storage.list("datasets")) == 1
+
+
 @pytest.mark.parametrize("dialect", ["sqlite"])
 def test_what_a_check_wrote_whose_worker_died_is_removed_and_its_upload_stays(resting: Api) -> None:
     dataset_id, store = uploaded(resting.log_in(Role.ADMIN)), resting.gateway.datasets
@@ -169,6 +226,24 @@ def test_what_a_check_wrote_whose_worker_died_is_removed_and_its_upload_stays(re
     resting.set(jobs, jobs.c.id == job.id, lease_expires_at=PAST, attempt=job.max_attempts)
     maintenance.round()
     assert state(resting, job) is State.FAILED
+    assert store.storage.list("datasets") == [f"datasets/{dataset_id}/raw"]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_what_a_worker_that_was_cut_off_wrote_after_its_check_had_ended_is_removed_later(
+    resting: Api,
+) -> None:
+    dataset_id, store = uploaded(resting.log_in(Role.ADMIN)), resting.gateway.datasets
+    job, leftovers, now = claim_check(resting), Leftovers(resting.gateway), datetime.now(UTC)
+    with resting.gateway.database.read() as connection:
+        dataset = store.get(connection, dataset_id)
+    part = write_part(resting, dataset, Split.TRAIN, [row(1)])["path"]
+    resting.set(jobs, jobs.c.id == job.id, lease_expires_at=PAST, attempt=job.max_attempts)
+    Maintenance(resting.gateway).round()
+    leftovers.round(now)
+    with store.storage.create(part) as late:
+        late.write(b"sealed rows")
+    leftovers.round(now + timedelta(seconds=3 * resting.settings.lease_s))
     assert store.storage.list("datasets") == [f"datasets/{dataset_id}/raw"]
 
 

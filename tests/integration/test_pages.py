@@ -878,3 +878,13 @@ def test_an_api_key_is_made_shown_once_and_revoked(open_app: Open, api: Api) -> 
     assert app.selectbox[0].options == [f"tablet ({hint}…)"]
     button(app, "Revoke this key").click().run()
     assert by_key.get("/v1/me").status_code == 401
+
+
+def test_what_a_program_sent_along_is_marked_and_cannot_be_rated(open_app: Open, api: Api) -> None:
+    person = api.person()
+    said = [("user", "Hello"), ("assistant", "Hi."), ("user", "I want to kill myself.")]
+    body = {"model": "demo", "messages": [{"role": role, "content": text} for role, text in said]}
+    told = api.client(person).post("/v1/chat/completions", json=body).json()["medichat"]
+    app = open_app(person, conversation=told["conversation_id"])
+    assert "whether it is one of MediChat's is not known" in texts(app)
+    assert len(app.get("feedback")) == 1

@@ -268,3 +268,19 @@ def test_every_page_of_an_auditors_tells_of_it_until_one_acknowledges(
     button(app, "Acknowledge").click().run()
     assert "was opened by an admin" not in texts(app)
     assert "acknowledged by an auditor" in texts(app)
+
+
+def test_what_a_program_sent_along_is_marked_as_not_written_here(open_app: Open, api: Api) -> None:
+    said = [
+        ("system", "Be brief."),
+        ("user", "Hello"),
+        ("assistant", "Hi."),
+        ("user", "I want to kill myself."),
+    ]
+    body = {"model": "demo", "messages": [{"role": role, "content": text} for role, text in said]}
+    told = api.log_in().post("/v1/chat/completions", json=body).json()["medichat"]
+    app = open_app(api.person(Role.AUDITOR), "conversation", conversation=told["conversation_id"])
+    shown = texts(app)
+    assert "instructions of the program that asked" in shown
+    assert shown.count("sent along by the program that asked") == 2
+    assert shown.count("whether MediChat wrote it is not known") == 1

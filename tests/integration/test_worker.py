@@ -1,31 +1,17 @@
 """What the worker makes of a claimed job: prompt, guard, rows, events. Only the model is scripted."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 import yaml
 from sqlalchemy import select
 
 from services.worker_infer import attempt
-from services.worker_infer.adapters import ActiveAdapter
-from services.worker_infer.answerer import Answerer
-from services.worker_infer.engines.base import (
-    EngineHealth,
-    EngineStats,
-    FinishReason,
-    GenerationRequest,
-    TokenStream,
-)
-from services.worker_infer.engines.errors import EngineCrashed, EngineError, EngineUnavailable, OutOfMemory
-from services.worker_infer.model import Model
-from services.worker_infer.shadow import ShadowJudge
-from services.worker_infer.text import ChatText
+from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory
 from shared.auth.roles import Role
 from shared.conversations import Sentence, join
 from shared.db.tables import jobs, released_sentences, verdicts
@@ -34,166 +20,27 @@ from shared.guard import Guard, packaged_policy
 from shared.guard.classifier import OUTPUT_LABELS, QUESTION_LABELS
 from shared.guard.layers import Scorer
 from shared.guard.verdict import Action, Category
-from shared.jobs.leases import LeaseKeeper
 from shared.jobs.lifecycle import EventKind, State
 from shared.jobs.records import Job
 from shared.policies.live import Standing
 from shared.prompts import prompt_version
 from shared.queue import open_redis
-from shared.training.adapter_files import AdapterFiles
 from shared.training.adapters import answers_of
+from tests.clinic import SILENCE, Begun, Clinic, open_clinic
 from tests.conftest import MakeApi
 from tests.policies import activate, add_version
 from tests.registry import add_good_adapter, sha_of
-from tests.support import Api, ask_async, wait_until
-from tests.tiny_model import tiny_tokenizer
+from tests.support import wait_until
 
 SAFE = "Asthma narrows the airways. "
 HARMFUL = "You should stop taking your warfarin today. "
 REFERRAL = "Please see a doctor about it."
-#: The scripted answer that never comes.
-SILENCE = None
-
-
-class Begun(str):
-    """A scripted answer that begins so and never goes on."""
-
-
-class ScriptedEngine:
-    """An `Engine` that gives the answers it was told to give, one per request, in order."""
-
-    def __init__(self, *script: str | EngineError | None) -> None:
-        self.script = deque(script)
-        self.requests: list[GenerationRequest] = []
-        self.cancelled: list[str] = []
-        self._streams: dict[str, TokenStream] = {}
-        self.well = True
-        #: Called by `submit` before the engine knows the request.
-        self.on_submit: Callable[[], object] = lambda: None
-
-    def start(self) -> None:
-        """Nothing to make ready."""
-
-    def submit(self, request: GenerationRequest) -> TokenStream:
-        self.on_submit()
-        self.requests.append(request)
-        answer = self.script.popleft()
-        if isinstance(answer, EngineUnavailable):
-            raise answer
-
-        def cancel(reason: FinishReason) -> None:
-            stream.finish(reason)
-
-        stream = self._streams[request.request_id] = TokenStream(request.deadline, cancel)
-        if isinstance(answer, EngineError):
-            stream.finish(answer)
-        elif answer is not SILENCE:
-            stream.push(tiny_tokenizer().backend_tokenizer.encode(answer, add_special_tokens=False).ids)
-            if not isinstance(answer, Begun):
-                stream.finish(FinishReason.STOP)
-        return stream
-
-    def say(self, text: str) -> None:
-        """Go on with the last answer, to its end."""
-        stream = self._streams[self.requests[-1].request_id]
-        stream.push(tiny_tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).ids)
-        stream.finish(FinishReason.STOP)
-
-    def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-        if request_id in self._streams:
-            self._streams[request_id].finish(FinishReason.CANCELLED)
-
-    def stats(self) -> EngineStats:
-        raise NotImplementedError
-
-    def health(self) -> EngineHealth:
-        return EngineHealth(ok=self.well, detail="as told")
-
-    def drain(self) -> None:
-        """Nothing is held."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class NoAdapters:
-    """A storage without an adapter."""
-
-    def fetch(self, sha256: str) -> AdapterFiles:
-        raise FileNotFoundError(sha256)
-
-    def on_trial(self, sha256: str) -> AbstractContextManager[str]:
-        raise FileNotFoundError(sha256)
-
-
-class Clinic:
-    """A gateway, somebody who asks, and a worker with a scripted engine."""
-
-    def __init__(self, api: Api, keeper: LeaseKeeper, engine: ScriptedEngine) -> None:
-        self.api = api
-        self.engine = engine
-        self.client: httpx.Client = api.log_in()
-        self.shadow = ShadowJudge(api.gateway.database, api.gateway.conversations, api.gateway.clock)
-        self.worker = Answerer(
-            settings=api.settings,
-            worker_id="scripted",
-            model=Model(
-                name="demo",
-                model_id="scripted",
-                revision="r1",
-                dtype="float32",
-                engine=engine,
-                source=NoAdapters(),
-                text=ChatText(tiny_tokenizer()),
-                context_tokens=4096,
-            ),
-            database=api.gateway.database,
-            jobs=api.gateway.jobs,
-            conversations=api.gateway.conversations,
-            guards=api.gateway.guards,
-            shadow=self.shadow,
-            bell=api.gateway.bell,
-            keeper=keeper,
-            active=ActiveAdapter("demo"),
-        )
-
-    def ask(self, query: str = "What is asthma?", **body: object) -> str:
-        return str(ask_async(self.client, query, **body)["id"])
-
-    def job(self, job_id: str) -> Job:
-        with self.api.gateway.database.read() as connection:
-            return self.api.gateway.jobs.get(connection, job_id)
-
-    def events(self, job_id: str) -> list[EventKind]:
-        with self.api.gateway.database.read() as connection:
-            return [event.kind for event in self.api.gateway.jobs.events(connection, job_id)]
-
-    def answered(self, job_id: str) -> Job:
-        """The job after the worker worked once."""
-        self.worker.answer_next()
-        return self.job(job_id)
-
-    def prompt(self, number: int) -> str:
-        """What the model was given to read."""
-        ids = self.engine.requests[number].prompt_token_ids
-        text: str = tiny_tokenizer().backend_tokenizer.decode(ids)
-        return text
 
 
 @pytest.fixture
 def clinic(make_api: MakeApi) -> Iterator[Clinic]:
-    api = make_api(retry_base_s=0, reconcile_s=600)
-    keeper = LeaseKeeper(
-        api.gateway.database,
-        api.gateway.jobs,
-        open_redis(api.settings),
-        heartbeat_s=0.5,
-        on_beat=lambda: None,
-    )
-    keeper.start()
-    with closing(keeper):
-        yield Clinic(api, keeper, ScriptedEngine())
+    with open_clinic(make_api) as opened:
+        yield opened
 
 
 def test_an_answer_whose_length_nobody_named_leaves_half_of_the_context_to_the_question(
@@ -483,7 +330,7 @@ def test_an_answer_that_the_guard_ends_says_all_that_is_due(clinic: Clinic) -> N
 
 def test_nor_does_it_read_the_names_of_earlier_turns(clinic: Clinic) -> None:
     clinic.engine.script += [SAFE, SAFE]
-    first = clinic.answered(clinic.ask(PATIENT))
+    first = clinic.answered(clinic.ask(PATIENT + " What helps?"))
     later = clinic.answered(clinic.ask("And at night?", conversation_id=first.conversation_id))
     assert "asthma" in clinic.prompt(1)
     assert "Zebediah" not in clinic.prompt(1)
@@ -498,7 +345,7 @@ def test_a_clinic_may_let_the_model_read_names(clinic: Clinic) -> None:
     activate(chief, add_version(chief, texts))
     clinic.api.gateway.guards.refresh()
     clinic.engine.script += [SAFE]
-    clinic.answered(clinic.ask(PATIENT))
+    clinic.answered(clinic.ask(PATIENT + " What helps?"))
     assert "Zebediah Smith" in clinic.prompt(0)
 
 

@@ -368,3 +368,20 @@ def test_what_an_answer_lacks_does_not_depend_on_the_chunks(text: str, size: int
 
     chunks = [text[start : start + size] for start in range(0, len(text), size)]
     assert run(opened(), chunks) == run(opened(), [text])
+
+
+def test_the_last_sentence_is_judged_with_what_was_cut_off_and_shown_without() -> None:
+    opened = gate(Recorder())
+    assert run_until(opened, "Rest well. Take it", " bad")[-1].verdict.action is Action.REPLACE
+    shown = run_until(gate(Recorder(), Audience.CLINICIAN), "Rest well. Take it", " good")
+    assert "".join(release.text for release in shown) == "Rest well. Take it"
+
+
+def run_until(opened: Gate, answer: str, cut: str) -> list[Release]:
+    """Everything that the gate releases of an answer that ends before `cut`."""
+    return opened.feed(answer) + opened.close(cut)
+
+
+def test_who_is_in_need_is_told_so_though_the_model_says_nothing() -> None:
+    (lead,) = run(gate(Recorder(), state=Category.CRISIS), [])
+    assert lead.text.startswith(GUARD.responses().still(Category.CRISIS))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import pytest
@@ -122,6 +123,11 @@ def test_medical_text_without_identifiers_is_left_as_it_is(text: str) -> None:
         ("Patient name: محمد علي", "Patient name: [NAME]"),
         ("JOHN MILLER DENIES PAIN", "[NAME] DENIES PAIN"),
         ("'JOHN MILLER' and -JOHN MILLER", "'[NAME]' and -[NAME]"),
+        ("JOHN MILLER: I HAVE PAIN", "[NAME]: I HAVE PAIN"),
+        ("JOHN-PAUL MILLER IS WELL", "[NAME] IS WELL"),
+        ("DE LA CRUZ, JUAN IS WELL", "[NAME] IS WELL"),
+        ("LA-TOYA MILLER DENIES PAIN, DE-SHAWN JONES TOO", "[NAME] DENIES PAIN, [NAME] TOO"),
+        ("PT LA-TOYA MILLER, patient la-tonya miller", "PT [NAME], patient [NAME]"),
         ("REFERRAL OF MARY YOUNG, AND OF JAMES T., FOR COPD", "REFERRAL OF [NAME], AND OF [NAME], FOR COPD"),
         ("PT JOHN C/O PAIN", "PT [NAME] C/O PAIN"),
         ("pt john white male", "pt [NAME] white male"),
@@ -138,6 +144,10 @@ def test_a_name_in_any_case_and_alphabet_is_masked(text: str, expected: str) -> 
         "MR BRAIN AND MR HEAD: WHITE MATTER LESIONS, MR WHITE MATTER LESIONS",
         "MS CONTIN WAS GIVEN; MS SYMPTOMS, ms patients",
         "PT STABLE",
+        "HISTORY: NONE. ALLERGIES: NONE. PLAN, A. REST",
+        "E. COLI, H. PYLORI, C. DIFFICILE, S. AUREUS AND P. VIVAX WERE FOUND",
+        "CT: L. STONE 5 MM. STONE, L. KIDNEY. TAKE 2 TABS P.O. DAY 1. PT: STONE, L KIDNEY",
+        "VITAMIN D. WALKER USED AT HOME. PLAN: A. STAPLES OUT B. SCALES AT HOME",
         "PATIENT: DENIES PAIN",
         "DR RECOMMENDED REST",
         "PATIENT MAY WALK. PT WILL REST. PT WEAK",
@@ -202,3 +212,28 @@ for name in ("torch", "transformers"):
     assert importlib.util.find_spec(name), name
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "WHAT SHOULD I EAT FOR BREAKFAST ",
+        "What Should I Eat For Breakfast ",
+        "A-",
+        "J. M. ",
+        "our Aa ",
+        "DE LA CRUZ, JUAN ",
+        "LA LA LA X JOHN MILLER ",
+    ],
+)
+def test_the_time_grows_linearly_with_the_text(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = (unit * (length // len(unit) + 1))[:length]
+        started = time.perf_counter()
+        find(text)
+        return time.perf_counter() - started
+
+    seconds(1000)
+    small = min(seconds(2_500) for _ in range(3))
+    large = min(seconds(20_000) for _ in range(2))
+    assert large < 8 * small * 4, "eight times the text took more than thirty-two times as long"

@@ -133,7 +133,7 @@ def _ask(
     guard = gateway.guard
     verdict = guard.screen_at_once(text, caller.audience)
     check_not_stopped(gateway, verdict)
-    kept = gateway.conversations.create(connection, user_id=caller.user_id, question=text, now=now)
+    kept, _ = gateway.conversations.create(connection, user_id=caller.user_id, question=text, now=now)
     connection.execute(
         update(conversations).where(conversations.c.id == kept.conversation_id).values(hidden_at=now)
     )

@@ -95,7 +95,7 @@ def get_job(job: OwnedJob, gateway: GatewayDep) -> JobView:
 @router.post("/{job_id}/cancel", status_code=202, responses=document(401, 403, 404, 429))
 def cancel_job(job: OwnedJob, caller: Asker, gateway: GatewayDep) -> JobView:
     """Stop a job. A queued one ends at once, a running one within moments; an ended one stays as it is."""
-    after = cancel(gateway, caller, job.id)
+    after = cancel(gateway, caller.actor, job.id)
     with gateway.database.read() as connection:
         return placed_job_view(connection, gateway, after)
 

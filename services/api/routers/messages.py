@@ -28,8 +28,8 @@ _HELD = (
 )
 
 
-def owned_message(message_id: str, request: Request, caller: Asker, gateway: GatewayDep) -> tuple[str, str]:
-    """Conversation and role of a message of the caller's.
+def owned_message(message_id: str, request: Request, caller: Asker, gateway: GatewayDep) -> tuple[str, bool]:
+    """Conversation of a message of the caller's, and whether it is an answer of MediChat's.
 
     Raises NotFound, also for somebody else's (and logs that).
     """
@@ -41,7 +41,7 @@ def owned_message(message_id: str, request: Request, caller: Asker, gateway: Gat
         raise
 
 
-Owned = Annotated[tuple[str, str], Depends(owned_message)]
+Owned = Annotated[tuple[str, bool], Depends(owned_message)]
 
 
 @router.put(
@@ -56,9 +56,9 @@ def rate(
     gateway: GatewayDep,
 ) -> Response:
     """Rate an answer up or down, with a comment if one likes; a second rating replaces the first."""
-    conversation, role = message
-    if role != "assistant":
-        raise Conflict("Only an answer can be rated, and this message is a question.")
+    conversation, is_answer = message
+    if not is_answer:
+        raise Conflict("Only an answer that MediChat wrote can be rated, and this message is none.")
     with _writing(gateway, request, caller, message_id) as connection:
         _keep_what_is_held(connection, conversation, message_id, caller)
         now = gateway.clock.now(connection)

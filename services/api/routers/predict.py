@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from services.api.ask import Asked, Question
 from services.api.deps import Asker, GatewayDep
-from services.api.errors import document, problem
+from services.api.errors import ProblemResponse, document, problem
 from services.api.in_need import help_first
 from services.api.patience import in_time
 from services.api.schemas import AnswerView, AskBody, ErrorView, JobView, PredictBody
@@ -150,17 +150,17 @@ async def respond(
     if job.finished_at is not None:
         answer = await gateway.threads.in_time(partial(_read_answer, gateway, job))
     elif wait_s > 0:
-        tell = partial(_answer, gateway)
+        tell = partial(answer_of, gateway)
         ended = await wait_for_end(gateway, news, job.id, wait_s, tell, reader=caller.session_id)
         job, answer = ended or (job, None)
     if answer is not None:
         return answer
     if job.finished_at is not None and wait_s > 0 and not prefer.respond_async:
-        return _not_answered(gateway, job)
+        return not_answered(gateway, job)
     return _accepted(gateway, job, respond_async=prefer.respond_async)
 
 
-def _not_answered(gateway: Gateway, job: Job) -> Response:
+def not_answered(gateway: Gateway, job: Job) -> ProblemResponse:
     """Why a job that ended has no answer."""
     status, code, detail = 409, "cancelled", "The answer was cancelled before it was finished."
     if job.state is State.FAILED:
@@ -173,14 +173,14 @@ def _not_answered(gateway: Gateway, job: Job) -> Response:
     )
 
 
-def _answer(gateway: Gateway, connection: Connection, job: Job) -> AnswerView | None:
+def answer_of(gateway: Gateway, connection: Connection, job: Job) -> AnswerView | None:
     """What the job's person reads; None unless it succeeded."""
     return answer_view(connection, gateway, job) if job.state is State.SUCCEEDED else None
 
 
 def _read_answer(gateway: Gateway, job: Job) -> AnswerView | None:
     with gateway.database.read() as connection:
-        return _answer(gateway, connection, job)
+        return answer_of(gateway, connection, job)
 
 
 def _place(job: Job) -> dict[str, str]:

@@ -80,7 +80,8 @@ def _password(gateway: Gateway) -> None:
 
 def _keys(gateway: Gateway, scope: str) -> None:
     st.subheader("API keys")
-    st.caption("For programs that work in your name. A key is shown once.")
+    asks = " Clients of OpenAI's API use it at the gateway's `/v1`." if scope == "ask" else ""
+    st.caption(f"For programs that work in your name.{asks} A key is shown once.")
     with st.form("key", clear_on_submit=True):
         name = st.text_input("What is it for?", max_chars=100, placeholder="ward tablet")
         days = st.number_input("Days until it ends", 1, 365, 90)

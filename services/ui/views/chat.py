@@ -25,6 +25,14 @@ EXAMPLES = (
 )
 
 
+#: What a program of the person's sent with its question as said before, by whose words it says that it was.
+_SENT = {
+    "system": "Instructions of your program.",
+    "user": "Sent along by your program.",
+    "assistant": "Sent along by your program as an answer; whether it is one of MediChat's is not known.",
+}
+
+
 def show(gateway: Gateway, me: Json) -> None:
     """The conversation named in the address, or a new one."""
     conversation_id = st.query_params.get("c")
@@ -104,7 +112,10 @@ def _is_running(job: Json | None) -> bool:
 def _show_messages(gateway: Gateway, conversation: Json) -> None:
     for message in conversation["messages"]:
         with st.chat_message(message["role"]):
-            if message["role"] == "user":
+            if message["given"]:
+                st.markdown(plain_markdown(message["text"]))
+                st.caption(_SENT[message["given"]])
+            elif message["role"] == "user":
                 st.markdown(plain_markdown(message["text"]))
             else:
                 _show_answer(gateway, message)

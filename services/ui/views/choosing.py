@@ -1,6 +1,7 @@
 """Chooses one of a list: the one that the address names, or the newest. It does not know what is listed."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from services.ui.client import GatewayError, Json
 
 #: Listed at first, and more at each click.
 PAGE = 50
+#: So many last characters of an id tell it from others.
+_TOLD = 8
 Default = TypeVar("Default", bound=str | None)
 
 
@@ -48,7 +51,7 @@ def choose(
         what.capitalize(),
         parameter,
         ids,
-        lambda each: title(known[each]),
+        told_apart({name: title(each) for name, each in known.items()}).__getitem__,
         otherwise=None if wanted else ids[0],
         placeholder=f"Choose a {what}",
     )
@@ -93,6 +96,16 @@ def pick(
     if chosen is not None:
         st.query_params[parameter] = chosen
     return chosen
+
+
+def told_apart(titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles by id, with the end of the id where several are equal: a list sends back the title of what was
+    chosen, and of equal ones the last would be taken.
+    """
+    often = Counter(titles.values())
+    return {
+        name: title if often[title] == 1 else f"{title} · {name[-_TOLD:]}" for name, title in titles.items()
+    }
 
 
 def _follow(parameter: str, names: Sequence[str], key: str) -> None:

@@ -21,6 +21,12 @@ _ACTS = {
     "crisis": ("help first", "red", "emergency"),
     "escalate": ("flagged for review", "violet", "flag"),
 }
+#: What a program sent with its question as said before, by whose words it says that it was.
+_SENT = {
+    "system": "instructions of the program that asked",
+    "user": "sent along by the program that asked",
+    "assistant": "sent along by the program that asked; whether MediChat wrote it is not known",
+}
 _STATES = {"queued": "waits for a worker", "running": "is being written", "cancelled": "was stopped"}
 _CLOSED = "This text cannot be opened."
 _PARAGRAPHS = re.compile(r"\n\s*\n")
@@ -72,7 +78,8 @@ def _about(transcript: Json) -> str:
 def _turn(turn: Json, number: int, *, erased: bool) -> None:
     who = "Question" if turn["role"] == "user" else "Answer"
     replaced = " · :gray-badge[:material/history: replaced by a later answer]" if turn["replaced"] else ""
-    st.markdown(f"**{who}** · {moment(turn['at'])}{replaced}")
+    sent = f" · :gray-badge[:material/input: {_SENT[turn['given']]}]" if turn["given"] else ""
+    st.markdown(f"**{who}** · {moment(turn['at'])}{replaced}{sent}")
     if turn["sentences"]:
         _sentences(turn["sentences"], erased=erased)
     elif turn["text"]:

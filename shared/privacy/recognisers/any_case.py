@@ -17,7 +17,7 @@ from shared.privacy.recognisers.regions import is_region
 from shared.privacy.recognisers.words import COMMON_WORDS, starts_eponym
 
 _LETTER = r"[^\W\d_]"
-_WORD = re.compile(rf"{_LETTER}(?:{_LETTER}|[\u0300-\u036f]|(?!['’][sS]\b)['’-](?={_LETTER}))*+(?![\w:])")
+_WORD = re.compile(rf"{_LETTER}(?:{_LETTER}|[\u0300-\u036f]|(?!['’][sS]\b)['’-](?={_LETTER}))*+(?!\w)")
 #: Between words of a name; also what parts a surname from the first name behind it, and ends an initial.
 _GAP = re.compile(rf"(?<=\W[{UPPER}])\.[ \t]*|,?[ \t]+")
 #: The words by which a name is announced, told apart by their first letters: so most are passed over at once.
@@ -52,6 +52,9 @@ _WHOSE = re.compile(
 #: A name in letters that have no case.
 _UNCASED = re.compile(r"(?:[^\x00-\x7f\s、。，；：（）]+[ \t]?){1,3}(?<![ \t])")
 _PARTICLES = frozenset(("VAN", "VON", "DER", "DEN", "DE", "DEL", "DI", "DA", "LA", "LE", "BIN", "AL", "EL"))
+#: What of a surname stands before a word of it, as in DE LA CRUZ, and how far before.
+_PARTICLES_BEFORE = re.compile(rf"\b(?:(?:{'|'.join(sorted(_PARTICLES))})[ \t]+){{1,2}}$")
+_BEFORE = 12
 _NO_NAMES = ORDINARY | {word.upper() for word in COMMON_WORDS}
 #: Ordinary words that are a person all the same behind a title or a frequent first name.
 _SURNAMES_TOO = frozenset(
@@ -163,7 +166,7 @@ def _full_name(words: list[Word]) -> list[Word]:
 
 def _in_capitals(run: Word) -> Iterator[tuple[int, int, float]]:
     """Full names that nothing announces, where all words are in capitals."""
-    if run[0].isascii() and _lists()[0].isdisjoint(run[0].replace(",", " ").replace("-", "").split()):
+    if run[0].isascii() and not any(map(_is_first, run[0].replace(",", " ").replace(".", " ").split())):
         return
     done = run.start()
     for head in _WORD.finditer(run.string, run.start(), run.end()):
@@ -176,7 +179,9 @@ def _in_capitals(run: Word) -> Iterator[tuple[int, int, float]]:
             continue
         done = _end(taken)
         if not is_region(run.string[head.start() : done].title()):
-            yield head.start(), done, 0.7
+            since = max(run.start(), head.start() - _BEFORE)
+            before = _PARTICLES_BEFORE.search(run.string, since, head.start())
+            yield before.start() if before else head.start(), done, 0.7
 
 
 def _may_be_full(text: str, at: int) -> bool:
@@ -189,6 +194,8 @@ def _words(text: str, at: int) -> list[Word]:
     """The words from there on, as long as nothing but blanks, or the comma behind a surname, parts them."""
     words: list[Word] = []
     while len(words) < _MOST_WORDS and (word := _WORD.match(text, at)):
+        if text.startswith(":", word.end()) and not _is_known(word[0]):
+            break  # what comes next is told of it: "HISTORY:"
         words.append(word)
         gap = _GAP.match(text, word.end())
         if gap is None or (gap[0][0] == "," and len(words) > 1):
@@ -245,7 +252,11 @@ def _is_strange(word: str) -> bool:
 
 
 def _is_first(word: str) -> bool:
-    return as_listed(word) in _lists()[0]
+    """Whether it is on the list, or each part of it when it is a double name."""
+    first = _lists()[0]
+    return as_listed(word) in first or (
+        "-" in word and all(as_listed(part) in first for part in word.split("-"))
+    )
 
 
 def _is_surname(word: str) -> bool:

@@ -24,8 +24,9 @@ _STATE = (
     r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT"
     r"|V[AT]|W[AIVY])"
 )
-_CAP = r"(?:St\.|Mt\.|Ft\.|[A-Z][\w'’.-]*\w|[A-Z])"
-_RUN = rf"{_CAP}(?:\s+(?:of\s+(?:the\s+)?|the\s+|and\s+|&\s+|de\s+|la\s+)?{_CAP})*"
+# Both are bounded: they are tried from every word on, and a text in capitals is one long run.
+_CAP = r"(?:St\.|Mt\.|Ft\.|[A-Z][\w'’.-]{0,40}\w|[A-Z])"
+_RUN = rf"{_CAP}(?:\s+(?:of\s+(?:the\s+)?|the\s+|and\s+|&\s+|de\s+|la\s+)?{_CAP}){{0,7}}"
 _FACILITY = re.compile(
     rf"\b(?:{_CAP}\s+(?:of\s+(?:the\s+)?|and\s+|&\s+)?){{1,5}}"
     r"(?:Hospitals?|Clinics?|Medical\s+(?:Center|Centre|Group|Associates|Institute)|Health(?:care)?(?:\s+(?:System|Center"
