@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -100,7 +101,7 @@ def check(settings: Settings) -> Check:
         problems.append(_shortage(placement, room, free))
         advice = [
             *_what_fits(settings, placement, free),
-            f"use a device with {least_memory(placement, room) / GIB:.1f} GiB free",
+            f"use a device with {ceil(10 * least_memory(placement, room) / GIB) / 10:.1f} GiB free",
         ]
     if files.hindrance:
         problems.append(files.hindrance)

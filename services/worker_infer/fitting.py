@@ -3,6 +3,7 @@ that starts and for who asks beforehand whether it can. It reads no weights and 
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -131,7 +132,7 @@ def cache_room(placement: Placement, settings: Settings, text: TextSizes, *, fre
 def least_memory(placement: Placement, room: CacheRoom) -> int:
     """Bytes that must be free for the weights and one answer."""
     cache = room.context_tokens * room.bytes_per_token / _CACHE_SHARE[placement.device.type]
-    return placement.weight_bytes + int(cache)
+    return placement.weight_bytes + ceil(cache)
 
 
 def choose_device(wanted: str) -> torch.device:
