@@ -181,7 +181,7 @@ def load_model(
         ) from error
     model.requires_grad_(False)
     return LoadedModel(
-        model=model.eval(),
+        model=cast(Any, model).eval(),
         tokenizer=tokenizer,
         revision=hash_weights(folder) if folder is not None else str(entry.revision),
         stop_token_ids=_stop_token_ids(model, tokenizer),

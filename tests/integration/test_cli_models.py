@@ -1,6 +1,7 @@
 """`medichat models`: what an operator is told before a start, on a machine whose memory is known."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,11 @@ def test_the_list_says_what_each_model_takes(capsys: pytest.CaptureFixture[str])
     assert set(lines) == set(CATALOGUE)
     assert "27,432,406,640  102.2 GiB   51.1 GiB   15.1 GiB  256 tokens each" in lines["medgemma-27b"]
     assert CATALOGUE["medgemma-27b"].weight_bytes(2, Quantisation.NF4) < 15.2 * GIB
+
+
+def test_where_no_worker_is_installed_it_says_where_to_run_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "services.worker_infer.check", None)
+    assert cli.main(["models", "check"]) == 1
+    assert "run --rm --no-deps worker_infer medichat models check" in capsys.readouterr().err
