@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from services.worker_train.memory import is_out_of_memory
+from shared.model_shapes import GEMMA_4B
 from shared.training.recipe import Recipe, load_preset
 
 #: Dense bfloat16 peak of a card by a part of its name, in FLOP/s.
@@ -214,30 +215,7 @@ def medgemma_4b_config() -> Any:
     """The shapes of google/medgemma-4b-it."""
     from transformers import Gemma3Config
 
-    return Gemma3Config(
-        text_config={
-            "hidden_size": 2560,
-            "intermediate_size": 10240,
-            "num_hidden_layers": 34,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 1024,
-            "vocab_size": 262_208,
-            "max_position_embeddings": 131_072,
-        },
-        vision_config={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 896,
-            "patch_size": 14,
-            "vision_use_head": False,
-        },
-        mm_tokens_per_image=256,
-    )
+    return Gemma3Config(**GEMMA_4B.config_fields())
 
 
 def _batch(rows: int, setting: Setting) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         cli_backup,
         cli_export,
         cli_keys,
+        cli_models,
         cli_people,
         cli_training,
     )
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("migrate", _migrate, "bring the database's tables to the newest version, as their owner")
     add("smoke", _smoke, "start everything in a temporary folder, ask a question, check every trace of it")
     cli_people.add_commands(commands)
+    cli_models.add_commands(commands)
     cli_training.add_commands(commands)
     cli_adapters.add_commands(commands)
     cli_export.add_command(commands)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from shared.errors import InvalidInput
+from shared.model_shapes import DEMO, GEMMA_1B, GEMMA_4B, GEMMA_27B, GEMMA_27B_TEXT, ModelShape
 
 
 class ModelClass(StrEnum):
@@ -54,11 +55,18 @@ class CatalogueModel:
     judges: bool = False
     #: Number of weights, to judge before loading whether they fit.
     parameters: int
+    #: Its sizes, to judge the rest.
+    shape: ModelShape
 
     @property
     def reads_images(self) -> bool:
         """Whether a question may come with a picture."""
         return self.model_class is ModelClass.TEXT_AND_IMAGES
+
+    def weight_bytes(self, number_bytes: int, quantisation: Quantisation) -> int:
+        """Memory that the weights take where those that are not quantised take `number_bytes` each."""
+        nf4 = quantisation is Quantisation.NF4
+        return self.shape.weight_bytes(self.parameters, number_bytes, nf4=nf4)
 
 
 _ENTRIES = (
@@ -71,7 +79,8 @@ _ENTRIES = (
         model_class=ModelClass.TEXT_AND_IMAGES,
         dtype=DType.FLOAT32,
         context_tokens=2048,
-        parameters=8_000_000,
+        parameters=6_313_728,
+        shape=DEMO,
     ),
     CatalogueModel(
         name="gemma-1b",
@@ -80,6 +89,7 @@ _ENTRIES = (
         revision="dcc83ea841ab6100d6b47a070329e1ba4cf78752",
         model_class=ModelClass.TEXT,
         parameters=999_885_952,
+        shape=GEMMA_1B,
     ),
     CatalogueModel(
         name="medgemma-4b",
@@ -89,6 +99,7 @@ _ENTRIES = (
         model_class=ModelClass.TEXT_AND_IMAGES,
         judges=True,
         parameters=4_300_079_472,
+        shape=GEMMA_4B,
     ),
     CatalogueModel(
         name="medgemma-1.5-4b",
@@ -98,6 +109,7 @@ _ENTRIES = (
         model_class=ModelClass.TEXT_AND_IMAGES,
         judges=True,
         parameters=4_300_079_472,
+        shape=GEMMA_4B,
     ),
     CatalogueModel(
         name="medgemma-27b",
@@ -108,6 +120,7 @@ _ENTRIES = (
         quantisation=Quantisation.NF4,
         judges=True,
         parameters=27_432_406_640,
+        shape=GEMMA_27B,
     ),
     CatalogueModel(
         name="medgemma-27b-text",
@@ -118,6 +131,7 @@ _ENTRIES = (
         quantisation=Quantisation.NF4,
         judges=True,
         parameters=27_009_346_304,
+        shape=GEMMA_27B_TEXT,
     ),
 )
 

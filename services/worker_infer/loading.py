@@ -1,6 +1,7 @@
 """Read a model's weights from disk or hub onto a device and put an engine around it.
 
-Knows the catalogue, devices and number formats; nothing of jobs, prompts or how an engine runs.
+Knows the catalogue and how weights are read; nothing of jobs, prompts or how an engine runs, and what fits
+where is judged in fitting.py.
 """
 
 import os
@@ -14,24 +15,20 @@ import transformers
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from services.worker_infer.adapters import AdapterCopies, ask_registry
-from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
+from services.worker_infer.engines.manager import PagedLimits
 from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
+from services.worker_infer.fitting import Placement, cache_room, device_memory, guard_dtype
 from services.worker_infer.model import Model
 from services.worker_infer.text import ChatText
-from shared.catalogue import CatalogueModel, Quantisation, choose_quantisation, find_model, weights_folder
+from shared.catalogue import CatalogueModel, Quantisation, weights_folder
 from shared.db import Database
-from shared.errors import AdapterRefused, InvalidInput, Unavailable
-from shared.memory import memory_name, within_control_group
+from shared.errors import AdapterRefused, Unavailable
+from shared.memory import memory_name
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.weights import hash_weights
 
-#: Bytes that a weight takes, scales included.
-_BYTES_PER_WEIGHT = {torch.float32: 4.0, torch.bfloat16: 2.0}
-_BYTES_PER_NF4_WEIGHT = 0.6
-#: Share of the memory left after loading that the KV cache may take.
-_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.7}
 #: Most tokens in one step. On 2 cores 256 keep a step of an 18 x 640 model under 0.4 s, so that running
 #: answers go on, at the same tokens per second as 1024; a GPU is only filled by more.
 _BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
@@ -39,7 +36,6 @@ _BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 #: is less than handing half of it over. Measured on 2 cores: with 6 M weights one thread gives 1.1 to 1.7
 #: times the tokens per second of two at 1 to 32 answers at a time; 100 M weights want all cores.
 _ONE_THREAD_WEIGHTS = 20_000_000
-_GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +55,8 @@ def expected_memory(settings: Settings) -> tuple[str, int]:
 
     Raises InvalidInput, as `open_model` does.
     """
-    entry, device = find_model(settings.model), choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, entry, device)
-    return memory_name(_gpu_uuid(device)), _weight_bytes(
-        entry, dtype, choose_quantisation(settings.quantise, entry)
-    )
+    placement = Placement.of(settings)
+    return memory_name(_gpu_uuid(placement.device)), placement.weight_bytes
 
 
 def held_bytes(device: torch.device) -> int:
@@ -84,29 +77,23 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
             answers for which the model's context is too short.
         Unavailable: the weights are not there, may not be read or do not fit the memory.
     """
-    entry = find_model(settings.model)
-    if settings.max_new_tokens >= entry.context_tokens:
-        raise InvalidInput(
-            f"MEDICHAT_MAX_NEW_TOKENS is {settings.max_new_tokens}, and with the model {entry.name} question "
-            f"and answer share {entry.context_tokens} tokens: set it to {entry.context_tokens // 2} or less."
-        )
-    device = choose_device(settings.device)
+    placement = Placement.of(settings)
+    entry, device = placement.entry, placement.device
     loaded = load_model(
         entry,
         folder=settings.model_path,
         device=device,
-        dtype=choose_dtype(settings.dtype, entry, device),
-        quantisation=choose_quantisation(settings.quantise, entry),
+        dtype=placement.dtype,
+        quantisation=placement.quantisation,
     )
     _share_processors(loaded.model)
-    text_config = loaded.model.config.get_text_config()
-    context_tokens = min(entry.context_tokens, text_config.max_position_embeddings)
-    shares = share_cache(
-        affordable=_affordable_tokens(loaded.model, device),
-        context_tokens=context_tokens,
-        requests=settings.worker_concurrency,
-        views=settings.max_adapters_loaded,
+    room = cache_room(
+        placement,
+        settings,
+        loaded.model.config.get_text_config(),
+        free_bytes=device_memory(device)[0],
     )
+    context_tokens, shares = room.context_tokens, room.shares
     if shares is None:
         raise Unavailable(
             f"Beside the model, {device.type} has no memory for the {context_tokens} cached tokens that one "
@@ -137,7 +124,7 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
             view_limits=replace(limits, cache_tokens=shares.view_tokens),
             max_views=shares.views,
             source=copies,
-            free_bytes=lambda: _free_memory(device),
+            free_bytes=lambda: device_memory(device)[0],
         ),
         source=copies,
         text=ChatText(loaded.tokenizer),
@@ -153,35 +140,6 @@ def _refuse_all(sha256: str) -> str:
 def _format_name(model: PreTrainedModel) -> str:
     """`nf4` for 4-bit weights, else the name of their number format."""
     return "nf4" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch.")
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` takes a CUDA GPU where there is one. Raises InvalidInput when the device is not there."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise InvalidInput("MEDICHAT_DEVICE is cuda, but torch sees no GPU; use cpu or install a CUDA build.")
-    return torch.device("cuda", 0) if available and wanted != "cpu" else torch.device("cpu")
-
-
-def choose_dtype(wanted: str, entry: CatalogueModel, device: torch.device) -> torch.dtype:
-    """The format for weights and arithmetic; `auto` is the entry's where a GPU computes in it, else float32.
-
-    A CPU without AVX-512 computes bfloat16 slower than float32, so `auto` never takes it there.
-    """
-    if wanted != "auto":
-        return guard_dtype(getattr(torch, wanted))
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return guard_dtype(getattr(torch, entry.dtype))
-    return torch.float32
-
-
-def guard_dtype(dtype: torch.dtype) -> torch.dtype:
-    """`dtype`. Raises InvalidInput when Gemma 3 cannot be run in it: its activations overflow float16."""
-    if dtype not in _BYTES_PER_WEIGHT:
-        raise InvalidInput(
-            f"Gemma 3 cannot be run in {str(dtype).removeprefix('torch.')}; use bfloat16 or float32."
-        )
-    return dtype
 
 
 def load_model(
@@ -202,27 +160,19 @@ def load_model(
     """
     guard_dtype(dtype)
     folder = weights_folder(entry, folder)
-    _check_memory(entry, device, dtype, quantisation)
+    placement = Placement(entry=entry, device=device, dtype=dtype, quantisation=quantisation)
+    placement.check_memory()
     source: dict[str, Any] = {"trust_remote_code": False}
     if folder is None:
         source["revision"] = entry.revision
     else:
         source["local_files_only"] = True
     where = str(folder or entry.hub_id)
-    model_class = getattr(transformers, entry.model_class)
     try:
         tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(where, **source))
-        model = model_class.from_pretrained(
-            where,
-            dtype=dtype,
-            device_map={"": device},
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            quantization_config=_quantisation_config(quantisation, dtype),
-            **source,
-        )
+        model = make_model(placement, where, **source)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise Unavailable(_too_large(entry, quantisation)) from error
+        raise Unavailable(placement.too_large()) from error
     except OSError as error:
         raise Unavailable(
             f"The model {entry.name} could not be read from {where}. For a model of the hub: accept its "
@@ -231,10 +181,30 @@ def load_model(
         ) from error
     model.requires_grad_(False)
     return LoadedModel(
-        model=model.eval(),
+        model=cast(Any, model).eval(),
         tokenizer=tokenizer,
         revision=hash_weights(folder) if folder is not None else str(entry.revision),
         stop_token_ids=_stop_token_ids(model, tokenizer),
+    )
+
+
+def make_model(placement: Placement, where: str | None, **source: Any) -> PreTrainedModel:
+    """The model as it is served, read from `where`; without it of the configuration and weights in `source`.
+
+    Raises OSError, or that the memory is full.
+    """
+    model_class = getattr(transformers, placement.entry.model_class)
+    return cast(
+        PreTrainedModel,
+        model_class.from_pretrained(
+            where,
+            dtype=placement.dtype,
+            device_map={"": placement.device},
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            quantization_config=_quantisation_config(placement.quantisation, placement.dtype),
+            **source,
+        ),
     )
 
 
@@ -256,42 +226,8 @@ def _quantisation_config(quantisation: Quantisation, dtype: torch.dtype) -> Bits
     )
 
 
-def _check_memory(
-    entry: CatalogueModel, device: torch.device, dtype: torch.dtype, quantisation: Quantisation
-) -> None:
-    """Raise before a load that would end in the kernel killing the process."""
-    needed, free = _weight_bytes(entry, dtype, quantisation), _free_memory(device)
-    if needed > free:
-        raise Unavailable(
-            f"{_too_large(entry, quantisation)} "
-            f"It takes about {needed / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB are free on {device.type}."
-        )
-
-
-def _weight_bytes(entry: CatalogueModel, dtype: torch.dtype, quantisation: Quantisation) -> int:
-    each = _BYTES_PER_NF4_WEIGHT if quantisation is Quantisation.NF4 else _BYTES_PER_WEIGHT[dtype]
-    return int(entry.parameters * each)
-
-
-def _too_large(entry: CatalogueModel, quantisation: Quantisation) -> str:
-    smaller = "" if quantisation is Quantisation.NF4 else "set MEDICHAT_QUANTISE=nf4, or "
-    return f"The model {entry.name} does not fit the memory: {smaller}choose a smaller MEDICHAT_MODEL."
-
-
 def _gpu_uuid(device: torch.device) -> str | None:
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    memory = psutil.virtual_memory()
-    return within_control_group(memory.available, memory.total)[0]
-
-
-def _affordable_tokens(model: PreTrainedModel, device: torch.device) -> int:
-    """Tokens of KV cache that the memory left after loading has room for."""
-    return int(_free_memory(device) * _CACHE_SHARE[device.type] / cache_bytes_per_token(model))
 
 
 def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

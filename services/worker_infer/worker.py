@@ -16,8 +16,9 @@ from sqlalchemy.exc import OperationalError
 
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.answerer import Answerer
+from services.worker_infer.fitting import choose_device
 from services.worker_infer.judge import ModelAsker
-from services.worker_infer.loading import choose_device, expected_memory, held_bytes, open_model
+from services.worker_infer.loading import expected_memory, held_bytes, open_model
 from services.worker_infer.model import Model
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.verify import Verifier

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from services.worker_infer.adapters import AdapterCopies
 from services.worker_infer.engines.base import FinishReason, Sampling
 from services.worker_infer.engines.errors import AdapterUnavailable, EngineCrashed, EngineUnavailable
-from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
+from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token
 from services.worker_infer.engines.view import linear_layers, log_likelihoods, make_view, put_adapter
 from services.worker_infer.engines.views import AdapterEngine
+from services.worker_infer.fitting import share_cache
 from services.worker_infer.loading import load_model
 from shared.catalogue import CATALOGUE, Quantisation
 from shared.errors import AdapterRefused

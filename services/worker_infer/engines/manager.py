@@ -20,6 +20,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from services.worker_infer.engines.attention import PAGED_CPU_ATTENTION
 from services.worker_infer.engines.sampling import PerRequestSampling
+from shared import model_shapes
 
 # The library logs the first and last token ids of a prompt that it drops: those are a person's words.
 logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
@@ -41,33 +42,6 @@ class PagedLimits:
     batch_tokens: int = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class CacheShares:
-    """Tokens of KV cache for the base model and for each of `views` adapters."""
-
-    base_tokens: int
-    view_tokens: int
-    views: int
-
-
-def share_cache(*, affordable: int, context_tokens: int, requests: int, views: int) -> CacheShares | None:
-    """Divide the tokens that the memory has room for; None when not even one answer fits.
-
-    Every request at half the context is all that is wanted. Where that is too much for all, the base model
-    gets half, and adapters are served as many at once as have room for one whole answer each; at none, they
-    are refused with the reason when they are asked for.
-    """
-    if affordable < context_tokens:
-        return None
-    wanted = max(context_tokens, requests * context_tokens // 2)
-    base = min(wanted, max(context_tokens, affordable // 2))
-    left = affordable - base
-    views = max(1, min(views, left // context_tokens))
-    return CacheShares(
-        base_tokens=base, view_tokens=min(wanted, max(context_tokens, left // views)), views=views
-    )
-
-
 class _Router(OutputRouter):
     """Hands each output on from the manager's thread, with no event loop between."""
 
@@ -84,10 +58,8 @@ class _Router(OutputRouter):
 
 
 def cache_bytes_per_token(model: PreTrainedModel) -> int:
-    """What one token takes in the KV cache, over all layers."""
-    config = model.config.get_text_config()
-    heads: int = config.num_hidden_layers * config.num_key_value_heads
-    return 2 * heads * int(config.head_dim) * model.dtype.itemsize
+    """What one token takes in the KV cache, over all layers; see `shared.model_shapes`."""
+    return model_shapes.cache_bytes_per_token(model.config.get_text_config(), model.dtype.itemsize)
 
 
 def make_manager(
