@@ -13,12 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.db.tables_privacy import dataset_conversations
+from shared.db.tables_training import datasets
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import where
@@ -26,6 +27,7 @@ from shared.training.dataset_files import RawWriter, too_large
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import By
 from shared.training.options import DatasetOptions
+from shared.training.states import DatasetState
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Reception:
                 now=gateway.clock.now(connection),
             )
         self._noted = time.monotonic()
+        #: Whether the file may be in the storage: it appears there when it is whole.
+        self._placed = False
         try:
             self._writer = RawWriter(
                 gateway.datasets.storage, key, self._id, max_bytes=gateway.settings.max_dataset_bytes
@@ -95,6 +99,7 @@ class Reception:
         """All has come: submit its check. Raises InvalidInput for nothing at all."""
         if self._writer.bytes == 0:
             raise InvalidInput("The file is empty; send one with at least one row.")
+        self._placed = True
         gateway, sha256 = self._gateway, self._writer.finish()
         with gateway.database.write() as connection:
             now = gateway.clock.now(connection)
@@ -113,10 +118,18 @@ class Reception:
             self._forget(reason)
 
     def _forget(self, reason: str) -> None:
-        gateway = self._gateway
+        """The file goes before the row: as long as that stands, the gateway's maintenance finds both."""
+        gateway, removed = self._gateway, True
+        if self._was_received():
+            return
+        try:
+            gateway.datasets.delete_files(self._id)
+        except OSError as error:
+            log.warning("files of dataset %s could not be removed: %s", self._id, where(error))
+            removed = not self._placed
         with gateway.database.write() as connection:
-            if not gateway.datasets.abandon(connection, self._id):
-                return  # it was received after all
+            if removed and not gateway.datasets.abandon(connection, self._id):
+                return
             record.append(
                 connection,
                 now=gateway.clock.now(connection),
@@ -126,10 +139,12 @@ class Reception:
                 outcome=record.Outcome.FAILED,
                 reason=reason,
             )
-        try:
-            gateway.datasets.delete_files(self._id)
-        except OSError as error:  # a file appears when it is whole, so mostly there is none
-            log.warning("files of dataset %s may be left: %s", self._id, where(error))
+
+    def _was_received(self) -> bool:
+        """Whether it was received after all: a commit of which nobody heard is waited for."""
+        state = select(datasets.c.state).where(datasets.c.id == self._id).with_for_update()
+        with self._gateway.database.write() as connection:
+            return connection.execute(state).scalar_one_or_none() not in (None, DatasetState.RECEIVING)
 
 
 def by(caller: Principal) -> By:

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import boto3
 import pytest
@@ -199,6 +200,8 @@ def test_a_dataset_is_sealed_in_a_bucket_and_a_run_goes_on_from_what_was_mirrore
         wait_until(lambda: school.client.get(seen).json()["state"] != "validating", 60, "for the check")
         with school.api.gateway.database.read() as connection:
             reader = store.reader(connection, sent)
+        report = f"{Path(reader.manifest.parts[0].path).parent}/report.json"
+        wait_until(lambda: not store.storage.exists(report), 20, "for the files to be tidied")
         files = objects(url)
         assert {part.path for part in reader.manifest.parts} < files.keys()
         assert not [path for path, data in files.items() if b"quillwort" in data]
