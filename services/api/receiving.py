@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from services.api.state import Gateway
 from shared.audit import record
@@ -63,8 +63,6 @@ class Reception:
                 now=gateway.clock.now(connection),
             )
         self._noted = time.monotonic()
-        #: Whether the file may be in the storage: it appears there when it is whole.
-        self._placed = False
         try:
             self._writer = RawWriter(
                 gateway.datasets.storage, key, self._id, max_bytes=gateway.settings.max_dataset_bytes
@@ -99,7 +97,6 @@ class Reception:
         """All has come: submit its check. Raises InvalidInput for nothing at all."""
         if self._writer.bytes == 0:
             raise InvalidInput("The file is empty; send one with at least one row.")
-        self._placed = True
         gateway, sha256 = self._gateway, self._writer.finish()
         with gateway.database.write() as connection:
             now = gateway.clock.now(connection)
@@ -118,7 +115,7 @@ class Reception:
             self._forget(reason)
 
     def _forget(self, reason: str) -> None:
-        """The file goes before the row: as long as that stands, the gateway's maintenance finds both."""
+        """Files go before the row: as long as it stands, though nobody sees it, maintenance finds both."""
         gateway, removed = self._gateway, True
         if self._was_received():
             return
@@ -126,13 +123,17 @@ class Reception:
             gateway.datasets.delete_files(self._id)
         except OSError as error:
             log.warning("files of dataset %s could not be removed: %s", self._id, where(error))
-            removed = not self._placed
+            removed = False
         with gateway.database.write() as connection:
-            if removed and not gateway.datasets.abandon(connection, self._id):
+            now = gateway.clock.now(connection)
+            if not removed:
+                hidden = update(datasets).where(datasets.c.id == self._id).values(hidden_at=now)
+                connection.execute(hidden)
+            elif not gateway.datasets.abandon(connection, self._id):
                 return
             record.append(
                 connection,
-                now=gateway.clock.now(connection),
+                now=now,
                 actor=self._by.actor,
                 action="dataset.received",
                 object=f"dataset:{self._id}",

@@ -232,6 +232,7 @@ def test_a_file_that_an_upload_leaves_which_broke_off_at_its_very_end_goes_with_
     with suppress(Died):
         reception.abandon("broke-off")
     assert files(api)
+    assert api.count(datasets, datasets.c.hidden_at.is_(None)) == isinstance(reason, Died)
     long_ago = datetime.now(UTC) - 2 * SILENT_FOR
     api.set(datasets, datasets.c.id == reception.dataset_id, progress_at=long_ago)
     wait_until(lambda: nothing_is_left(api), what="for maintenance")
