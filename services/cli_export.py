@@ -8,9 +8,8 @@ import argparse
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,15 +58,17 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _export(options: argparse.Namespace) -> int:
     from services.worker_train.checkpoints import remove_abandoned
+    from services.worker_train.copies import folder_for_copy
     from services.worker_train.export import MODELFILE, export
 
     adapter, agree = Path(options.adapter), None
     known = _look_up(options.adapter)
     for path in remove_abandoned(options.folder.absolute().parent, options.folder.name):
         sys.stderr.write(f"medichat: removed {path}, which an export left that was killed\n")
-    with tempfile.TemporaryDirectory(prefix="medichat-") as copies:
+    with ExitStack() as stack:
         if known is not None:
-            adapter = _copy(known, Path(copies) / known.sha256)
+            copies = stack.enter_context(folder_for_copy(known.settings.state_dir))
+            adapter = _copy(known, copies / known.sha256)
             agree = partial(_log_export, known, options.dtype)
         difference = export(adapter, options.folder, model=options.model, dtype=options.dtype, agree=agree)
     sys.stdout.write(

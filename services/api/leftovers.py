@@ -1,7 +1,7 @@
 """Removes files of datasets that nobody else removes. It knows no run, and no dataset that was erased.
 
-They are what came of an upload whose gateway died, and what a check wrote whose worker died in its last
-attempt, or that was cancelled while no worker had it in hand.
+They are what came of an upload whose gateway died, or could not remove it when it broke off, and what a check
+wrote whose worker died in its last attempt, or that was cancelled while no worker had it in hand.
 """
 
 import logging

@@ -13,12 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select, update
 
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
 from shared.db.tables_privacy import dataset_conversations
+from shared.db.tables_training import datasets
 from shared.errors import InvalidInput, MediChatError
 from shared.jobs.lifecycle import Kind
 from shared.logs import where
@@ -26,6 +27,7 @@ from shared.training.dataset_files import RawWriter, too_large
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import By
 from shared.training.options import DatasetOptions
+from shared.training.states import DatasetState
 
 log = logging.getLogger(__name__)
 
@@ -113,23 +115,37 @@ class Reception:
             self._forget(reason)
 
     def _forget(self, reason: str) -> None:
-        gateway = self._gateway
+        """Files go before the row: as long as it stands, though nobody sees it, maintenance finds both."""
+        gateway, removed = self._gateway, True
+        if self._was_received():
+            return
+        try:
+            gateway.datasets.delete_files(self._id)
+        except OSError as error:
+            log.warning("files of dataset %s could not be removed: %s", self._id, where(error))
+            removed = False
         with gateway.database.write() as connection:
-            if not gateway.datasets.abandon(connection, self._id):
-                return  # it was received after all
+            now = gateway.clock.now(connection)
+            if not removed:
+                hidden = update(datasets).where(datasets.c.id == self._id).values(hidden_at=now)
+                connection.execute(hidden)
+            elif not gateway.datasets.abandon(connection, self._id):
+                return
             record.append(
                 connection,
-                now=gateway.clock.now(connection),
+                now=now,
                 actor=self._by.actor,
                 action="dataset.received",
                 object=f"dataset:{self._id}",
                 outcome=record.Outcome.FAILED,
                 reason=reason,
             )
-        try:
-            gateway.datasets.delete_files(self._id)
-        except OSError as error:  # a file appears when it is whole, so mostly there is none
-            log.warning("files of dataset %s may be left: %s", self._id, where(error))
+
+    def _was_received(self) -> bool:
+        """Whether it was received after all: a commit of which nobody heard is waited for."""
+        state = select(datasets.c.state).where(datasets.c.id == self._id).with_for_update()
+        with self._gateway.database.write() as connection:
+            return connection.execute(state).scalar_one_or_none() not in (None, DatasetState.RECEIVING)
 
 
 def by(caller: Principal) -> By:

@@ -60,7 +60,7 @@ def written_aside(
     shutil.rmtree(aside, ignore_errors=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if alone else _held(aside):
+        with nullcontext() if alone else held(aside):
             aside.mkdir()
             yield aside
             _flush(aside)
@@ -76,7 +76,7 @@ def written_aside(
 
 
 @contextmanager
-def _held(aside: Path) -> Iterator[None]:
+def held(aside: Path) -> Iterator[None]:
     """Hold the lock of what is written aside; it ends with this process, however that ends."""
     lock = _open_lock(aside)
     try:

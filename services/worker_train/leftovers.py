@@ -1,4 +1,6 @@
-"""Removes the weights that runs leave which will not go on, or failed long ago. It moves no job."""
+"""Removes the weights that runs leave which will not go on, or failed long ago, and copies of adapters that
+programs left which were killed. It moves no job.
+"""
 
 import logging
 import shutil
@@ -8,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy import or_, select
 from sqlalchemy.exc import DBAPIError
 
+from services.worker_train.copies import remove_abandoned_copies
 from services.worker_train.mirror import Checkpoints
 from services.worker_train.work import Tools
 from shared.db.tables import jobs
@@ -64,10 +67,11 @@ class Sweep:
 
 
 def remove_leftovers(tools: Tools) -> None:
-    """Remove their checkpoints, here and in the storage, and the adapters they wrote here; what fails is
-    said, and left for the next time. Raises OSError and DBAPIError where it cannot be found out which they
-    are.
+    """Remove their checkpoints, here and in the storage, and the adapters that they or a killed program left
+    here; what fails is said, and left for the next time. Raises OSError and DBAPIError where it cannot be
+    found out which they are.
     """
+    remove_abandoned_copies(tools.settings.state_dir)
     folder = tools.settings.state_dir.absolute() / "runs"
     here = {path.parent.name for part in ("checkpoints", "output") for path in folder.glob(f"*/{part}")}
     try:

@@ -248,7 +248,11 @@ class AdapterTrainer(SFTTrainer):
         return str(self._into)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        trained_in = {name: weight.dtype for name, weight in self._trained().items()}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # over 4-bit weights TRL trains in bfloat16, and PEFT loads in float32
+        for name, weight in self._trained().items():
+            weight.data = weight.data.to(trained_in[name])
         path = Path(resume_from_checkpoint) / _BEST
         if path.exists():
             with safe_open(path, "pt") as file:

@@ -141,7 +141,7 @@ class DatasetStore:
         )
 
     def abandon(self, connection: Connection, dataset_id: str) -> bool:
-        """Forget a dataset that was not received to its end; the caller then deletes its files.
+        """Forget a dataset that was not received to its end, and whose files the caller has deleted.
 
         Returns whether it is gone; it is not when it was received after all.
         """

@@ -4,8 +4,8 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
+from services.api.receiving import Reception
 from shared.audit import record
 from shared.auth.roles import Role
 from shared.db.tables import data_keys, jobs
 from shared.db.tables_training import datasets, training_runs
-from shared.errors import LeaseLost
+from shared.errors import Conflict, LeaseLost
 from shared.guard.verdict import Audience
 from shared.ids import new_id
 from shared.jobs.lifecycle import EventKind, Kind
@@ -29,6 +30,7 @@ from shared.training.dataset_files import Split, image_path, open_sealed, place_
 from shared.training.dataset_records import Dataset
 from shared.training.datasets import SILENT_FOR, By
 from shared.training.options import DatasetOptions
+from shared.training.states import DatasetState
 from tests.conftest import MakeApi
 from tests.support import Api, wait_until
 from tests.uploads import ROWS, WORD, check, claim_check, row, upload, uploaded, write_part, write_picture
@@ -198,6 +200,43 @@ def test_the_name_of_a_file_that_cannot_be_read_is_told_from_one_that_was_erased
     dataset_id = upload(admin, filename=SECRET).json()["id"]
     api.set(table, table.c.key_id.is_not(None), **damage)
     assert name_told(admin, dataset_id) == "(cannot be read)"
+
+
+class Died(BaseException):
+    """The gateway was killed."""
+
+
+class Undeletable(Storage):
+    """Nothing in it can be removed, for a reason."""
+
+    def __init__(self, url: str, reason: BaseException) -> None:
+        super().__init__(url)
+        self._reason = reason
+
+    def delete(self, path: str) -> None:
+        raise self._reason
+
+
+@pytest.mark.parametrize("reason", [Died(), PermissionError("no")], ids=["killed", "refused"])
+def test_a_file_that_an_upload_leaves_which_broke_off_at_its_very_end_goes_with_it_later(
+    api: Api, reason: BaseException
+) -> None:
+    api.gateway.datasets.storage = Undeletable(str(api.settings.storage_url), reason)
+    whom = {"name": "a", "source": "upload", "source_name": "a", "options": DatasetOptions(), "total": None}
+    reception = Reception(api.gateway, api.principal(api.person(Role.ADMIN)), **whom)
+    reception.write(ROWS)
+    api.set(datasets, datasets.c.id == reception.dataset_id, state=DatasetState.READY)
+    with pytest.raises(Conflict):
+        reception.finish()
+    api.set(datasets, datasets.c.id == reception.dataset_id, state=DatasetState.RECEIVING)
+    with suppress(Died):
+        reception.abandon("broke-off")
+    assert files(api)
+    assert api.count(datasets, datasets.c.hidden_at.is_(None)) == isinstance(reason, Died)
+    long_ago = datetime.now(UTC) - 2 * SILENT_FOR
+    api.set(datasets, datasets.c.id == reception.dataset_id, progress_at=long_ago)
+    wait_until(lambda: nothing_is_left(api), what="for maintenance")
+    assert len(api.audit("dataset.received")) == isinstance(reason, OSError)
 
 
 def test_an_upload_whose_gateway_died_is_forgotten(api: Api, admin: httpx.Client) -> None:

@@ -20,7 +20,9 @@ from sqlalchemy import select
 from services.api.state import Gateway
 from services.local import free_ports
 from services.worker_train.child import Exit, Refused, emit
+from services.worker_train.copies import folder_for_copy
 from services.worker_train.evaluate import main
+from services.worker_train.evaluation import carry_out
 from services.worker_train.evaluation.by_hand import by_hand, gather
 from services.worker_train.evaluation.carry_out import evaluate
 from shared.audit.record import Actor
@@ -468,6 +470,27 @@ def test_an_evaluation_without_room_waits_with_the_reason_and_burns_no_attempt(
     with worker_thread(api.settings, {Kind.EVALUATE: refused}):
         wait_until(lambda: admin.get(path).json()["state"] == "failed", 30, "for its end")
     assert admin.get(path).json()["waiting_reason"] is None
+
+
+def test_the_adapter_is_copied_to_where_a_killed_programs_copy_is_removed(
+    api: Api, registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def look(*_: object, adapter: Path, **rest: object) -> None:
+        seen.extend(adapter.iterdir())
+        raise Refused("enough", "Seen.")
+
+    monkeypatch.setattr(carry_out, "load_examinee", look)
+    with pytest.raises(Refused, match="Seen"):
+        evaluate(api.settings, submit(api, registered).id)
+    assert {path.name for path in seen} == {WEIGHTS, CONFIG}
+    (copy,) = {path.parent for path in seen}
+    assert copy.parent == api.settings.state_dir
+    assert not [*api.settings.state_dir.glob(".writing-*")]
+    copy.mkdir()  # as a program that was killed leaves it
+    with folder_for_copy(api.settings.state_dir):
+        assert not copy.exists()
 
 
 def test_weights_that_were_changed_afterwards_are_refused(api: Api, registered: Registered) -> None:

@@ -312,6 +312,8 @@ def test_an_adapter_that_is_recalled_while_it_is_merged_is_not_exported_of_any_f
     merge = merging.export
 
     def slowly(adapter: Path, folder: Path, *, agree: Callable[[], None], **rest: Any) -> float:
+        assert adapter.parent.parent == api.settings.state_dir, "where a killed export's copy is removed"
+
         def at_the_end() -> None:
             recall(api, registered)
             agree()

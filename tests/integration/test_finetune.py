@@ -31,6 +31,7 @@ from services.worker_train.checkpoints import newest_checkpoint
 from services.worker_train.child import KNOWN_STEP, Exit, Refused
 from services.worker_train.processes import Ending, gravest
 from services.worker_train.room import MustWait
+from services.worker_train.trainer import AdapterTrainer
 from shared.catalogue import find_model
 from shared.memory import WANTED_BY_SERVING, memory_name
 from shared.training.recipe import Recipe, load_preset, read_recipe
@@ -153,11 +154,15 @@ def test_the_probe_of_a_training_in_bfloat16_is_what_an_engine_in_float32_comput
 def assert_same_training(
     whole: tuple[Path, list[dict[str, Any]]], run: Path, events: list[dict[str, Any]]
 ) -> None:
-    expected = losses(whole[1])
     found = losses(events)
-    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)
     assert max(found) == 10
-    before, after = weights(whole[0] / "run"), weights(run)
+    assert_same(found, losses(whole[1]), run, whole[0] / "run")
+
+
+def assert_same(found: dict[int, float], expected: dict[int, float], run: Path, whole: Path) -> None:
+    """These losses are among those of the whole run, whose weights are the run's."""
+    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)
+    before, after = weights(whole), weights(run)
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight, rtol=1e-5, atol=1e-6)
 
@@ -180,6 +185,21 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
     assert_same_training(whole, tmp_path / "run", events)
 
 
+def test_a_run_in_4_and_8_bits_with_dropout_goes_on_as_if_it_was_not_stopped(
+    train: Any, rows: Path, tmp_path: Path
+) -> None:
+    # of matrices with fewer than 4,096 numbers bitsandbytes keeps whole moments
+    coarse = {"quantisation": "nf4", "optimiser": "adamw-8bit", "dropout": 0.3, "r": 64}
+    recipe = tiny_recipe(rows, max_steps=4, **coarse)
+    _, events = train(recipe, "whole")
+    stop = StopRequest()
+    stop.asked = True
+    assert tuning.run(recipe, tmp_path / "resumed", stop) is Exit.DRAINED
+    _, again = train(recipe, "resumed")
+    assert list(losses(again)) == [2, 3, 4]
+    assert_same(losses(again), losses(events), tmp_path / "resumed", tmp_path / "whole")
+
+
 def test_a_halved_batch_is_the_same_training(whole: tuple[Path, list[dict[str, Any]]], train) -> None:
     recipe = tiny_recipe(whole[0] / "rows.jsonl")
     smaller = recipe.after_out_of_memory()
@@ -187,6 +207,28 @@ def test_a_halved_batch_is_the_same_training(whole: tuple[Path, list[dict[str, A
     status, events = train(smaller)
     assert status == Exit.DONE
     assert losses(events) == pytest.approx(losses(whole[1]), rel=1e-3)
+
+
+def test_a_run_that_is_out_of_memory_midway_goes_on_in_smaller_passes_as_the_same_training(
+    whole: tuple[Path, list[dict[str, Any]]], train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(whole[0] / "rows.jsonl")
+    smaller, compute_loss = recipe.after_out_of_memory(), AdapterTrainer.compute_loss
+    assert smaller is not None
+
+    def fill_the_memory(self: AdapterTrainer, *given: Any, **named: Any) -> torch.Tensor:
+        if self.state.global_step == 4 and self._model().training:
+            raise MemoryError
+        return compute_loss(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterTrainer, "compute_loss", fill_the_memory)
+        status, _ = train(recipe)
+    assert status is Exit.OUT_OF_MEMORY
+    status, events = train(smaller)
+    assert status is Exit.DONE
+    assert list(losses(events)) == list(range(4, 11))
+    assert_same_training(whole, tmp_path / "run", events)
 
 
 def test_passes_are_cut_small_however_many_make_a_step(train: Any, tmp_path: Path) -> None:
@@ -302,12 +344,28 @@ def test_the_gravest_ending_of_two_processes_counts(told: list[Exit], status: Ex
     assert (ending and ending.status) is status
 
 
-def test_two_processes_end_together_and_go_on(model_folder: Path, rows: Path, tmp_path: Path) -> None:
-    """One story, because starting two processes takes most of the time: told to stop, killed, let go on."""
-    recipe = tiny_recipe(rows, processes=2, accumulation=1, save_steps=1)
-    for how, step in ((signal.SIGTERM, 2), (signal.SIGKILL, 5)):
-        training = Training(tmp_path / "run", recipe, model_folder)
-        training.until("checkpoint", step=step)
+def test_two_processes_end_together_and_go_on_as_if_they_had_not(
+    model_folder: Path, rows: Path, tmp_path: Path
+) -> None:
+    """One story, because starting two processes takes most of the time: killed, let go on from a checkpoint
+    before, told to stop, let go on.
+    """
+    recipe = tiny_recipe(rows, processes=2, accumulation=1, save_steps=3, dropout=0.3)
+    kept, told = [], []
+    for name, how in (("whole", signal.SIGKILL), ("resumed", signal.SIGTERM)):
+        run, heard = tmp_path / name, list[dict[str, Any]]()
+        training = Training(run, recipe, model_folder)
+        for event in training.events():
+            heard.append(event)
+            if event["event"] == "checkpoint" and event["step"] == 3:
+                resumed = tmp_path / "resumed" / "checkpoints" / "checkpoint-3"
+                shutil.copytree(event["folder"], resumed)
+            elif event["event"] == "checkpoint":
+                break
+        else:
+            raise AssertionError(training.log())
+        kept.append(load_file(run / "checkpoints" / "checkpoint-6" / "adapter_model.safetensors"))
+        told.append(losses(heard))
         started = psutil.Process(training.process.pid).children(True)
         os.kill(training.process.pid, how)
         if how is signal.SIGKILL:
@@ -316,10 +374,12 @@ def test_two_processes_end_together_and_go_on(model_folder: Path, rows: Path, tm
         status, _ = training.end()
         assert status == (Exit.DRAINED if how is signal.SIGTERM else -signal.SIGKILL), training.log()
         assert psutil.wait_procs(started, timeout=30)[1] == []
-    again = Training(tmp_path / "run", recipe, model_folder)
+    assert told[1] == pytest.approx({step: told[0][step] for step in (4, 5, 6)}, abs=1e-5)
+    torch.testing.assert_close(kept[1], kept[0], rtol=1e-5, atol=1e-6)
+    again = Training(tmp_path / "resumed", recipe, model_folder)
     status, events = again.end()
     assert status == Exit.DONE, again.log()
-    assert min(losses(events)) > 5
+    assert min(losses(events)) > 6
     assert max(losses(events)) == 10
     assert "note" not in {event["event"] for event in events}  # the supervisor says itself that it goes on
 

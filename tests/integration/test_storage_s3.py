@@ -1,9 +1,11 @@
 """The storage in a bucket, on a server that speaks S3."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import boto3
 import pytest
@@ -11,13 +13,19 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from services.api.retention import Retention
+from services.worker_train.child import Exit
+from services.worker_train.worker import PROGRAMS
 from shared.auth.roles import Role
+from shared.jobs.lifecycle import Kind
 from shared.privacy.erased import read_erased
 from shared.settings import Settings
 from shared.storage import Storage, StorageAway
+from shared.training.dataset_files import Split
 from tests.conftest import MakeApi
-from tests.support import Person
-from tests.uploads import upload
+from tests.practice_worker import PROGRAMS as PRACTICE
+from tests.support import Person, wait_until
+from tests.training import School, environment_of, worker_thread
+from tests.uploads import upload, uploaded
 
 #: More than S3's least part of 5 MiB, so that a file goes up in several.
 BIG = b"Mrs Example takes ten milligrams.\n" * 400_000
@@ -174,3 +182,44 @@ def test_what_was_erased_is_listed_in_a_bucket_at_once_or_when_it_is_back(
     S3FileSystem.clear_instance_cache()
     Retention(api.gateway).round(datetime.now(UTC))
     assert read_erased(Storage.of_checkpoints(api.settings)) == {first.id, second.id}
+
+
+def test_a_dataset_is_sealed_in_a_bucket_and_a_run_goes_on_from_what_was_mirrored_there(
+    url: str, make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    school = School(make_api(storage_url=url, lease_s=20, heartbeat_s=1, retry_base_s=0.1))
+    for name, value in environment_of(school.api.settings).items():
+        monkeypatch.setenv(name, value)  # for the check, which is no practice
+    school.wish(steps=30, exit_at={"25": Exit.REFUSED})
+    store, words = school.api.gateway.datasets, [f"quillwort {number}" for number in range(40)]
+    rows = [{"question": f"What is {word}?", "answer": f"It is plant {word} of many."} for word in words]
+    programs = {Kind.VALIDATE: PROGRAMS[Kind.VALIDATE], Kind.TRAIN: PRACTICE[Kind.TRAIN]}
+    with worker_thread(school.api.settings, programs):
+        sent = uploaded(school.client, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        seen = f"/v1/datasets/{sent}"
+        wait_until(lambda: school.client.get(seen).json()["state"] != "validating", 60, "for the check")
+        with school.api.gateway.database.read() as connection:
+            reader = store.reader(connection, sent)
+        report = f"{Path(reader.manifest.parts[0].path).parent}/report.json"
+        wait_until(lambda: not store.storage.exists(report), 20, "for the files to be tidied")
+        files = objects(url)
+        assert {part.path for part in reader.manifest.parts} < files.keys()
+        assert not [path for path, data in files.items() if b"quillwort" in data]
+        assert {"quillwort" in str(row) for row in reader.rows(Split.TRAIN)} == {True}
+        school.dataset_id = sent
+        run_id = school.submit()["id"]
+        assert school.wait_for_end(run_id)["state"] == "failed"
+        (school.folder(run_id) / "checkpoints").rename(school.state_dir / "of-another-host")
+        school.resume(run_id)
+        assert school.wait_for_end(run_id)["state"] == "succeeded"
+    assert "Goes on from the checkpoint of step 20" in school.notes(run_id)
+
+
+def objects(url: str) -> dict[str, bytes]:
+    """What lies in the bucket, by its path in the storage."""
+    bucket, _, root = url.removeprefix("s3://").partition("/")
+    other = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    keys = [each["Key"] for each in other.list_objects_v2(Bucket=bucket)["Contents"]]
+    return {
+        key.removeprefix(f"{root}/"): other.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
+    }

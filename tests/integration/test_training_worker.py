@@ -8,23 +8,28 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.exc import ProgrammingError
 
+from services.worker_train.attempt import Attempt
 from services.worker_train.handlers.train import TrainWork
 from services.worker_train.leftovers import remove_leftovers
 from services.worker_train.mirror import Checkpoints
 from services.worker_train.supervise import ProgramEvent
 from services.worker_train.worker import Worker
+from shared.db.engine import connect
 from shared.db.tables import job_events, jobs, workers
 from shared.db.tables_training import adapters, training_runs
 from shared.jobs.lifecycle import EventKind, Kind
@@ -33,7 +38,7 @@ from shared.registration import Registration
 from shared.storage import Storage
 from shared.training.adapter_files import hash_files
 from shared.training.progress import StepReport, record_steps
-from tests.support import Api, RedisServer, freeze, wait_until
+from tests.support import ROOT, Api, RedisServer, freeze, wait_until
 from tests.training import School, WorkerProcess, claim_run, worker_thread
 from tests.uploads import uploaded
 
@@ -291,6 +296,43 @@ def test_a_transaction_that_is_tried_again_writes_what_the_first_try_would_have(
 
 
 @on_one_database
+def test_a_worker_whose_database_went_away_leaves_the_run_to_its_lease(
+    school: School, tmp_path: Path
+) -> None:
+    run_id = school.submit()["id"]
+    hurried = school.api.settings.model_copy(update={"lease_s": 0.2})
+    with (
+        worker_thread(school.api.settings, {}) as worker,
+        closing(connect(f"sqlite:///{tmp_path}/nowhere/medichat.db")) as away,
+    ):
+        worker.tools = replace(worker.tools, database=away, settings=hurried)
+        assert worker.work_next(Kind.TRAIN)
+        assert school.run(run_id)["state"] == "running"
+    school.api.set(jobs, jobs.c.kind == "train", lease_expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    wait_until(lambda: school.run(run_id)["state"] == "queued", 10, "for the lease to be missed")
+
+
+class Faulty(TrainWork):
+    """Its statement is none, which trying again does not mend."""
+
+    def open(self, connection: Connection) -> None:
+        raise OSError
+
+    def note(self, connection: Connection, text: str, now: datetime) -> None:
+        connection.exec_driver_sql("SELECT ?")
+
+
+@on_one_database
+def test_a_fault_of_ours_is_not_taken_for_a_database_that_is_away(school: School) -> None:
+    school.submit()
+    with worker_thread(school.api.settings, {}) as worker:
+        job = claim_run(school.api)
+        attempt = Attempt(worker.tools, job, Faulty(worker.tools, job))
+        with worker.keeper.holding(job.claim, attempt.stop) as hold, pytest.raises(ProgrammingError):
+            attempt.run(hold)
+
+
+@on_one_database
 def test_a_program_that_crashes_every_time_fails_the_run_with_what_to_look_at(
     school: School, worker: Worker
 ) -> None:
@@ -477,6 +519,34 @@ def test_weights_that_a_run_left_which_will_not_go_on_are_removed(
     assert not storage.list(f"runs/{run_id}")
     assert not (school.folder(run_id) / "checkpoints").exists()
     assert not (school.folder(run_id) / "output").exists()
+
+
+#: Copies an adapter, and is not done before somebody ends it.
+COPIES = """
+import sys; from pathlib import Path; from services.worker_train.copies import folder_for_copy
+with folder_for_copy(Path(sys.argv[1])) as copy:
+    (copy / "weights").touch(); print(copy, flush=True); sys.stdin.read()
+"""
+
+
+@on_one_database
+def test_a_copy_of_an_adapter_is_removed_once_its_program_was_killed(school: School) -> None:
+    command = [sys.executable, "-c", COPIES, str(school.state_dir)]
+    with (
+        worker_thread(school.api.settings, {}) as idle,
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as copying,
+    ):
+        assert copying.stdout is not None
+        copy = Path(copying.stdout.readline().strip())
+        assert copy.is_relative_to(school.state_dir)
+        remove_leftovers(idle.tools)
+        assert (copy / "weights").exists()
+        copying.kill()
+        copying.wait()
+        remove_leftovers(idle.tools)
+    assert not copy.exists()
 
 
 def erase(school: School) -> None:

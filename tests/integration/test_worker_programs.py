@@ -6,10 +6,12 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+from models.demo.pictures import draw_picture
 from shared.auth.roles import Role
 from shared.storage import Storage
 from tests.support import Api, wait_until
@@ -143,19 +145,50 @@ def run_of(client: Any, run_id: str) -> dict[str, Any]:
     return run
 
 
-def test_a_checked_upload_is_trained_on_and_yields_a_candidate(api: Api, worker: WorkerProcess) -> None:
+def with_pictures(count: int) -> bytes:
+    """A zip of rows that each name one of four pictures of the demo model's kind."""
+    sink, chance, names = io.BytesIO(), np.random.default_rng(0), ("a.png", "b.png", "c.png", "d.png")
+    with zipfile.ZipFile(sink, "w") as file:
+        rows = [json.loads(line) for line in questions(count).splitlines()]
+        named = [{**row, "image": names[number % 4]} for number, row in enumerate(rows)]
+        file.writestr("rows.jsonl", "".join(json.dumps(row) + "\n" for row in named))
+        for number, name in enumerate(names):
+            picture = io.BytesIO()
+            Image.fromarray(draw_picture(("left", "right")[number % 2], chance)).save(picture, "PNG")
+            file.writestr(name, picture.getvalue())
+    return sink.getvalue()
+
+
+#: A look at the adapter, not a judgement.
+HASTY = {"ROWS": "2", "ANSWERS": "2", "ANSWER_TOKENS": "1", "SECONDS": "1"}
+
+
+def test_a_zip_of_pictures_is_checked_and_trained_on_and_its_candidate_measured(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in HASTY.items():
+        monkeypatch.setenv(f"MEDICHAT_EVALUATION_{name}", value)
     client = api.log_in(Role.ADMIN)
-    dataset = checked(client, uploaded(client, questions(60)))
-    run_id = train(client, dataset["id"])
-    wait_until(lambda: run_of(client, run_id)["finished_at"], 120, "for the run")
-    run = run_of(client, run_id)
-    assert (run["state"], run["error"]) == ("succeeded", None)
-    steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
-    assert [step["step"] for step in steps] == list(range(1, 7))
-    assert all(step["loss"] > 0 for step in steps)
-    assert [step["step"] for step in steps if step["eval_loss"] is not None] == [3, 6]
-    names = Storage.from_settings(api.settings).list(f"adapters/{run['adapter_sha256']}")
-    assert len(names) == 4
+    with WorkerProcess(api.settings, "services.worker_train"):
+        dataset = checked(client, uploaded(client, with_pictures(60), filename="set.zip"))
+        assert (dataset["state"], dataset["report"]["images"]) == ("ready", 4)
+        run_id = train(client, dataset["id"])
+        wait_until(lambda: run_of(client, run_id)["finished_at"], 120, "for the run")
+        run = run_of(client, run_id)
+        assert (run["state"], run["error"]) == ("succeeded", None)
+        steps = client.get(f"/v1/training-runs/{run_id}/steps").json()["items"]
+        assert [step["step"] for step in steps] == list(range(1, 7))
+        assert all(step["loss"] > 0 for step in steps)
+        assert [step["step"] for step in steps if step["eval_loss"] is not None] == [3, 6]
+        names = Storage.from_settings(api.settings).list(f"adapters/{run['adapter_sha256']}")
+        assert len(names) == 4
+        asked = client.post(f"/v1/adapters/{run['adapter_sha256']}/evaluate").json()
+        path = f"/v1/evaluations/{asked['id']}"
+        wait_until(lambda: client.get(path).json()["finished_at"], 120, "for the evaluation")
+    found = client.get(path).json()
+    assert (found["state"], found["error"]) == ("succeeded", None)
+    assert found["figures"]["loss"]["rows"] == 2
+    assert found["figures"]["loss"]["difference"]["value"] != 0
 
 
 def test_a_run_is_killed_handed_back_and_cancelled_and_loses_nothing(api: Api, worker: WorkerProcess) -> None:

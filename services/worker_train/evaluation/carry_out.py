@@ -6,11 +6,9 @@ command line.
 import io
 import json
 import signal
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
@@ -20,6 +18,7 @@ from sqlalchemy.exc import NoResultFound
 from services.worker_train import child, troubles
 from services.worker_train.canaries import make_canaries
 from services.worker_train.child import Exit, Refused
+from services.worker_train.copies import folder_for_copy
 from services.worker_train.evaluation import rows as drawn
 from services.worker_train.evaluation.choices import Choice, read_chosen, without_learnt
 from services.worker_train.evaluation.loading import load_examinee
@@ -114,12 +113,12 @@ def evaluate(settings: Settings, evaluation_id: str) -> tuple[Outcome, str]:
     storage = Storage.from_settings(settings)
     with_images = find_model(asked.adapter.base_model).reads_images
     material = _sealed_material(settings, storage, asked, with_images=with_images)
-    with tempfile.TemporaryDirectory(prefix="medichat-") as folder:
-        copy_adapter(storage, asked.adapter.sha256, Path(folder))
+    with folder_for_copy(settings.state_dir) as folder:
+        copy_adapter(storage, asked.adapter.sha256, folder)
         examinee = load_examinee(
             settings,
             base_model=asked.adapter.base_model,
-            adapter=Path(folder),
+            adapter=folder,
             rows=material.rows,
             sha256=asked.adapter.sha256,
             files_sha256=asked.files_sha256,
