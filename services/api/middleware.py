@@ -31,7 +31,8 @@ class Larger(NamedTuple):
     #: A pattern of the whole path.
     path: str
     most: int
-    #: Says why whoever asks may send no body of that size, before any of it is read; None: they may.
+    #: Says why whoever asks may send no body of that size, before any of it is read; None: they may. The head
+    #: of the request must tell the size then.
     refuse: Callable[[Scope], Awaitable[ProblemResponse | None]] | None = None
 
 
@@ -57,6 +58,8 @@ class Around:
             return
         larger = self._find_larger(scope)
         most = self._max_body_bytes if larger is None else larger.most
+        if larger and larger.refuse and not _announces_more(scope, self._max_body_bytes):
+            most = self._max_body_bytes
         begun, status, read, too_large = time.perf_counter(), 500, 0, False
         refusing = started = False
 
@@ -81,7 +84,7 @@ class Around:
 
         try:
             too_large = _announces_more(scope, most)
-            if larger and larger.refuse and not _announces_less(scope, self._max_body_bytes):
+            if larger and larger.refuse and most > self._max_body_bytes and not too_large:
                 refused = await larger.refuse(scope)
                 if refused is not None:
                     await self._shape(scope["path"], refused)(scope, receive, decorated)
@@ -110,21 +113,10 @@ class Around:
 
 
 def _announces_more(scope: Scope, most: int) -> bool:
-    announced = _announced(scope)
-    return announced is not None and announced > most
-
-
-def _announces_less(scope: Scope, than: int) -> bool:
-    announced = _announced(scope)
-    return announced is not None and announced <= than
-
-
-def _announced(scope: Scope) -> int | None:
-    """Bytes of the body, as its head says; None where it does not."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None
+            return value.isdigit() and int(value) > most
+    return False
 
 
 def _refusal(most: int) -> ProblemResponse:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anyio import CapacityLimiter, to_thread
 
 from shared.catalogue import find_model
-from shared.errors import InvalidInput, PictureRefused
+from shared.errors import InvalidInput, PictureRefused, TooLarge
 from shared.pictures import MAX_FILE_BYTES, BrokenPicture, PictureBomb, PreparedPicture, prepare
 from shared.settings import Settings
 
@@ -27,6 +27,13 @@ class SentPicture:
 
     base64: str
     field: str
+
+
+def check_text(text: str, settings: Settings) -> None:
+    """Whoever sends no pictures sends no more than elsewhere. Raises TooLarge."""
+    most = settings.max_body_bytes
+    if len(text.encode(errors="replace")) > most:
+        raise TooLarge(f"The body may have at most {most} bytes besides pictures; send less.")
 
 
 class PictureIntake:

@@ -21,6 +21,7 @@ from services.api.deps import Asker, GatewayDep
 from services.api.errors import DATABASE_AWAY, ProblemResponse, document, problem
 from services.api.openai_shape import chat_error, in_shape_of
 from services.api.patience import forget, in_time
+from services.api.pictures import check_text
 from services.api.routers.models import adapter_named
 from services.api.routers.predict import (
     ASKS,
@@ -79,6 +80,7 @@ async def complete(
     The conversation is kept as any other. With an Idempotency-Key the answer goes on when the connection
     closes, and the same request gets it.
     """
+    check_text("".join(message.text for message in body.messages), gateway.settings)
     adapter = adapter_named(gateway.settings.model, body.model)
     question = question_of(body, adapter, await gateway.pictures.take(pictures_in(body)))
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))

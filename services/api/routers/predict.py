@@ -13,7 +13,7 @@ from services.api.deps import Asker, GatewayDep
 from services.api.errors import ProblemResponse, document, problem
 from services.api.in_need import help_first
 from services.api.patience import in_time
-from services.api.pictures import SentPicture
+from services.api.pictures import SentPicture, check_text
 from services.api.schemas import AnswerView, AskBody, ErrorView, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
@@ -128,7 +128,8 @@ async def predict(
 
 
 async def question_of(gateway: Gateway, body: AskBody, conversation_id: str | None) -> Question:
-    """The question in a request's body. Raises as `PictureIntake.take`."""
+    """The question in a request's body. Raises TooLarge, or as `PictureIntake.take`."""
+    check_text(body.query, gateway.settings)
     sent = [SentPicture(each, f"images.{number}") for number, each in enumerate(body.images)]
     return Question(
         query=body.query,
