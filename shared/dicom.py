@@ -14,8 +14,13 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
-from pydicom.pixels.processing import apply_windowing
+from pydicom.pixels.processing import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi_lut,
+    apply_windowing,
+)
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -100,7 +105,7 @@ def _shown(pixels: _Pixels, dataset: Dataset) -> NDArray[np.uint8]:
         return _in_bytes(pixels, 0, 2 ** int(dataset.BitsStored) - 1)
     if kind == _PALETTE:
         pixels = apply_color_lut(pixels, dataset)
-        return _in_bytes(pixels, 0, np.iinfo(pixels.dtype).max)
+        return _in_bytes(pixels, 0, 2 ** (8 * pixels.itemsize) - 1)
     if kind not in _GREY:
         raise BrokenPicture(f"The colours of this DICOM file are not read here. {_EXPORT}")
     values = apply_modality_lut(pixels, dataset)
@@ -123,4 +128,5 @@ def _in_bytes(pixels: _Pixels, black: float, white: float) -> NDArray[np.uint8]:
     if (black, white) == (0, 255) and pixels.dtype == np.uint8:
         return pixels.astype(np.uint8)
     scaled = (pixels.astype(np.float32) - black) * (255 / max(white - black, 1e-9))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    shown: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return shown

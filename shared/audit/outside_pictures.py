@@ -67,7 +67,9 @@ def _shown(connection: Connection, message_ids: set[str]) -> dict[str, list[Any]
     for message, parts in fetch(connection, statement, as_ids(connection, message_ids)):
         try:
             read = json.loads(parts) if isinstance(parts, str | bytes) else parts
-            named = [[part["id"], part["width"], part["height"]] for part in read if part["type"] == "image"]
+            named: list[Any] = [
+                [part["id"], part["width"], part["height"]] for part in read if part["type"] == "image"
+            ]
         except (TypeError, ValueError, KeyError, RecursionError):
             named = [None]  # no parts that were ever written
         if named:
