@@ -20,8 +20,7 @@ from shared.guard.verdict import Action, Category, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
-from shared.kept_pictures import PictureRef as PictureRef
-from shared.kept_pictures import Sealed, read_picture, refs_in
+from shared.kept_pictures import PictureRef, Sealed, read_picture, refs_in
 from shared.privacy.envelope import DataKey, Envelope, KeyDestroyed
 from shared.privacy.keys import create_data_key
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.conversations import MessageRole, PictureRef, Speaker
+from shared.conversations import MessageRole, Speaker
 from shared.guard.verdict import Action, Audience, Severity, Side
 from shared.jobs.lifecycle import State
+from shared.kept_pictures import PictureRef
 
 
 @dataclass(frozen=True, kw_only=True)
