@@ -214,7 +214,9 @@ def given(databases: Databases, redis_server: RedisServer, tmp_path_factory: pyt
     """The file of a sealed log of one question that came with what was said before it."""
     api = Api(fresh_settings(databases, "sqlite", redis_server, tmp_path_factory.mktemp("given")))
     said = [("user", "What is asthma?"), ("assistant", "Harmless."), ("user", "I want to kill myself.")]
-    messages = [{"role": role, "content": content} for role, content in said]
+    messages: list[Any] = [{"role": role, "content": content} for role, content in said]
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image()}"}}
+    messages[0]["content"] = [{"type": "text", "text": "What is asthma?"}, shown]
     asked = api.log_in().post("/v1/chat/completions", json={"model": "demo", "messages": messages})
     assert asked.status_code == 200, asked.text
     seal_all(api.gateway.database, DatabaseClock())
@@ -234,6 +236,8 @@ def given(databases: Databases, redis_server: RedisServer, tmp_path_factory: pyt
         "UPDATE messages SET parent_id = NULL WHERE seq = 2",
         "UPDATE messages SET seq = 9 WHERE seq = 1",
         "DELETE FROM messages WHERE seq = 2",
+        "UPDATE pictures SET ciphertext = ciphertext || x'00'",
+        "DELETE FROM pictures",
     ],
 )
 def test_a_change_of_what_was_sent_with_a_question_is_named(
