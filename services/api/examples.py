@@ -44,6 +44,7 @@ _QUESTION_VIEW = {
     "created_at": _ASKED,
     "job_id": None,
     "given": None,
+    "images": [],
     "parent_id": None,
     "guard": None,
     "feedback": None,
@@ -184,6 +185,7 @@ _TRANSCRIPT_VIEW = {
             "parent_id": _QUESTION,
             "replaced": False,
             "given": None,
+            "images": [],
             "origin": {
                 "state": "succeeded",
                 "error": None,

@@ -1,8 +1,10 @@
 """What happens around every request: a body limit, safe headers, metrics. It knows no route."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +24,18 @@ class BodyTooLarge(Exception):
     """The body is larger than allowed; the rest of it was not read."""
 
 
+class Larger(NamedTuple):
+    """What may have a larger body than others."""
+
+    method: str
+    #: A pattern of the whole path.
+    path: str
+    most: int
+    #: Says why whoever asks may send no body of that size, before any of it is read; None: they may. The head
+    #: of the request must tell the size then.
+    refuse: Callable[[Scope], Awaitable[ProblemResponse | None]] | None = None
+
+
 class Around:
     """ASGI middleware: refuses large bodies before they are read, adds headers, measures."""
 
@@ -31,19 +45,21 @@ class Around:
         *,
         max_body_bytes: int,
         shape: Shape,
-        larger: Mapping[tuple[str, str], int] | None = None,
+        larger: Sequence[Larger] = (),
     ) -> None:
-        """`larger` names the limit of those methods and paths that may have more than the others."""
         self._app = app
         self._shape = shape
         self._max_body_bytes = max_body_bytes
-        self._larger = larger or {}
+        self._larger = [(each, re.compile(each.path)) for each in larger]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._larger.get((scope["method"], scope["path"]), self._max_body_bytes)
+        larger = self._find_larger(scope)
+        most = self._max_body_bytes if larger is None else larger.most
+        if larger and larger.refuse and not _announces_more(scope, self._max_body_bytes):
+            most = self._max_body_bytes
         begun, status, read, too_large = time.perf_counter(), 500, 0, False
         refusing = started = False
 
@@ -68,6 +84,11 @@ class Around:
 
         try:
             too_large = _announces_more(scope, most)
+            if larger and larger.refuse and most > self._max_body_bytes and not too_large:
+                refused = await larger.refuse(scope)
+                if refused is not None:
+                    await self._shape(scope["path"], refused)(scope, receive, decorated)
+                    return
             if not too_large:
                 with suppress(BodyTooLarge):
                     await self._app(scope, limited, decorated)
@@ -83,6 +104,12 @@ class Around:
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(scope["method"], route, status).inc()
             SECONDS.labels(route).observe(time.perf_counter() - begun)
+
+    def _find_larger(self, scope: Scope) -> Larger | None:
+        for each, path in self._larger:
+            if scope["method"] == each.method and path.fullmatch(scope["path"]):
+                return each
+        return None
 
 
 def _announces_more(scope: Scope, most: int) -> bool:

@@ -6,6 +6,7 @@ from datetime import datetime
 from shared.conversations import MessageRole, Speaker
 from shared.guard.verdict import Action, Audience, Severity, Side
 from shared.jobs.lifecycle import State
+from shared.kept_pictures import PictureRef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ class Turn:
     sentences: tuple[ShownSentence, ...]
     #: Verdicts about the question; of an answer those that no sentence bears.
     verdicts: tuple[Judged, ...]
+    #: Those that came with a question.
+    images: tuple[PictureRef, ...] = ()
     #: How many identifiers of which type were masked in this turn; empty when nothing is masked.
     masked: dict[str, int] = field(default_factory=dict)
 

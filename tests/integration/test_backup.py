@@ -36,6 +36,7 @@ from shared.privacy.erased import note_erased
 from shared.privacy.held import hold_of, note_holds
 from shared.storage import Storage
 from tests.conftest import DIALECTS, Databases, MakeApi
+from tests.drawn import image
 from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, ask_async
 
@@ -69,7 +70,7 @@ class Source:
 def source(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
     """One that holds what is hard to carry: later accounts, JSON with and without a value, moments, bytes."""
     admin, person = api.person(Role.ADMIN), api.person()
-    ask_async(api.client(person), QUESTION)
+    ask_async(api.client(person), QUESTION, images=[image()])
     api.answer("It is not.")
     add_good_adapter(api, admin, sha_of("good"))
     api.set(users, users.c.id == admin.id, approved_by=api.person(Role.AUDITOR).id)

@@ -40,6 +40,7 @@ from shared.guard.policy import packaged_policy, version_of
 from shared.ids import new_id
 from shared.policies.store import PolicyStore
 from tests.conftest import Databases
+from tests.drawn import image
 from tests.support import Api, ask_async
 
 
@@ -151,7 +152,7 @@ def test_the_application_cannot_change_the_log(database: Database, change: str) 
 
 @pytest.mark.parametrize("table", INSERT_ONLY)
 def test_every_insert_only_table_refuses_change(api: Api, table: str) -> None:
-    ask_async(api.log_in())
+    ask_async(api.log_in(), images=[image()])
     if table == "audit_seals":
         add_seal(api.gateway.database)
     if table in ("audit_checkpoints", "audit_tiles"):
@@ -190,6 +191,7 @@ KEY = {
     "deployments": "seq",
     "guard_activations": "seq",
     "guard_policies": "version",
+    "pictures": "id",
     "guard_stops": "seq",
     "job_events": "seq",
 }

@@ -25,6 +25,7 @@ from shared.db.tables import audit_events
 from shared.guard.verdict import Action, Category, Side, Verdict
 from shared.ids import new_id
 from tests.conftest import Databases, fresh_settings
+from tests.drawn import image
 from tests.support import Api, RedisServer, ask_async
 
 SIGNER = Signer(base64.b64encode(bytes(range(32))).decode())
@@ -70,6 +71,7 @@ def told(databases: Databases, redis_server: RedisServer, tmp_path_factory: pyte
     assert person.post(f"/v1/conversations/{erased['conversation_id']}/erase").status_code == 200
     assert person.post("/predict", json={"query": "I want to kill myself"}).status_code == 200
     review(auditor, answered(api, person))
+    ask_async(person, "What is this?", images=[image("red"), image("blue", (3, 4))])
     database = api.gateway.database
     write(database, 300)
     seal_all(database, DatabaseClock())
@@ -127,6 +129,9 @@ BOUND = {
     "audit_checkpoints": ("note", "size", "root", "signed_at"),
     "audit_pending": ("event_id",),
     "messages": ("ciphertext", "conversation_id", "role", "seq", "parent_id", "job_id", "key_id"),
+    "pictures": (
+        *("id", "conversation_id", "message_id", "position", "width", "height", "ciphertext", "key_id"),
+    ),
     "data_keys": ("wrapped_key", "owner_id"),
     "jobs": (
         *("model_id", "model_revision", "adapter_sha256", "prompt_version", "policy_version"),
@@ -172,6 +177,19 @@ def test_whatever_stands_in_a_column_that_the_log_is_bound_to_is_named(
             "UPDATE verdicts SET category = 'dosing' WHERE category = 'crisis'",
             "the category of verdict",
         ),
+        ("UPDATE pictures SET ciphertext = ciphertext || x'00'", "the pictures of message"),
+        ("UPDATE pictures SET position = 9 - position", "the pictures of message"),
+        ("DELETE FROM pictures WHERE position = 2", "the pictures of message"),
+        ("DELETE FROM pictures", "the pictures of message"),
+        (
+            """UPDATE messages SET parts = '[{"type": "text"}]' WHERE parts LIKE '%image%'""",
+            "the pictures of message",
+        ),
+        (
+            "INSERT INTO pictures SELECT 'new', conversation_id, (SELECT min(id) FROM messages), "
+            "position, width, height, ciphertext, key_id, created_at FROM pictures LIMIT 1",
+            "the pictures of message",
+        ),
         ("UPDATE verdicts SET severity = 'none', score = 0.1 WHERE category = 'crisis'", "of verdict"),
         ("DELETE FROM verdicts WHERE category = 'crisis'", "was deleted"),
         ("UPDATE jobs SET model_id = 'another'", "the model of job"),
@@ -196,7 +214,9 @@ def given(databases: Databases, redis_server: RedisServer, tmp_path_factory: pyt
     """The file of a sealed log of one question that came with what was said before it."""
     api = Api(fresh_settings(databases, "sqlite", redis_server, tmp_path_factory.mktemp("given")))
     said = [("user", "What is asthma?"), ("assistant", "Harmless."), ("user", "I want to kill myself.")]
-    messages = [{"role": role, "content": content} for role, content in said]
+    messages: list[Any] = [{"role": role, "content": content} for role, content in said]
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image()}"}}
+    messages[0]["content"] = [{"type": "text", "text": "What is asthma?"}, shown]
     asked = api.log_in().post("/v1/chat/completions", json={"model": "demo", "messages": messages})
     assert asked.status_code == 200, asked.text
     seal_all(api.gateway.database, DatabaseClock())
@@ -216,6 +236,8 @@ def given(databases: Databases, redis_server: RedisServer, tmp_path_factory: pyt
         "UPDATE messages SET parent_id = NULL WHERE seq = 2",
         "UPDATE messages SET seq = 9 WHERE seq = 1",
         "DELETE FROM messages WHERE seq = 2",
+        "UPDATE pictures SET ciphertext = ciphertext || x'00'",
+        "DELETE FROM pictures",
     ],
 )
 def test_a_change_of_what_was_sent_with_a_question_is_named(
@@ -338,7 +360,7 @@ def test_findings_are_told_in_the_order_of_the_log(told: Path, tmp_path: Path) -
     entries = [finding.entry for finding in report.findings]
     assert len(entries) == MOST_FINDINGS < report.count
     assert entries == sorted(each for each in entries if each is not None)
-    assert sum("the text of message" in finding.what for finding in report.findings) == 6
+    assert sum("the text of message" in finding.what for finding in report.findings) == 7
     assert "the text of message" in report.findings[0].what
 
 
