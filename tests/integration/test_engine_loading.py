@@ -146,7 +146,7 @@ def test_an_opened_model_answers(folder: Path, quantise: str) -> None:
             question="What is the flu?",
             budget_tokens=opened.context_tokens - 20,
         )
-        request = GenerationRequest(request_id="one", prompt_token_ids=prompt, max_new_tokens=20)
+        request = GenerationRequest(request_id="one", prompt_token_ids=prompt.token_ids, max_new_tokens=20)
         tokens = [token_id for token_ids in opened.engine.submit(request) for token_id in token_ids]
         assert 0 < len(tokens) <= 20
     finally:

@@ -105,7 +105,7 @@ def test_alone_each_greedy_answer_is_that_of_generate(engine: PictureEngine, dem
 def together(
     engine: PictureEngine, model: PreTrainedModel, requests: list[GenerationRequest]
 ) -> list[TokenStream]:
-    """Streams of requests that are computed in one batch: all wait before the engine's thread can take one."""
+    """Streams of requests that are computed in one batch: the engine's thread sees none before all wait."""
     with engine._changed:
         return [engine.submit(each, model) for each in requests]
 

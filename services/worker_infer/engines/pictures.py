@@ -1,7 +1,8 @@
 """Run requests with pictures, several at once, beside the paged engine that takes token ids only.
 
 Knows which requests wait, run and are over; nothing of text or jobs, nor how a batch is computed. One thread
-computes: it gives every batch a token in turn, so that a request need not wait for the end of those before it.
+computes: it gives every batch a token in turn, so that a request need not wait for the end of those before
+it.
 """
 
 import logging
@@ -141,14 +142,13 @@ class PictureEngine:
     def stats(self) -> EngineStats:
         """See `Engine.stats`; a failed pass counts as a restart."""
         with self._changed:
+            used = self._used_tokens()
             return EngineStats(
                 running=len(self._by_request_id) - len(self._waiting),
                 waiting=len(self._waiting),
                 max_running=self._limits.max_running,
                 cache_tokens=self._limits.cache_tokens,
-                cache_use=self._used_tokens() / self._limits.cache_tokens
-                if self._limits.cache_tokens
-                else 0.0,
+                cache_use=used / self._limits.cache_tokens if used else 0.0,
                 generated_tokens=self._generated_tokens,
                 finished_requests=self._finished_requests,
                 restarts=self._failed_passes,
@@ -200,7 +200,7 @@ class PictureEngine:
             self._end(held, reason)
 
     def _end(self, held: _Held, end: FinishReason | EngineError) -> None:
-        """Tell the request's stream, once. A waiting one is gone with that, a running one when it is dropped."""
+        """Tell the request's stream, once. A waiting one is gone with that, a running one before a pass."""
         if held.ended:
             return
         held.ended = True
@@ -316,7 +316,7 @@ class PictureEngine:
             self._end(held, FinishReason.STOP if stopped else FinishReason.LENGTH)
 
     def _fail(self, running: _Running, error: BaseException) -> None:
-        """End the requests of a batch whose pass failed. Only one that ran alone surely needs too much memory."""
+        """End the requests of a batch whose pass failed; only one that ran alone needs too much memory."""
         logger.error("A pass with pictures failed: %s", type(error).__name__)
         with self._changed:
             alone = len(running.rows) == 1 and self._batches == [running]

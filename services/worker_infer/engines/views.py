@@ -1,7 +1,8 @@
 """Serve several adapters at once on one base model: a view and a paged engine for each, over shared weights.
 
-Requests with pictures run on the same views in an engine of their own. Knows which adapters are ready, who uses them and which must make room; nothing of jobs, nor where an
-adapter's files come from. One view's failure is its own: the base model and other adapters answer on.
+Requests with pictures run on the same views, in an engine of their own for all of them. Knows which adapters
+are ready, who uses them and which must make room; nothing of jobs, nor where an adapter's files come from.
+One view's failure is its own: the base model and other adapters answer on.
 """
 
 import gc
