@@ -3,10 +3,12 @@
 Every text goes through the envelope here, so no caller ever handles a ciphertext.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
@@ -18,8 +20,12 @@ from shared.guard.verdict import Action, Category, Verdict
 from shared.ids import new_id
 from shared.jobs.lifecycle import State
 from shared.jobs.records import Job
+from shared.kept_pictures import PictureRef, Sealed, read_picture, refs_in
 from shared.privacy.envelope import DataKey, Envelope, KeyDestroyed
 from shared.privacy.keys import create_data_key
+
+if TYPE_CHECKING:
+    from shared.pictures import PreparedPicture  # what opens pictures is loaded by who opens some
 
 #: The retention class of a conversation that was erased: its rows stay for the log's sake, without a text.
 ERASED = "erased"
@@ -100,6 +106,8 @@ class Kept:
     sentences_sha256: str | None = None
     #: Of a question that came with what was said before, what binds the log to that (`digest_given`).
     given_sha256: str | None = None
+    #: Of a question that came with pictures, what binds the log to them (`digest_pictures`).
+    pictures_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +116,7 @@ class Given:
 
     side: Speaker
     text: str
+    pictures: tuple[PreparedPicture, ...] = ()
 
     @property
     def role(self) -> MessageRole:
@@ -127,6 +136,8 @@ class Message:
     job_id: str | None
     #: Whose words it was, where a program sent it with a question as said before.
     given: Speaker | None
+    #: Those that came with it.
+    pictures: tuple[PictureRef, ...] = ()
     created_at: datetime
 
 
@@ -179,6 +190,7 @@ class Conversations:
         question: str,
         now: datetime,
         given: Sequence[Given] = (),
+        pictures: Sequence[PreparedPicture] = (),
     ) -> tuple[Kept, DataKey]:
         """Start a conversation with its first question, which gives the title, and a data key of its own;
         before the question stands what was `given` with it.
@@ -209,8 +221,10 @@ class Conversations:
                 now=now,
                 parent_id=answered,
                 given=said.side,
+                pictures=said.pictures,
             )
-            before.append((seq, said.role, said.side, stored.ciphertext_sha256, answered, None))
+            shown = () if stored.pictures_sha256 is None else (stored.pictures_sha256,)
+            before.append((seq, said.role, said.side, stored.ciphertext_sha256, answered, None, *shown))
             asked = stored.message_id if said.side == "user" else None
         kept = self._insert_message(
             into,
@@ -220,6 +234,7 @@ class Conversations:
             role="user",
             text=question,
             now=now,
+            pictures=pictures,
         )
         return replace(kept, given_sha256=digest_given(before) if before else None), key
 
@@ -271,6 +286,7 @@ class Conversations:
         now: datetime,
         parent_id: str | None = None,
         job_id: str | None = None,
+        pictures: Sequence[PreparedPicture] = (),
         into: Rows | None = None,
     ) -> Kept:
         """Append a message, or keep its row in `into`. Raises KeyDestroyed when the conversation was erased.
@@ -291,6 +307,7 @@ class Conversations:
             now=now,
             parent_id=parent_id,
             job_id=job_id,
+            pictures=pictures,
         )
 
     def _insert_message(
@@ -306,29 +323,34 @@ class Conversations:
         parent_id: str | None = None,
         job_id: str | None = None,
         given: Speaker | None = None,
+        pictures: Sequence[PreparedPicture] = (),
     ) -> Kept:
         message_id = new_id()
         place = f"message:{message_id}"
         sealed = key.encrypt(text, place=place)
+        shown = Sealed(key, pictures, conversation_id=conversation_id, message_id=message_id, now=now)
+        words = {"type": "text"} if given is None else {"type": "text", "given": given}
         row = {
             "id": message_id,
             "conversation_id": conversation_id,
             "seq": seq,
             "parent_id": parent_id,
             "role": role,
-            "parts": [{"type": "text"} if given is None else {"type": "text", "given": given}],
+            "parts": [words, *shown.parts],
             "ciphertext": sealed,
             "key_id": key.key_id,
             "job_id": job_id,
             "created_at": now,
         }
         put(into, messages, row)
+        shown.put(into)
         return Kept(
             conversation_id=conversation_id,
             message_id=message_id,
             seq=seq,
             ciphertext_sha256=digest_text(sealed),
             commitment=key.commitment(text, place=place),
+            pictures_sha256=shown.sha256,
         )
 
     def read_messages(
@@ -350,6 +372,7 @@ class Conversations:
                 text=key.decrypt(row.ciphertext, place=f"message:{row.id}"),
                 job_id=row.job_id,
                 given=given_in(row.parts),
+                pictures=refs_in(row.parts),
                 created_at=row.created_at,
             )
             for row in rows
@@ -361,6 +384,12 @@ class Conversations:
             select(messages.c.ciphertext).where(messages.c.id == message_id)
         ).scalar_one()
         return key.decrypt(sealed, place=f"message:{message_id}")
+
+    def read_picture(
+        self, connection: Connection, picture_id: str, *, conversation_id: str, key: DataKey
+    ) -> bytes:
+        """The PNG of a picture of this conversation. Raises NotFound, CannotDecrypt."""
+        return read_picture(connection, picture_id, conversation_id=conversation_id, key=key)
 
     def _has_answer(self, connection: Connection, question_id: str) -> bool:
         shown = select(messages.c.id).where(

@@ -9,6 +9,7 @@ MediChatError
 │   ├── AdapterRefused
 │   │   ├── AdapterRecalled
 │   │   └── WrongBase
+│   ├── PictureRefused
 │   ├── PolicyNotCompiled
 │   └── PolicyRefused
 ├── NotAuthenticated
@@ -98,6 +99,16 @@ class PolicyNotCompiled(InvalidInput):
     """This version of the guard's policy cannot be compiled; its files look right, so see the log for why."""
 
     code = "policy-refused"
+
+
+class PictureRefused(InvalidInput):
+    """A picture cannot be used; send it as PNG or JPEG."""
+
+    code = "picture-refused"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"A picture cannot be used, {field}: {reason}")
+        self.field, self.reason = field, reason
 
 
 class PolicyRefused(InvalidInput):

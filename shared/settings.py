@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     max_queued_jobs_per_user: int = Field(20, ge=1)
     max_body_bytes: int = Field(262_144, ge=1024)
     max_query_chars: int = Field(20_000, ge=1)
+    #: Pictures that one question may come with; each takes 256 tokens of the model's context. 0 takes none.
+    max_images: int = Field(4, ge=0, le=16)
     requests_per_minute: int = Field(600, ge=1)
     logins_per_minute: int = Field(20, ge=1)
     session_idle_minutes: float = Field(60, gt=0)

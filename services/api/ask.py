@@ -4,6 +4,7 @@ Everything that belongs to a question is one transaction, which questions that a
 moment share; the bell rings after the commit.
 """
 
+import hashlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from shared.jobs.lifecycle import Kind
 from shared.jobs.payload import seal_stops
 from shared.jobs.records import Job, NewJob
 from shared.jobs.store import active
+from shared.pictures import PreparedPicture
 from shared.privacy.envelope import DataKey
 from shared.training.adapters import check_released, check_usable, files_hash
 from shared.training.states import BASE
@@ -64,10 +66,15 @@ class Question:
     stop: tuple[str, ...] = ()
     #: What was said before, of a conversation that begins with this question.
     given: tuple[Given, ...] = ()
+    pictures: tuple[PreparedPicture, ...] = ()
 
     def as_asked(self) -> str:
         """The same for the same question, also of a release that knew less of what can be asked."""
         asked = asdict(self)
+        for each in (asked, *asked["given"]):
+            each["pictures"] = [hashlib.sha256(picture["png"]).hexdigest() for picture in each["pictures"]]
+            if not each["pictures"]:
+                del each["pictures"]
         for name in ("top_p", "seed", "stop", "given"):
             if not asked[name] and asked[name] != 0:
                 del asked[name]
@@ -206,6 +213,7 @@ class _Desk:
                 question=question.query,
                 now=self.now,
                 given=question.given,
+                pictures=question.pictures,
             )
         try:
             load_owned(self._connection, question.conversation_id, caller.user_id)
@@ -230,6 +238,7 @@ class _Desk:
             role="user",
             text=question.query,
             now=self.now,
+            pictures=question.pictures,
             into=self.rows,
         )
         return kept, key
@@ -440,7 +449,8 @@ def _sampling(question: Question) -> dict[str, Any]:
 
 def _bound(kept: Kept) -> dict[str, Any]:
     bound = {"seq": kept.seq, "ciphertext_sha256": kept.ciphertext_sha256, "commitment": kept.commitment}
-    return bound if kept.given_sha256 is None else {**bound, "given_sha256": kept.given_sha256}
+    others = {"given_sha256": kept.given_sha256, "pictures_sha256": kept.pictures_sha256}
+    return {**bound, **{name: sha256 for name, sha256 in others.items() if sha256 is not None}}
 
 
 def answer_at_once(

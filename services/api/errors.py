@@ -184,6 +184,8 @@ async def _ours(request: Request, error: Exception) -> ProblemResponse:
     fields = None
     if isinstance(error, errors.PolicyRefused):
         fields = [FieldProblem(field=f"{error.file}:{error.line}", message=error.reason)]
+    if isinstance(error, errors.PictureRefused):
+        fields = [FieldProblem(field=f"body.{error.field}", message=error.reason)]
     return problem(status, error.code, error.detail, help=_help(request), headers=headers, fields=fields)
 
 

@@ -44,6 +44,7 @@ _QUESTION_VIEW = {
     "created_at": _ASKED,
     "job_id": None,
     "given": None,
+    "images": [],
     "parent_id": None,
     "guard": None,
     "feedback": None,

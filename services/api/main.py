@@ -14,6 +14,7 @@ from services.api.identify import identify
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around
 from services.api.openai_shape import in_shape_of
+from services.api.pictures import MAX_IMAGE_CHARS
 from services.api.routers import (
     adapters,
     api_keys,
@@ -55,6 +56,8 @@ from services.api.together import Together
 from shared.guard.policy import MOST_BYTES
 from shared.settings import Settings, get_settings
 
+#: Where questions are asked, which pictures may come with.
+PATHS_WITH_PICTURES = ("/predict", "/v1/conversations/[^/]+/messages", "/v1/chat/completions")
 #: Handlers that run at the same time. They are short, and more of them than this only wait for Python's lock:
 #: on 2 cores 40 (the default) accepted a third fewer questions a second.
 THREADS = 6
@@ -140,9 +143,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app, in_shape_of)
     for module in ROUTERS:
         app.include_router(module.router)
-    larger = {
-        ("POST", "/v1/datasets"): settings.max_dataset_bytes,
-        ("POST", "/v1/guard/policies"): MOST_BYTES + settings.max_body_bytes,
-    }
+    with_pictures = settings.max_body_bytes + settings.max_images * MAX_IMAGE_CHARS
+    larger = [
+        ("POST", "/v1/datasets", settings.max_dataset_bytes),
+        ("POST", "/v1/guard/policies", MOST_BYTES + settings.max_body_bytes),
+        *(("POST", path, with_pictures) for path in PATHS_WITH_PICTURES),
+    ]
     app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, shape=in_shape_of, larger=larger)
     return app

@@ -1,7 +1,8 @@
 """What happens around every request: a body limit, safe headers, metrics. It knows no route."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 
 from starlette.requests import Request
@@ -31,19 +32,19 @@ class Around:
         *,
         max_body_bytes: int,
         shape: Shape,
-        larger: Mapping[tuple[str, str], int] | None = None,
+        larger: Sequence[tuple[str, str, int]] = (),
     ) -> None:
-        """`larger` names the limit of those methods and paths that may have more than the others."""
+        """`larger` names those that may have more than the others: method, pattern of the path, bytes."""
         self._app = app
         self._shape = shape
         self._max_body_bytes = max_body_bytes
-        self._larger = larger or {}
+        self._larger = [(method, re.compile(path), most) for method, path, most in larger]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._larger.get((scope["method"], scope["path"]), self._max_body_bytes)
+        most = self._most(scope)
         begun, status, read, too_large = time.perf_counter(), 500, 0, False
         refusing = started = False
 
@@ -83,6 +84,12 @@ class Around:
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(scope["method"], route, status).inc()
             SECONDS.labels(route).observe(time.perf_counter() - begun)
+
+    def _most(self, scope: Scope) -> int:
+        for method, path, most in self._larger:
+            if scope["method"] == method and path.fullmatch(scope["path"]):
+                return most
+        return self._max_body_bytes
 
 
 def _announces_more(scope: Scope, most: int) -> bool:

@@ -13,7 +13,7 @@ from services.api.deps import act_of
 from services.api.state import Gateway
 from shared.audit import record
 from shared.auth.sessions import Principal
-from shared.db.tables import api_keys, conversations, jobs, messages
+from shared.db.tables import api_keys, conversations, jobs, messages, pictures
 from shared.db.tables_privacy import access_grants
 from shared.db.tables_review import saved_views
 
@@ -21,6 +21,9 @@ _OWNERS: dict[str, Select[Any]] = {
     "access_grant": select(access_grants.c.user_id).where(access_grants.c.id == bindparam("id")),
     "api_key": select(api_keys.c.user_id).where(api_keys.c.id == bindparam("id")),
     "conversation": select(conversations.c.user_id).where(conversations.c.id == bindparam("id")),
+    "image": select(conversations.c.user_id)
+    .join(pictures, pictures.c.conversation_id == conversations.c.id)
+    .where(pictures.c.id == bindparam("id")),
     "job": select(jobs.c.user_id).where(jobs.c.id == bindparam("id")),
     "view": select(saved_views.c.user_id).where(saved_views.c.id == bindparam("id")),
     "message": select(conversations.c.user_id)

@@ -62,6 +62,12 @@ class AskBody(Body):
         description="SHA-256 of the adapter that shall answer, or `base` for the base model alone; "
         "left out: the active one.",
     )
+    images: list[str] = Field(
+        [],
+        description="Pictures that the question is about: each a PNG, JPEG, WebP or DICOM file of at most "
+        "10 MB in base64, with or without a `data:image/…;base64,` before it. Four at most, unless the "
+        "operator chose another number. What the file says besides its picture is not kept.",
+    )
 
 
 class PredictBody(AskBody):
@@ -179,6 +185,16 @@ class SentenceView(BaseModel):
     category: str | None
 
 
+class ImageView(BaseModel):
+    """A picture that came with a question; its size in pixels is that of what is kept."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    width: int
+    height: int
+
+
 class MessageView(BaseModel):
     """A message of a conversation."""
 
@@ -191,6 +207,7 @@ class MessageView(BaseModel):
     given: Literal["system", "user", "assistant"] | None = Field(
         description="Whose words it was, where a program sent it with its question as said before."
     )
+    images: list[ImageView]
     parent_id: str | None
     guard: GuardView | None
     feedback: Literal["up", "down"] | None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from services.api.limiter import Limiter
 from services.api.patience import Threads
+from services.api.pictures import PictureIntake
 from shared.audit.checkpoint import Signer
 from shared.clock import Clock, DatabaseClock
 from shared.conversations import Conversations
@@ -36,6 +37,7 @@ class Gateway:
     datasets: DatasetStore
     limiter: Limiter
     threads: Threads
+    pictures: PictureIntake
     #: Signs checkpoints of the log, which are kept in `checkpoints` too.
     signer: Signer
     checkpoints: Storage
@@ -83,6 +85,7 @@ def open_gateway(settings: Settings) -> Gateway:
         datasets=DatasetStore(envelope, Storage.from_settings(settings), jobs),
         limiter=Limiter(settings),
         threads=Threads(),
+        pictures=PictureIntake(settings),
         signer=Signer(settings.secret("audit_key")),
         checkpoints=Storage.of_checkpoints(settings),
         filling=filling,

@@ -184,6 +184,7 @@ def _message_views(connection: Connection, said: list[Message], user_id: str) ->
             created_at=message.created_at,
             job_id=message.job_id,
             given=message.given,
+            images=[schemas.ImageView.model_validate(each) for each in message.pictures],
             parent_id=message.parent_id,
             guard=guards.get(message.job_id) if message.job_id is not None else None,
             feedback=ratings.get(message.id),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
-from services.worker_train.pictures import BrokenPicture, PictureBomb, clean_picture
+from shared.pictures import BrokenPicture, PictureBomb, clean_picture
 from services.worker_train.reading import Broken, Row
 from services.worker_train.row_parts import Message, RowProblem
 from services.worker_train.shapes import Conversation

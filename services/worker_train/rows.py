@@ -24,7 +24,7 @@ from services.worker_train.child import Refused
 from services.worker_train.duplicates import digest
 from services.worker_train.first_rows import held_in
 from services.worker_train.hub import read_hub
-from services.worker_train.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
+from shared.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
 from services.worker_train.row_parts import UNFETCHED_PICTURE, RowProblem
 from services.worker_train.shapes import FIRST_ROWS, Conversation, recognise, refuse_unmet

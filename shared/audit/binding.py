@@ -35,9 +35,23 @@ def digest_sentences(rows: Iterable[Any]) -> str:
 def digest_given(rows: Iterable[Any]) -> str:
     """SHA-256 in hex of what was sent with a question as said before it, in order.
 
-    Rows are (`seq`, `role`, whose words it was, `digest_text(ciphertext)`, `parent_id`, `job_id`).
+    Rows are (`seq`, `role`, whose words it was, `digest_text(ciphertext)`, `parent_id`, `job_id`), and where
+    pictures came with it also `digest_pictures` of them.
     Raises TypeError or ValueError where something stands in them that no message has.
     """
+    return _digest_rows(rows)
+
+
+def digest_pictures(rows: Iterable[Any]) -> str:
+    """SHA-256 in hex of the pictures of a message, in order.
+
+    Rows are (`position`, `id`, `conversation_id`, `width`, `height`, `key_id`, `digest_text(ciphertext)`).
+    Raises TypeError or ValueError where something stands in them that no picture has.
+    """
+    return _digest_rows(rows)
+
+
+def _digest_rows(rows: Iterable[Any]) -> str:
     return hashlib.sha256(canonical_json([list(row) for row in rows])).hexdigest()
 
 

@@ -47,6 +47,7 @@ INSERT_ONLY = (
     "guard_policies",
     "guard_stops",
     "job_events",
+    "pictures",
 )
 
 users = Table(
@@ -153,13 +154,28 @@ messages = Table(
     Column("seq", Integer, nullable=False),
     Column("parent_id", Id, ForeignKey("messages.id")),
     Column("role", String(16), nullable=False),  # user | assistant
-    Column("parts", JSON, nullable=False),  # kinds only, e.g. [{"type": "text"}]; their text is encrypted
+    Column("parts", JSON, nullable=False),  # kinds, and which pictures; their text is encrypted
     Column("ciphertext", LargeBinary, nullable=False),
     Column("key_id", Id, ForeignKey("data_keys.key_id"), nullable=False),
     Column("job_id", Id, index=True, unique=True),  # of an answer: no job gives two
     Column("created_at", UtcDateTime, nullable=False),
     Column("hidden_at", UtcDateTime),
     UniqueConstraint("conversation_id", "seq"),
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("conversation_id", Id, ForeignKey("conversations.id"), nullable=False),
+    Column("message_id", Id, ForeignKey("messages.id"), nullable=False),
+    Column("position", Integer, nullable=False),  # among those of its message, from 1
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),  # of a PNG
+    Column("key_id", Id, ForeignKey("data_keys.key_id"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("message_id", "position"),
 )
 
 feedback = Table(

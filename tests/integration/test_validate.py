@@ -20,7 +20,7 @@ from services.local import free_ports
 from services.worker_train import hub
 from services.worker_train.child import Away, Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
-from services.worker_train.pictures import clean_picture
+from shared.pictures import clean_picture
 from services.worker_train.rows import read_rows
 from services.worker_train.validate import Check, Task, load_task, next_version
 from shared.auth.roles import AccountStatus, Role

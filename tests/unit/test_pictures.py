@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from services.worker_train import pictures
-from services.worker_train.pictures import BrokenPicture, PictureBomb, clean_picture
+from shared import pictures
+from shared.pictures import BrokenPicture, PictureBomb, clean_picture
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

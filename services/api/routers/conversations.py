@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy import Connection, Row, select, update
 
 from services.api.ask import Asked, load_owned, regenerate
@@ -12,6 +12,7 @@ from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
 from services.api.patience import in_time
+from services.api.picture_response import PICTURES, PictureResponse, picture_of
 from services.api.routers.predict import (
     ANSWERS,
     ASKS,
@@ -156,6 +157,22 @@ def read_conversation(conversation: Owned, caller: Reader, gateway: GatewayDep) 
         return conversation_view(connection, gateway, conversation, caller.user_id)
 
 
+@router.get("/{conversation_id}/images/{image_id}", response_class=PictureResponse, responses=PICTURES)
+def read_image(
+    conversation: Owned,
+    image_id: Annotated[str, Path(max_length=36)],
+    request: Request,
+    caller: Reader,
+    gateway: GatewayDep,
+) -> Response:
+    """A picture that came with a question of one's own, as it is kept."""
+    try:
+        return picture_of(gateway, conversation, image_id)
+    except NotFound:
+        log_refused(gateway, request, caller, "image", image_id)
+        raise
+
+
 @router.patch("/{conversation_id}", responses=document(401, 403, 404, 409, 410, 413, 422, 429))
 def rename_conversation(
     conversation: Owned, body: TitleBody, request: Request, caller: Asker, gateway: GatewayDep
@@ -216,7 +233,7 @@ async def ask_in_conversation(
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
-    question = question_of(body, conversation)
+    question = await question_of(gateway, body, conversation)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     return await respond(gateway, news, caller, job, prefer, usual_wait_s=0.0)
 

@@ -13,6 +13,7 @@ from services.api.deps import Asker, GatewayDep
 from services.api.errors import ProblemResponse, document, problem
 from services.api.in_need import help_first
 from services.api.patience import in_time
+from services.api.pictures import SentPicture
 from services.api.schemas import AnswerView, AskBody, ErrorView, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
@@ -120,20 +121,22 @@ async def predict(
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
     When it failed or was cancelled, the problem names its job and conversation.
     """
-    question = question_of(body, body.conversation_id)
+    question = await question_of(gateway, body, body.conversation_id)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     usual_wait_s = gateway.settings.wait_limit_s
     return await respond(gateway, news, caller, job, prefer, usual_wait_s=usual_wait_s)
 
 
-def question_of(body: AskBody, conversation_id: str | None) -> Question:
-    """The question in a request's body."""
+async def question_of(gateway: Gateway, body: AskBody, conversation_id: str | None) -> Question:
+    """The question in a request's body. Raises as `PictureIntake.take`."""
+    sent = [SentPicture(each, f"images.{number}") for number, each in enumerate(body.images)]
     return Question(
         query=body.query,
         conversation_id=conversation_id,
         max_new_tokens=body.max_new_tokens,
         temperature=body.temperature,
         adapter=body.adapter,
+        pictures=tuple(await gateway.pictures.take(sent)),
     )
 
 
