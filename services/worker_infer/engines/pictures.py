@@ -222,16 +222,17 @@ class PictureEngine:
         return sum(running.batch.cache_tokens for running in self._batches)
 
     def _take(self) -> list[_Held]:
-        """The requests for a new batch: the first that waits, and of the others those of its model that fit.
+        """The requests for a new batch: the first that waits, and those of its model after it while they fit.
 
         Nobody while the first does not fit, whoever else would: so none waits for ever.
         """
         taken: list[_Held] = []
         for held in self._waiting:
-            if (not taken or held.model is taken[0].model) and self._has_room([*taken, held]):
-                taken.append(held)
-            elif not taken:
+            if taken and held.model is not taken[0].model and not held.request.alone:
+                continue  # in a batch of its own, soon
+            if not self._has_room([*taken, held]):
                 break
+            taken.append(held)
         for held in taken:
             self._waiting.remove(held)
         return taken
