@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 
 from services.worker_infer.adapters import AdapterCopies, ask_registry
 from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token, share_cache
-from services.worker_infer.engines.pictures import PictureLimits
+from services.worker_infer.engines.pictures import PictureLimits, share_for_pictures
 from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.model import Model
@@ -34,8 +34,6 @@ _BYTES_PER_WEIGHT = {torch.float32: 4.0, torch.bfloat16: 2.0}
 _BYTES_PER_NF4_WEIGHT = 0.6
 #: Share of the memory left after loading that the KV cache may take.
 _CACHE_SHARE = {"cpu": 0.25, "cuda": 0.7}
-#: Share of that which is kept for questions with pictures.
-_PICTURE_SHARE = 0.125
 #: Most tokens in one step. On 2 cores 256 keep a step of an 18 x 640 model under 0.4 s, so that running
 #: answers go on, at the same tokens per second as 1024; a GPU is only filled by more.
 _BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
@@ -106,7 +104,11 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
     text_config = loaded.model.config.get_text_config()
     context_tokens = min(entry.context_tokens, text_config.max_position_embeddings)
     affordable = _affordable_tokens(loaded.model, device)
-    picture_tokens = _picture_tokens(affordable, context_tokens, settings) if entry.reads_images else 0
+    picture_tokens = 0
+    if entry.reads_images:
+        picture_tokens = share_for_pictures(
+            affordable=affordable, context_tokens=context_tokens, requests=settings.worker_concurrency
+        )
     shares = share_cache(
         affordable=affordable - picture_tokens,
         context_tokens=context_tokens,
@@ -305,15 +307,6 @@ def _free_memory(device: torch.device) -> int:
 def _affordable_tokens(model: PreTrainedModel, device: torch.device) -> int:
     """Tokens of KV cache that the memory left after loading has room for."""
     return int(_free_memory(device) * _CACHE_SHARE[device.type] / cache_bytes_per_token(model))
-
-
-def _picture_tokens(affordable: int, context_tokens: int, settings: Settings) -> int:
-    """How many of the `affordable` tokens questions with pictures may take: room for one answer at least, as
-    long as text has it too.
-    """
-    wanted = max(context_tokens, int(affordable * _PICTURE_SHARE))
-    most = max(context_tokens, settings.worker_concurrency * context_tokens // 2)
-    return max(0, min(wanted, most, affordable - context_tokens))
 
 
 def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

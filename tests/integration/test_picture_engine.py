@@ -1,5 +1,6 @@
 """Requests with pictures, on the demo model: what the engine sees, gives, refuses, stops and survives."""
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from transformers.generation.continuous_batching.requests import RequestState
 from models.demo.pictures import QUESTIONS, SIDES, Side, answer, draw_picture
 from services.worker_infer.engines.base import FinishReason, GenerationRequest, Sampling, TokenStream
 from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory, RequestTooLong
-from services.worker_infer.engines.pictures import PictureEngine, PictureLimits
+from services.worker_infer.engines.pictures import PictureEngine, PictureLimits, share_for_pictures
 from services.worker_infer.engines.sampling import next_tokens
 from services.worker_infer.engines.view import make_view
 from services.worker_infer.loading import LoadedModel, load_model
 from shared.catalogue import CATALOGUE
 from tests.integration.test_engine_paged import LONG, NO_MEMORY, break_once, drained
 from tests.integration.test_engine_sampling import scored
+from tests.tiny_model import tiny_model
 
 SOFT = 8
 TOKENS = 16
@@ -128,6 +130,21 @@ def test_in_one_batch_each_greedy_answer_is_that_of_generate(
     assert [drained(stream) for stream in streams] == [generated(demo, each) for each in asked(demo)]
 
 
+def test_with_random_weights_and_a_short_window_answers_are_those_of_generate(
+    engine: PictureEngine, demo: LoadedModel
+) -> None:
+    """The demo model says the same under many a wrong mask; random weights do not."""
+    tiny, chance = replace(demo, model=tiny_model()), random.Random(3)
+    shown = [7, *[SOFT] * TOKENS, 9]
+    requests = []
+    for name, before, after in (("one", 4, 9), ("two", 40, 3), ("three", 11, 70)):
+        words = [chance.randrange(270, 350) for _ in range(before + after)]
+        requests.append(request(name, [2, *words[:before], *shown, *words[before:]], pixels("left")))
+    wanted = [generated(tiny, each) for each in requests]
+    assert [drained(engine.submit(each, tiny.model)) for each in requests] == wanted
+    assert [drained(stream) for stream in together(engine, tiny.model, requests)] == wanted
+
+
 def test_it_sees_on_which_side_the_patch_lies(engine: PictureEngine, demo: LoadedModel) -> None:
     seen = [
         request(f"{side} {seed}", prompt(demo), pixels(side, seed=seed)) for side in SIDES for seed in (1, 2)
@@ -212,6 +229,15 @@ def test_a_request_beyond_its_share_of_the_memory_is_refused(demo: LoadedModel) 
             engine.submit(request("long", prompt(demo), pixels("left"), new=600), demo.model)
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("affordable", "share"), [(100_000, 12_500), (9_000, 2_000), (3_000, 1_000), (900, 0), (10**7, 32_000)]
+)
+def test_pictures_get_a_small_share_but_room_for_one_answer_after_text_has_it(
+    affordable: int, share: int
+) -> None:
+    assert share_for_pictures(affordable=affordable, context_tokens=2_000, requests=32) == share
 
 
 def test_only_as_many_run_at_once_as_the_memory_has_room_for(demo: LoadedModel) -> None:

@@ -90,14 +90,10 @@ class PictureBatch:
 
     def _seen(self) -> torch.Tensor:
         """[pictures, soft tokens, hidden size], what stands in the place of the soft tokens of all rows."""
-        pixels = torch.from_numpy(np.concatenate([each.pixel_values for each in self._requests]))  # type: ignore[arg-type]
-        parts = pixels.split(_PICTURES_AT_ONCE)
-        return torch.cat(
-            [
-                self._model.model.get_image_features(part.to(self._model.device)).pooler_output
-                for part in parts
-            ]
-        )
+        pixels = torch.from_numpy(np.concatenate([each.pixel_values for each in self._requests]))
+        parts: Sequence[torch.Tensor] = torch.split(pixels, _PICTURES_AT_ONCE)
+        seen = [self._model.model.get_image_features(part.to(self._model.device)) for part in parts]
+        return torch.cat([each.pooler_output for each in seen])
 
     def _go_on(self) -> Any:
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)

@@ -32,6 +32,9 @@ from services.worker_infer.engines.picture_batch import PictureBatch, padded_tok
 
 logger = logging.getLogger(__name__)
 
+#: One part in so many of the cache is for pictures.
+_SHARE = 8
+
 _NOT_STARTED = "not started"
 _RUNNING = "running"
 _DRAINING = "draining"
@@ -50,6 +53,16 @@ class PictureLimits:
     max_running: int = 8
     #: Most prompt tokens, padding included, that one pass reads; a prompt that is longer is read alone.
     prompt_tokens: int = 8192
+
+
+def share_for_pictures(*, affordable: int, context_tokens: int, requests: int) -> int:
+    """How many of the tokens of cache that the memory has room for are kept for requests with pictures.
+
+    A small share, but one whole answer at least, as long as text has room for one too; never more than
+    `requests` at half the context want.
+    """
+    wanted = max(context_tokens, min(affordable // _SHARE, requests * context_tokens // 2))
+    return max(0, min(wanted, affordable - context_tokens))
 
 
 @dataclass(eq=False)

@@ -90,12 +90,14 @@ class AdapterEngine:
         # the first pass rewrites 4-bit weights for a CPU; two threads at it at once would spoil them
         log_likelihoods(self._scorer, [0, 0])
         self._base = PagedEngine(model, stop_token_ids=stop_token_ids, limits=limits)
-        self._pictures = picture_limits and PictureEngine(
-            stop_token_ids=stop_token_ids,
-            soft_token_id=model.config.image_token_id,
-            tokens_per_picture=model.config.mm_tokens_per_image,
-            limits=picture_limits,
-        )
+        self._pictures: PictureEngine | None = None
+        if picture_limits is not None:
+            self._pictures = PictureEngine(
+                stop_token_ids=stop_token_ids,
+                soft_token_id=model.config.image_token_id,
+                tokens_per_picture=model.config.mm_tokens_per_image,
+                limits=picture_limits,
+            )
         self._stop_token_ids = frozenset(stop_token_ids)
         self._view_limits = view_limits
         self._token_bytes = cache_bytes_per_token(model)
