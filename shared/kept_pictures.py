@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from shared.audit.binding import digest_pictures, digest_text
 from shared.db.rows import Into, put
@@ -95,14 +95,22 @@ def refs_in(parts: Sequence[dict[str, Any]]) -> tuple[PictureRef, ...]:
 
 def read_picture(connection: Connection, picture_id: str, *, conversation_id: str, key: DataKey) -> bytes:
     """The PNG of a picture of this conversation, whose `key` this is. Raises NotFound, CannotDecrypt."""
-    sealed = connection.execute(
-        select(pictures.c.ciphertext).where(
-            pictures.c.id == picture_id, pictures.c.conversation_id == conversation_id
-        )
-    ).scalar_one_or_none()
-    if sealed is None:
-        raise NotFound("There is no picture under this id in this conversation.")
+    sealed = _find(connection, pictures.c.ciphertext, picture_id, conversation_id)
     return key.decrypt_bytes(sealed, place=_place(picture_id))
+
+
+def find_picture(connection: Connection, conversation_id: str, picture_id: str) -> None:
+    """Raises NotFound where this conversation has no such picture."""
+    _find(connection, pictures.c.id, picture_id, conversation_id)
+
+
+def _find(connection: Connection, column: ColumnElement[Any], picture_id: str, conversation_id: str) -> Any:
+    found = connection.execute(
+        select(column).where(pictures.c.id == picture_id, pictures.c.conversation_id == conversation_id)
+    ).scalar_one_or_none()
+    if found is None:
+        raise NotFound("There is no picture under this id in this conversation.")
+    return found
 
 
 def _place(picture_id: str) -> str:

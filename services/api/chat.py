@@ -5,11 +5,13 @@ own, in which what was said before stands as given: its asker's word, not MediCh
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from pydantic import TypeAdapter, ValidationError
 
 from services.api.ask import Question
+from services.api.pictures import SentPicture
 from services.api.schemas import AnswerView, PlainText
 from services.api.schemas_chat import (
     ChatAnswer,
@@ -29,14 +31,31 @@ from services.api.views import sentence_view
 from shared.conversations import Given, Sentence, Speaker
 from shared.errors import InvalidInput
 from shared.jobs.records import Job
+from shared.pictures import PreparedPicture
 
 _plain: TypeAdapter[str] = TypeAdapter(PlainText)
 _SEEDS = 2**31
 
 
-def question_of(body: ChatBody, adapter: str | None) -> Question:
-    """The question that a request asks, of this adapter. Raises InvalidInput."""
-    *given, asked = _turns(body.messages) or [Given(side="system", text="")]
+def pictures_in(body: ChatBody) -> list[SentPicture]:
+    """The pictures of all messages, in order. Raises InvalidInput for one that is not the user's."""
+    sent = []
+    for number, message in enumerate(body.messages):
+        if message.images and message.role != "user":
+            raise InvalidInput(f"messages.{number} holds a picture, and only the user's messages may.")
+        sent += [
+            SentPicture(url, f"messages.{number}.content.{part}.image_url.url")
+            for part, url in message.images
+        ]
+    return sent
+
+
+def question_of(body: ChatBody, adapter: str | None, pictures: Sequence[PreparedPicture] = ()) -> Question:
+    """The question that a request asks, of this adapter, with what was made of `pictures_in` it.
+
+    Raises InvalidInput.
+    """
+    *given, asked = _turns(body.messages, iter(pictures)) or [Given(side="system", text="")]
     if asked.side != "user":
         raise InvalidInput("The last message must be the user's, and say something: it is what is answered.")
     drawn = body.top_p is not None and body.top_p < 1 and body.temperature is None
@@ -49,25 +68,31 @@ def question_of(body: ChatBody, adapter: str | None) -> Question:
         seed=None if body.seed is None else body.seed % _SEEDS,
         stop=body.stops,
         given=tuple(given),
+        pictures=asked.pictures,
     )
 
 
-def _turns(messages: Sequence[ChatMessage]) -> list[Given]:
+def _turns(messages: Sequence[ChatMessage], pictures: Iterator[PreparedPicture]) -> list[Given]:
     """What was said, one turn after the other: instructions first, wherever they stand, and messages of the
     same side that follow each other as one. Raises InvalidInput.
     """
     instructions, turns = [], list[Given]()
     for number, message in enumerate(messages):
-        if not message.text.strip():
+        shown = tuple(islice(pictures, len(message.images)))
+        if not message.text.strip() and not shown:
             continue
-        text = _checked(message.text, number)
+        text = _checked(message.text, number) if message.text.strip() else ""
         if message.role in ("system", "developer"):
             instructions.append(text)
             continue
         side: Speaker = "assistant" if message.role == "assistant" else "user"
         if turns and turns[-1].side == side:
-            text = f"{turns.pop().text}\n\n{text}"
-        turns.append(Given(side=side, text=text))
+            before = turns.pop()
+            text = "\n\n".join(filter(None, (before.text, text)))
+            shown = before.pictures + shown
+        turns.append(Given(side=side, text=text, pictures=shown))
+    if not all(turn.text for turn in turns):
+        raise InvalidInput("A message holds a picture and no text; say what is asked about it.")
     if instructions:
         turns.insert(0, Given(side="system", text="\n\n".join(instructions)))
     return turns

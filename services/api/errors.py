@@ -176,6 +176,11 @@ def _shaped(handler: _Handler, shape: Shape) -> Callable[[Request, Exception], A
 
 async def _ours(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, errors.MediChatError)
+    return refusal_of(error, help=_help(request))
+
+
+def refusal_of(error: errors.MediChatError, *, help: str | None = None) -> ProblemResponse:
+    """The problem that one of our errors is."""
     status, headers = status_of(error), {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -186,7 +191,7 @@ async def _ours(request: Request, error: Exception) -> ProblemResponse:
         fields = [FieldProblem(field=f"{error.file}:{error.line}", message=error.reason)]
     if isinstance(error, errors.PictureRefused):
         fields = [FieldProblem(field=f"body.{error.field}", message=error.reason)]
-    return problem(status, error.code, error.detail, help=_help(request), headers=headers, fields=fields)
+    return problem(status, error.code, error.detail, help=help, headers=headers, fields=fields)
 
 
 async def _invalid(request: Request, error: Exception) -> ProblemResponse:

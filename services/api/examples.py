@@ -185,6 +185,7 @@ _TRANSCRIPT_VIEW = {
             "parent_id": _QUESTION,
             "replaced": False,
             "given": None,
+            "images": [],
             "origin": {
                 "state": "succeeded",
                 "error": None,

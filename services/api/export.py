@@ -18,7 +18,8 @@ FILE_NAME = "medichat-my-data.zip"
 _PIECE_BYTES = 1 << 16
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>My data in MediChat</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <style>
 body { font: 16px/1.5 sans-serif; color: #1f2933; max-width: 52rem; margin: 2rem auto; padding: 0 1rem }
 h2 { border-bottom: 1px solid #cbd2d9; margin-top: 3rem }
@@ -28,6 +29,7 @@ article { border: 1px solid #cbd2d9; border-radius: 6px; padding: 0 1rem 1rem; m
 .text { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0 }
 dl { display: grid; grid-template-columns: 12rem 1fr; gap: 0 1rem; margin: .5rem 0; font-size: 14px }
 dt { color: #52606d } dd { margin: 0; overflow-wrap: anywhere }
+img { max-width: 100% }
 .row { border-top: 1px solid #e4e7eb }
 </style></head><body><h1>My data in MediChat</h1>
 <p>What this installation keeps about you. <code>data.json</code> holds the same
@@ -151,23 +153,29 @@ def _conversation(item: Mapping[str, Value]) -> Iterator[str]:
     yield f"<article><h3>{escape(item['title'])}</h3>"
     yield _facts({name: value for name, value in item.items() if name not in ("title", *lists)})
     for message in item["messages"]:
-        yield _said(message)
+        yield from _said(message)
     for answer in item["unfinished_answers"]:
-        yield _said({**answer, "role": "assistant", "not finished": True})
+        yield from _said({**answer, "role": "assistant", "not finished": True})
     yield "</article>\n"
 
 
-def _said(message: Mapping[str, Value]) -> str:
+def _said(message: Mapping[str, Value]) -> Iterator[str]:
     who = "You" if message["role"] == "user" else "MediChat"
     if given := message.get("given"):
         who = "Your program, as said before by " + ("MediChat" if given == "assistant" else f"the {given}")
     text = message["text"] if message["text"] is not None else "(cannot be read)"
-    left_out = ("role", "text", "id", "job_id", "given")
+    left_out = ("role", "text", "id", "job_id", "given", "images")
     facts = {name: value for name, value in message.items() if name not in left_out}
-    return (
-        f'<div class="{message["role"]}"><b>{who}</b>'
-        f'<p class="text">{escape(text)}</p>{_facts(facts)}</div>\n'
-    )
+    yield f'<div class="{message["role"]}"><b>{who}</b><p class="text">{escape(text)}</p>'
+    for image in message.get("images", ()):
+        yield _image(image)
+    yield f"{_facts(facts)}</div>\n"
+
+
+def _image(image: Mapping[str, Value]) -> str:
+    if image["png"] is None:
+        return "<p>(a picture that cannot be read)</p>"
+    return f'<p><img alt="A picture that you sent" src="data:image/png;base64,{image["png"]}"></p>'
 
 
 def _row(item: Mapping[str, Value]) -> str:

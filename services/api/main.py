@@ -9,10 +9,11 @@ from fastapi import FastAPI
 
 from services.api import errors
 from services.api.ask import accept
+from services.api.deps import refuse_strangers
 from services.api.description import Described
 from services.api.identify import identify
 from services.api.maintenance import Maintenance
-from services.api.middleware import Around
+from services.api.middleware import Around, Larger
 from services.api.openai_shape import in_shape_of
 from services.api.pictures import MAX_IMAGE_CHARS
 from services.api.routers import (
@@ -145,9 +146,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     with_pictures = settings.max_body_bytes + settings.max_images * MAX_IMAGE_CHARS
     larger = [
-        ("POST", "/v1/datasets", settings.max_dataset_bytes),
-        ("POST", "/v1/guard/policies", MOST_BYTES + settings.max_body_bytes),
-        *(("POST", path, with_pictures) for path in PATHS_WITH_PICTURES),
+        Larger("POST", "/v1/datasets", settings.max_dataset_bytes),
+        Larger("POST", "/v1/guard/policies", MOST_BYTES + settings.max_body_bytes),
+        *(Larger("POST", path, with_pictures, refuse_strangers) for path in PATHS_WITH_PICTURES),
     ]
     app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, shape=in_shape_of, larger=larger)
     return app

@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,17 @@ class BodyTooLarge(Exception):
     """The body is larger than allowed; the rest of it was not read."""
 
 
+class Larger(NamedTuple):
+    """What may have a larger body than others."""
+
+    method: str
+    #: A pattern of the whole path.
+    path: str
+    most: int
+    #: Says why whoever asks may send no body of that size, before any of it is read; None: they may.
+    refuse: Callable[[Scope], Awaitable[ProblemResponse | None]] | None = None
+
+
 class Around:
     """ASGI middleware: refuses large bodies before they are read, adds headers, measures."""
 
@@ -32,19 +44,19 @@ class Around:
         *,
         max_body_bytes: int,
         shape: Shape,
-        larger: Sequence[tuple[str, str, int]] = (),
+        larger: Sequence[Larger] = (),
     ) -> None:
-        """`larger` names those that may have more than the others: method, pattern of the path, bytes."""
         self._app = app
         self._shape = shape
         self._max_body_bytes = max_body_bytes
-        self._larger = [(method, re.compile(path), most) for method, path, most in larger]
+        self._larger = [(each, re.compile(each.path)) for each in larger]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._most(scope)
+        larger = self._find_larger(scope)
+        most = self._max_body_bytes if larger is None else larger.most
         begun, status, read, too_large = time.perf_counter(), 500, 0, False
         refusing = started = False
 
@@ -69,6 +81,11 @@ class Around:
 
         try:
             too_large = _announces_more(scope, most)
+            if larger and larger.refuse and not _announces_less(scope, self._max_body_bytes):
+                refused = await larger.refuse(scope)
+                if refused is not None:
+                    await self._shape(scope["path"], refused)(scope, receive, decorated)
+                    return
             if not too_large:
                 with suppress(BodyTooLarge):
                     await self._app(scope, limited, decorated)
@@ -85,18 +102,29 @@ class Around:
             REQUESTS.labels(scope["method"], route, status).inc()
             SECONDS.labels(route).observe(time.perf_counter() - begun)
 
-    def _most(self, scope: Scope) -> int:
-        for method, path, most in self._larger:
-            if scope["method"] == method and path.fullmatch(scope["path"]):
-                return most
-        return self._max_body_bytes
+    def _find_larger(self, scope: Scope) -> Larger | None:
+        for each, path in self._larger:
+            if scope["method"] == each.method and path.fullmatch(scope["path"]):
+                return each
+        return None
 
 
 def _announces_more(scope: Scope, most: int) -> bool:
+    announced = _announced(scope)
+    return announced is not None and announced > most
+
+
+def _announces_less(scope: Scope, than: int) -> bool:
+    announced = _announced(scope)
+    return announced is not None and announced <= than
+
+
+def _announced(scope: Scope) -> int | None:
+    """Bytes of the body, as its head says; None where it does not."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return value.isdigit() and int(value) > most
-    return False
+            return int(value) if value.isdigit() else None
+    return None
 
 
 def _refusal(most: int) -> ProblemResponse:

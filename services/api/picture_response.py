@@ -1,12 +1,13 @@
 """Shows a picture that is kept. It decides for nobody who may see it."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Response
+from fastapi import Path, Response
 
 from services.api.errors import document
 from services.api.state import Gateway
 
+ImageId = Annotated[str, Path(max_length=36)]
 #: The `responses=` of a route that shows a picture.
 PICTURES: dict[int | str, dict[str, Any]] = {
     200: {

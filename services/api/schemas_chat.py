@@ -12,14 +12,22 @@ from services.api.schemas import Body, GuardView, ModelView
 
 _MOST_STOPS, _STOP_CHARS = 4, 64
 _MOST_MESSAGES = 500
+_READ = ("text", "image_url")
 
 
-def _only_text(content: Any) -> Any:
-    """Raises ValueError for a part of another type, in words that say what is missing."""
-    if isinstance(content, list) and any(
-        isinstance(part, dict) and part.get("type") != "text" for part in content
-    ):
-        raise ValueError("may hold parts of type text only; pictures, sound and files are not read here")
+def _only_what_is_read(content: Any) -> Any:
+    """Raises ValueError for a part of another type or a picture elsewhere, in words that say what to do."""
+    for part in content if isinstance(content, list) else []:
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") not in _READ:
+            raise ValueError("may hold parts of types text and image_url; sound and files are not read here")
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else None
+        if isinstance(url, str) and url[:5].lower() != "data:":
+            raise ValueError(
+                "may hold pictures as data: URLs only, for nothing is fetched here; send each in base64"
+            )
     return content
 
 
@@ -45,12 +53,30 @@ class TextPart(_Lenient):
     text: str
 
 
+class ImageUrl(_Lenient):
+    """A picture, as a `data:` URL."""
+
+    url: str = Field(description="`data:image/…;base64,…`: the picture itself, for nothing is fetched here.")
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="Not read: there is one.")
+
+
+class ImagePart(_Lenient):
+    """A picture in a message of the user's."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
 class ChatMessage(_Lenient):
     """What one side said. System and developer messages are instructions, behind those of the clinic."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[TextPart] | None, BeforeValidator(_only_text)] = Field(
-        None, description="Text, or parts of type `text`. None or empty is left out."
+    content: Annotated[
+        str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None,
+        BeforeValidator(_only_what_is_read),
+    ] = Field(
+        None,
+        description="Text, or parts of type `text` and, of the user's, `image_url`. None is left out.",
     )
     name: str | None = Field(None, max_length=64, description="Not read: the model knows one user.")
     refusal: str | None = Field(None, description="Not read: none of ours says anything here.")
@@ -59,8 +85,16 @@ class ChatMessage(_Lenient):
     def text(self) -> str:
         """All of it as one text."""
         if isinstance(self.content, list):
-            return "\n\n".join(part.text for part in self.content)
+            return "\n\n".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
+
+    @property
+    def images(self) -> list[tuple[int, str]]:
+        """Its pictures, each with the number of its part."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [
+            (number, part.image_url.url) for number, part in enumerate(parts) if isinstance(part, ImagePart)
+        ]
 
 
 class StreamOptions(_Lenient):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.api.schemas import Body, PlainText
+from services.api.schemas import Body, ImageView, PlainText
 from shared.jobs.lifecycle import State
 from shared.privacy.access_kinds import AccessKind
 
@@ -73,6 +73,10 @@ class TurnView(_FromRecord):
     given: Literal["system", "user", "assistant"] | None = Field(
         description="Whose words it was, where a program sent it with its question as said before: by the "
         "program's word, for MediChat may never have written or read it."
+    )
+    images: list[ImageView] = Field(
+        description="Pictures that came with a question. No picture can be masked, so each is shown by a "
+        "route of its own to who may read the conversation unmasked."
     )
     origin: OriginView | None
     sentences: list[ShownSentenceView]

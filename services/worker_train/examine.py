@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from services.worker_train.duplicates import digest, signature, split_question
 from services.worker_train.lengths import Lengths
-from shared.pictures import BrokenPicture, PictureBomb, clean_picture
 from services.worker_train.reading import Broken, Row
 from services.worker_train.row_parts import Message, RowProblem
 from services.worker_train.shapes import Conversation
 from shared.guard import Audience, Guard
+from shared.pictures import BrokenPicture, PictureBomb, clean_picture
 from shared.privacy import phi
 from shared.training.options import DatasetOptions, PhiPolicy
 from shared.training.report import MAX_LINES, Reason

@@ -24,7 +24,6 @@ from services.worker_train.child import Refused
 from services.worker_train.duplicates import digest
 from services.worker_train.first_rows import held_in
 from services.worker_train.hub import read_hub
-from shared.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from services.worker_train.reading import UNPACKED, NumberedRows, read_jsonl
 from services.worker_train.row_parts import UNFETCHED_PICTURE, RowProblem
 from services.worker_train.shapes import FIRST_ROWS, Conversation, recognise, refuse_unmet
@@ -32,6 +31,7 @@ from services.worker_train.splitting import choose_validation
 from shared.db import open_database
 from shared.db.tables_training import datasets
 from shared.errors import DatasetDamaged
+from shared.pictures import BrokenPicture, PictureBomb, check_picture, read_picture
 from shared.privacy.envelope import CannotDecrypt
 from shared.privacy.keys import load_data_keys
 from shared.privacy.master_keys import open_envelope

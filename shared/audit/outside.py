@@ -1,4 +1,5 @@
-"""Holds what lies outside of the log against what its events say: texts, sentences, jobs, verdicts, reviews.
+"""Holds what lies outside of the log against what its events say: texts, pictures, sentences, jobs, verdicts,
+reviews.
 
 It reads no text. An erasure leaves these rows as they are and takes their key; so a key that is gone needs an
 event which says so. Rows are read as they are stored, and each claim is checked: of two that differ one is
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, select
 
 from shared.audit.binding import VERDICT, digest_given, digest_sentences, digest_text
+from shared.audit.outside_pictures import find_digests
 from shared.audit.outside_reviews import check_reviews
 from shared.audit.reading import among, as_ids, fetch
 from shared.db.tables import audit_events, data_keys, jobs, messages, released_sentences, verdicts
@@ -24,6 +26,8 @@ from shared.privacy.envelope import WRAPPED_BYTES
 BOUND = ("question.asked", "answer.", "guard.", "review.given")
 #: The event that says that a conversation was erased.
 ERASED = "conversation.erased"
+#: In place of what binds the log to pictures, where there are none.
+_NONE = ""
 #: Ids have 36 characters, hashes 64.
 _LONGEST_ID = 64
 _ROLES = {"question": "user", "answer": "assistant"}
@@ -95,6 +99,7 @@ class Outside:
         """Hold the rows against what was gathered since the last time."""
         if self._messages:
             self._check_messages(self._messages)
+            self._check_pictures(self._messages)
             self._check_given([said for said in self._messages if said.details.get("given_sha256")])
         if self._jobs:
             self._check_jobs(self._jobs)
@@ -143,11 +148,20 @@ class Outside:
         if keyless:
             self._check_erased(keyless)
 
+    def _check_pictures(self, all_said: list[Said]) -> None:
+        """Each message has the pictures that its event says, and shows them."""
+        found = find_digests(self._connection, (said.details["message"] for said in all_said))
+        for said in all_said:
+            message, bound = said.details["message"], said.details.get("pictures_sha256")
+            if found.get(message, _NONE) != (bound or _NONE):
+                self._note(f"the pictures of message {message} were changed", said.entry, said.event)
+
     def _check_given(self, all_said: list[Said]) -> None:
         """What came with a question stands before it in its conversation."""
         columns = messages.c
         statement = select(
             columns.conversation_id,
+            columns.id,
             columns.seq,
             columns.role,
             columns.parts,
@@ -159,13 +173,15 @@ class Outside:
         found: dict[str, list[Any]] = defaultdict(list)
         for conversation, *row in self._rows(statement, columns.conversation_id, conversations):
             found[conversation].append(row)
+        shown = find_digests(self._connection, (row[0] for rows in found.values() for row in rows))
         for said in all_said:
             details = said.details
             try:
-                rows = (row for row in found[details["conversation"]] if row[0] < details["seq"])
+                rows = (row for row in found[details["conversation"]] if row[1] < details["seq"])
                 before = [
                     (seq, role, _side(parts), _digest(ciphertext), parent, job)
-                    for seq, role, parts, ciphertext, parent, job in rows
+                    + ((shown[message],) if message in shown else ())
+                    for message, seq, role, parts, ciphertext, parent, job in rows
                 ]
                 same = digest_given(before) == details["given_sha256"]
             except (TypeError, ValueError, KeyError, IndexError, AttributeError):

@@ -3,6 +3,7 @@
 What is left out on purpose is said in the last section, `LEFT_OUT`.
 """
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -29,7 +30,9 @@ from shared.db.tables import (
 )
 from shared.db.tables_review import saved_views
 from shared.db.tables_training import comparisons
+from shared.errors import NotFound
 from shared.guard.verdict import Side
+from shared.kept_pictures import read_picture, refs_in
 from shared.privacy.envelope import CannotDecrypt, DataKey, Envelope
 from shared.privacy.own_traces import OwnTraces
 
@@ -143,10 +146,20 @@ class OwnData:
                     "text": _text(key, row.ciphertext, f"message:{row.id}"),
                     "created_at": row.created_at,
                     "given": given_in(row.parts),
+                    "images": self._images(row, key),
                     "replaced_at": row.hidden_at,
                     "verdicts": judged.get(row.id, []),
                     "feedback": _rating(key, rated.get(row.id)),
                 }
+
+    def _images(self, row: Row[Any], key: DataKey) -> Iterator[Mapping[str, Value]]:
+        """The pictures of a message, each as a PNG in base64; one is in memory at a time."""
+        for each in refs_in(row.parts):
+            png = None
+            with suppress(CannotDecrypt, NotFound), self._database.read() as connection:
+                png = read_picture(connection, each.id, conversation_id=row.conversation_id, key=key)
+            encoded = None if png is None else base64.b64encode(png).decode()
+            yield {"id": each.id, "width": each.width, "height": each.height, "png": encoded}
 
     def _unfinished(self, conversation_id: str, key: DataKey) -> Iterator[Mapping[str, Value]]:
         """What was shown of answers that became no message."""

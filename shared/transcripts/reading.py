@@ -18,6 +18,7 @@ from shared.db.tables import jobs, messages, released_sentences, verdicts
 from shared.errors import NotFound
 from shared.guard.verdict import Action, Audience, Severity, Side
 from shared.jobs.lifecycle import State
+from shared.kept_pictures import refs_in
 from shared.privacy.envelope import CannotDecrypt, DataKey, KeyDestroyed
 from shared.training.states import adapter_of_answer
 from shared.transcripts.records import Judged, Origin, ShownSentence, Transcript, Turn
@@ -164,6 +165,7 @@ def _message(row: Row[Any], answers: dict[str, _Answer], key: DataKey | None) ->
         parent_id=row.parent_id,
         replaced=row.hidden_at is not None,
         given=given_in(row.parts),
+        images=refs_in(row.parts),
         origin=answer.origin if answer else None,
         sentences=answer.sentences if answer else (),
         verdicts=about,

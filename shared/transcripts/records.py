@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.conversations import MessageRole, Speaker
+from shared.conversations import MessageRole, PictureRef, Speaker
 from shared.guard.verdict import Action, Audience, Severity, Side
 from shared.jobs.lifecycle import State
 
@@ -81,6 +81,8 @@ class Turn:
     sentences: tuple[ShownSentence, ...]
     #: Verdicts about the question; of an answer those that no sentence bears.
     verdicts: tuple[Judged, ...]
+    #: Those that came with a question.
+    images: tuple[PictureRef, ...] = ()
     #: How many identifiers of which type were masked in this turn; empty when nothing is masked.
     masked: dict[str, int] = field(default_factory=dict)
 

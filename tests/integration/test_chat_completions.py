@@ -22,6 +22,7 @@ from shared.prompts import DISCLAIMER
 from shared.transcripts import Transcript, read_transcript
 from tests.clinic import Begun, Clinic, open_clinic
 from tests.conftest import MakeApi
+from tests.drawn import colour_of, image
 from tests.registry import add_good_adapter, sha_of
 from tests.support import Api, Person, wait_until
 from tests.tiny_model import tiny_tokenizer
@@ -509,9 +510,67 @@ def test_what_is_not_offered_is_refused_in_words(
 
 def test_a_picture_is_refused_and_its_address_is_not_said(api: Api) -> None:
     content = [{"type": "image_url", "image_url": {"url": "https://clinic.example/miller.png"}}]
-    with pytest.raises(openai.BadRequestError, match="pictures, sound and files are not read") as caught:
+    with pytest.raises(openai.BadRequestError, match="nothing is fetched here") as caught:
         ask(client_of(api), [{"role": "user", "content": content}])
     assert "miller" not in str(caught.value)
+
+
+def picture(colour: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image(colour)}"}}
+
+
+def words(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def test_pictures_are_kept_with_the_messages_that_they_came_with(
+    api: Api, elsewhere: ThreadPoolExecutor
+) -> None:
+    person = api.person()
+    said: list[Any] = [
+        {"role": "user", "content": [picture("red"), words("What is this?")]},
+        {"role": "assistant", "content": "A mole."},
+        {"role": "user", "content": [picture("blue")]},
+        {"role": "user", "content": [words("And this?"), picture("green")]},
+    ]
+    waiting = elsewhere.submit(ask, client_of(api, person), said)
+    job = api.claim()
+    api.finish(job)
+    waiting.exception(timeout=30)
+    talk = api.client(person).get(f"/v1/conversations/{job.conversation_id}").json()
+    place = f"/v1/conversations/{job.conversation_id}/images"
+    shown = [
+        [colour_of(api.client(person).get(f"{place}/{each['id']}").content) for each in message["images"]]
+        for message in talk["messages"]
+    ]
+    assert shown == [[(255, 0, 0)], [], [(0, 0, 255), (0, 128, 0)]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([{"role": "user", "content": [picture("red")]}], "no text"),
+        ([{"role": "assistant", "content": [words("A"), picture("red")]}, *ASKED], "only the user's"),
+        ([{"role": "user", "content": [words("A"), *[picture("red")] * 5]}], "at most 4 pictures"),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        words("A"),
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                    ],
+                }
+            ],
+            "does not open",
+        ),
+        ([{"role": "user", "content": [words("A"), {"type": "input_audio"}]}], "sound and files"),
+    ],
+)
+def test_a_picture_that_cannot_be_taken_is_refused_in_words(api: Api, messages: list[Any], said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        ask(client_of(api), messages)
+    assert api.count(jobs) == api.count(conversations) == 0
 
 
 def test_a_question_that_is_too_long_for_the_model_says_so_as_clients_know_it(

@@ -25,6 +25,7 @@ from shared.db.tables import audit_events
 from shared.guard.verdict import Action, Category, Side, Verdict
 from shared.ids import new_id
 from tests.conftest import Databases, fresh_settings
+from tests.drawn import image
 from tests.support import Api, RedisServer, ask_async
 
 SIGNER = Signer(base64.b64encode(bytes(range(32))).decode())
@@ -70,6 +71,7 @@ def told(databases: Databases, redis_server: RedisServer, tmp_path_factory: pyte
     assert person.post(f"/v1/conversations/{erased['conversation_id']}/erase").status_code == 200
     assert person.post("/predict", json={"query": "I want to kill myself"}).status_code == 200
     review(auditor, answered(api, person))
+    ask_async(person, "What is this?", images=[image("red"), image("blue", (3, 4))])
     database = api.gateway.database
     write(database, 300)
     seal_all(database, DatabaseClock())
@@ -127,6 +129,9 @@ BOUND = {
     "audit_checkpoints": ("note", "size", "root", "signed_at"),
     "audit_pending": ("event_id",),
     "messages": ("ciphertext", "conversation_id", "role", "seq", "parent_id", "job_id", "key_id"),
+    "pictures": (
+        *("id", "conversation_id", "message_id", "position", "width", "height", "ciphertext", "key_id"),
+    ),
     "data_keys": ("wrapped_key", "owner_id"),
     "jobs": (
         *("model_id", "model_revision", "adapter_sha256", "prompt_version", "policy_version"),
@@ -171,6 +176,19 @@ def test_whatever_stands_in_a_column_that_the_log_is_bound_to_is_named(
         (
             "UPDATE verdicts SET category = 'dosing' WHERE category = 'crisis'",
             "the category of verdict",
+        ),
+        ("UPDATE pictures SET ciphertext = ciphertext || x'00'", "the pictures of message"),
+        ("UPDATE pictures SET position = 9 - position", "the pictures of message"),
+        ("DELETE FROM pictures WHERE position = 2", "the pictures of message"),
+        ("DELETE FROM pictures", "the pictures of message"),
+        (
+            """UPDATE messages SET parts = '[{"type": "text"}]' WHERE parts LIKE '%image%'""",
+            "the pictures of message",
+        ),
+        (
+            "INSERT INTO pictures SELECT 'new', conversation_id, (SELECT min(id) FROM messages), "
+            "position, width, height, ciphertext, key_id, created_at FROM pictures LIMIT 1",
+            "the pictures of message",
         ),
         ("UPDATE verdicts SET severity = 'none', score = 0.1 WHERE category = 'crisis'", "of verdict"),
         ("DELETE FROM verdicts WHERE category = 'crisis'", "was deleted"),
@@ -338,7 +356,7 @@ def test_findings_are_told_in_the_order_of_the_log(told: Path, tmp_path: Path) -
     entries = [finding.entry for finding in report.findings]
     assert len(entries) == MOST_FINDINGS < report.count
     assert entries == sorted(each for each in entries if each is not None)
-    assert sum("the text of message" in finding.what for finding in report.findings) == 6
+    assert sum("the text of message" in finding.what for finding in report.findings) == 7
     assert "the text of message" in report.findings[0].what
 
 

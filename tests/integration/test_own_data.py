@@ -1,5 +1,6 @@
 """Right of access: a person gets all that is kept about them, and nothing of anybody else."""
 
+import base64
 import io
 import json
 import re
@@ -25,6 +26,7 @@ from shared.ids import new_id
 from shared.privacy import own_data
 from shared.privacy.keys import create_data_key
 from shared.privacy.own_data import OwnData
+from tests.drawn import colour_of, image
 from tests.registry import add_adapter, sha_of
 from tests.support import Api, Person, ask_async
 
@@ -97,6 +99,16 @@ def test_the_page_is_whole_by_itself_and_what_people_wrote_is_text_on_it(api: Ap
     assert "May I take <b>twenty</b>?" in unescape(page)
     assert "<b>twenty</b>" not in page
     assert not re.search(r"<script|<img|<link|<iframe|src=|href=|https?://|url\(", page)
+
+
+def test_pictures_are_in_both_files(api: Api) -> None:
+    client = api.log_in()
+    ask_async(client, images=[image("red")])
+    data, page = export(client)
+    (kept,) = data["conversations"][0]["messages"][0]["images"]
+    assert colour_of(base64.b64decode(kept["png"])) == (255, 0, 0)
+    assert f'src="data:image/png;base64,{kept["png"]}"' in page
+    assert "img-src data:" in page
 
 
 def test_no_secret_and_nothing_that_the_guard_held_back_is_exported(api: Api) -> None:

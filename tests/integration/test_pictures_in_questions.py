@@ -1,6 +1,7 @@
 """Questions with pictures: what is taken, what is refused, who sees them."""
 
 import base64
+import socket
 from typing import Any
 
 import httpx
@@ -10,7 +11,10 @@ from sqlalchemy import func, select
 
 from shared.auth.roles import Role
 from shared.db.tables import audit_events, conversations, pictures
+from shared.privacy.envelope import KeyDestroyed
+from tests.conftest import MakeApi
 from tests.drawn import colour_of, encoded, image
+from tests.integration.test_access import details_of
 from tests.support import Api, ask_async, assert_problem
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -134,3 +138,102 @@ def test_the_same_question_with_the_same_pictures_is_the_same_job(api: Api) -> N
     assert kept(api) == before
     for others in ((image("blue"),), (), (image("red"), image("red"))):
         assert_problem(ask(*others), 422, "idempotency-mismatch")
+
+
+def test_nobody_who_is_not_logged_in_may_send_a_large_body(api: Api) -> None:
+    body = {"query": "What is this?", "images": ["A" * 1_000_000]}
+    client = api.client()
+    assert_problem(client.post("/predict", json=body), 401, "not-authenticated")
+    client.headers["Authorization"] = "Bearer nobody"
+    assert_problem(client.post("/predict", json=body), 401, "not-authenticated")
+
+
+def test_nothing_of_a_body_is_read_that_nobody_known_sends(api: Api) -> None:
+    at = httpx.URL(api.url)
+    head = f"POST /predict HTTP/1.1\r\nHost: {at.host}\r\nContent-Length: 50000000\r\n\r\n"
+    with socket.create_connection((at.host, at.port or 80), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 401")
+
+
+def test_a_model_that_reads_none_says_so(make_api: MakeApi) -> None:
+    api = make_api(model="gemma-1b")
+    response = api.log_in().post("/predict", json={"query": "What is this?", "images": [image()]})
+    assert "reads no pictures" in assert_problem(response, 422, "invalid-input")
+    assert kept(api, conversations) == 0
+
+
+def test_a_person_in_need_reads_where_help_is_though_a_picture_is_refused(api: Api) -> None:
+    body = {"query": "I want to kill myself", "images": [BROKEN]}
+    response = api.log_in().post("/predict", json=body)
+    assert response.status_code == 422
+    assert response.json()["help"]
+
+
+def test_another_answer_is_to_the_same_pictures(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client, images=[image()])["conversation_id"]
+    before = images_of(client, conversation)
+    api.answer("A mole.")
+    assert client.post(f"/v1/conversations/{conversation}/regenerate").status_code == 202
+    api.answer("A freckle.")
+    assert images_of(client, conversation) == before
+
+
+def test_after_an_erasure_nobody_opens_a_picture(api: Api) -> None:
+    client = api.log_in()
+    conversation = ask_async(client, images=[image()])["conversation_id"]
+    (picture,) = images_of(client, conversation)
+    with api.gateway.database.read() as connection:
+        key = api.gateway.conversations.key(connection, conversation)
+    api.answer("A mole.")
+    client.post(f"/v1/conversations/{conversation}/erase").raise_for_status()
+    response = client.get(f"/v1/conversations/{conversation}/images/{picture['id']}")
+    assert_problem(response, 404, "not-found")
+    with api.gateway.database.read() as connection:
+        with pytest.raises(KeyDestroyed):
+            api.gateway.conversations.key(connection, conversation)
+        sealed = connection.execute(
+            select(pictures.c.ciphertext).where(pictures.c.id == picture["id"])
+        ).scalar_one()
+    assert key.decrypt_bytes(sealed, place=f"picture:{picture['id']}"), "only the key is gone"
+
+
+# -- auditors, and admins in an emergency
+
+
+def test_an_auditor_sees_a_picture_only_while_a_reveal_is_open_and_each_look_is_an_event(api: Api) -> None:
+    conversation, picture = shown_to_nobody(api)
+    auditor = api.person(Role.AUDITOR)
+    client = api.client(auditor)
+    place = f"/v1/audit/conversations/{conversation}"
+    masked = client.get(place).json()["turns"][0]["images"]
+    assert [each["id"] for each in masked] == [picture]
+    assert_problem(client.get(f"{place}/images/{picture}"), 403, "not-allowed")
+    client.post(f"{place}/reveal", json={"reason": "She fainted on the ward."}).raise_for_status()
+    shown = client.get(f"{place}/images/{picture}")
+    assert colour_of(shown.content) == RED
+    event = api.audit("conversation.revealed")[-1]
+    assert details_of(event)["image"] == picture
+    assert_problem(client.get(f"{place}/images/{conversation}"), 404, "not-found")
+    _, foreign = shown_to_nobody(api)
+    assert_problem(client.get(f"{place}/images/{foreign}"), 404, "not-found")
+
+
+def test_an_admin_sees_a_picture_in_an_emergency_only_and_each_look_is_an_event(api: Api) -> None:
+    conversation, picture = shown_to_nobody(api)
+    admin = api.log_in(Role.ADMIN)
+    body = {"conversation_id": conversation, "reason": "She fainted on the ward.", "minutes": 30}
+    grant = f"/v1/break-glass/{admin.post('/v1/break-glass', json=body).json()['id']}"
+    assert colour_of(admin.get(f"{grant}/images/{picture}").content) == RED
+    assert details_of(api.audit("break_glass.read")[-1])["image"] == picture
+    assert_problem(api.log_in(Role.ADMIN).get(f"{grant}/images/{picture}"), 404, "not-found")
+    admin.post(f"{grant}/end").raise_for_status()
+    assert_problem(admin.get(f"{grant}/images/{picture}"), 403, "not-allowed")
+
+
+def shown_to_nobody(api: Api) -> tuple[str, str]:
+    """The ids of a conversation, and of its picture."""
+    owner = api.log_in()
+    conversation = str(ask_async(owner, images=[image("red")])["conversation_id"])
+    return conversation, str(images_of(owner, conversation)[0]["id"])

@@ -20,7 +20,6 @@ from services.local import free_ports
 from services.worker_train import hub
 from services.worker_train.child import Away, Exit, Refused
 from services.worker_train.parts import place_of, store_sealed
-from shared.pictures import clean_picture
 from services.worker_train.rows import read_rows
 from services.worker_train.validate import Check, Task, load_task, next_version
 from shared.auth.roles import AccountStatus, Role
@@ -30,6 +29,7 @@ from shared.db.tables_training import datasets
 from shared.guard import load_guard
 from shared.guard.verdict import Audience
 from shared.ids import new_id
+from shared.pictures import clean_picture
 from shared.privacy.envelope import DataKey, Envelope, new_master_key
 from shared.privacy.keys import create_data_key
 from shared.privacy.sealed import SealedReader

@@ -8,7 +8,7 @@ import logging
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy import ColumnElement, Connection
 
 from services.api import metrics
@@ -17,6 +17,7 @@ from services.api.deps import Access, AdminOrAuditor, Auditor, GatewayDep, log_d
 from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
+from services.api.picture_response import PICTURES, ImageId, PictureResponse, picture_of
 from services.api.schemas import Page
 from services.api.schemas_transcripts import AccessView, BreakGlassBody, TranscriptView
 from services.api.state import Gateway
@@ -25,6 +26,7 @@ from shared.auth.roles import Role, Scope
 from shared.auth.sessions import Principal
 from shared.db.tables_privacy import access_grants
 from shared.errors import NotAllowed, NotFound
+from shared.kept_pictures import find_picture
 from shared.privacy.access_kinds import AccessKind
 from shared.privacy.grants import (
     UNKNOWN,
@@ -127,17 +129,41 @@ def read_conversation(
     grant_id: GrantId, request: Request, caller: AdminInPerson, gateway: GatewayDep
 ) -> TranscriptView:
     """The conversation unmasked, while the caller's emergency access to it is open. Each look is logged."""
+    conversation_id = _look(gateway, request, caller, grant_id)
+    return TranscriptView.model_validate(transcript_of(gateway, conversation_id, mask=False))
+
+
+@router.get("/{grant_id}/images/{image_id}", response_class=PictureResponse, responses=PICTURES)
+def read_image(
+    grant_id: GrantId, image_id: ImageId, request: Request, caller: AdminInPerson, gateway: GatewayDep
+) -> Response:
+    """A picture of the conversation, while the caller's emergency access is open. Each look is logged."""
+    conversation_id = _look(gateway, request, caller, grant_id, image_id=image_id)
+    return picture_of(gateway, conversation_id, image_id)
+
+
+def _look(
+    gateway: Gateway, request: Request, caller: Principal, grant_id: str, *, image_id: str | None = None
+) -> str:
+    """Log that the caller reads, and return the conversation's id.
+
+    Raises NotFound, and NotAllowed (which is logged) when the access is over.
+    """
     _find(gateway, request, caller, grant_id)
     with gateway.database.write() as connection:
         grant = find_grant(connection, grant_id)
         is_open = grant.is_open(gateway.clock.now(connection))
         if is_open:
-            _record(connection, gateway, caller, "read", grant)
+            details = {}
+            if image_id is not None:
+                find_picture(connection, grant.conversation_id, image_id)
+                details["image"] = image_id
+            _record(connection, gateway, caller, "read", grant, **details)
     if not is_open:
         of = f"conversation:{grant.conversation_id}"
         log_denial(gateway, request, caller, "the emergency access is over", of)
         raise NotAllowed(_OVER)
-    return TranscriptView.model_validate(transcript_of(gateway, grant.conversation_id, mask=False))
+    return grant.conversation_id
 
 
 def _find(gateway: Gateway, request: Request, caller: Principal, grant_id: str) -> None:
@@ -159,7 +185,7 @@ def _record(
     caller: Principal,
     act: str,
     grant: AccessGrant,
-    **details: int,
+    **details: int | str,
 ) -> None:
     record.append(
         connection,

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, cancel
-from services.api.chat import Chunks, as_json, completion, question_of
+from services.api.chat import Chunks, as_json, completion, pictures_in, question_of
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import DATABASE_AWAY, ProblemResponse, document, problem
 from services.api.openai_shape import chat_error, in_shape_of
@@ -79,7 +79,8 @@ async def complete(
     The conversation is kept as any other. With an Idempotency-Key the answer goes on when the connection
     closes, and the same request gets it.
     """
-    question = question_of(body, adapter_named(gateway.settings.model, body.model))
+    adapter = adapter_named(gateway.settings.model, body.model)
+    question = question_of(body, adapter, await gateway.pictures.take(pictures_in(body)))
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     answering = _Answering(gateway, news, caller, job, cancels=idempotency_key is None)
     if body.stream:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection, Row, select, update
 
 from services.api.ask import Asked, load_owned, regenerate
@@ -12,7 +12,7 @@ from services.api.errors import document
 from services.api.owned import log_refused
 from services.api.paging import encode_cursor, older_than
 from services.api.patience import in_time
-from services.api.picture_response import PICTURES, PictureResponse, picture_of
+from services.api.picture_response import PICTURES, ImageId, PictureResponse, picture_of
 from services.api.routers.predict import (
     ANSWERS,
     ASKS,
@@ -160,7 +160,7 @@ def read_conversation(conversation: Owned, caller: Reader, gateway: GatewayDep) 
 @router.get("/{conversation_id}/images/{image_id}", response_class=PictureResponse, responses=PICTURES)
 def read_image(
     conversation: Owned,
-    image_id: Annotated[str, Path(max_length=36)],
+    image_id: ImageId,
     request: Request,
     caller: Reader,
     gateway: GatewayDep,

@@ -5,12 +5,13 @@ The event of a look is written and committed before anything of the conversation
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy import Connection, select
 
 from services.api.access import NO_KEYS, REVEAL_LIFE, access_views, mask_reasons, transcript_of
 from services.api.deps import Access, Auditor, GatewayDep, log_denial
 from services.api.errors import document
+from services.api.picture_response import PICTURES, ImageId, PictureResponse, picture_of
 from services.api.schemas_transcripts import AuditedConversationView, RevealBody, TranscriptView
 from services.api.state import Gateway
 from shared.audit import record
@@ -18,6 +19,7 @@ from shared.auth.roles import Role, Scope
 from shared.auth.sessions import Principal
 from shared.db.tables import conversations
 from shared.errors import NotAllowed, NotFound
+from shared.kept_pictures import find_picture
 from shared.privacy.access_kinds import AccessKind
 from shared.privacy.grants import AccessGrant, grants_to, open_grant, open_grant_of
 
@@ -47,25 +49,27 @@ def read_logged_conversation(
     if revealed and caller.kind == "key":
         log_denial(gateway, request, caller, "not for API keys", f"conversation:{conversation_id}")
         raise NotAllowed(NO_KEYS)
-    with gateway.database.write() as connection:
-        find_conversation(connection, conversation_id)
-        now = gateway.clock.now(connection)
-        reveal = _reveal_of(connection, caller, conversation_id, gateway)
-        allowed = reveal is not None or not revealed
-        if allowed:
-            record.append(
-                connection,
-                now=now,
-                actor=caller.actor,
-                action="conversation.revealed" if revealed else "conversation.opened",
-                object=f"conversation:{conversation_id}",
-                details={"grant": reveal.id} if revealed and reveal else None,
-            )
-    if not allowed:
-        of = f"conversation:{conversation_id}"
-        log_denial(gateway, request, caller, "no reveal is open", of)
-        raise NotAllowed(_NOT_REVEALED)
+    reveal = _look(gateway, request, caller, conversation_id, revealed=revealed)
     return _view(gateway, conversation_id, reveal, mask=not revealed)
+
+
+@router.get("/{conversation_id}/images/{image_id}", response_class=PictureResponse, responses=PICTURES)
+def read_logged_image(
+    conversation_id: ConversationId,
+    image_id: ImageId,
+    request: Request,
+    caller: Auditor,
+    gateway: GatewayDep,
+) -> Response:
+    """A picture of a conversation, for as long as a reveal of the caller's lasts: it cannot be masked.
+
+    Each look is logged.
+    """
+    if caller.kind == "key":
+        log_denial(gateway, request, caller, "not for API keys", f"conversation:{conversation_id}")
+        raise NotAllowed(NO_KEYS)
+    _look(gateway, request, caller, conversation_id, revealed=True, image_id=image_id)
+    return picture_of(gateway, conversation_id, image_id)
 
 
 @router.post("/{conversation_id}/reveal", responses=document(401, 403, 404, 409, 410, 413, 422, 429))
@@ -105,6 +109,44 @@ def find_conversation(connection: Connection, conversation_id: str) -> None:
     found = select(conversations.c.id).where(conversations.c.id == conversation_id)
     if connection.execute(found).first() is None:
         raise NotFound("There is no conversation under this id; check the id.")
+
+
+def _look(
+    gateway: Gateway,
+    request: Request,
+    caller: Principal,
+    conversation_id: str,
+    *,
+    revealed: bool,
+    image_id: str | None = None,
+) -> AccessGrant | None:
+    """Log that the caller looks, and return their reveal, if one is open.
+
+    Raises NotFound, and NotAllowed (which is logged) where nothing lets them see it unmasked.
+    """
+    with gateway.database.write() as connection:
+        find_conversation(connection, conversation_id)
+        now = gateway.clock.now(connection)
+        reveal = _reveal_of(connection, caller, conversation_id, gateway)
+        allowed = reveal is not None or not revealed
+        if allowed:
+            details = {"grant": reveal.id} if revealed and reveal else {}
+            if image_id is not None:
+                find_picture(connection, conversation_id, image_id)
+                details["image"] = image_id
+            record.append(
+                connection,
+                now=now,
+                actor=caller.actor,
+                action="conversation.revealed" if revealed else "conversation.opened",
+                object=f"conversation:{conversation_id}",
+                details=details or None,
+            )
+    if not allowed:
+        of = f"conversation:{conversation_id}"
+        log_denial(gateway, request, caller, "no reveal is open", of)
+        raise NotAllowed(_NOT_REVEALED)
+    return reveal
 
 
 def _reveal_of(
