@@ -141,7 +141,7 @@ def test_an_adapter_stays_while_a_picture_is_looked_at_under_it(
     thread = threading.Thread(target=lambda: answers.append(drained(engine.submit(other))))
     thread.start()
     wait_until(lambda: engine.stats().waiting == 1)
-    assert engine.stats().adapters == [adapters[0]]
+    assert engine._views[adapters[0]].users == 1
     looking.close()
     thread.join()
     assert engine.stats().adapters == [adapters[1]]
