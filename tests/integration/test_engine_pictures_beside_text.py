@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,14 +101,30 @@ def endless(demo: LoadedModel, **rest: object) -> GenerationRequest:
     return request("endless", prompt(demo), pixels("left"), new=400, sampling=ENDLESS, **rest)
 
 
+@contextmanager
+def held_up(model: PreTrainedModel) -> Iterator[threading.Event]:
+    """While this lasts, the model's next pass waits before it begins; the event tells that it does."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        begun.set()
+        go_on.wait(60)
+
+    hook = model.register_forward_pre_hook(wait)
+    try:
+        yield begun
+    finally:
+        hook.remove()
+        go_on.set()
+
+
 def test_text_is_answered_while_a_picture_is_looked_at(engine: AdapterEngine, demo: LoadedModel) -> None:
-    looking = engine.submit(endless(demo))
-    next(looking)
-    assert drained(engine.submit(text_request("text", demo)))
-    assert engine.stats().running == 1, "the text had to wait for the end of the answer on the picture"
-    engine.cancel("endless")
-    drained(looking)
-    assert looking.finish_reason is FinishReason.CANCELLED
+    first = asked(demo)[0]
+    with held_up(engine._scorer) as begun:
+        looking = engine.submit(first)
+        assert begun.wait(60)
+        assert drained(engine.submit(text_request("text", demo)))
+    assert drained(looking) == generated(demo, first)
 
 
 def test_a_picture_is_looked_at_while_text_is_answered(engine: AdapterEngine, demo: LoadedModel) -> None:
@@ -139,10 +156,12 @@ def test_an_adapter_stays_while_a_picture_is_looked_at_under_it(
     answers: list[list[int]] = []
     other = replace(asked(demo)[0], adapter=adapters[1])
     thread = threading.Thread(target=lambda: answers.append(drained(engine.submit(other))))
-    thread.start()
-    wait_until(lambda: engine.stats().waiting == 1)
-    assert engine._views[adapters[0]].users == 1
-    looking.close()
+    with held_up(engine._views[adapters[0]].scorer) as begun:
+        assert begun.wait(60)
+        thread.start()
+        wait_until(lambda: engine.stats().waiting == 1)
+        looking.close()
+        assert engine._views[adapters[0]].users == 1, "a pass for it is still under way"
     thread.join()
     assert engine.stats().adapters == [adapters[1]]
     assert answers == [generated(adapted(SEEDS[1]), other)]
