@@ -147,7 +147,7 @@ class EngineInProcess:
             budget_tokens=self._model.context_tokens - self._new_tokens,
         )
         request = GenerationRequest(
-            request_id=request_id, prompt_token_ids=prompt, max_new_tokens=self._new_tokens
+            request_id=request_id, prompt_token_ids=prompt.token_ids, max_new_tokens=self._new_tokens
         )
         detokeniser, splitter = self._model.text.detokeniser(), self._splitter()
         tokens, first = 0, None

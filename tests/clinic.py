@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 
 import httpx
 
+from models.demo.shape import IMAGE_TOKENS, model_config
 from services.worker_infer.adapters import ActiveAdapter
 from services.worker_infer.answerer import Answerer
 from services.worker_infer.engines.base import (
@@ -17,6 +18,7 @@ from services.worker_infer.engines.base import (
 )
 from services.worker_infer.engines.errors import EngineError, EngineUnavailable
 from services.worker_infer.model import Model
+from services.worker_infer.pixels import PictureReader
 from services.worker_infer.shadow import ShadowJudge
 from services.worker_infer.text import ChatText
 from shared.jobs.leases import LeaseKeeper
@@ -125,8 +127,9 @@ class Clinic:
                 dtype="float32",
                 engine=engine,
                 source=NoAdapters(),
-                text=ChatText(tiny_tokenizer()),
+                text=ChatText(tiny_tokenizer(), picture_tokens=IMAGE_TOKENS),
                 context_tokens=4096,
+                pictures=PictureReader(model_config(len(tiny_tokenizer()))),
             ),
             database=api.gateway.database,
             jobs=api.gateway.jobs,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
@@ -21,22 +21,28 @@ from services.worker_infer.engines.errors import (
     OutOfMemory,
     RequestTooLong,
 )
+from services.worker_infer.pixels import NoPictures, PictureUnreadable
 from services.worker_infer.stops import Stops
 from services.worker_infer.text import Turn
 from services.worker_infer.tools import Tools
-from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, PromptTooLong
+from shared.errors import AdapterRefused, AnswersStopped, LeaseLost, NotFound, PromptTooLong
 from shared.guard.gate import QUESTION_FAILURE, QUESTION_TIME_BUDGET_S, Release
 from shared.guard.verdict import Action, Audience, Category, Verdict
 from shared.jobs.leases import Hold
 from shared.jobs.payload import read_stops
 from shared.jobs.records import Job
 from shared.jobs.store import Renewal
+from shared.kept_pictures import PictureRef
 from shared.logs import where
-from shared.privacy.envelope import DataKey
+from shared.privacy.envelope import CannotDecrypt, DataKey
 from shared.privacy.phi import without_names
 from shared.prompts import prompt_version
 from shared.training.adapters import find
 from shared.training.states import BASE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,9 @@ class Question:
 
     turns: list[Turn]
     text: str
+    #: Those that came with it, and with each of the turns.
+    pictures: tuple[PictureRef, ...]
+    earlier_pictures: tuple[tuple[PictureRef, ...], ...]
     #: What an earlier attempt released; the answer goes on from there.
     released: str
     released_count: int
@@ -80,6 +89,8 @@ class _Prompt:
     wanted: int
     #: Whether something that names a person was left out.
     hidden: bool
+    #: The pictures that are in it, in order.
+    pictures: tuple[PictureRef, ...]
 
 
 class Attempt:
@@ -126,22 +137,22 @@ class Attempt:
         if question.ended_by_guard:
             rows.succeed("guard", [])
             return
-        prompt, too_long = None, ""
+        prompt, refusal = None, None
         try:
             prompt = self._prompt(question)
-        except PromptTooLong as error:
-            too_long = str(error)
+        except (PromptTooLong, NoPictures) as error:
+            refusal = error
         # before the engine begins: beside it, two thousandths of a second become six on a small machine
         question, found = self._screened(question)
         # whoever is in danger is told so however much they wrote; that a text is too long to be answered says
         # more than that it was too long to be checked in time
-        if found is not None and not (too_long and found is QUESTION_FAILURE):
+        if found is not None and not (refusal and found is QUESTION_FAILURE):
             rows.respond(question.text, found)
-        elif prompt is None:
-            rows.fail(PromptTooLong.code, too_long)
+        elif refusal is not None:
+            rows.fail(refusal.code, refusal.detail)
         elif question.refused is not None:
             raise question.refused
-        else:
+        elif prompt is not None:
             self._write(question, prompt)
 
     def _write(self, question: Question, prompt: _Prompt) -> None:
@@ -151,6 +162,8 @@ class Attempt:
             finish, last = self._generate(question, prompt)
         except RequestTooLong as error:
             rows.fail(PromptTooLong.code, str(error))
+        except PictureUnreadable as error:
+            rows.fail(error.code, error.detail)
         except AdapterUnavailable as error:
             end = rows.retry if error.may_pass else rows.fail
             end("adapter-unavailable", str(error))
@@ -174,13 +187,16 @@ class Attempt:
             if job.epoch > 1  # else nobody has worked on it
             else []
         )
+        before = [each for each in said[:place] if each.given != "system"]
         adapter, refused = self._adapter(connection)
         stops: tuple[str, ...] = ()
         if job.sampling.get("stops"):
             stops = read_stops(connection, job.id, key=key)
         return Question(
-            turns=[Turn(role=each.role, text=each.text) for each in said[:place] if each.given != "system"],
+            turns=[Turn(role=each.role, text=each.text, pictures=len(each.pictures)) for each in before],
             text=said[place].text,
+            pictures=said[place].pictures,
+            earlier_pictures=tuple(each.pictures for each in before),
             released="".join(sentence.text for sentence in released),
             released_count=len(released),
             state=state,
@@ -208,8 +224,10 @@ class Attempt:
         return adapter, None
 
     def _prompt(self, question: Question) -> _Prompt:
-        """What the model shall read. Raises PromptTooLong."""
+        """What the model shall read. Raises PromptTooLong, NoPictures."""
         settings, model, job = self._tools.settings, self._tools.model, self._job
+        if question.pictures and model.pictures is None:
+            raise NoPictures
         written = self.rows.completion_tokens = model.text.count(question.released)
         # nobody should have to shorten a question for a length that they did not ask for
         usual = min(settings.max_new_tokens, model.context_tokens // 2)
@@ -219,15 +237,22 @@ class Attempt:
         if self._standing.guard.hides_identifiers:
             asked, hidden = without_names(asked)
             instructed = without_names(instructed)[0]
-            turns = [Turn(role=turn.role, text=without_names(turn.text)[0]) for turn in turns]
-        token_ids = model.text.prompt(
+            turns = [replace(turn, text=without_names(turn.text)[0]) for turn in turns]
+        prompt = model.text.prompt(
             system=f"{settings.system_prompt}\n\n{instructed}".strip(),
             turns=turns,
             question=asked,
             released=question.released,
             budget_tokens=model.context_tokens - wanted,
+            pictures=len(question.pictures),
         )
-        return _Prompt(token_ids=token_ids, wanted=wanted, hidden=hidden)
+        shown = [picture for place in prompt.kept for picture in question.earlier_pictures[place]]
+        return _Prompt(
+            token_ids=prompt.token_ids,
+            wanted=wanted,
+            hidden=hidden,
+            pictures=(*shown, *question.pictures),
+        )
 
     def _generate(self, question: Question, prompt: _Prompt) -> tuple[FinishReason | None, list[Release]]:
         """Stream the answer through the gate.
@@ -277,12 +302,35 @@ class Attempt:
             "prompt_tokens": len(prompt.token_ids),
         }
 
+    def _pixels(self, question: Question, prompt: _Prompt) -> "NDArray[np.float32] | None":
+        """What the model sees; None without pictures. Raises PictureUnreadable."""
+        reader, conversation_id = self._tools.model.pictures, self._job.conversation_id
+        if reader is None or not prompt.pictures:
+            return None
+        assert conversation_id is not None
+
+        def read(connection: Connection) -> list[bytes]:
+            return [
+                self._tools.conversations.read_picture(
+                    connection, picture.id, conversation_id=conversation_id, key=question.key
+                )
+                for picture in prompt.pictures
+            ]
+
+        try:
+            files = self.rows.persist(read, read_only=True)
+        except (NotFound, CannotDecrypt) as error:
+            raise PictureUnreadable from error
+        return reader.read(files)
+
     def _request(self, question: Question, prompt: _Prompt) -> GenerationRequest:
+        """Raises PictureUnreadable."""
         job = self._job
         return GenerationRequest(
             request_id=self._request_id,
             prompt_token_ids=prompt.token_ids,
             max_new_tokens=prompt.wanted,
+            pixel_values=self._pixels(question, prompt),
             sampling=Sampling(
                 temperature=float(job.sampling.get("temperature") or 0.0),
                 top_p=float(job.sampling.get("top_p") or 1.0),

@@ -62,11 +62,14 @@ class Check:
     #: Longest prompt plus answer.
     context_tokens: int
     cache_bytes_per_token: int
-    #: Tokens of KV cache that the memory left has room for, the base model's and the adapters' together.
+    #: Tokens of KV cache that the memory left has room for, the base model's, the adapters' and the
+    #: pictures' together.
     affordable_tokens: int
     #: The base model's share of them, and each adapter's.
     base_cache_tokens: int
     adapter_cache_tokens: int
+    #: What is kept for questions with pictures; 0 for a model that sees none.
+    picture_cache_tokens: int
     #: Answers at a time (`worker_concurrency`), and how many of them may be as long as the context.
     answers: int
     whole_answers: int
@@ -106,7 +109,8 @@ def check(settings: Settings) -> Check:
     if files.hindrance:
         problems.append(files.hindrance)
     base, each, views = (shares.base_tokens, shares.view_tokens, shares.views) if shares else (0, 0, 0)
-    left = max(0, free - placement.weight_bytes - base * room.bytes_per_token)
+    pictures = room.picture_tokens if shares else 0
+    left = max(0, free - placement.weight_bytes - (base + pictures) * room.bytes_per_token)
     # as AdapterEngine does, which goes by what is free when an adapter is asked for
     adapters = min(views, left // (each * room.bytes_per_token)) if shares else 0
     entry = placement.entry
@@ -127,6 +131,7 @@ def check(settings: Settings) -> Check:
         affordable_tokens=room.affordable_tokens,
         base_cache_tokens=base,
         adapter_cache_tokens=each,
+        picture_cache_tokens=pictures,
         answers=settings.worker_concurrency,
         whole_answers=min(settings.worker_concurrency, base // room.context_tokens),
         adapters=adapters,

@@ -18,6 +18,8 @@ GIB = 2**30
 _FORMATS = (torch.float32, torch.bfloat16)
 #: Share of the memory left after loading that the KV cache may take.
 _CACHE_SHARE = {"cpu": 0.25, "cuda": 0.7}
+#: One part in so many of the cache is for pictures.
+_SHARE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,16 @@ def share_cache(*, affordable: int, context_tokens: int, requests: int, views: i
     return CacheShares(
         base_tokens=base, view_tokens=min(wanted, max(context_tokens, left // views)), views=views
     )
+
+
+def share_for_pictures(*, affordable: int, context_tokens: int, requests: int) -> int:
+    """How many of the tokens of cache that the memory has room for are kept for requests with pictures.
+
+    A small share, but one whole answer at least, as long as text has room for one too; never more than
+    `requests` at half the context want.
+    """
+    wanted = max(context_tokens, min(affordable // _SHARE, requests * context_tokens // 2))
+    return max(0, min(wanted, affordable - context_tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +119,9 @@ class CacheRoom:
     context_tokens: int
     bytes_per_token: int
     affordable_tokens: int
-    #: None: not even one answer fits.
+    #: Those of them that are kept for requests with pictures.
+    picture_tokens: int
+    #: Of the others. None: not even one answer fits.
     shares: CacheShares | None
 
 
@@ -116,12 +130,18 @@ def cache_room(placement: Placement, settings: Settings, text: TextSizes, *, fre
     context_tokens = min(placement.entry.context_tokens, text.max_position_embeddings)
     each = cache_bytes_per_token(text, placement.dtype.itemsize)
     affordable = int(free_bytes * _CACHE_SHARE[placement.device.type] / each)
+    pictures = 0
+    if placement.entry.reads_images:
+        pictures = share_for_pictures(
+            affordable=affordable, context_tokens=context_tokens, requests=settings.worker_concurrency
+        )
     return CacheRoom(
         context_tokens=context_tokens,
         bytes_per_token=each,
         affordable_tokens=affordable,
+        picture_tokens=pictures,
         shares=share_cache(
-            affordable=affordable,
+            affordable=affordable - pictures,
             context_tokens=context_tokens,
             requests=settings.worker_concurrency,
             views=settings.max_adapters_loaded,

@@ -36,7 +36,7 @@ class ModelAsker:
         prompt = self._model.text.prompt(
             system="", turns=[], question=question, budget_tokens=self._model.context_tokens
         )
-        compared = self._model.engine.compare(prompt, self._choices, timeout_s)
+        compared = self._model.engine.compare(prompt.token_ids, self._choices, timeout_s)
         likelihoods = [math.exp(each) for each in compared]
         yes, no = sum(likelihoods[: len(_YES)]), sum(likelihoods[len(_YES) :])
         return yes / (yes + no) if yes + no else 1.0

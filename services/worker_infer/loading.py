@@ -16,10 +16,12 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 
 from services.worker_infer.adapters import AdapterCopies, ask_registry
 from services.worker_infer.engines.manager import PagedLimits
+from services.worker_infer.engines.pictures import PictureLimits
 from services.worker_infer.engines.view import linear_layers
 from services.worker_infer.engines.views import AdapterEngine
 from services.worker_infer.fitting import Placement, cache_room, device_memory, guard_dtype
 from services.worker_infer.model import Model
+from services.worker_infer.pixels import PictureReader
 from services.worker_infer.text import ChatText
 from shared.catalogue import CatalogueModel, Quantisation, weights_folder
 from shared.db import Database
@@ -125,10 +127,17 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
             max_views=shares.views,
             source=copies,
             free_bytes=lambda: device_memory(device)[0],
+            picture_limits=PictureLimits(context_tokens=context_tokens, cache_tokens=room.picture_tokens)
+            if entry.reads_images
+            else None,
         ),
         source=copies,
-        text=ChatText(loaded.tokenizer),
+        text=ChatText(
+            loaded.tokenizer,
+            picture_tokens=loaded.model.config.mm_tokens_per_image if entry.reads_images else 0,
+        ),
         context_tokens=context_tokens,
+        pictures=PictureReader(loaded.model.config) if entry.reads_images else None,
         memory=memory_name(_gpu_uuid(device)),
     )
 

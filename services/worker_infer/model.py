@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.worker_infer.engines.base import AdapterSource, Engine
+from services.worker_infer.pixels import PictureReader
 from services.worker_infer.text import ChatText
 
 
@@ -20,5 +21,7 @@ class Model:
     source: AdapterSource
     text: ChatText
     context_tokens: int
+    #: None for a model that reads no pictures.
+    pictures: PictureReader | None = None
     #: Where it lies; see `shared.memory`.
     memory: str = ""

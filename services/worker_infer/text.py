@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from shared.errors import PromptTooLong
 
+_PICTURE_MARK, _SOFT_TOKEN, _PICTURE_END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -22,23 +24,41 @@ class Turn:
     #: "user" or "assistant".
     role: str
     text: str
+    #: How many pictures came with it.
+    pictures: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the model shall read."""
+
+    token_ids: list[int]
+    #: The places of the turns that are in it, in order: with their pictures, as the question is with its own.
+    kept: tuple[int, ...]
 
 
 class ChatText:
     """One tokenizer's way from a conversation to token ids and back; threads may share it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Only what does not change the tokenizer is called, so threads need no lock."""
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, picture_tokens: int = 0) -> None:
+        """`picture_tokens` stand for one picture; 0 for a model that reads none.
+
+        Only what does not change the tokenizer is called, so threads need no lock.
+        """
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         specials = sorted(
             {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-            | set(tokenizer.all_special_tokens),
+            | set(tokenizer.all_special_tokens)
+            | ({_PICTURE_MARK, _SOFT_TOKEN, _PICTURE_END} & tokenizer.get_vocab().keys()),
             key=len,
             reverse=True,
         )
         self._special = re.compile("|".join(re.escape(token) for token in specials))
         self._special_ids = frozenset(self._backend.token_to_id(token) for token in specials)
+        self._reads_pictures = picture_tokens > 0
+        #: As Gemma 3's processor lays a picture out.
+        self._picture = f"\n\n{_PICTURE_MARK}{_SOFT_TOKEN * picture_tokens}{_PICTURE_END}\n\n"
         self._byte_ids = frozenset(
             token_id for piece, token_id in tokenizer.get_vocab().items() if _BYTE_PIECE.fullmatch(piece)
         )
@@ -51,35 +71,44 @@ class ChatText:
         question: str,
         budget_tokens: int,
         released: str = "",
-    ) -> list[int]:
+        pictures: int = 0,
+    ) -> Prompt:
         """Token ids from BOS to the place where the answer starts, or goes on after `released`.
 
-        Of `turns`, questions and answers in pairs are kept, and the oldest pairs are left out until at most
-        `budget_tokens` remain. What people wrote cannot become a control token.
+        Of `turns`, questions and answers in pairs are kept, and the oldest pairs are left out, with their
+        pictures, until at most `budget_tokens` remain. `pictures` come with the question. What people wrote
+        cannot become a control token.
 
         Raises:
-            PromptTooLong: system text, question and `released` alone take more than `budget_tokens`.
+            PromptTooLong: system text, question, its pictures and `released` alone take more than
+                `budget_tokens`.
         """
-        pairs = _answered(turns)
-        kept = self._encode(system, pairs, question, released)
-        if len(kept) <= budget_tokens:
-            return kept
-        shortest = self._encode(system, [], question, released)
+        asked = Turn(role="user", text=question, pictures=pictures)
+
+        def encode(places: Sequence[int]) -> list[int]:
+            return self._encode(system, [*(turns[place] for place in places), asked], released)
+
+        places = self._answered(turns)
+        whole = encode(places)
+        if len(whole) <= budget_tokens:
+            return Prompt(token_ids=whole, kept=tuple(places))
+        shortest = encode([])
         if len(shortest) > budget_tokens:
+            shown, fewer = (" and its pictures", ", send fewer pictures") if pictures else ("", "")
             raise PromptTooLong(
-                f"The question takes {len(shortest)} tokens with the system text, and {budget_tokens} are "
-                "left for it. Shorten the question or ask for a shorter answer."
+                f"The question takes {len(shortest)} tokens with the system text{shown}, and {budget_tokens} "
+                f"are left for it. Shorten the question{fewer} or ask for a shorter answer."
             )
         # Fewer pairs never make a longer prompt: find the fewest to leave out by halving.
-        too_few, enough, best = 0, len(pairs), shortest
+        too_few, enough, best = 0, len(places) // 2, shortest
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
-            attempt = self._encode(system, pairs[middle:], question, released)
+            attempt = encode(places[2 * middle :])
             if len(attempt) <= budget_tokens:
                 enough, best = middle, attempt
             else:
                 too_few = middle
-        return best
+        return Prompt(token_ids=best, kept=tuple(places[2 * enough :]))
 
     def first_token(self, text: str) -> int:
         """The id with which `text` begins at the start of an answer."""
@@ -107,19 +136,41 @@ class ChatText:
         """Whether the id stands for one byte of a character that the vocabulary lacks."""
         return token_id in self._byte_ids
 
-    def _encode(
-        self, system: str, pairs: Sequence[tuple[Turn, Turn]], question: str, released: str
-    ) -> list[int]:
-        messages = [{"role": "system", "content": self._as_plain(system)}] if system else []
-        messages += [
-            {"role": turn.role, "content": self._as_plain(turn.text)} for pair in pairs for turn in pair
-        ]
-        messages.append({"role": "user", "content": self._as_plain(question)})
+    def _encode(self, system: str, turns: Sequence[Turn], released: str) -> list[int]:
+        messages: list[dict[str, Any]] = []
+        if system:
+            messages.append({"role": "system", "content": self._as_plain(system)})
+        messages += [{"role": turn.role, "content": self._content(turn)} for turn in turns]
         rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = str(rendered).replace(_PICTURE_MARK, self._picture)
         # The template writes BOS itself.
         encoded = self._backend.encode(f"{rendered}{self._as_plain(released)}", add_special_tokens=False)
         ids: list[int] = encoded.ids
         return ids
+
+    def _content(self, turn: Turn) -> str | list[dict[str, str]]:
+        """A turn as the chat template takes it; the template writes the mark of each picture where it stands.
+
+        Pictures come before the words about them, as in Google's notebook that fine-tunes MedGemma and in our
+        own training: every word of the question is then read with the picture in sight.
+        """
+        text = self._as_plain(turn.text)
+        if not turn.pictures:
+            return text
+        return [{"type": "image"}] * turn.pictures + [{"type": "text", "text": text}]
+
+    def _answered(self, turns: Sequence[Turn]) -> list[int]:
+        """The places of each question and the answer right after it: roles must alternate in the format.
+
+        A question whose pictures this model cannot read is as good as none.
+        """
+        return [
+            either
+            for place, (asked, answered) in enumerate(pairwise(turns))
+            if asked.role == "user" and answered.role == "assistant"
+            if self._reads_pictures or not asked.pictures
+            for either in (place, place + 1)
+        ]
 
     def _as_plain(self, text: str) -> str:
         """`text` with a space inside every control token that it spells, which makes it ordinary words."""
@@ -149,12 +200,3 @@ class Detokeniser:
         """What was still held back."""
         rest, self._pending = self._pending, []
         return self._chat_text.decode(rest)
-
-
-def _answered(turns: Sequence[Turn]) -> list[tuple[Turn, Turn]]:
-    """Each question with the answer right after it: roles must alternate in the chat format."""
-    return [
-        (asked, answered)
-        for asked, answered in pairwise(turns)
-        if asked.role == "user" and answered.role == "assistant"
-    ]

@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from models.demo.pictures import answer, draw_picture
 from services.worker_infer.engines.base import GenerationRequest
 from services.worker_infer.fitting import choose_device, choose_dtype
 from services.worker_infer.loading import LoadedModel, expected_memory, load_model, open_model
@@ -13,6 +16,7 @@ from services.worker_infer.text import Turn
 from shared.catalogue import CATALOGUE, CatalogueModel, ModelClass, Quantisation, find_model
 from shared.errors import InvalidInput, Unavailable
 from shared.settings import Settings
+from tests.drawn import encoded
 from tests.tiny_model import tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -142,9 +146,36 @@ def test_an_opened_model_answers(folder: Path, quantise: str) -> None:
             question="What is the flu?",
             budget_tokens=opened.context_tokens - 20,
         )
-        request = GenerationRequest(request_id="one", prompt_token_ids=prompt, max_new_tokens=20)
+        request = GenerationRequest(request_id="one", prompt_token_ids=prompt.token_ids, max_new_tokens=20)
         tokens = [token_id for token_ids in opened.engine.submit(request) for token_id in token_ids]
         assert 0 < len(tokens) <= 20
+    finally:
+        opened.engine.close()
+
+
+@pytest.mark.parametrize("quantise", ["none", "nf4"])
+def test_an_opened_model_sees_pictures(quantise: str) -> None:
+    settings = Settings(model="demo", quantise=quantise, worker_concurrency=2, device="cpu")  # type: ignore[arg-type]
+    opened = open_model(settings)
+    assert opened.pictures is not None
+    drawn = draw_picture("left", np.random.default_rng(1))
+    opened.engine.start()
+    try:
+        prompt = opened.text.prompt(
+            system=settings.system_prompt,
+            turns=[],
+            question="On which side is the bright patch?",
+            pictures=1,
+            budget_tokens=opened.context_tokens - 40,
+        )
+        request = GenerationRequest(
+            request_id="one",
+            prompt_token_ids=prompt.token_ids,
+            pixel_values=opened.pictures.read([encoded(Image.fromarray(drawn))]),
+            max_new_tokens=40,
+        )
+        said = [token_id for token_ids in opened.engine.submit(request) for token_id in token_ids]
+        assert opened.text.decode(said) == answer("left")
     finally:
         opened.engine.close()
 

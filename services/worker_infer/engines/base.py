@@ -1,4 +1,4 @@
-"""What every engine promises: token ids in, a stream of new token ids out.
+"""What every engine promises: token ids and pixels in, a stream of new token ids out.
 
 Knows nothing of text, chat templates, jobs or the guard, and nothing of how an engine computes.
 """
@@ -10,10 +10,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from services.worker_infer.engines.errors import EngineError
 from shared.training.adapter_files import AdapterFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class FinishReason(StrEnum):
@@ -62,6 +66,9 @@ class GenerationRequest:
     prompt_token_ids: list[int]
     #: At most this many tokens are generated.
     max_new_tokens: int
+    #: [pictures, 3, height, width], float32 as the vision tower reads them; None without pictures. The prompt
+    #: holds their soft tokens, those of each picture between its own marks, in the same order.
+    pixel_values: "NDArray[np.float32] | None" = field(default=None, compare=False, repr=False)
     sampling: Sampling = field(default_factory=Sampling)
     #: `time.monotonic()` seconds at which the request is given up, waiting or running.
     deadline: float | None = None
@@ -75,6 +82,8 @@ class GenerationRequest:
             raise ValueError("a prompt needs at least one token")
         if self.max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
+        if self.pixel_values is not None and (self.pixel_values.ndim != 4 or not len(self.pixel_values)):
+            raise ValueError("pixels are [pictures, 3, height, width], of one picture at least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +104,7 @@ class EngineStats:
     #: SHA-256 of the adapters that are ready, and the bytes that they take beside the base's weights.
     adapters: list[str] = field(default_factory=list)
     adapter_bytes: int = 0
-    #: Bytes that it may still take: the caches of adapters that are not ready yet.
+    #: Bytes that it may still take: the caches of adapters that are not ready yet, and of pictures.
     wanted_bytes: int = 0
 
 

@@ -49,3 +49,12 @@ class EngineCrashed(EngineError):
 
 class OutOfMemory(EngineError):
     """The model ran out of memory for this answer. Shorten the question, or ask for fewer new tokens."""
+
+
+#: How torch says so on a GPU and on a CPU; transformers hands on the message only.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def lacks_memory(error: BaseException | str) -> bool:
+    """Whether this is what torch says where the device's memory does not suffice."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)

@@ -29,6 +29,7 @@ from services.worker_infer.engines.errors import (
     EngineUnavailable,
     OutOfMemory,
     RequestTooLong,
+    lacks_memory,
 )
 from services.worker_infer.engines.linear import use_few_rows_linear
 from services.worker_infer.engines.manager import PagedLimits, make_manager
@@ -42,8 +43,6 @@ _DRAINING = "draining"
 _CLOSED = "closed"
 
 _MAX_RESTART_DELAY_S = 30.0
-#: How torch says so on a GPU and on a CPU; the library hands on the message only.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _CRASHED = "The engine failed while it held this request. Try it again."
 
 
@@ -64,7 +63,7 @@ def _crash() -> EngineError:
 
 def _failure(error: str, *, running: int) -> Callable[[], EngineError]:
     """What a dead loop means for what it ran: only a request that ran alone surely needs too much memory."""
-    if running == 1 and any(sign in error.lower() for sign in _NO_MEMORY):
+    if running == 1 and lacks_memory(error):
         return lambda: OutOfMemory(OutOfMemory.__doc__)
     return _crash
 

@@ -9,12 +9,16 @@ position, token id), and the engine takes the largest: `argmax(logits / T + Gumb
 are.
 """
 
+from collections.abc import Sequence
+
 import torch
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 from transformers.generation.continuous_batching.requests import FutureRequestState
+
+from services.worker_infer.engines.base import Sampling
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -52,6 +56,39 @@ def keep_top_p(scores: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     before = probabilities.cumsum(dim=-1) - probabilities
     dropped = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, before >= top_p.unsqueeze(-1))
     return scores.masked_fill(dropped, float("-inf"))
+
+
+def next_tokens(logits: torch.Tensor, wanted: Sequence[tuple[Sampling, int]]) -> list[int]:
+    """The next token of each row of `logits` [rows, vocabulary], float32.
+
+    `wanted` has for each row how it is sampled, and the tokens that it has with the new one.
+    """
+    rows = [
+        (sampling.temperature, sampling.top_p, *position_key(sampling.seed, position))
+        for sampling, position in wanted
+    ]
+    floats = torch.tensor([row[:2] for row in rows], dtype=torch.float32, device=logits.device)
+    keys = torch.tensor([row[2:] for row in rows], dtype=torch.int64, device=logits.device)
+    found: list[int] = _drawn(logits, floats[:, 0], floats[:, 1], keys).argmax(dim=-1).tolist()
+    return found
+
+
+def _drawn(
+    scores: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, keys: torch.Tensor
+) -> torch.Tensor:
+    """Scores [rows, vocabulary] whose largest entry is the token to take; greedy rows as they are.
+
+    Args:
+        temperature: [rows]; `top_p` likewise.
+        keys: [rows, 2], as for `gumbel_noise`; read only where the temperature is above 0.
+    """
+    sampled = torch.nonzero(temperature > 0).squeeze(-1)
+    if sampled.numel() == 0:
+        return scores
+    chosen = scores[sampled] / temperature[sampled].unsqueeze(-1)
+    if bool((top_p[sampled] < 1.0).any()):
+        chosen = keep_top_p(chosen, top_p[sampled])
+    return scores.index_copy(0, sampled, chosen + gumbel_noise(keys[sampled], scores.shape[-1]))
 
 
 class PerRequestSampling(ContinuousBatchingLogitsProcessorList):
@@ -102,13 +139,5 @@ class PerRequestSampling(ContinuousBatchingLogitsProcessorList):
     ) -> torch.Tensor:
         """Scores [rows, vocabulary] whose largest entry is the token to take; `input_ids` is not read."""
         arguments = logits_processor_args[:, : scores.shape[0]]
-        temperature = arguments[0].view(torch.float32)
-        sampled = torch.nonzero(temperature > 0).squeeze(-1)
-        if sampled.numel() == 0:
-            return scores
-        chosen = scores[sampled] / temperature[sampled].unsqueeze(-1)
-        top_p = arguments[1].view(torch.float32)[sampled]
-        if bool((top_p < 1.0).any()):
-            chosen = keep_top_p(chosen, top_p)
-        keys = arguments[2:4, sampled].T.to(torch.int64) & _MASK32
-        return scores.index_copy(0, sampled, chosen + gumbel_noise(keys, scores.shape[-1]))
+        floats = arguments[:2].view(torch.float32)
+        return _drawn(scores, floats[0], floats[1], arguments[2:4].T.to(torch.int64) & _MASK32)

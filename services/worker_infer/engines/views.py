@@ -1,7 +1,8 @@
 """Serve several adapters at once on one base model: a view and a paged engine for each, over shared weights.
 
-Knows which adapters are ready, who uses them and which must make room; nothing of jobs, nor where an
-adapter's files come from. One view's failure is its own: the base model and other adapters answer on.
+Requests with pictures run on the same views, in an engine of their own for all of them. Knows which adapters
+are ready, who uses them and which must make room; nothing of jobs, nor where an adapter's files come from.
+One view's failure is its own: the base model and other adapters answer on.
 """
 
 import gc
@@ -25,6 +26,7 @@ from services.worker_infer.engines.base import (
 from services.worker_infer.engines.errors import AdapterUnavailable, EngineUnavailable
 from services.worker_infer.engines.manager import PagedLimits, cache_bytes_per_token
 from services.worker_infer.engines.paged import PagedEngine
+from services.worker_infer.engines.pictures import PictureEngine, PictureLimits
 from services.worker_infer.engines.view import log_likelihoods, make_view, next_likelihoods, put_adapter
 from shared.errors import AdapterRefused
 from shared.training.adapter_files import AdapterFiles
@@ -37,7 +39,7 @@ class _View:
     """An adapter that is ready."""
 
     engine: PagedEngine
-    #: The same modules under an attention without a paged cache, for scores.
+    #: The same modules under an attention without a paged cache, for scores and pictures.
     scorer: PreTrainedModel
     #: Its matrices and its KV cache.
     bytes: int
@@ -76,17 +78,30 @@ class AdapterEngine:
         max_views: int,
         source: AdapterSource,
         free_bytes: Callable[[], int],
+        picture_limits: PictureLimits | None = None,
     ) -> None:
-        """`view_limits` hold for each adapter; `max_views` are kept ready; `free_bytes`: memory left."""
+        """`view_limits` hold for each adapter; `max_views` are kept ready; `free_bytes`: memory left.
+
+        Without `picture_limits`, which only a model that reads pictures can have, none are taken.
+        """
         # copied before a manager was made for the model: nothing of one comes along
         self._template = make_view(model)
         self._scorer = self._template
         # the first pass rewrites 4-bit weights for a CPU; two threads at it at once would spoil them
         log_likelihoods(self._scorer, [0, 0])
         self._base = PagedEngine(model, stop_token_ids=stop_token_ids, limits=limits)
+        self._pictures: PictureEngine | None = None
+        if picture_limits is not None:
+            self._pictures = PictureEngine(
+                stop_token_ids=stop_token_ids,
+                soft_token_id=model.config.image_token_id,
+                tokens_per_picture=model.config.mm_tokens_per_image,
+                limits=picture_limits,
+            )
         self._stop_token_ids = frozenset(stop_token_ids)
         self._view_limits = view_limits
-        self._cache_bytes = view_limits.cache_tokens * cache_bytes_per_token(model)
+        self._token_bytes = cache_bytes_per_token(model)
+        self._cache_bytes = view_limits.cache_tokens * self._token_bytes
         self._max_views = max_views
         self._source = source
         self._free_bytes = free_bytes
@@ -103,17 +118,24 @@ class AdapterEngine:
     def start(self) -> None:
         """See `PagedEngine.start`."""
         self._base.start()
+        if self._pictures is not None:
+            self._pictures.start()
         self._open = True
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """See `Engine.submit`."""
+        pictures = None if request.pixel_values is None else self._pictures
+        if pictures is None and request.pixel_values is not None:
+            raise ValueError("this model reads no pictures")
         if request.adapter is None:
-            return self._base.submit(request)
+            return pictures.submit(request, self._scorer) if pictures else self._base.submit(request)
         waiting = _Waiting(request.adapter, request.request_id, request.deadline)
         view = self._use(waiting)
         if view is None:
             return _ended(waiting.end or FinishReason.CANCELLED)
         try:
+            if pictures is not None:
+                return pictures.submit(request, view.scorer, on_end=lambda: self._leave(view))
             return view.engine.submit(request)
         except BaseException:
             self._leave(view)
@@ -180,6 +202,11 @@ class AdapterEngine:
         with self._changed:
             views, waiting, past = dict(self._views), len(self._line), self._past
         each = [engine.stats() for engine in (self._base, *(view.engine for view in views.values()))]
+        wanted = max(0, self._max_views - len(views)) * self._cache_bytes
+        if self._pictures is not None:
+            each.append(seen := self._pictures.stats())
+            # a batch takes its cache as it grows
+            wanted += int(seen.cache_tokens * (1.0 - seen.cache_use)) * self._token_bytes
         tokens = sum(one.cache_tokens for one in each)
         return EngineStats(
             running=sum(one.running for one in each),
@@ -192,12 +219,13 @@ class AdapterEngine:
             restarts=sum(one.restarts for one in each) + past[2],
             adapters=sorted(views),
             adapter_bytes=sum(view.bytes for view in views.values()),
-            wanted_bytes=max(0, self._max_views - len(views)) * self._cache_bytes,
+            wanted_bytes=wanted,
         )
 
     def health(self) -> EngineHealth:
         """See `Engine.health`; an adapter that fails is no failure of the engine."""
-        return self._base.health()
+        base = self._base.health()
+        return base if self._pictures is None or not base.ok else self._pictures.health()
 
     def drain(self) -> None:
         """See `Engine.drain`."""
@@ -215,9 +243,10 @@ class AdapterEngine:
         for engine in self._engines():
             engine.close()
 
-    def _engines(self) -> list[PagedEngine]:
+    def _engines(self) -> list[PagedEngine | PictureEngine]:
+        pictures = [] if self._pictures is None else [self._pictures]
         with self._changed:
-            return [self._base, *(view.engine for view in self._views.values())]
+            return [self._base, *pictures, *(view.engine for view in self._views.values())]
 
     # -- who uses which view
 
