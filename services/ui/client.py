@@ -1,7 +1,7 @@
 """Speaks HTTP to the gateway for one person. It knows no page, and keeps nothing between calls."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
@@ -75,11 +75,21 @@ class Gateway:
 
     # -- asking
 
-    def ask(self, query: str, conversation_id: str | None, idempotency_key: str) -> Json:
-        """Ask; returns the job at once, or the finished answer when no model was needed."""
+    def ask(
+        self, query: str, conversation_id: str | None, idempotency_key: str, images: Sequence[str] = ()
+    ) -> Json:
+        """Ask; returns the job at once, or the finished answer when no model was needed.
+
+        `images` are files in base64.
+        """
         path = "/predict" if conversation_id is None else f"{_conversation(conversation_id)}/messages"
         headers = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key}
-        return self.call("POST", path, json={"query": query}, headers=headers)
+        body = {"query": query, **({"images": list(images)} if images else {})}
+        return self.call("POST", path, json=body, headers=headers)
+
+    def image(self, conversation_id: str, image_id: str) -> bytes:
+        """A picture of one's conversation, as PNG."""
+        return self.file(f"{_conversation(conversation_id)}/images/{image_id}")
 
     def regenerate(self, conversation_id: str) -> Json:
         """Answer the last question again."""

@@ -2,14 +2,14 @@
 
 import itertools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import streamlit as st
 
 from services.ui.client import Gateway, GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown, words
-from services.ui.views import acts, erasing, history, password, unsent
+from services.ui.views import acts, erasing, history, password, pictures, unsent
 from shared.prompts import DISCLAIMER, REMINDER
 
 #: How often a running answer is looked at, in seconds.
@@ -62,10 +62,14 @@ def show(gateway: Gateway, me: Json) -> None:
         # with a key and never disabled: else a question sent to a page that was out of date would be lost
         key="question",
         max_chars=me["max_query_chars"],
+        # only where the model sees them: a picture that nobody looks at must not seem to be answered
+        accept_file="multiple" if me["max_images"] else False,
+        file_type=pictures.TYPES if me["max_images"] else None,
+        max_upload_size=pictures.FILE_MB if me["max_images"] else None,
         # a callback, for it runs also when the page cannot be drawn because the gateway is away
         on_submit=partial(_ask_what_is_written, gateway, conversation_id),
     )
-    st.bottom.caption(REMINDER)
+    st.bottom.caption(f"{REMINDER} {pictures.HINT}" if me["max_images"] else REMINDER)
     if conversation_id is None and not unsent.of(None):
         _offer_examples(gateway)
 
@@ -117,6 +121,7 @@ def _show_messages(gateway: Gateway, conversation: Json) -> None:
                 st.caption(_SENT[message["given"]])
             elif message["role"] == "user":
                 st.markdown(plain_markdown(message["text"]))
+                pictures.show_stored(message["images"], partial(gateway.image, conversation["id"]))
             else:
                 _show_answer(gateway, message)
 
@@ -278,11 +283,17 @@ def _offer_examples(gateway: Gateway) -> None:
 
 
 def _ask_what_is_written(gateway: Gateway, conversation_id: str | None) -> None:
-    _ask(gateway, conversation_id, st.session_state["question"])
+    written = st.session_state["question"]
+    if isinstance(written, str):  # the model sees no pictures
+        _ask(gateway, conversation_id, written)
+    else:
+        query = written.text.strip() or pictures.WHAT_IS_SEEN
+        _ask(gateway, conversation_id, query, pictures.taken_from(written.files))
 
 
-def _ask(gateway: Gateway, conversation_id: str | None, query: str) -> None:
-    _send(gateway, {"query": query, "conversation_id": conversation_id, "key": str(uuid.uuid4())})
+def _ask(gateway: Gateway, conversation_id: str | None, query: str, images: Sequence[str] = ()) -> None:
+    key = str(uuid.uuid4())
+    _send(gateway, {"query": query, "images": images, "conversation_id": conversation_id, "key": key})
 
 
 def _send_anew(gateway: Gateway, question: Json) -> None:
@@ -301,7 +312,9 @@ def _send_anew(gateway: Gateway, question: Json) -> None:
 def _send(gateway: Gateway, question: Json) -> None:
     """Ask; a question that did not get through is kept for another try under the same key."""
     try:
-        accepted = gateway.ask(question["query"], question["conversation_id"], question["key"])
+        accepted = gateway.ask(
+            question["query"], question["conversation_id"], question["key"], question["images"]
+        )
     except GatewayError as error:
         unsent.keep(question, error)
         return

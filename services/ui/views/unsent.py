@@ -6,6 +6,7 @@ import streamlit as st
 
 from services.ui.client import GatewayError, Json
 from services.ui.text import answer_markdown, plain_markdown
+from services.ui.views import pictures
 from shared.prompts import HELP
 
 
@@ -34,6 +35,7 @@ def show(conversation_id: str | None, send: Callable[[Json], None]) -> None:
         _show_help([question])
         st.error(question["detail"], icon=":material/error:")
         st.markdown(plain_markdown(question["query"]))
+        pictures.tell_unsent(question["images"])
         again, discard = st.columns(2)
         again.button(
             "Send again", type="primary", key=f"send-again-{number}", on_click=send, args=(question,)
@@ -71,6 +73,7 @@ def tell(what_next: str) -> None:
     st.info(HELP, icon=":material/emergency:")
     for question in _all().values():
         st.markdown(plain_markdown(question["query"]))
+        pictures.tell_unsent(question["images"])
 
 
 def _all() -> dict[str, Json]:
