@@ -43,6 +43,11 @@ class PictureIntake:
         self._settings = settings
         self._one_thread = CapacityLimiter(1)
 
+    @property
+    def most(self) -> int:
+        """How many may come with one question; 0 where the model reads none."""
+        return self._settings.max_images if find_model(self._settings.model).reads_images else 0
+
     async def take(self, sent: Sequence[SentPicture]) -> list[PreparedPicture]:
         """The pictures of one request, in order.
 

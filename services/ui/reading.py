@@ -8,11 +8,16 @@ class Reading:
 
     def __init__(self, gateway: Gateway) -> None:
         self._call = gateway.call
+        self._file = gateway.file
 
     def conversation(self, conversation_id: str, *, revealed: bool = False) -> Json:
         """A conversation as an auditor reads it; unmasked only while a reveal lasts."""
         query = {"revealed": "true"} if revealed else {}
         return self._call("GET", _logged(conversation_id), params=query)
+
+    def image(self, conversation_id: str, image_id: str) -> bytes:
+        """A picture of it, as PNG, while a reveal lasts; each look is an event of the log."""
+        return self._file(f"{_logged(conversation_id)}/images/{in_path(image_id)}")
 
     def reveal(self, conversation_id: str, reason: str) -> Json:
         """See whom a conversation is about, for a while."""
@@ -32,6 +37,10 @@ class Reading:
     def emergency_conversation(self, grant_id: str) -> Json:
         """The conversation of an open emergency access of one's own."""
         return self._call("GET", f"/v1/break-glass/{in_path(grant_id)}/conversation")
+
+    def emergency_image(self, grant_id: str, image_id: str) -> bytes:
+        """A picture of it, as PNG; each look is an event of the log."""
+        return self._file(f"/v1/break-glass/{in_path(grant_id)}/images/{in_path(image_id)}")
 
     def end(self, grant_id: str) -> None:
         """End an emergency access."""

@@ -55,6 +55,8 @@ class MeView(BaseModel):
     answers_stopped: bool
     #: How many characters a question may have.
     max_query_chars: int
+    #: How many pictures may come with a question; 0 where the model sees none.
+    max_images: int
     #: For auditors: emergency accesses of admins that no auditor has acknowledged; 0 for all others.
     break_glass_waiting: int
     #: For auditors: accounts that were logged in to with a password that another set; 0 for all others.
@@ -102,6 +104,7 @@ def me(caller: AnyUser, gateway: GatewayDep) -> MeView:
         model=gateway.settings.model,
         answers_stopped=gateway.guards.now.stopped,
         max_query_chars=gateway.settings.max_query_chars,
+        max_images=gateway.pictures.most,
         break_glass_waiting=waiting,
         set_passwords_used=used,
         password_set_by=password.set_by_role if password else None,

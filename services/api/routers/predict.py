@@ -40,6 +40,8 @@ _FAILED = {
     "answers-stopped": 503,
     "adapter-unavailable": 503,
     "adapter-refused": 422,
+    "picture-unreadable": 422,
+    "no-pictures": 422,
 }
 
 

@@ -33,7 +33,11 @@ def show(gateway: Gateway, me: Json) -> None:
     if seen is None:
         return
     _identifiers(reading, seen)
-    transcript.show(seen, None if seen["erased"] else partial(_ask_for_review, Reviewing(gateway)))
+    transcript.show(
+        seen,
+        None if seen["erased"] else partial(_ask_for_review, Reviewing(gateway)),
+        None if seen["masked"] else partial(reading.image, conversation_id),
+    )
     _accesses(seen["accesses"])
 
 

@@ -190,4 +190,4 @@ def _read(reading: Reading, grant_id: str) -> None:
         return
     st.divider()
     st.button("Close the conversation", icon=":material/close:", on_click=_close)
-    transcript.show(seen)
+    transcript.show(seen, load_image=partial(reading.emergency_image, grant_id))

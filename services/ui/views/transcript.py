@@ -11,6 +11,7 @@ import streamlit as st
 
 from services.ui.client import Json
 from services.ui.text import moment, plain_markdown, words
+from services.ui.views import pictures
 
 #: Of each act of the guard what it is called, its colour and its sign.
 _ACTS = {
@@ -32,10 +33,15 @@ _CLOSED = "This text cannot be opened."
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 
 
-def show(transcript: Json, below_answer: Callable[[Json, int], None] | None = None) -> None:
+def show(
+    transcript: Json,
+    below_answer: Callable[[Json, int], None] | None = None,
+    load_image: Callable[[str], bytes] | None = None,
+) -> None:
     """All of a transcript, as the gateway gives it.
 
-    `below_answer` draws what a page has to say of an answer; it gets the turn and its number.
+    `below_answer` draws what a page has to say of an answer; it gets the turn and its number. `load_image`
+    gives the PNG of a picture's id; None where it may not be seen.
     """
     title = "Erased conversation" if transcript["erased"] else transcript["title"] or "Without a title"
     st.subheader(plain_markdown(title))
@@ -51,6 +57,7 @@ def show(transcript: Json, below_answer: Callable[[Json, int], None] | None = No
     for number, turn in enumerate(transcript["turns"]):
         with st.chat_message("user" if turn["role"] == "user" else "assistant"):
             _turn(turn, number, erased=transcript["erased"])
+            _pictures(turn["images"], load_image, erased=transcript["erased"])
             if below_answer is not None and turn["role"] != "user":
                 below_answer(turn, number)
 
@@ -93,6 +100,15 @@ def _turn(turn: Json, number: int, *, erased: bool) -> None:
     if turn["origin"] is not None:
         _ended(turn["origin"])
         _wrote(turn, number)
+
+
+def _pictures(images: list[Json], load: Callable[[str], bytes] | None, *, erased: bool) -> None:
+    if load is not None and not erased:
+        pictures.show_stored(images, load)
+    elif images:
+        count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+        why = "erased" if erased else "shown only where identifiers are: a picture cannot be masked"
+        st.caption(f":material/image: With {count}, {why}.")
 
 
 def _sentences(sentences: Iterable[Json], *, erased: bool) -> None:
