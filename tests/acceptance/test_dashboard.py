@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from models.demo.pictures import SIDES, Side, draw_picture
 from services.local import Stack
 from services.smoke import follow
 from services.smoke import log_in as client_of
 from tests.browsing import answer, ask, let_in, log_in, open_page
+from tests.drawn import encoded
 from tests.endless_model import write_endless_model
 from tests.support import wait_until
 
@@ -83,6 +87,22 @@ def test_a_nurse_logs_in_asks_and_sees_the_answer_with_its_disclaimer(
     pictures = Path(PICTURES) if PICTURES else tmp_path
     wait_until(lambda: page.get_by_test_id("stStatusWidget").count() == 0, 10)
     page.screenshot(path=pictures / "chat.png")
+    page.context.close()
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_model_sees_the_picture_that_a_nurse_sends(browser: Browser, demo: Stack, side: Side) -> None:
+    page = log_in(browser, demo)
+    drawn = Image.fromarray(draw_picture(side, np.random.default_rng(7)))
+    page.get_by_test_id("stChatInput").locator("input[type=file]").set_input_files(
+        {"name": "drawn.png", "mimeType": "image/png", "buffer": encoded(drawn)}
+    )
+    expect(page.get_by_test_id("stChatInput").get_by_text("drawn.png")).to_be_visible()
+    ask(page, "On which side is the bright patch?")
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    assert f"on the {side} side of the picture" in answer(page)
+    asked = page.get_by_test_id("stChatMessage").first
+    expect(asked.get_by_role("img").last).to_have_js_property("naturalWidth", drawn.width)
     page.context.close()
 
 
