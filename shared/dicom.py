@@ -43,6 +43,9 @@ _SYNTAXES = (
     JPEGBaseline8Bit,
     RLELossless,
 )
+_SEGMENTED = tuple(
+    f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue", "Alpha")
+)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422")
@@ -79,6 +82,8 @@ def _read(data: bytes, max_pixels: int) -> Image.Image:
     dataset = dcmread(io.BytesIO(data))
     if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
         raise BrokenPicture(f"This DICOM file says that a name may be written into its picture. {_EXPORT}")
+    if any(name in dataset for name in _SEGMENTED):  # some bytes of it may stand for any number of colours
+        raise BrokenPicture(f"The colours of this DICOM file are not read here. {_EXPORT}")
     if not any(name in dataset for name in _PIXELS):
         raise BrokenPicture(f"This DICOM file holds no picture. {_EXPORT}")
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -102,7 +107,7 @@ def _shown(pixels: _Pixels, dataset: Dataset) -> NDArray[np.uint8]:
     """What a screen shows, in 8 bits."""
     kind = str(dataset.PhotometricInterpretation)
     if kind in _COLOUR:
-        return _in_bytes(pixels, 0, 2 ** int(dataset.BitsStored) - 1)
+        return _in_bytes(pixels, 0, _largest(dataset.BitsStored))
     if kind == _PALETTE:
         pixels = apply_color_lut(pixels, dataset)
         return _in_bytes(pixels, 0, 2 ** (8 * pixels.itemsize) - 1)
@@ -116,12 +121,20 @@ def _shown(pixels: _Pixels, dataset: Dataset) -> NDArray[np.uint8]:
 
 def _range(shown: _Pixels, dataset: Dataset) -> tuple[float, float]:
     """What is black and what is white: of the window, or of the picture where the file has none."""
-    if dataset.get("VOILUTSequence"):
-        return 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    if dataset.get("VOILUTSequence") and "LUTData" in (table := dataset.VOILUTSequence[0]):
+        return 0, _largest(table.LUTDescriptor[2])
     if "WindowWidth" in dataset and "WindowCenter" in dataset:
         black, white = apply_windowing(np.array([-_FAR, _FAR]), dataset)
         return float(black), float(white)
     return float(shown.min()), float(shown.max())
+
+
+def _largest(bits: object) -> int:
+    """The largest number of so many bits. Raises BrokenPicture for what no file of this kind has."""
+    count = int(str(bits))
+    if not 1 <= count <= 16:
+        raise BrokenPicture(f"This DICOM file cannot be read. {_EXPORT}")
+    return (1 << count) - 1
 
 
 def _in_bytes(pixels: _Pixels, black: float, white: float) -> NDArray[np.uint8]:

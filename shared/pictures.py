@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 
 #: Width times height at most, unpacked: far above the 896 x 896 that MedGemma sees.
 MAX_PIXELS = 16_000_000
+#: Width or height at most: what is thinner than a hair is no picture, and takes long to shrink.
+MAX_SIDE = 30_000
 #: Of a file that comes with a question.
 MAX_FILE_BYTES = 10_000_000
 #: What is left of a picture that comes with a question, in pixels: the model sees no more.
@@ -39,6 +41,8 @@ class PreparedPicture:
     png: bytes
     width: int
     height: int
+    #: Of the file as it was sent, by which the same question is known again; empty where there was none.
+    sent_sha256: str = ""
 
 
 def prepare(data: bytes) -> PreparedPicture:
@@ -97,7 +101,7 @@ def _opened(file: IO[bytes], max_pixels: int, *, shrink: bool = False) -> Iterat
             with Image.open(file, formats=_FORMATS) as image:
                 if shrink:
                     image.draft(None, (_SHORT_SIDE, _SHORT_SIDE))
-                if image.width * image.height > max_pixels:
+                if image.width * image.height > max_pixels or max(image.size) > MAX_SIDE:
                     raise too_large(max_pixels)
                 yield image
     except BrokenPicture:
@@ -142,5 +146,8 @@ def _encode(image: Image.Image) -> bytes:
 
 
 def too_large(max_pixels: int) -> BrokenPicture:
-    """What to say of a picture of more than `max_pixels`."""
-    return BrokenPicture(f"The picture has more than {max_pixels // 10**6} million pixels. Shrink it.")
+    """What to say of a picture of more than `max_pixels`, or longer than MAX_SIDE."""
+    return BrokenPicture(
+        f"The picture has more than {max_pixels // 10**6} million pixels, or a side of more than "
+        f"{MAX_SIDE:,}. Shrink it."
+    )

@@ -4,7 +4,6 @@ Everything that belongs to a question is one transaction, which questions that a
 moment share; the bell rings after the commit.
 """
 
-import hashlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -72,7 +71,7 @@ class Question:
         """The same for the same question, also of a release that knew less of what can be asked."""
         asked = asdict(self)
         for each in (asked, *asked["given"]):
-            each["pictures"] = [hashlib.sha256(picture["png"]).hexdigest() for picture in each["pictures"]]
+            each["pictures"] = [picture["sent_sha256"] for picture in each["pictures"]]
             if not each["pictures"]:
                 del each["pictures"]
         for name in ("top_p", "seed", "stop", "given"):

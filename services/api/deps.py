@@ -11,10 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
-from starlette.datastructures import Headers
-from starlette.types import Scope as Connecting
 
-from services.api.errors import DATABASE_AWAY, ProblemResponse, refusal_of
 from services.api.identify import Caller, Knock
 from services.api.patience import in_time
 from services.api.state import Gateway
@@ -52,22 +49,6 @@ async def get_principal(request: Request, bearer: Annotated[str | None, Depends(
             "Too many requests in one minute; wait and try again.", retry_after_s=caller.wait_s
         )
     return caller.principal
-
-
-async def refuse_strangers(scope: Connecting) -> ProblemResponse | None:
-    """Why whoever sends this is nobody whose body is worth much memory; None for a caller who is known.
-
-    Anything else that may be wrong, such as a database that is away, is told by the route.
-    """
-    bearer = Headers(scope=scope).get("authorization", "").partition(" ")[2].strip()
-    door: Together[Knock, Caller] = scope["app"].state.door
-    try:
-        await in_time(door(Knock(bearer, watching=True)))
-    except NotAuthenticated as error:
-        return refusal_of(error)
-    except DATABASE_AWAY:
-        return None
-    return None
 
 
 def act_of(request: Request) -> dict[str, str]:

@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from services.api import errors
 from services.api.ask import accept
-from services.api.deps import refuse_strangers
 from services.api.description import Described
 from services.api.identify import identify
+from services.api.large_bodies import LargeBodies, help_line
 from services.api.maintenance import Maintenance
 from services.api.middleware import Around, Larger
 from services.api.openai_shape import in_shape_of
@@ -54,6 +54,7 @@ from services.api.signing import Signing
 from services.api.state import open_gateway
 from services.api.streaming import News
 from services.api.together import Together
+from shared.catalogue import find_model
 from shared.guard.policy import MOST_BYTES
 from shared.settings import Settings, get_settings
 
@@ -144,11 +145,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app, in_shape_of)
     for module in ROUTERS:
         app.include_router(module.router)
-    with_pictures = settings.max_body_bytes + settings.max_images * MAX_IMAGE_CHARS
+    images = settings.max_images if find_model(settings.model).reads_images else 0
+    with_pictures = settings.max_body_bytes + images * MAX_IMAGE_CHARS
+    admit = LargeBodies().admit
     larger = [
         Larger("POST", "/v1/datasets", settings.max_dataset_bytes),
         Larger("POST", "/v1/guard/policies", MOST_BYTES + settings.max_body_bytes),
-        *(Larger("POST", path, with_pictures, refuse_strangers) for path in PATHS_WITH_PICTURES),
+        *(Larger("POST", path, with_pictures, admit, help_line) for path in PATHS_WITH_PICTURES),
     ]
     app.add_middleware(Around, max_body_bytes=settings.max_body_bytes, shape=in_shape_of, larger=larger)
     return app

@@ -1,9 +1,10 @@
 """What happens around every request: a body limit, safe headers, metrics. It knows no route."""
 
 import re
+import string
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -20,6 +21,10 @@ _HEADERS = [
 ]
 
 
+#: What base64 is written in within JSON, where "/" may be written "\\/" and a line may end.
+_BASE64 = string.ascii_letters.encode() + string.digits.encode() + b"+/=\\"
+
+
 class BodyTooLarge(Exception):
     """The body is larger than allowed; the rest of it was not read."""
 
@@ -31,9 +36,12 @@ class Larger(NamedTuple):
     #: A pattern of the whole path.
     path: str
     most: int
-    #: Says why whoever asks may send no body of that size, before any of it is read; None: they may. The head
-    #: of the request must tell the size then.
-    refuse: Callable[[Scope], Awaitable[ProblemResponse | None]] | None = None
+    #: Gives why whoever asks may not send so many bytes, before any is read; None: they may, while it lasts.
+    #: The head of the request must tell the size then, and more than others may send is base64 only: what
+    #: else there is takes many times its size to read.
+    admit: Callable[[Scope, int], AbstractAsyncContextManager[ProblemResponse | None]] | None = None
+    #: What is added to a refusal.
+    advice: Callable[[Scope], str] = lambda _: ""
 
 
 class Around:
@@ -57,17 +65,20 @@ class Around:
             await self._app(scope, receive, send)
             return
         larger = self._find_larger(scope)
-        most = self._max_body_bytes if larger is None else larger.most
-        if larger and larger.refuse and not _announces_more(scope, self._max_body_bytes):
+        most, size = self._max_body_bytes if larger is None else larger.most, _announced(scope)
+        admitted = larger is not None and larger.admit is not None and size > self._max_body_bytes
+        if larger is not None and larger.admit is not None and not admitted:
             most = self._max_body_bytes
-        begun, status, read, too_large = time.perf_counter(), 500, 0, False
+        begun, status, read, plain, too_large = time.perf_counter(), 500, 0, 0, False
         refusing = started = False
 
         async def limited() -> Message:
-            nonlocal read, too_large
+            nonlocal read, plain, too_large
             message = await receive()
             read += len(message.get("body", b""))
-            if read > most:
+            if admitted:
+                plain += len(message.get("body", b"").translate(None, _BASE64))
+            if read > most or plain > self._max_body_bytes:
                 too_large = True
                 raise BodyTooLarge
             return message
@@ -83,18 +94,18 @@ class Around:
             await send(message)
 
         try:
-            too_large = _announces_more(scope, most)
-            if larger and larger.refuse and most > self._max_body_bytes and not too_large:
-                refused = await larger.refuse(scope)
-                if refused is not None:
-                    await self._shape(scope["path"], refused)(scope, receive, decorated)
-                    return
+            too_large = size > most
             if not too_large:
-                with suppress(BodyTooLarge):
-                    await self._app(scope, limited, decorated)
+                async with _admission(larger if admitted else None, scope, size) as refused:
+                    if refused is not None:
+                        await self._shape(scope["path"], refused)(scope, receive, decorated)
+                        return
+                    with suppress(BodyTooLarge):
+                        await self._app(scope, limited, decorated)
             if too_large:
                 refusing = True
-                await self._shape(scope["path"], _refusal(most))(scope, receive, decorated)
+                told = _refusal(most, plain > self._max_body_bytes, larger.advice(scope) if larger else "")
+                await self._shape(scope["path"], told)(scope, receive, decorated)
         except Exception as error:
             # caught here, since the server would log the message of whatever gets past
             answer = self._shape(scope["path"], unexpected(Request(scope), error))
@@ -112,13 +123,24 @@ class Around:
         return None
 
 
-def _announces_more(scope: Scope, most: int) -> bool:
+def _admission(
+    larger: Larger | None, scope: Scope, size: int
+) -> AbstractAsyncContextManager[ProblemResponse | None]:
+    return nullcontext() if larger is None or larger.admit is None else larger.admit(scope, size)
+
+
+def _announced(scope: Scope) -> int:
+    """The body's size by the request's head; 0 where it tells none."""
     for name, value in scope["headers"]:
-        if name == b"content-length":
-            return value.isdigit() and int(value) > most
-    return False
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
 
 
-def _refusal(most: int) -> ProblemResponse:
+def _refusal(most: int, is_plain: bool, advice: str) -> ProblemResponse:
+    """`is_plain`: that it is not so much of base64."""
     detail = f"The body may have at most {most} bytes; send less."
+    if is_plain:
+        detail = "The body has too much besides pictures; send less."
+    detail = f"{detail} {advice}".rstrip()
     return problem(413, "body-too-large", detail, headers={"Connection": "close"})

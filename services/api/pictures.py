@@ -1,19 +1,30 @@
-"""Takes in the pictures of a question: from base64 to what is kept. It stores none, and fetches none."""
+"""Takes in the pictures of a question: from base64 to what is kept. It opens, stores and fetches none."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 
+from shared.auth.sessions import Principal
 from shared.catalogue import find_model
-from shared.errors import InvalidInput, PictureRefused, TooLarge
-from shared.pictures import MAX_FILE_BYTES, BrokenPicture, PictureBomb, PreparedPicture, prepare
+from shared.errors import InvalidInput, PictureRefused, TooLarge, Unavailable
+from shared.guard.verdict import Action
+from shared.opening import open_apart
+from shared.pictures import MAX_FILE_BYTES, BrokenPicture, PictureBomb, PreparedPicture
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from services.api.state import Gateway
 
 #: Characters of the base64 of the largest file, with room for a head and line breaks.
 MAX_IMAGE_CHARS = MAX_FILE_BYTES * 4 // 3 * 81 // 80
+#: Pictures that are opened at a time, and how long one waits for its turn, in seconds.
+_AT_ONCE, _PATIENCE_S = 2, 30.0
 _HEAD = re.compile(r"data:[\w.+/-]*;base64,", re.ASCII | re.IGNORECASE)
 _NO_BASE64 = "This is no base64. Send the bytes of a PNG, JPEG, WebP or DICOM file in base64."
 _TOO_LARGE = f"The file has more than {MAX_FILE_BYTES // 10**6} MB. Shrink the picture, or save it as JPEG."
@@ -37,11 +48,11 @@ def check_text(text: str, settings: Settings) -> None:
 
 
 class PictureIntake:
-    """Opens pictures one after the other in one thread: one is in memory at a time, however many ask."""
+    """Opens pictures in processes of their own, few at a time, however many ask."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._one_thread = CapacityLimiter(1)
+        self._places = CapacityLimiter(_AT_ONCE)
 
     @property
     def most(self) -> int:
@@ -51,7 +62,8 @@ class PictureIntake:
     async def take(self, sent: Sequence[SentPicture]) -> list[PreparedPicture]:
         """The pictures of one request, in order.
 
-        Raises PictureRefused, or InvalidInput for too many or a model that reads none.
+        Raises PictureRefused, Unavailable when others' pictures take too long, or InvalidInput for too many
+        or a model that reads none.
         """
         if not sent:
             return []
@@ -61,17 +73,38 @@ class PictureIntake:
         if len(sent) > self._settings.max_images:
             most = self._settings.max_images
             raise InvalidInput(f"A question may come with at most {most} pictures; send fewer.")
-        return [await to_thread.run_sync(_prepared, each, limiter=self._one_thread) for each in sent]
+        return [await self._opened(each) for each in sent]
+
+    async def _opened(self, sent: SentPicture) -> PreparedPicture:
+        with move_on_after(_PATIENCE_S):
+            return await to_thread.run_sync(_prepared, sent, limiter=self._places)
+        raise Unavailable("Too many pictures wait to be opened; send the question again in a minute.")
+
+
+async def take_unless_in_need(
+    gateway: "Gateway", caller: Principal, query: str, sent: Sequence[SentPicture]
+) -> tuple[PreparedPicture, ...]:
+    """As `PictureIntake.take`. None of whoever is in need, who is told at once where help is found: no
+    picture changes that, and to open some takes time.
+    """
+    if not sent:
+        return ()
+    screen = partial(gateway.guard.screen_at_once, query[: gateway.settings.max_query_chars], caller.audience)
+    verdict = await gateway.threads.in_time(screen)
+    return () if verdict.action is Action.CRISIS else tuple(await gateway.pictures.take(sent))
 
 
 def _prepared(sent: SentPicture) -> PreparedPicture:
     """Raises PictureRefused."""
+    data = _decoded(sent)
     try:
-        return prepare(_decoded(sent))
+        return replace(open_apart(data), sent_sha256=hashlib.sha256(data).hexdigest())
     except BrokenPicture as error:
         raise PictureRefused(sent.field, error.advice or _BROKEN) from None
     except PictureBomb:
         raise PictureRefused(sent.field, _BOMB) from None
+    except OSError:
+        raise Unavailable("No picture can be opened right now; send the question again.") from None
 
 
 def _decoded(sent: SentPicture) -> bytes:

@@ -64,6 +64,7 @@ class AskBody(Body):
     )
     images: list[str] = Field(
         [],
+        max_length=16,  # the setting's own limit: of more, each would be looked at for what is wrong
         description="Pictures that the question is about: each a PNG, JPEG, WebP or DICOM file of at most "
         "10 MB in base64, with or without a `data:image/…;base64,` before it. Four at most, unless the "
         "operator chose another number. What the file says besides its picture is not kept.",

@@ -12,6 +12,8 @@ from services.api.schemas import Body, GuardView, ModelView
 
 _MOST_STOPS, _STOP_CHARS = 4, 64
 _MOST_MESSAGES = 500
+#: Of one message.
+_MOST_PARTS = 256
 _READ = ("text", "image_url")
 
 
@@ -72,7 +74,11 @@ class ChatMessage(_Lenient):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None,
+        str
+        | Annotated[
+            list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(max_length=_MOST_PARTS)
+        ]
+        | None,
         BeforeValidator(_only_what_is_read),
     ] = Field(
         None,

@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 
 from shared.conversations import Conversations
 from shared.db import Database
-from shared.db.tables import conversations, data_keys, jobs
+from shared.db.tables import conversations, data_keys, jobs, pictures
 from shared.db.tables_review import review_items, reviews
 from shared.privacy.envelope import CannotDecrypt, Envelope
 from shared.review.records import corrected_place
@@ -72,6 +72,8 @@ def find_corrections(connection: Connection) -> list[Correction]:
             given.c.place == 1,
             review_items.c.closed_at.is_not(None),
             jobs.c.question_id.is_not(None),
+            # a row without them would teach to describe pictures that are not there
+            ~exists().where(pictures.c.message_id == jobs.c.question_id),
             conversations.c.hidden_at.is_(None),
             data_keys.c.wrapped_key.is_not(None),
         )

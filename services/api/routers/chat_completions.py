@@ -21,7 +21,7 @@ from services.api.deps import Asker, GatewayDep
 from services.api.errors import DATABASE_AWAY, ProblemResponse, document, problem
 from services.api.openai_shape import chat_error, in_shape_of
 from services.api.patience import forget, in_time
-from services.api.pictures import check_text
+from services.api.pictures import check_text, take_unless_in_need
 from services.api.routers.models import adapter_named
 from services.api.routers.predict import (
     ASKS,
@@ -82,7 +82,9 @@ async def complete(
     """
     check_text("".join(message.text for message in body.messages), gateway.settings)
     adapter = adapter_named(gateway.settings.model, body.model)
-    question = question_of(body, adapter, await gateway.pictures.take(pictures_in(body)))
+    said_last = next((said.text for said in reversed(body.messages) if said.role == "user" and said.text), "")
+    pictures = await take_unless_in_need(gateway, caller, said_last, pictures_in(body))
+    question = question_of(body, adapter, pictures)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     answering = _Answering(gateway, news, caller, job, cancels=idempotency_key is None)
     if body.stream:

@@ -233,7 +233,7 @@ async def ask_in_conversation(
     idempotency_key: IdempotencyKey = None,
 ) -> Response | AnswerView:
     """Ask on. Answers 202 with the job at once, unless `Prefer: wait=N` is sent."""
-    question = await question_of(gateway, body, conversation)
+    question = await question_of(gateway, caller, body, conversation)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     return await respond(gateway, news, caller, job, prefer, usual_wait_s=0.0)
 

@@ -13,7 +13,7 @@ from services.api.deps import Asker, GatewayDep
 from services.api.errors import ProblemResponse, document, problem
 from services.api.in_need import help_first
 from services.api.patience import in_time
-from services.api.pictures import SentPicture, check_text
+from services.api.pictures import SentPicture, check_text, take_unless_in_need
 from services.api.schemas import AnswerView, AskBody, ErrorView, JobView, PredictBody
 from services.api.state import Gateway
 from services.api.streaming import News, wait_for_end
@@ -123,13 +123,15 @@ async def predict(
     When the answer takes longer than the wait, 202 and the job come instead, and the answer goes on.
     When it failed or was cancelled, the problem names its job and conversation.
     """
-    question = await question_of(gateway, body, body.conversation_id)
+    question = await question_of(gateway, caller, body, body.conversation_id)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     usual_wait_s = gateway.settings.wait_limit_s
     return await respond(gateway, news, caller, job, prefer, usual_wait_s=usual_wait_s)
 
 
-async def question_of(gateway: Gateway, body: AskBody, conversation_id: str | None) -> Question:
+async def question_of(
+    gateway: Gateway, caller: Principal, body: AskBody, conversation_id: str | None
+) -> Question:
     """The question in a request's body. Raises TooLarge, or as `PictureIntake.take`."""
     check_text(body.query, gateway.settings)
     sent = [SentPicture(each, f"images.{number}") for number, each in enumerate(body.images)]
@@ -139,7 +141,7 @@ async def question_of(gateway: Gateway, body: AskBody, conversation_id: str | No
         max_new_tokens=body.max_new_tokens,
         temperature=body.temperature,
         adapter=body.adapter,
-        pictures=tuple(await gateway.pictures.take(sent)),
+        pictures=await take_unless_in_need(gateway, caller, body.query, sent),
     )
 
 

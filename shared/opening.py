@@ -1,0 +1,77 @@
+"""A process that opens one picture: `python -m shared.opening`. What a file can do to a decoder it does
+there.
+
+It reads the file from its standard input and prints one line of JSON, `{"width", "height"}` or `{"refused"}`,
+and after the former the PNG. It has no secret in its environment, and little time and memory: pictures come
+from whoever asks, and libraries that unpack them can be made to work for hours or to fill gigabytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+from shared.pictures import BrokenPicture, PictureBomb, PreparedPicture, prepare
+
+#: Of the processor: a picture of 16 million pixels takes 2, a mammogram of that size 4.
+_CPU_S = 10
+#: Until it is given up, whatever else the machine does.
+_PATIENCE_S = 25
+#: Of addresses; what a mammogram of 16 million pixels takes, with room.
+_MEMORY = 3 * 2**30
+_TOO_MUCH = "Too much work is hidden in this picture. Open it and save it anew as PNG or JPEG."
+
+
+def open_apart(data: bytes) -> PreparedPicture:
+    """As `shared.pictures.prepare`, in a process of its own. Raises as that, and OSError when none starts."""
+    try:
+        ended = subprocess.run(
+            # -P: nothing is imported from the folder that one happens to be in
+            [sys.executable, "-P", "-m", "shared.opening"],
+            input=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "OPENBLAS_NUM_THREADS": "1",  # each would take addresses for itself
+                "OMP_NUM_THREADS": "1",
+            },
+            timeout=_PATIENCE_S,
+            process_group=0,  # Ctrl-C is for who started it
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BrokenPicture(_TOO_MUCH) from None
+    head, _, png = ended.stdout.partition(b"\n")
+    if ended.returncode != 0 or not head:  # killed by its limits, or by a decoder's fault
+        raise BrokenPicture(_TOO_MUCH)
+    told = json.loads(head)
+    if "refused" in told:
+        raise PictureBomb if told["refused"] == "bomb" else BrokenPicture(told["advice"])
+    return PreparedPicture(png=png, width=told["width"], height=told["height"])
+
+
+def main() -> int:
+    """Open what comes on standard input."""
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the picture would be in it
+    told: dict[str, object]
+    png = b""
+    try:
+        prepared = prepare(sys.stdin.buffer.read())
+        told = {"width": prepared.width, "height": prepared.height}
+        png = prepared.png
+    except BrokenPicture as error:
+        told = {"refused": "broken", "advice": error.advice}
+    except (PictureBomb, MemoryError):
+        told = {"refused": "bomb"}
+    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + png)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
