@@ -97,9 +97,11 @@ def _print(found: "Check") -> None:
             f"up to {found.answers} at a time in {found.base_cache_tokens:,} tokens of cache; "
             f"{found.whole_answers} of them may take all of a context of {found.context_tokens:,} tokens"
         )
-        if found.picture_cache_tokens:
+        if found.image_tokens:
             lines["pictures"] = (
                 f"{found.picture_cache_tokens:,} tokens of cache for the questions that come with them"
+                if found.picture_cache_tokens
+                else "none: there is no memory for them, and a question that comes with one is not answered"
             )
         lines["adapters"] = (
             f"{found.adapters} ready at a time of MEDICHAT_MAX_ADAPTERS_LOADED={found.wanted_adapters}, "

@@ -72,6 +72,8 @@ def read_dicom(data: bytes, *, max_pixels: int) -> Image.Image:
             return _read(data, max_pixels)
     except (BrokenPicture, PictureBomb):
         raise
+    except MemoryError:
+        raise PictureBomb from None
     except Exception:  # whatever a broken file makes of the reader
         raise BrokenPicture(f"This DICOM file cannot be read. {_EXPORT}") from None
 

@@ -25,12 +25,12 @@ _MEMORY = 3 * 2**30
 _TOO_MUCH = "Too much work is hidden in this picture. Open it and save it anew as PNG or JPEG."
 
 
-def open_apart(data: bytes) -> PreparedPicture:
+def open_apart(data: bytes, *, cpu_s: int = _CPU_S, memory: int = _MEMORY) -> PreparedPicture:
     """As `shared.pictures.prepare`, in a process of its own. Raises as that, and OSError when none starts."""
     try:
         ended = subprocess.run(
             # -P: nothing is imported from the folder that one happens to be in
-            [sys.executable, "-P", "-m", "shared.opening"],
+            [sys.executable, "-P", "-m", "shared.opening", str(cpu_s), str(memory)],
             input=data,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -55,9 +55,10 @@ def open_apart(data: bytes) -> PreparedPicture:
 
 
 def main() -> int:
-    """Open what comes on standard input."""
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    """Open what comes on standard input, within so many seconds and bytes as the command line says."""
+    cpu_s, memory = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the picture would be in it
     told: dict[str, object]
     png = b""

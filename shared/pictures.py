@@ -106,7 +106,7 @@ def _opened(file: IO[bytes], max_pixels: int, *, shrink: bool = False) -> Iterat
                 yield image
     except BrokenPicture:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         raise PictureBomb from None
     except Exception:  # decoders raise whatever they like on bad bytes
         raise BrokenPicture from None

@@ -29,6 +29,11 @@ class LargeBodies:
         self._held = 0
         self._of: Counter[str] = Counter()
 
+    @property
+    def held(self) -> int:
+        """Bytes of those that are let in now."""
+        return self._held
+
     @asynccontextmanager
     async def admit(self, scope: Scope, size: int) -> AsyncIterator[ProblemResponse | None]:
         """Why a body of so many bytes is not read; None, and its room is kept while this lasts.

@@ -54,7 +54,6 @@ from services.api.signing import Signing
 from services.api.state import open_gateway
 from services.api.streaming import News
 from services.api.together import Together
-from shared.catalogue import find_model
 from shared.guard.policy import MOST_BYTES
 from shared.settings import Settings, get_settings
 
@@ -145,9 +144,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app, in_shape_of)
     for module in ROUTERS:
         app.include_router(module.router)
-    images = settings.max_images if find_model(settings.model).reads_images else 0
-    with_pictures = settings.max_body_bytes + images * MAX_IMAGE_CHARS
-    admit = LargeBodies().admit
+    with_pictures = settings.max_body_bytes + settings.max_images * MAX_IMAGE_CHARS
+    app.state.large_bodies = LargeBodies()
+    admit = app.state.large_bodies.admit
     larger = [
         Larger("POST", "/v1/datasets", settings.max_dataset_bytes),
         Larger("POST", "/v1/guard/policies", MOST_BYTES + settings.max_body_bytes),

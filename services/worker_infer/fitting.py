@@ -52,11 +52,13 @@ def share_cache(*, affordable: int, context_tokens: int, requests: int, views: i
 def share_for_pictures(*, affordable: int, context_tokens: int, requests: int) -> int:
     """How many of the tokens of cache that the memory has room for are kept for requests with pictures.
 
-    A small share, but one whole answer at least, as long as text has room for one too; never more than
-    `requests` at half the context want.
+    A small share, but one whole answer at least; never more than `requests` at half the context want. None
+    where there is no room for a whole answer beside one of text: a conversation with a picture would come to
+    its end once it is longer than the share.
     """
     wanted = max(context_tokens, min(affordable // _SHARE, requests * context_tokens // 2))
-    return max(0, min(wanted, affordable - context_tokens))
+    share = min(wanted, affordable - context_tokens)
+    return share if share >= context_tokens else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class CacheRoom:
     context_tokens: int
     bytes_per_token: int
     affordable_tokens: int
-    #: Those of them that are kept for requests with pictures.
+    #: Those of them that are kept for requests with pictures; 0: none are taken.
     picture_tokens: int
     #: Of the others. None: not even one answer fits.
     shares: CacheShares | None

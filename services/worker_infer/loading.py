@@ -128,16 +128,16 @@ def open_model(settings: Settings, database: Database | None = None) -> Model:
             source=copies,
             free_bytes=lambda: device_memory(device)[0],
             picture_limits=PictureLimits(context_tokens=context_tokens, cache_tokens=room.picture_tokens)
-            if entry.reads_images
+            if room.picture_tokens
             else None,
         ),
         source=copies,
         text=ChatText(
             loaded.tokenizer,
-            picture_tokens=loaded.model.config.mm_tokens_per_image if entry.reads_images else 0,
+            picture_tokens=loaded.model.config.mm_tokens_per_image if room.picture_tokens else 0,
         ),
         context_tokens=context_tokens,
-        pictures=PictureReader(loaded.model.config) if entry.reads_images else None,
+        pictures=PictureReader(loaded.model.config) if room.picture_tokens else None,
         memory=memory_name(_gpu_uuid(device)),
     )
 
@@ -189,6 +189,7 @@ def load_model(
             "or set MEDICHAT_MODEL_PATH to its folder."
         ) from error
     model.requires_grad_(False)
+    _keep_odd_layers_whole(model)
     return LoadedModel(
         model=cast(Any, model).eval(),
         tokenizer=tokenizer,
@@ -222,6 +223,20 @@ def _share_processors(model: PreTrainedModel) -> None:
     weights = sum(parameter.numel() for parameter in model.parameters())
     if "OMP_NUM_THREADS" not in os.environ and model.device.type == "cpu" and weights <= _ONE_THREAD_WEIGHTS:
         torch.set_num_threads(1)
+
+
+def _keep_odd_layers_whole(model: PreTrainedModel) -> None:
+    """Leave 4-bit layers as they are that bitsandbytes' kernel for AVX512_BF16 cannot pack.
+
+    It packs 32 rows and 64 columns at a time, and fails at a layer's first pass otherwise: in MedGemma's
+    vision tower (4,304), so that the first picture would (bitsandbytes 0.50,
+    `_convert_weight_packed_for_cpu`).
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            linear = cast(torch.nn.Linear, module)
+            if linear.out_features % 32 or linear.in_features % 64:
+                cast(Any, module).support_avx512bf16_for_cpu = False
 
 
 def _quantisation_config(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig | None:

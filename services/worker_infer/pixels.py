@@ -22,7 +22,7 @@ class PictureUnreadable(InvalidInput):
 
 
 class NoPictures(InvalidInput):
-    """The model that answers now reads no pictures; ask without them."""
+    """The model that answers now reads no pictures, or has no memory for them; ask without them."""
 
     code = "no-pictures"
 

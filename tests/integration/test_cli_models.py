@@ -118,7 +118,7 @@ def test_weights_that_leave_no_room_for_an_answer_do_not_fit(machine: Machine, t
 
 
 def test_adapters_that_find_no_room_are_told(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.has(4 * CATALOGUE["demo"].parameters + 4 * 4 * 2048 * 3072 + 10)
+    machine.has(4 * CATALOGUE["demo"].parameters + 4 * 5 * 2048 * 3072 + 10)
     assert cli.main(["models", "check"]) == 0
     assert "It fits, but not with 3 adapters: set MEDICHAT_MAX_ADAPTERS_LOADED=2." in capsys.readouterr().out
 

@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from PIL import Image
 
 from models.demo.pictures import answer, draw_picture
 from services.worker_infer.engines.base import GenerationRequest
 from services.worker_infer.fitting import choose_device, choose_dtype
-from services.worker_infer.loading import LoadedModel, expected_memory, load_model, open_model
+from services.worker_infer.loading import (
+    LoadedModel,
+    _keep_odd_layers_whole,
+    expected_memory,
+    load_model,
+    open_model,
+)
 from services.worker_infer.text import Turn
 from shared.catalogue import CATALOGUE, CatalogueModel, ModelClass, Quantisation, find_model
 from shared.errors import InvalidInput, Unavailable
@@ -196,3 +203,13 @@ def test_a_small_model_computes_on_one_thread_unless_told(
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_layers_that_a_kernel_for_4_bits_cannot_pack_stay_as_they_are() -> None:
+    """As on a processor with AVX512_BF16, which most machines have not: the layers are told so."""
+    sides = {"even": (64, 32), "rows": (64, 48), "columns": (96, 32)}
+    layers = torch.nn.ModuleDict({name: Linear4bit(*each) for name, each in sides.items()})
+    for layer in layers.values():
+        layer.support_avx512bf16_for_cpu = True
+    _keep_odd_layers_whole(layers)
+    assert [name for name, layer in layers.items() if layer.support_avx512bf16_for_cpu] == ["even"]

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.requests import RequestState
 from models.demo.pictures import QUESTIONS, SIDES, Side, answer, draw_picture
 from services.worker_infer.engines.base import FinishReason, GenerationRequest, Sampling, TokenStream
 from services.worker_infer.engines.errors import EngineCrashed, EngineUnavailable, OutOfMemory, RequestTooLong
+from services.worker_infer.engines.picture_batch import PictureBatch
 from services.worker_infer.engines.pictures import PictureEngine, PictureLimits
 from services.worker_infer.engines.sampling import next_tokens
 from services.worker_infer.engines.view import make_view
@@ -45,9 +46,15 @@ def demo() -> LoadedModel:
     return load_model(CATALOGUE["demo"], device=torch.device("cpu"), dtype=torch.float32)
 
 
-def started(demo: LoadedModel, limits: PictureLimits = LIMITS) -> PictureEngine:
+def started(
+    demo: LoadedModel, limits: PictureLimits = LIMITS, beside: Callable[[], int] = lambda: 0
+) -> PictureEngine:
     engine = PictureEngine(
-        stop_token_ids=demo.stop_token_ids, soft_token_id=SOFT, tokens_per_picture=TOKENS, limits=limits
+        stop_token_ids=demo.stop_token_ids,
+        soft_token_id=SOFT,
+        tokens_per_picture=TOKENS,
+        limits=limits,
+        beside=beside,
     )
     engine.start()
     return engine
@@ -233,9 +240,9 @@ def test_a_request_beyond_its_share_of_the_memory_is_refused(demo: LoadedModel) 
 
 
 @pytest.mark.parametrize(
-    ("affordable", "share"), [(100_000, 12_500), (9_000, 2_000), (3_000, 1_000), (900, 0), (10**7, 32_000)]
+    ("affordable", "share"), [(100_000, 12_500), (9_000, 2_000), (4_000, 2_000), (3_999, 0), (10**7, 32_000)]
 )
-def test_pictures_get_a_small_share_but_room_for_one_answer_after_text_has_it(
+def test_pictures_get_a_small_share_with_room_for_one_answer_after_text_has_it_or_none(
     affordable: int, share: int
 ) -> None:
     assert share_for_pictures(affordable=affordable, context_tokens=2_000, requests=32) == share
@@ -306,6 +313,41 @@ def test_only_a_request_that_ran_alone_is_blamed_for_the_memory(
     for stream in streams:
         with pytest.raises(error):
             drained(stream)
+
+
+def test_one_beside_which_text_is_answered_is_not_blamed_for_the_memory(demo: LoadedModel) -> None:
+    engine = started(demo, beside=lambda: 1)
+    view = make_view(demo.model)
+    stream = engine.submit(asked(demo)[0], view)
+    next(stream)
+    break_once(view, NO_MEMORY)
+    with pytest.raises(EngineCrashed):
+        drained(stream)
+    engine.close()
+
+
+def test_pixels_are_let_go_once_they_are_seen(demo: LoadedModel) -> None:
+    batch = PictureBatch(demo.model, asked(demo))
+    batch.advance()
+    assert all(each.pixel_values is None for each in batch._requests)
+
+
+def test_a_drain_that_comes_late_keeps_it_closed(demo: LoadedModel) -> None:
+    engine = started(demo)
+    engine.close()
+    engine.drain()
+    assert engine.health().detail == "closed"
+
+
+def test_a_token_is_drawn_by_the_place_after_what_is_read(demo: LoadedModel) -> None:
+    wanted = replace(asked(demo)[0], sampling=ENDLESS)
+    scores: list[torch.Tensor] = []
+    hook = demo.model.register_forward_hook(lambda *passed: scores.append(passed[-1].logits[:, -1].float()))
+    batch = PictureBatch(demo.model, [wanted])
+    drawn = [batch.advance()[0] for _ in range(3)]
+    hook.remove()
+    places = range(len(wanted.prompt_token_ids), len(wanted.prompt_token_ids) + 3)
+    assert drawn == [next_tokens(each, [(ENDLESS, at)])[0] for each, at in zip(scores, places, strict=True)]
 
 
 def test_one_that_shall_run_alone_does_so(engine: PictureEngine, demo: LoadedModel) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from shared.privacy.envelope import KeyDestroyed
 from tests.conftest import MakeApi
 from tests.drawn import colour_of, encoded, image
 from tests.integration.test_access import details_of
-from tests.support import Api, ask_async, assert_problem
+from tests.support import Api, ask_async, assert_problem, wait_until
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -163,11 +164,44 @@ def test_a_model_that_reads_none_says_so(make_api: MakeApi) -> None:
     assert kept(api, conversations) == 0
 
 
-def test_a_person_in_need_reads_where_help_is_though_a_picture_is_refused(api: Api) -> None:
-    body = {"query": "I want to kill myself", "images": [BROKEN]}
-    response = api.log_in().post("/predict", json=body)
-    assert response.status_code == 422
-    assert response.json()["help"]
+@pytest.mark.parametrize("sent", [image(), BROKEN])
+def test_a_person_in_need_is_answered_at_once_whatever_picture_comes_along(api: Api, sent: str) -> None:
+    response = api.log_in().post("/predict", json={"query": "I want to kill myself", "images": [sent]})
+    assert response.status_code == 200
+    assert response.json()["guard"]["action"] == "crisis"
+    assert kept(api) == 0  # none was opened
+
+
+def test_a_person_in_need_reads_where_help_is_though_the_pictures_are_too_large(api: Api) -> None:
+    body = {"query": "I want to kill myself", "images": ["A" * 60_000_000]}
+    detail = assert_problem(api.log_in().post("/predict", json=body), 413, "body-too-large")
+    assert api.gateway.help_line in detail
+
+
+def test_a_large_body_is_base64_only(api: Api) -> None:
+    client = api.log_in()
+    numbers, blanks = b'{"query":"?","images":[' + b"1," * 300_000 + b"1]}", b'{"query":"' + b" " * 600_000
+    for body in (numbers, blanks + b'"}'):
+        response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert "besides pictures" in assert_problem(response, 413, "body-too-large")
+
+
+def test_one_persons_large_bodies_take_little_room_at_a_time(api: Api) -> None:
+    person = api.person()
+    token, at = api.token(person), httpx.URL(api.url)
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: {at.host}\r\nAuthorization: Bearer {token}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 51000000\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(socket.create_connection((at.host, at.port or 80), timeout=10)) for _ in "12"
+        )
+        first.sendall(head.encode())
+        wait_until(lambda: api.app.state.large_bodies.held, 10, "for the first to be let in")
+        second.sendall(head.encode())
+        assert second.recv(1000).startswith(b"HTTP/1.1 429")
+    wait_until(lambda: not api.app.state.large_bodies.held, 10, "for the first to be let go")
 
 
 def test_another_answer_is_to_the_same_pictures(api: Api) -> None:

@@ -22,6 +22,7 @@ from shared.review.rules import HOLD
 from shared.training.dataset_files import place_of, raw_path
 from shared.training.states import BASE
 from tests.conftest import MakeApi
+from tests.drawn import image
 from tests.integration.test_access import details_of
 from tests.integration.test_validate import Dataset as Upload
 from tests.support import Api, Person, ask_async
@@ -430,6 +431,17 @@ def test_rows_of_corrections_are_refused_to_admins_and_the_refusal_is_logged(api
     assert [event.object for event in api.audit("access.denied")] == [f"dataset:{dataset}"] * 2
     assert not api.audit("dataset.rows_read")
     assert admin.get(f"/v1/datasets/{dataset}").status_code == 200
+
+
+def test_an_answer_about_a_picture_teaches_nothing_without_it(api: Api) -> None:
+    auditor = api.log_in(Role.AUDITOR)
+    corrected(api, auditor)
+    ask_async(api.log_in(), QUESTION, images=[image()])
+    job = api.claim()
+    api.release(job, "See a doctor.")
+    api.finish(job, model_id="demo", model_revision="1", adapter_sha256=BASE)
+    judge(auditor, queued(api, auditor, job), verdict="wrong", corrected=CORRECTED)
+    assert len(rows_of(auditor.post("/v1/reviews/export").text)) == 1
 
 
 def test_without_a_correction_there_is_no_dataset_and_none_is_left(api: Api) -> None:

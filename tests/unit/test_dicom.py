@@ -157,3 +157,21 @@ def test_a_jpeg_that_is_larger_than_the_file_says_is_refused_before_it_is_unpack
     data = written(np.zeros((4, 4, 3)), JPEGBaseline8Bit, jpeg, PhotometricInterpretation="RGB")
     with pytest.raises(PictureBomb):
         prepare(data)
+
+
+@pytest.mark.parametrize("bits", [0, 17, 4_000_000_000])
+def test_a_number_of_bits_that_no_file_has_is_refused_at_once(bits: int) -> None:
+    with pytest.raises(BrokenPicture, match="cannot be read"):
+        dicom._largest(bits)
+
+
+def test_a_table_without_its_data_counts_for_nothing() -> None:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "UL", [4, 0, 4_000_000_000])
+    shown = prepare(written(VOILUTSequence=[table]))
+    assert np.asarray(Image.open(io.BytesIO(shown.png))).tolist() == [[0, 64, 128, 255]]
+
+
+def test_colours_that_unfold_to_any_size_are_refused() -> None:
+    with pytest.raises(BrokenPicture, match="colours"):
+        prepare(written(SegmentedRedPaletteColorLookupTableData=b"\x01\x00\xff\xff\x00\x00" * 4))

@@ -82,11 +82,14 @@ class PagedEngine:
         stop_token_ids: Iterable[int],
         limits: PagedLimits,
         on_end: Callable[[], None] = lambda: None,
+        beside: Callable[[], int] = lambda: 0,
     ) -> None:
         """`stop_token_ids` end an answer and are not part of it.
 
         `on_end` is called once for each request that was taken, when it ends; it must not call the engine.
+        `beside` gives how many requests run on the same device elsewhere; it must wait for no engine.
         """
+        self._beside = beside
         self._on_end = on_end
         self._model = model
         if model.device.type == "cpu":
@@ -144,6 +147,11 @@ class PagedEngine:
             held = self._by_request_id.get(request_id)
             if held is not None:
                 self._end(held, FinishReason.CANCELLED)
+
+    @property
+    def busy(self) -> int:
+        """Requests that are computed, about: it takes no lock."""
+        return len(self._running)
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`."""
@@ -231,7 +239,7 @@ class PagedEngine:
                 return
             if output.error is not None:
                 if self._manager is not None:
-                    self._failure = _failure(output.error, running=len(self._running))
+                    self._failure = _failure(output.error, running=len(self._running) + self._beside())
                 self._abandon_manager()
                 self._end(held, self._failure())
                 return

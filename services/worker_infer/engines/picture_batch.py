@@ -7,6 +7,7 @@ token ids only, and is causal where Gemma 3 lets the tokens of one picture see e
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -48,10 +49,10 @@ class PictureBatch:
     def advance(self) -> list[int]:
         """The next token of each row, whether or not it ends the row."""
         output = self._read_prompts() if self._cache is None else self._go_on()
-        self._given += 1
         wanted = [
             (request.sampling, len(request.prompt_token_ids) + self._given) for request in self._requests
         ]
+        self._given += 1
         tokens = next_tokens(output.logits[:, -1].float(), wanted)
         self._last = torch.tensor(tokens, device=self._model.device).unsqueeze(1)
         return tokens
@@ -91,6 +92,8 @@ class PictureBatch:
     def _seen(self) -> torch.Tensor:
         """[pictures, soft tokens, hidden size], what stands in the place of the soft tokens of all rows."""
         pixels = torch.from_numpy(np.concatenate([each.pixel_values for each in self._requests]))
+        # ten megabytes each, and needed no longer
+        self._requests = [replace(each, pixel_values=None) for each in self._requests]
         parts: Sequence[torch.Tensor] = torch.split(pixels, _PICTURES_AT_ONCE)
         seen = [self._model.model.get_image_features(part.to(self._model.device)) for part in parts]
         return torch.cat([each.pooler_output for each in seen])

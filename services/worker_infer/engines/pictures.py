@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
@@ -88,8 +88,13 @@ class PictureEngine:
         soft_token_id: int,
         tokens_per_picture: int,
         limits: PictureLimits,
+        beside: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`soft_token_id` stands in a prompt for a part of a picture, `tokens_per_picture` times for each."""
+        """`soft_token_id` stands in a prompt for a part of a picture, `tokens_per_picture` times for each.
+
+        `beside` gives how many requests run on the same device elsewhere; it must wait for no engine.
+        """
+        self._beside = beside
         self._stop_token_ids = frozenset(stop_token_ids)
         self._soft_token_id = soft_token_id
         self._tokens_per_picture = tokens_per_picture
@@ -140,6 +145,11 @@ class PictureEngine:
             if held is not None:
                 self._end(held, FinishReason.CANCELLED)
 
+    @property
+    def busy(self) -> int:
+        """Requests that are computed, about: it takes no lock."""
+        return sum(len(running.rows) for running in tuple(self._batches))
+
     def stats(self) -> EngineStats:
         """See `Engine.stats`; a failed pass counts as a restart."""
         with self._changed:
@@ -163,7 +173,8 @@ class PictureEngine:
     def drain(self) -> None:
         """See `Engine.drain`."""
         with self._changed:
-            self._state = _DRAINING
+            if self._state != _CLOSED:  # whoever closes it waits for its thread to see that
+                self._state = _DRAINING
             for held in list(self._by_request_id.values()):
                 self._end(held, FinishReason.DRAINED)
 
@@ -283,8 +294,8 @@ class PictureEngine:
                 batch = PictureBatch(taken[0].model, [held.request for held in taken])
                 self._batches.append(_Running(taken, batch))
             batches = list(self._batches)
-        for running in batches:
-            self._pass(running)
+        while batches:  # none is held longer than its pass: a batch that is over gives its cache back
+            self._pass(batches.pop(0))
         return True
 
     def _pass(self, running: _Running) -> None:
@@ -303,6 +314,7 @@ class PictureEngine:
             return
         with self._changed:
             for held, token_id in zip(running.rows, tokens, strict=True):
+                held.request = replace(held.request, pixel_values=None)  # they are seen, and large
                 if not held.ended:
                     self._give(held, token_id)
 
@@ -321,7 +333,7 @@ class PictureEngine:
         """End the requests of a batch whose pass failed; only one that ran alone needs too much memory."""
         logger.error("A pass with pictures failed: %s", type(error).__name__)
         with self._changed:
-            alone = len(running.rows) == 1 and self._batches == [running]
+            alone = len(running.rows) == 1 and self._batches == [running] and self._beside() == 0
             self._failed_passes += 1
             self._batches.remove(running)
             for held in running.rows:

@@ -61,7 +61,7 @@ def keep_top_p(scores: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 def next_tokens(logits: torch.Tensor, wanted: Sequence[tuple[Sampling, int]]) -> list[int]:
     """The next token of each row of `logits` [rows, vocabulary], float32.
 
-    `wanted` has for each row how it is sampled, and the tokens that it has with the new one.
+    `wanted` has for each row how it is sampled, and the tokens that it has before the new one.
     """
     rows = [
         (sampling.temperature, sampling.top_p, *position_key(sampling.seed, position))

@@ -89,7 +89,12 @@ class AdapterEngine:
         self._scorer = self._template
         # the first pass rewrites 4-bit weights for a CPU; two threads at it at once would spoil them
         log_likelihoods(self._scorer, [0, 0])
-        self._base = PagedEngine(model, stop_token_ids=stop_token_ids, limits=limits)
+        self._base = PagedEngine(
+            model,
+            stop_token_ids=stop_token_ids,
+            limits=limits,
+            beside=lambda: self._busy() - self._base.busy,
+        )
         self._pictures: PictureEngine | None = None
         if picture_limits is not None:
             self._pictures = PictureEngine(
@@ -97,6 +102,7 @@ class AdapterEngine:
                 soft_token_id=model.config.image_token_id,
                 tokens_per_picture=model.config.mm_tokens_per_image,
                 limits=picture_limits,
+                beside=lambda: self._busy() - (0 if self._pictures is None else self._pictures.busy),
             )
         self._stop_token_ids = frozenset(stop_token_ids)
         self._view_limits = view_limits
@@ -202,11 +208,9 @@ class AdapterEngine:
         with self._changed:
             views, waiting, past = dict(self._views), len(self._line), self._past
         each = [engine.stats() for engine in (self._base, *(view.engine for view in views.values()))]
-        wanted = max(0, self._max_views - len(views)) * self._cache_bytes
+        wanted = max(0, self._max_views - len(views)) * self._cache_bytes + self._untaken_bytes()
         if self._pictures is not None:
-            each.append(seen := self._pictures.stats())
-            # a batch takes its cache as it grows
-            wanted += int(seen.cache_tokens * (1.0 - seen.cache_use)) * self._token_bytes
+            each.append(self._pictures.stats())
         tokens = sum(one.cache_tokens for one in each)
         return EngineStats(
             running=sum(one.running for one in each),
@@ -221,6 +225,17 @@ class AdapterEngine:
             adapter_bytes=sum(view.bytes for view in views.values()),
             wanted_bytes=wanted,
         )
+
+    def _busy(self) -> int:
+        """Requests that are computed, about, in all engines: one whose memory ran out may not be to blame."""
+        return sum(engine.busy for engine in self._engines())
+
+    def _untaken_bytes(self) -> int:
+        """What pictures may still take: a batch takes its cache as it grows."""
+        if self._pictures is None:
+            return 0
+        seen = self._pictures.stats()
+        return int(seen.cache_tokens * (1.0 - seen.cache_use)) * self._token_bytes
 
     def health(self) -> EngineHealth:
         """See `Engine.health`; an adapter that fails is no failure of the engine."""
@@ -374,7 +389,10 @@ class AdapterEngine:
 
     def _load(self, files: AdapterFiles) -> _View:
         """A view with the adapter's matrices and an engine that runs. Raises AdapterUnavailable."""
-        needed, free = files.bytes + self._cache_bytes, self._free_bytes()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what batches of pictures left is free
+        needed = files.bytes + self._cache_bytes
+        free = max(0, self._free_bytes() - self._untaken_bytes())
         if needed > free:
             raise AdapterUnavailable(
                 f"The adapter needs {needed >> 20} MiB, and {free >> 20} MiB are free: lower "
@@ -390,6 +408,7 @@ class AdapterEngine:
             stop_token_ids=self._stop_token_ids,
             limits=self._view_limits,
             on_end=lambda: self._leave(view),
+            beside=lambda: self._busy() - view.engine.busy,
         )
         view = _View(engine=engine, scorer=scorer, bytes=size + self._cache_bytes)
         engine.start()
