@@ -9,6 +9,7 @@ from whoever asks, and libraries that unpack them can be made to work for hours 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -16,12 +17,15 @@ import sys
 
 from shared.pictures import BrokenPicture, PictureBomb, PreparedPicture, prepare
 
+log = logging.getLogger(__name__)
+
 #: Of the processor: a picture of 16 million pixels takes 2, a mammogram of that size 4.
 _CPU_S = 10
 #: Until it is given up, whatever else the machine does.
 _PATIENCE_S = 25
 #: Of addresses; what a mammogram of 16 million pixels takes, with room.
 _MEMORY = 3 * 2**30
+_READY, _PNG = b"ready", b"\x89PNG\r\n\x1a\n"
 _TOO_MUCH = "Too much work is hidden in this picture. Open it and save it anew as PNG or JPEG."
 
 
@@ -35,7 +39,7 @@ def open_apart(data: bytes, *, cpu_s: int = _CPU_S, memory: int = _MEMORY) -> Pr
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),
                 "OPENBLAS_NUM_THREADS": "1",  # each would take addresses for itself
                 "OMP_NUM_THREADS": "1",
             },
@@ -45,21 +49,43 @@ def open_apart(data: bytes, *, cpu_s: int = _CPU_S, memory: int = _MEMORY) -> Pr
         )
     except subprocess.TimeoutExpired:
         raise BrokenPicture(_TOO_MUCH) from None
-    head, _, png = ended.stdout.partition(b"\n")
-    if ended.returncode != 0 or not head:  # killed by its limits, or by a decoder's fault
+    ready, _, rest = ended.stdout.partition(b"\n")
+    if ready != _READY:
+        log.error("the process that opens pictures could not begin, and ended with %d", ended.returncode)
+        raise OSError("no picture can be opened here")
+    if ended.returncode != 0:  # its limits ended it, or a decoder's fault did
         raise BrokenPicture(_TOO_MUCH)
-    told = json.loads(head)
-    if "refused" in told:
-        raise PictureBomb if told["refused"] == "bomb" else BrokenPicture(told["advice"])
-    return PreparedPicture(png=png, width=told["width"], height=told["height"])
+    return _told(rest)
+
+
+def _told(said: bytes) -> PreparedPicture:
+    """What the process says, of which nothing is trusted: it may be in a file's hands."""
+    head, _, png = said.partition(b"\n")
+    try:
+        told = json.loads(head)
+        if "refused" in told:
+            raise PictureBomb if told["refused"] == "bomb" else BrokenPicture(told["advice"])
+        width, height = int(told["width"]), int(told["height"])
+    except (ValueError, KeyError, TypeError):
+        raise BrokenPicture(_TOO_MUCH) from None
+    if not png.startswith(_PNG):
+        raise BrokenPicture(_TOO_MUCH)
+    return PreparedPicture(png=png, width=width, height=height)
 
 
 def main() -> int:
     """Open what comes on standard input, within so many seconds and bytes as the command line says."""
     cpu_s, memory = map(int, sys.argv[1:])
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the picture would be in it
+    for limit, most in (
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CORE, 0),  # the picture would be in it
+    ):
+        hard = resource.getrlimit(limit)[1]
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (wanted, wanted))
+    sys.stdout.buffer.write(_READY + b"\n")
+    sys.stdout.buffer.flush()
     told: dict[str, object]
     png = b""
     try:

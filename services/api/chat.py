@@ -50,6 +50,17 @@ def pictures_in(body: ChatBody) -> list[SentPicture]:
     return sent
 
 
+def asked_in(body: ChatBody) -> str:
+    """The text that is asked, as `question_of` joins it; empty where the user did not speak last."""
+    texts: list[str] = []
+    for message in reversed(body.messages):
+        if message.role == "user":
+            texts.append(message.text)
+        elif message.role == "assistant" and message.text.strip():
+            break
+    return "\n\n".join(text for text in reversed(texts) if text.strip())
+
+
 def question_of(body: ChatBody, adapter: str | None, pictures: Sequence[PreparedPicture] = ()) -> Question:
     """The question that a request asks, of this adapter, with what was made of `pictures_in` it.
 

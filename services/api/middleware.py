@@ -1,11 +1,12 @@
 """What happens around every request: a body limit, safe headers, metrics. It knows no route."""
 
+import asyncio
 import re
 import string
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,12 +22,14 @@ _HEADERS = [
 ]
 
 
+#: How long a large body may take: so many seconds, and one more for so many bytes. Its room is others' too.
+_SLOWEST_S, _SLOWEST_BYTES = 30, 50_000
 #: What base64 is written in within JSON, where "/" may be written "\\/" and a line may end.
 _BASE64 = string.ascii_letters.encode() + string.digits.encode() + b"+/=\\"
 
 
-class BodyTooLarge(Exception):
-    """The body is larger than allowed; the rest of it was not read."""
+class BodyRefused(Exception):
+    """The body is larger than allowed, or comes too slowly; the rest of it was not read."""
 
 
 class Larger(NamedTuple):
@@ -69,23 +72,13 @@ class Around:
         admitted = larger is not None and larger.admit is not None and size > self._max_body_bytes
         if larger is not None and larger.admit is not None and not admitted:
             most = self._max_body_bytes
-        begun, status, read, plain, too_large = time.perf_counter(), 500, 0, 0, False
+        body = _Body(receive, most, size, self._max_body_bytes if admitted else None)
+        begun, status = time.perf_counter(), 500
         refusing = started = False
-
-        async def limited() -> Message:
-            nonlocal read, plain, too_large
-            message = await receive()
-            read += len(message.get("body", b""))
-            if admitted:
-                plain += len(message.get("body", b"").translate(None, _BASE64))
-            if read > most or plain > self._max_body_bytes:
-                too_large = True
-                raise BodyTooLarge
-            return message
 
         async def decorated(message: Message) -> None:
             nonlocal status, started
-            if too_large and not refusing:
+            if body.refused and not refusing:
                 return  # the application's own words for a body that it could not read to its end
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
@@ -94,17 +87,16 @@ class Around:
             await send(message)
 
         try:
-            too_large = size > most
-            if not too_large:
+            if not body.refused:
                 async with _admission(larger if admitted else None, scope, size) as refused:
                     if refused is not None:
                         await self._shape(scope["path"], refused)(scope, receive, decorated)
                         return
-                    with suppress(BodyTooLarge):
-                        await self._app(scope, limited, decorated)
-            if too_large:
+                    with suppress(BodyRefused):
+                        await self._app(scope, body.receive, decorated)
+            if body.refused:
                 refusing = True
-                told = _refusal(most, plain > self._max_body_bytes, larger.advice(scope) if larger else "")
+                told = body.refusal(larger.advice(scope) if larger else "")
                 await self._shape(scope["path"], told)(scope, receive, decorated)
         except Exception as error:
             # caught here, since the server would log the message of whatever gets past
@@ -123,6 +115,54 @@ class Around:
         return None
 
 
+class _Body:
+    """Reads a request's body as long as it is within its limits."""
+
+    def __init__(self, receive: Receive, most: int, size: int, most_plain: int | None) -> None:
+        """It is announced to have `size` bytes. `most_plain`: of those that are not base64, and all have to
+        come in time then.
+        """
+        self._receive, self._most, self._most_plain = receive, most, most_plain
+        self._until = time.perf_counter() + _SLOWEST_S + size / _SLOWEST_BYTES
+        self._read = self._plain = 0
+        self._whole = False
+        #: Why no more is read; empty while it is.
+        self.refused: Literal["", "large", "plain", "slow"] = "large" if size > most else ""
+
+    async def receive(self) -> Message:
+        """The next part. Raises BodyRefused."""
+        waits = self._most_plain is not None and not self._whole
+        try:
+            async with asyncio.timeout(self._until - time.perf_counter() if waits else None):
+                message = await self._receive()
+        except TimeoutError:
+            self.refused = "slow"
+            raise BodyRefused from None
+        part = message.get("body", b"")
+        self._whole = not message.get("more_body", False)
+        self._read += len(part)
+        if self._most_plain is not None:
+            self._plain += len(part.translate(None, _BASE64))
+        if self._read > self._most:
+            self.refused = "large"
+        elif self._most_plain is not None and self._plain > self._most_plain:
+            self.refused = "plain"
+        if self.refused:
+            raise BodyRefused
+        return message
+
+    def refusal(self, advice: str) -> ProblemResponse:
+        """What to say of it, with what is added to that."""
+        status, code = 413, "body-too-large"
+        detail = f"The body may have at most {self._most} bytes; send less."
+        if self.refused == "plain":
+            detail = "The body has too much besides pictures; send less."
+        elif self.refused == "slow":
+            status, code = 408, "body-too-slow"
+            detail = "The body did not come in time; send it again, or send less."
+        return problem(status, code, f"{detail} {advice}".rstrip(), headers={"Connection": "close"})
+
+
 def _admission(
     larger: Larger | None, scope: Scope, size: int
 ) -> AbstractAsyncContextManager[ProblemResponse | None]:
@@ -135,12 +175,3 @@ def _announced(scope: Scope) -> int:
         if name == b"content-length" and value.isdigit():
             return int(value)
     return 0
-
-
-def _refusal(most: int, is_plain: bool, advice: str) -> ProblemResponse:
-    """`is_plain`: that it is not so much of base64."""
-    detail = f"The body may have at most {most} bytes; send less."
-    if is_plain:
-        detail = "The body has too much besides pictures; send less."
-    detail = f"{detail} {advice}".rstrip()
-    return problem(413, "body-too-large", detail, headers={"Connection": "close"})

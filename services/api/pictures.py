@@ -5,10 +5,10 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, move_on_after, to_thread
+from anyio import CapacityLimiter, Lock, move_on_after, to_thread
 
 from shared.auth.sessions import Principal
 from shared.catalogue import find_model
@@ -53,14 +53,16 @@ class PictureIntake:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._places = CapacityLimiter(_AT_ONCE)
+        #: Whose pictures are being opened: one person's one after the other, so that nobody takes all places.
+        self._lines: WeakValueDictionary[str, Lock] = WeakValueDictionary()
 
     @property
     def most(self) -> int:
         """How many may come with one question; 0 where the model reads none."""
         return self._settings.max_images if find_model(self._settings.model).reads_images else 0
 
-    async def take(self, sent: Sequence[SentPicture]) -> list[PreparedPicture]:
-        """The pictures of one request, in order.
+    async def take(self, sent: Sequence[SentPicture], user_id: str) -> list[PreparedPicture]:
+        """The pictures of one request of this person's, in order.
 
         Raises PictureRefused, Unavailable when others' pictures take too long, or InvalidInput for too many
         or a model that reads none.
@@ -73,11 +75,13 @@ class PictureIntake:
         if len(sent) > self._settings.max_images:
             most = self._settings.max_images
             raise InvalidInput(f"A question may come with at most {most} pictures; send fewer.")
-        return [await self._opened(each) for each in sent]
+        line = self._lines.setdefault(user_id, Lock())
+        return [await self._opened(each, line) for each in sent]
 
-    async def _opened(self, sent: SentPicture) -> PreparedPicture:
+    async def _opened(self, sent: SentPicture, line: Lock) -> PreparedPicture:
         with move_on_after(_PATIENCE_S):
-            return await to_thread.run_sync(_prepared, sent, limiter=self._places)
+            async with line:
+                return await to_thread.run_sync(_prepared, sent, limiter=self._places)
         raise Unavailable("Too many pictures wait to be opened; send the question again in a minute.")
 
 
@@ -89,9 +93,11 @@ async def take_unless_in_need(
     """
     if not sent:
         return ()
-    screen = partial(gateway.guard.screen_at_once, query[: gateway.settings.max_query_chars], caller.audience)
-    verdict = await gateway.threads.in_time(screen)
-    return () if verdict.action is Action.CRISIS else tuple(await gateway.pictures.take(sent))
+    asked = query[: gateway.settings.max_query_chars]
+    # a policy that was never read is read now, so not here
+    verdict = await gateway.threads.in_time(lambda: gateway.guard.screen_at_once(asked, caller.audience))
+    in_need = verdict.action is Action.CRISIS
+    return () if in_need else tuple(await gateway.pictures.take(sent, caller.user_id))
 
 
 def _prepared(sent: SentPicture) -> PreparedPicture:

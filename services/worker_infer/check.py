@@ -68,7 +68,7 @@ class Check:
     #: The base model's share of them, and each adapter's.
     base_cache_tokens: int
     adapter_cache_tokens: int
-    #: What is kept for questions with pictures; 0 for a model that sees none.
+    #: What is kept for questions with pictures; 0: none are answered.
     picture_cache_tokens: int
     #: Answers at a time (`worker_concurrency`), and how many of them may be as long as the context.
     answers: int

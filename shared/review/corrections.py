@@ -72,8 +72,9 @@ def find_corrections(connection: Connection) -> list[Correction]:
             given.c.place == 1,
             review_items.c.closed_at.is_not(None),
             jobs.c.question_id.is_not(None),
-            # a row without them would teach to describe pictures that are not there
-            ~exists().where(pictures.c.message_id == jobs.c.question_id),
+            # without them a row would teach to describe pictures that are not there; an answer may be about
+            # those of an earlier question too
+            ~exists().where(pictures.c.conversation_id == review_items.c.conversation_id),
             conversations.c.hidden_at.is_(None),
             data_keys.c.wrapped_key.is_not(None),
         )

@@ -546,6 +546,13 @@ def test_pictures_are_kept_with_the_messages_that_they_came_with(
     assert shown == [[(255, 0, 0)], [], [(0, 0, 255), (0, 128, 0)]]
 
 
+def test_whoever_is_in_need_waits_for_no_picture_though_they_say_more_with_it(api: Api) -> None:
+    broken = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for rest in ([words("This is the box."), broken], [broken]):
+        answer = ask(client_of(api), [IN_NEED, {"role": "user", "content": rest}])
+        assert answer.medichat["guard"]["action"] == "crisis"
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [

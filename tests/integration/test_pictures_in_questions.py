@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select
 
+from services.api import middleware
 from shared.auth.roles import Role
 from shared.db.tables import audit_events, conversations, pictures
 from shared.privacy.envelope import KeyDestroyed
@@ -184,6 +185,20 @@ def test_a_large_body_is_base64_only(api: Api) -> None:
     for body in (numbers, blanks + b'"}'):
         response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
         assert "besides pictures" in assert_problem(response, 413, "body-too-large")
+
+
+def test_a_large_body_that_does_not_come_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "_SLOWEST_S", 0.1)
+    monkeypatch.setattr(middleware, "_SLOWEST_BYTES", 10**9)
+    token, at = api.token(api.person()), httpx.URL(api.url)
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: {at.host}\r\nAuthorization: Bearer {token}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    )
+    with socket.create_connection((at.host, at.port or 80), timeout=10) as connection:
+        connection.sendall(head.encode() + b'{"query":')
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+    wait_until(lambda: not api.app.state.large_bodies.held, 10, "for its room to be free")
 
 
 def test_one_persons_large_bodies_take_little_room_at_a_time(api: Api) -> None:

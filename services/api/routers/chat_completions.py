@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from services.api.ask import Asked, cancel
-from services.api.chat import Chunks, as_json, completion, pictures_in, question_of
+from services.api.chat import Chunks, as_json, asked_in, completion, pictures_in, question_of
 from services.api.deps import Asker, GatewayDep
 from services.api.errors import DATABASE_AWAY, ProblemResponse, document, problem
 from services.api.openai_shape import chat_error, in_shape_of
@@ -82,8 +82,7 @@ async def complete(
     """
     check_text("".join(message.text for message in body.messages), gateway.settings)
     adapter = adapter_named(gateway.settings.model, body.model)
-    said_last = next((said.text for said in reversed(body.messages) if said.role == "user" and said.text), "")
-    pictures = await take_unless_in_need(gateway, caller, said_last, pictures_in(body))
+    pictures = await take_unless_in_need(gateway, caller, asked_in(body), pictures_in(body))
     question = question_of(body, adapter, pictures)
     job = await in_time(desk(Asked(caller=caller, question=question, idempotency_key=idempotency_key)))
     answering = _Answering(gateway, news, caller, job, cancels=idempotency_key is None)
