@@ -5,7 +5,8 @@ from typing import Any
 from shared.auth.roles import AccountStatus, Role
 from shared.ids import new_id
 from tests.acts import Call, act, answered, call
-from tests.support import Api, Person
+from tests.drawn import image
+from tests.support import Api, Person, ask_async
 
 CONVERSATION = "conversation:{conversation_id}"
 BREAK_GLASS = {"reason": "An emergency.", "minutes": 30}
@@ -19,6 +20,15 @@ def by_auditor(api: Api, action: str, object: str | None = None, **request: Any)
 def with_conversation(api: Api) -> dict[str, str]:
     """The id of a conversation with an answer."""
     return {"conversation_id": str(answered(api).conversation_id)}
+
+
+def with_picture(api: Api) -> dict[str, str]:
+    """The id of a conversation, and of the picture that its question came with."""
+    client = api.log_in()
+    conversation_id = str(ask_async(client, images=[image()])["conversation_id"])
+    api.finish(api.claim())
+    asked = client.get(f"/v1/conversations/{conversation_id}").json()["messages"][0]
+    return {"conversation_id": conversation_id, "image_id": str(asked["images"][0]["id"])}
 
 
 @act("POST", "/v1/users/{user_id}/approve")
@@ -73,6 +83,14 @@ def read_conversation(api: Api) -> Call:
     return by_auditor(api, "conversation.opened", CONVERSATION, ids=with_conversation(api))
 
 
+@act("GET", "/v1/audit/conversations/{conversation_id}/images/{image_id}")
+def look_at_picture(api: Api) -> Call:
+    auditor, ids = api.person(Role.AUDITOR), with_picture(api)
+    place = f"/v1/audit/conversations/{ids['conversation_id']}/reveal"
+    api.client(auditor).post(place, json={"reason": "A complaint."}).raise_for_status()
+    return call(auditor, ("conversation.revealed", CONVERSATION), ids=ids)
+
+
 @act("POST", "/v1/audit/conversations/{conversation_id}/reveal")
 def reveal(api: Api) -> Call:
     body = {"reason": "A complaint."}
@@ -95,10 +113,11 @@ def remove_view(api: Api) -> Call:
 # -- emergency access
 
 
-def broken_in(api: Api) -> tuple[Person, dict[str, str]]:
-    """An admin with an emergency access; the grant's id and the conversation's."""
-    admin, ids = api.person(Role.ADMIN), with_conversation(api)
-    made = api.client(admin).post("/v1/break-glass", json={**ids, **BREAK_GLASS})
+def broken_in(api: Api, ids: dict[str, str] | None = None) -> tuple[Person, dict[str, str]]:
+    """An admin with an emergency access; the grant's id and those of the conversation."""
+    admin, ids = api.person(Role.ADMIN), ids or with_conversation(api)
+    body = {"conversation_id": ids["conversation_id"], **BREAK_GLASS}
+    made = api.client(admin).post("/v1/break-glass", json=body)
     return admin, {"grant_id": made.json()["id"], **ids}
 
 
@@ -128,6 +147,12 @@ def acknowledge_access(api: Api) -> Call:
 @act("GET", "/v1/break-glass/{grant_id}/conversation")
 def read_by_break_glass(api: Api) -> Call:
     admin, ids = broken_in(api)
+    return call(admin, ("break_glass.read", CONVERSATION), ids=ids)
+
+
+@act("GET", "/v1/break-glass/{grant_id}/images/{image_id}")
+def look_at_picture_by_break_glass(api: Api) -> Call:
+    admin, ids = broken_in(api, with_picture(api))
     return call(admin, ("break_glass.read", CONVERSATION), ids=ids)
 
 

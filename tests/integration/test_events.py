@@ -47,6 +47,7 @@ NO_EVENT = {
     "GET /v1/models/{model:path}": "what may answer everybody",
     "GET /v1/conversations": OWN,
     "GET /v1/conversations/{conversation_id}": OWN,
+    "GET /v1/conversations/{conversation_id}/images/{image_id}": OWN,
     "GET /v1/audit/views": OWN,
     "GET /v1/reviews": f"{OWN}; of others' only how many there are",
     "GET /v1/comparisons": f"{OWN}; of others' only how many votes there are",

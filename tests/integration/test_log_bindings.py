@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -213,12 +214,15 @@ def test_a_change_of_what_an_event_speaks_of_is_named_with_its_entry(
 def given(databases: Databases, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a sealed log of one question that came with what was said before it."""
     api = Api(fresh_settings(databases, "sqlite", redis_server, tmp_path_factory.mktemp("given")))
-    said = [("user", "What is asthma?"), ("assistant", "Harmless."), ("user", "I want to kill myself.")]
+    said = [("user", "What is asthma?"), ("assistant", "Harmless."), ("user", "And what is pneumonia?")]
     messages: list[Any] = [{"role": role, "content": content} for role, content in said]
     shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image()}"}}
     messages[0]["content"] = [{"type": "text", "text": "What is asthma?"}, shown]
-    asked = api.log_in().post("/v1/chat/completions", json={"model": "demo", "messages": messages})
-    assert asked.status_code == 200, asked.text
+    body = {"model": "demo", "messages": messages}
+    with ThreadPoolExecutor() as elsewhere:
+        asked = elsewhere.submit(api.log_in().post, "/v1/chat/completions", json=body)
+        api.answer("See a doctor.")
+        assert asked.result().status_code == 200, asked.result().text
     seal_all(api.gateway.database, DatabaseClock())
     path = Path(str(api.gateway.database.writer.url.database))
     api.close()
