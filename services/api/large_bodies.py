@@ -12,7 +12,7 @@ from services.api.identify import Caller, Knock
 from services.api.patience import in_time
 from services.api.state import Gateway
 from services.api.together import Together
-from shared.errors import LimitReached, MediChatError, NotAuthenticated, Unavailable
+from shared.errors import LimitReached, MediChatError, Unavailable
 from shared.guard import load_guard
 
 #: Bytes of large bodies, by what their heads announce; each takes twice that until its request is answered.
@@ -70,8 +70,6 @@ async def _find_person(scope: Scope) -> str:
     door: Together[Knock, Caller] = scope["app"].state.door
     try:
         caller = await in_time(door(Knock(bearer, watching=True)))
-    except NotAuthenticated:
-        raise
     except DATABASE_AWAY:
         return ""
     if caller.wait_s is not None:

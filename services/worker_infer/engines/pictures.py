@@ -32,7 +32,6 @@ from services.worker_infer.engines.picture_batch import PictureBatch, padded_tok
 
 logger = logging.getLogger(__name__)
 
-
 _NOT_STARTED = "not started"
 _RUNNING = "running"
 _DRAINING = "draining"
