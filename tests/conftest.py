@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from services.local import free_ports
 from shared.db import migrate
-from shared.db.engine import SQLITE_PRAGMAS, Database, connect
+from shared.db.engine import SQLITE_PRAGMAS, Database, connect, sqlite_file
 from shared.ids import new_id
 from shared.privacy.envelope import new_master_key
 from shared.queue import open_redis
@@ -64,6 +65,7 @@ class Databases:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._sqlite = folder / "template.db"
+        self._dropping = ThreadPoolExecutor(1)
         database = connect(f"sqlite:///{self._sqlite}")
         migrate.upgrade(database.writer)
         database.close()  # the last connection moves the write-ahead log into the file
@@ -111,10 +113,23 @@ class Databases:
     def drop(self, url: str) -> None:
         """Take a database of PostgreSQL away from whoever is connected."""
         with self._admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {make_url(url).database} WITH (FORCE)"))
+            connection.execute(text(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)"))
+
+    def forget(self, url: str) -> None:
+        """Drop a database that nobody needs any more, a moment later.
+
+        Thousands of them would keep a disk busy with gigabytes that nobody reads.
+        """
+        path = sqlite_file(url)
+        if path is None:
+            self._dropping.submit(self.drop, url)
+            return
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop the server."""
+        self._dropping.shutdown()
         self._admin.dispose()
         self.server.stop()
 
@@ -136,9 +151,11 @@ def dialect(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(databases: Databases, dialect: str) -> Iterator[Database]:
     """An empty, migrated database, opened as the application's role."""
-    made = connect(databases.make(dialect)[0])
+    url = databases.make(dialect)[0]
+    made = connect(url)
     yield made
     made.close()
+    databases.forget(url)
 
 
 MakeSettings = Callable[..., Settings]
@@ -172,16 +189,20 @@ def fresh_settings(
 @pytest.fixture
 def make_settings(
     databases: Databases, dialect: str, redis_server: RedisServer, tmp_path: Path
-) -> MakeSettings:
+) -> Iterator[MakeSettings]:
     """Settings of a fresh installation on the test's dialect; keywords override."""
 
     with closing(open_redis(Settings(redis_url=redis_server.url))) as client:
         client.flushall()
+    made: list[Settings] = []
 
     def make(**overrides: object) -> Settings:
-        return fresh_settings(databases, dialect, redis_server, tmp_path, **overrides)
+        made.append(fresh_settings(databases, dialect, redis_server, tmp_path, **overrides))
+        return made[-1]
 
-    return make
+    yield make
+    for settings in made:
+        databases.forget(settings.database_url)
 
 
 @pytest.fixture

@@ -106,7 +106,8 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.jobs = Jobs(connect(self.databases.make(self.dialect)[0], pool_size=1))
+        self.url = self.databases.make(self.dialect)[0]
+        self.jobs = Jobs(connect(self.url, pool_size=1))
         self.accepted_finishes: dict[str, int] = {}
         self.ended: dict[str, Job] = {}
         self.epochs: dict[str, int] = {}
@@ -124,6 +125,7 @@ class Life(RuleBasedStateMachine):
             states = [State(row.state) for row in connection.execute(select(jobs.c.state))]
         assert all(state in TERMINAL for state in states)
         self.jobs.database.close()
+        self.databases.forget(self.url)
 
     @rule(target=submitted, user=st.integers(0, 1), lane=st.sampled_from(Lane), deadline=st.booleans())
     def submit(self, user: int, lane: Lane, deadline: bool) -> str:
